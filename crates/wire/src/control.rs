@@ -1,0 +1,284 @@
+//! Requests to the control service: the system, its pools, its containers.
+//!
+//! Pools, containers and snapshots are named by text: a label or a UUID.
+
+use types::{ContainerId, Epoch, Layout, PoolId, Rank, TargetIndex};
+
+use crate::encoding::{Bytes, message};
+
+/// A property's name and value, as text.
+pub type NamedValue = (String, String);
+
+message! {
+    /// Answer to `SystemQuery`.
+    pub struct SystemInfo {
+        pub name: String,
+        pub release: String,
+        pub members: Vec<Member>,
+    }
+}
+
+message! {
+    pub struct Member {
+        pub rank: Rank,
+        pub uuid: Bytes,
+        pub address: String,
+        pub fault_domain: String,
+        pub state: MemberState,
+        pub targets: u32,
+    }
+}
+
+message! {
+    pub enum MemberState {
+        Joined = 1,
+        Stopped = 2,
+        Excluded = 3,
+    }
+}
+
+message! {
+    /// Answer to `StorageQuery`.
+    pub struct StorageInfo {
+        pub devices: Vec<DeviceInfo>,
+    }
+}
+
+message! {
+    /// One target's share of a device. Sizes in bytes.
+    pub struct DeviceInfo {
+        pub rank: Rank,
+        pub target: TargetIndex,
+        pub path: String,
+        pub kind: DeviceKind,
+        /// What pools can use.
+        pub total: u64,
+        /// Of it, reserved by pools.
+        pub reserved: u64,
+        /// Of it, holding data, metadata or waiting to be reused.
+        pub used: u64,
+        pub log_bytes: u64,
+        /// Absent: healthy. Otherwise what failed.
+        pub failure: Option<String>,
+    }
+}
+
+message! {
+    pub enum DeviceKind {
+        File = 1,
+        Block = 2,
+        Memory = 3,
+    }
+}
+
+message! {
+    /// Reserves `bytes` in all, spread evenly over the targets.
+    pub struct PoolCreate {
+        pub label: String,
+        pub bytes: u64,
+        pub properties: Vec<NamedValue>,
+    }
+}
+
+message! {
+    pub struct PoolName {
+        pub pool: String,
+    }
+}
+
+message! {
+    /// `recursive`: also with containers in it.
+    pub struct PoolDestroy {
+        pub pool: String,
+        pub recursive: bool,
+    }
+}
+
+message! {
+    pub struct PoolSetProperties {
+        pub pool: String,
+        pub properties: Vec<NamedValue>,
+    }
+}
+
+message! {
+    pub struct Properties {
+        pub values: Vec<NamedValue>,
+    }
+}
+
+message! {
+    pub struct PoolList {
+        pub pools: Vec<PoolInfo>,
+    }
+}
+
+message! {
+    /// Sizes in bytes.
+    pub struct PoolInfo {
+        pub id: PoolId,
+        pub label: String,
+        pub map_version: u32,
+        pub targets: u32,
+        pub disabled_targets: u32,
+        pub containers: u32,
+        pub space: Space,
+        /// Free space of the fullest and the emptiest target.
+        pub free_min: u64,
+        pub free_max: u64,
+    }
+}
+
+message! {
+    /// Sizes in bytes. `used` = `metadata` + `data`.
+    pub struct Space {
+        pub total: u64,
+        pub used: u64,
+        pub metadata: u64,
+        pub data: u64,
+    }
+}
+
+message! {
+    /// Answer to `PoolConnect`: what a client needs to place and address objects.
+    pub struct PoolMap {
+        pub id: PoolId,
+        pub label: String,
+        pub version: u32,
+        /// In a fixed order; placement works on positions in this list.
+        pub targets: Vec<TargetEntry>,
+    }
+}
+
+message! {
+    pub struct TargetEntry {
+        pub rank: Rank,
+        pub index: TargetIndex,
+        /// Where the target's server answers.
+        pub address: String,
+        pub up: bool,
+    }
+}
+
+message! {
+    pub struct ContainerCreate {
+        pub pool: String,
+        /// Empty: none.
+        pub label: String,
+        pub layout: Layout,
+        pub properties: Vec<NamedValue>,
+        pub attributes: Vec<(String, Bytes)>,
+    }
+}
+
+message! {
+    pub struct ContainerName {
+        pub pool: String,
+        pub container: String,
+    }
+}
+
+message! {
+    pub struct ContainerList {
+        pub containers: Vec<ContainerInfo>,
+    }
+}
+
+message! {
+    pub struct ContainerInfo {
+        pub pool: PoolId,
+        pub id: ContainerId,
+        pub label: String,
+        pub layout: Layout,
+        pub created: Epoch,
+        pub snapshots: u32,
+        pub latest_snapshot: Epoch,
+        /// Every property, set or by default.
+        pub properties: Vec<NamedValue>,
+    }
+}
+
+message! {
+    pub struct ContainerDestroy {
+        pub pool: String,
+        pub container: String,
+    }
+}
+
+message! {
+    pub struct ContainerSetProperties {
+        pub pool: String,
+        pub container: String,
+        pub properties: Vec<NamedValue>,
+    }
+}
+
+message! {
+    /// Names of attributes to read or delete; none named: all.
+    pub struct AttributeNames {
+        pub pool: String,
+        pub container: String,
+        pub names: Vec<String>,
+    }
+}
+
+message! {
+    pub struct SetAttributes {
+        pub pool: String,
+        pub container: String,
+        pub attributes: Vec<(String, Bytes)>,
+    }
+}
+
+message! {
+    pub struct Attributes {
+        pub attributes: Vec<(String, Bytes)>,
+    }
+}
+
+message! {
+    pub struct SnapshotCreate {
+        pub pool: String,
+        pub container: String,
+        /// Empty: none.
+        pub name: String,
+    }
+}
+
+message! {
+    /// `snapshot`: a name, or an epoch as text.
+    pub struct SnapshotDestroy {
+        pub pool: String,
+        pub container: String,
+        pub snapshot: String,
+    }
+}
+
+message! {
+    pub struct SnapshotInfo {
+        pub epoch: Epoch,
+        pub name: String,
+    }
+}
+
+message! {
+    pub struct SnapshotList {
+        pub snapshots: Vec<SnapshotInfo>,
+    }
+}
+
+message! {
+    pub struct AllocateObjectIds {
+        pub pool: String,
+        pub container: String,
+        pub count: u64,
+    }
+}
+
+message! {
+    /// Ids `first .. first + count` are the caller's, for the low 64 bits of object ids.
+    pub struct ObjectIdRange {
+        pub first: u64,
+        pub count: u64,
+    }
+}

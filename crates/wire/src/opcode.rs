@@ -1,0 +1,86 @@
+//! Every request there is, in one table.
+
+use types::{Code, Error};
+
+macro_rules! opcodes {
+    ($($name:ident = $code:literal, $text:literal, $repeat:ident;)*) => {
+        /// What a request asks for. High byte: the service (1 control, 2 target).
+        #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
+        #[repr(u16)]
+        pub enum Opcode { $(#[doc = $text] $name = $code,)* }
+
+        impl Opcode {
+            pub const ALL: &[Opcode] = &[$(Opcode::$name,)*];
+
+            pub fn from_code(code: u16) -> Option<Opcode> {
+                match code { $($code => Some(Opcode::$name),)* _ => None }
+            }
+            pub const fn name(self) -> &'static str {
+                match self { $(Opcode::$name => stringify!($name),)* }
+            }
+            /// What a second arrival of the same request does.
+            pub const fn repeat(self) -> Repeat {
+                match self { $(Opcode::$name => Repeat::$repeat,)* }
+            }
+        }
+    };
+}
+
+/// What the receiver does with a request it has seen before (same session and sequence).
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Repeat {
+    /// Changes nothing: done again.
+    Harmless,
+    /// Takes effect once: answered with the first answer.
+    Once,
+}
+
+opcodes! {
+    Echo = 0x0001, "Answers with the body and bulk data it was sent.", Harmless;
+
+    SystemQuery = 0x0101, "Members of the system.", Harmless;
+    StorageQuery = 0x0102, "Devices and targets of the server.", Harmless;
+    PoolCreate = 0x0110, "Reserves space on every target.", Once;
+    PoolList = 0x0111, "All pools.", Harmless;
+    PoolQuery = 0x0112, "One pool's state and space.", Harmless;
+    PoolDestroy = 0x0113, "Frees a pool's space.", Once;
+    PoolGetProperties = 0x0114, "A pool's properties.", Harmless;
+    PoolSetProperties = 0x0115, "Changes a pool's properties.", Once;
+    PoolConnect = 0x0116, "A pool's map, to place objects with.", Harmless;
+    ContainerCreate = 0x0120, "Makes a container on every target of the pool.", Once;
+    ContainerList = 0x0121, "A pool's containers.", Harmless;
+    ContainerQuery = 0x0122, "One container's state.", Harmless;
+    ContainerDestroy = 0x0123, "Removes a container and its data.", Once;
+    ContainerGetProperties = 0x0124, "A container's properties.", Harmless;
+    ContainerSetProperties = 0x0125, "Changes a container's properties.", Once;
+    ContainerGetAttributes = 0x0126, "Values of user attributes.", Harmless;
+    ContainerSetAttributes = 0x0127, "Sets user attributes.", Once;
+    ContainerListAttributes = 0x0128, "Names of user attributes.", Harmless;
+    ContainerDeleteAttributes = 0x0129, "Removes user attributes.", Once;
+    SnapshotCreate = 0x0130, "Keeps the container as it is now.", Once;
+    SnapshotList = 0x0131, "A container's snapshots.", Harmless;
+    SnapshotDestroy = 0x0132, "Lets a snapshot go.", Once;
+    AllocateObjectIds = 0x0133, "A range of object ids nobody else gets.", Once;
+
+    Update = 0x0201, "Writes values under one dkey.", Once;
+    Fetch = 0x0202, "Reads values under one dkey.", Harmless;
+    Punch = 0x0203, "Removes an object, dkeys, akeys or ranges.", Once;
+    ListObjects = 0x0204, "Objects of a container on this target.", Harmless;
+    ListDkeys = 0x0205, "Dkeys of an object on this target.", Harmless;
+    ListAkeys = 0x0206, "Akeys of a dkey.", Harmless;
+    ListExtents = 0x0207, "Extents of an array akey.", Harmless;
+    QueryKeys = 0x0208, "Highest and lowest integer keys, and the end of an array.", Harmless;
+}
+
+impl Opcode {
+    /// The opcode of a request's header.
+    ///
+    /// # Errors
+    /// `Protocol`, for a number this release does not know.
+    pub fn parse(code: u16) -> Result<Opcode, Error> {
+        Opcode::from_code(code).ok_or_else(|| {
+            Error::new(Code::Protocol, format!("request {code:#06x} is unknown to this server"))
+                .remedy("use a client of the server's release")
+        })
+    }
+}
