@@ -1,0 +1,5 @@
+//! Pages in memory, and where each lies on the device.
+
+pub(crate) mod frame;
+pub(crate) mod map;
+pub(crate) mod pool;

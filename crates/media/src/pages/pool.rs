@@ -1,0 +1,488 @@
+//! The buffer pool: pages in memory, within a budget.
+//!
+//! # Shape
+//! `entries[id]` says where page `id` lies in memory; `owners[frame]` says whose a frame is. Changed
+//! pages gather in a list per *generation*; a checkpoint freezes a generation in O(1) and writes it out
+//! slice by slice while the owner goes on working.
+//!
+//! # Always true
+//! 1. A frame touched in the current operation is not evicted: references handed out by [`Pages::get`]
+//!    stay good until [`Pages::begin_op`], which needs the pool exclusively.
+//! 2. Only clean frames are evicted; a changed page reaches the device by a checkpoint alone.
+//! 3. A page changed while frozen keeps its frozen image until the checkpoint has copied it.
+//!
+//! # Not here
+//! Where blocks come from (`space`), in which order a checkpoint writes (`checkpoint`).
+
+use std::cell::{Cell, RefCell};
+use std::collections::{BTreeMap, BTreeSet};
+use std::sync::Arc;
+
+use super::frame::{Arena, Frame};
+use super::map::{CLEAN, Entry, FIRST_GENERATION, FREE, MAP_ENTRIES, NO_BLOCK, NO_FRAME, WRITING};
+use crate::error::{Corrupt, Error, FormatError, Place, Result};
+use crate::page::{self, PAGE_BYTES, Page, PageId, Seal};
+
+/// Fewest frames a pool works with: a descent, a split and a checkpoint slice at once.
+pub const FRAMES_MIN: u32 = 64;
+
+/// Past its budget a pool may grow to this many times the budget: one operation that touches many
+/// pages, and frozen images while a checkpoint runs. It shrinks again at the end of a checkpoint.
+const OVERSHOOT: u32 = 2;
+
+/// Reads page bytes from the device: `(block, bytes to fill)`.
+pub(crate) type Loader = Box<dyn Fn(u32, &mut [u8]) -> std::result::Result<(), Arc<str>>>;
+
+/// The pages of one store.
+pub struct Pages {
+    entries: Vec<Entry>,
+    arena: Arena,
+    /// State value of pages changed since the last freeze.
+    generation: u32,
+    op: u32,
+    /// Frames the pool tries to stay within.
+    budget: u32,
+    /// CRC of the store's UUID, expected in every page.
+    store: u32,
+    /// Sequence of the newest checkpoint, begun or done: no page on the device is younger.
+    checkpoint: u64,
+    loader: Option<Loader>,
+    frames: RefCell<Frames>,
+    owners: Vec<Cell<u32>>,
+    free_ids: Vec<u32>,
+    /// Pages changed in `generation`; may name one twice, or one freed since.
+    changed: Vec<u32>,
+    /// Pages changed and not yet copied out, of both generations.
+    dirty: u64,
+    live: u64,
+    /// Map pages whose addresses changed since the last freeze.
+    map_changed: BTreeSet<u32>,
+    /// Blocks of pages freed since the last freeze: needed by the newest checkpoint until the next.
+    dropped: Vec<u32>,
+    frozen: Option<Frozen>,
+}
+
+/// Frames not in use, and the clock hand. Behind a cell, because a load happens under `&self`.
+struct Frames {
+    free: Vec<Frame>,
+    /// Frames ever used since the last shrink: those from here up are untouched.
+    high: u32,
+    hand: u32,
+    /// Operation at which the hand last passed frame 0, and the time before.
+    sweeps: [u32; 2],
+    loads: u64,
+    evictions: u64,
+}
+
+const OWNER_NONE: u32 = u32::MAX;
+const OWNER_IMAGE: u32 = u32::MAX - 1;
+/// Page ids end below the marks above.
+pub(crate) const PAGES_MAX: u32 = u32::MAX - 16;
+
+/// The state a running checkpoint writes.
+struct Frozen {
+    generation: u32,
+    queue: Vec<u32>,
+    next: usize,
+    images: BTreeMap<u32, Image>,
+    /// Pages freed since the freeze, with the block the checkpoint's map must still show.
+    ended: BTreeMap<u32, u32>,
+    map_changed: BTreeSet<u32>,
+    /// Blocks that only the checkpoint before this one needs.
+    superseded: Vec<u32>,
+}
+
+/// A frozen page that was changed or freed before the checkpoint copied it.
+struct Image {
+    frame: Frame,
+    /// Block of its copy in the previous checkpoint, when the page itself was freed since.
+    ended: Option<u32>,
+}
+
+/// What a pool holds, in pages.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct PoolUse {
+    pub pages: u64,
+    pub dirty: u64,
+    pub frames: u64,
+    pub budget: u64,
+    pub loads: u64,
+    pub evictions: u64,
+}
+
+impl Pages {
+    /// A pool over no device, for the owner's tests: nothing is ever evicted.
+    pub fn in_memory(budget_bytes: usize) -> Result<Pages> {
+        Pages::new(budget_bytes, 0, None)
+    }
+
+    /// A pool of about `budget_bytes` of memory.
+    ///
+    /// # Errors
+    /// `Format(Device)`: the system refuses the address space.
+    pub(crate) fn new(budget_bytes: usize, store: u32, loader: Option<Loader>) -> Result<Pages> {
+        let budget = (budget_bytes / PAGE_BYTES).clamp(FRAMES_MIN as usize, (PAGES_MAX / OVERSHOOT) as usize) as u32;
+        let arena = Arena::reserve(budget * OVERSHOOT).map_err(|error| FormatError::Device {
+            region: "page memory".into(),
+            cause: format!("{error}; lower the memory budget of the target").into(),
+        })?;
+        let frames = arena.frames() as usize;
+        Ok(Pages {
+            entries: Vec::new(),
+            arena,
+            generation: FIRST_GENERATION,
+            op: 1,
+            budget,
+            store,
+            checkpoint: 0,
+            loader,
+            frames: RefCell::new(Frames {
+                free: Vec::new(),
+                high: 0,
+                hand: 0,
+                sweeps: [0, 0],
+                loads: 0,
+                evictions: 0,
+            }),
+            owners: vec![Cell::new(OWNER_NONE); frames],
+            free_ids: Vec::new(),
+            changed: Vec::new(),
+            dirty: 0,
+            live: 0,
+            map_changed: BTreeSet::new(),
+            dropped: Vec::new(),
+            frozen: None,
+        })
+    }
+
+    /// Ends the operation before, and begins the next: pages touched earlier may be evicted from now.
+    /// Call it once per operation, and per step of a long scan.
+    #[inline]
+    pub fn begin_op(&mut self) {
+        self.op = self.op.wrapping_add(1);
+    }
+
+    /// The page `id`, loaded when it is not in memory. It stays until the next [`Pages::begin_op`].
+    ///
+    /// Cost: a few ns when resident; else one device read of 8 KiB, done here and now.
+    ///
+    /// # Errors
+    /// - `UnknownPage`: freed, or never allocated.
+    /// - `Corrupt`, `Read`: the copy on the device is bad; other pages stay readable.
+    /// - `NoMemory`: this operation touched too many pages.
+    #[inline]
+    pub fn get(&self, id: PageId) -> Result<&Page> {
+        if let Some(entry) = self.entries.get(id.0 as usize) {
+            let frame = entry.frame.get();
+            if frame != NO_FRAME {
+                entry.touched.set(self.op);
+                // SAFETY: the frame belongs to `id`. A `&mut Page` needs `&mut self`, and the frame is
+                // neither evicted nor reused before `begin_op` or another `&mut self` call, which the
+                // borrow of `self` in the returned reference excludes.
+                return Ok(unsafe { &*self.arena.page(frame) });
+            }
+        }
+        self.load(id)
+    }
+
+    /// The page `id`, to change. Call only after the record of the change was appended, or while
+    /// replaying it, and leave the page whole before the next await.
+    ///
+    /// Cost: as [`Pages::get`]; the first change of a page that a running checkpoint has frozen copies it.
+    ///
+    /// # Errors
+    /// As [`Pages::get`].
+    #[inline]
+    pub fn get_mut(&mut self, id: PageId) -> Result<&mut Page> {
+        let index = id.0 as usize;
+        match self.entries.get(index) {
+            Some(entry) if entry.state.get() == self.generation => entry.touched.set(self.op),
+            _ => self.make_dirty(id)?,
+        }
+        let frame = self.entries[index].frame.get();
+        // SAFETY: a dirty page has a frame of its own, and `&mut self` excludes every other reference.
+        Ok(unsafe { &mut *self.arena.page(frame) })
+    }
+
+    /// Two different pages, both to change: for splits and merges.
+    ///
+    /// # Errors
+    /// As [`Pages::get`].
+    pub fn pair_mut(&mut self, first: PageId, second: PageId) -> Result<(&mut Page, &mut Page)> {
+        assert_ne!(first, second, "a page is paired with itself");
+        self.get_mut(first)?;
+        self.get_mut(second)?;
+        let (a, b) = (self.entries[first.0 as usize].frame.get(), self.entries[second.0 as usize].frame.get());
+        assert!(a != b && a != NO_FRAME && b != NO_FRAME);
+        // SAFETY: two live pages never share a frame (asserted), `get_mut` of the second did not move
+        // the first (touched in this operation), and `&mut self` excludes every other reference.
+        Ok(unsafe { (&mut *self.arena.page(a), &mut *self.arena.page(b)) })
+    }
+
+    /// A new page: body and kind all zero.
+    ///
+    /// # Errors
+    /// `NoMemory`: no frame can be freed, see [`Pages::get`].
+    pub fn allocate(&mut self) -> Result<PageId> {
+        let frame = self.take_frame()?;
+        let id = match self.free_ids.pop() {
+            Some(id) => id,
+            None => {
+                assert!((self.entries.len() as u64) < PAGES_MAX as u64, "page ids are used up");
+                self.entries.push(Entry::free());
+                (self.entries.len() - 1) as u32
+            }
+        };
+        let entry = &self.entries[id as usize];
+        assert_eq!(entry.state.get(), FREE, "page {id} was free twice");
+        entry.frame.set(frame);
+        entry.touched.set(self.op);
+        entry.state.set(self.generation);
+        self.owners[frame as usize].set(id);
+        // SAFETY: the frame was just taken from the free ones: nothing refers to it.
+        let bytes = unsafe { &mut *self.arena.page(frame).cast::<[u8; PAGE_BYTES]>() };
+        bytes.fill(0);
+        bytes[4..8].copy_from_slice(&id.to_le_bytes());
+        self.changed.push(id);
+        self.dirty += 1;
+        self.live += 1;
+        Ok(PageId(id))
+    }
+
+    /// Gives page `id` up. Its id may come back from [`Pages::allocate`] at once.
+    ///
+    /// # Errors
+    /// `UnknownPage`: it was not allocated.
+    pub fn free(&mut self, id: PageId) -> Result<()> {
+        let entry = match self.entries.get(id.0 as usize) {
+            Some(entry) if entry.state.get() != FREE => entry,
+            _ => return Err(Error::UnknownPage(id)),
+        };
+        let (frame, block, state) = (entry.frame.get(), entry.block.get(), entry.state.get());
+        let unwritten = self.frozen.as_ref().is_some_and(|frozen| state == frozen.generation);
+        entry.frame.set(NO_FRAME);
+        entry.block.set(NO_BLOCK);
+        entry.state.set(FREE);
+        if unwritten {
+            // The running checkpoint still has to write the page: its frame becomes the image.
+            self.owners[frame as usize].set(OWNER_IMAGE);
+            let frozen = self.frozen.as_mut().expect("a frozen page has a running checkpoint");
+            frozen.images.insert(id.0, Image { frame, ended: Some(block) });
+        } else {
+            if frame != NO_FRAME {
+                self.owners[frame as usize].set(OWNER_NONE);
+                self.frames.get_mut().free.push(frame);
+            }
+            if state >= FIRST_GENERATION {
+                self.dirty -= 1;
+            }
+            match self.frozen.as_mut() {
+                Some(frozen) if frozen.images.contains_key(&id.0) => {
+                    let image = frozen.images.get_mut(&id.0).expect("just found");
+                    if image.ended.is_none() {
+                        image.ended = Some(block);
+                    }
+                }
+                running => {
+                    if block != NO_BLOCK {
+                        self.dropped.push(block);
+                        if let Some(frozen) = running {
+                            frozen.ended.entry(id.0).or_insert(block);
+                        }
+                    }
+                }
+            }
+        }
+        self.map_changed.insert(id.0 / MAP_ENTRIES as u32);
+        self.free_ids.push(id.0);
+        self.live -= 1;
+        Ok(())
+    }
+
+    /// Asks the processor for the first `lines` cache lines of a page, when it is in memory.
+    #[inline]
+    pub fn prefetch(&self, id: PageId, lines: usize) {
+        if let Some(entry) = self.entries.get(id.0 as usize) {
+            let frame = entry.frame.get();
+            if frame != NO_FRAME {
+                prefetch_lines(self.arena.page(frame).cast::<u8>(), lines.min(PAGE_BYTES / 64));
+            }
+        }
+    }
+
+    /// Whether a get of `id` needs no device.
+    pub fn is_resident(&self, id: PageId) -> bool {
+        self.entries.get(id.0 as usize).is_some_and(|entry| entry.frame.get() != NO_FRAME)
+    }
+
+    /// What the pool holds now.
+    pub fn usage(&self) -> PoolUse {
+        let frames = self.frames.borrow();
+        PoolUse {
+            pages: self.live,
+            dirty: self.dirty,
+            frames: (frames.high as usize - frames.free.len()) as u64,
+            budget: self.budget as u64,
+            loads: frames.loads,
+            evictions: frames.evictions,
+        }
+    }
+
+    /// Every page id in use, in order.
+    pub fn ids(&self) -> impl Iterator<Item = PageId> + '_ {
+        self.entries.iter().enumerate().filter(|(_, e)| e.state.get() != FREE).map(|(i, _)| PageId(i as u32))
+    }
+
+    #[cold]
+    fn load(&self, id: PageId) -> Result<&Page> {
+        let entry = match self.entries.get(id.0 as usize) {
+            Some(entry) if entry.state.get() != FREE => entry,
+            _ => return Err(Error::UnknownPage(id)),
+        };
+        assert_eq!(entry.state.get(), CLEAN, "{id} has no frame, so it must be clean");
+        let block = entry.block.get();
+        let loader = self.loader.as_ref().expect("a page without a frame comes from a device");
+        let frame = self.take_frame()?;
+        // SAFETY: the frame was just taken from the free ones: nothing refers to it.
+        let bytes = unsafe { &mut *self.arena.page(frame).cast::<[u8; PAGE_BYTES]>() };
+        let place = Place::Page { page: id, block };
+        let expected =
+            Seal { page: id.0, kind: 0, lsn: 0, store: self.store, checkpoint: self.checkpoint };
+        let verified = loader(block, bytes)
+            .map_err(|cause| Error::Read { place, cause })
+            .and_then(|()| page::verify(bytes, expected).map_err(|fault| Corrupt { place, fault }.into()));
+        let mut frames = self.frames.borrow_mut();
+        if let Err(error) = verified {
+            frames.free.push(frame);
+            return Err(error);
+        }
+        frames.loads += 1;
+        entry.frame.set(frame);
+        entry.touched.set(self.op);
+        self.owners[frame as usize].set(id.0);
+        // SAFETY: as in `get`.
+        Ok(unsafe { &*self.arena.page(frame) })
+    }
+
+    #[cold]
+    fn make_dirty(&mut self, id: PageId) -> Result<()> {
+        self.get(id)?;
+        let entry = &self.entries[id.0 as usize];
+        let state = entry.state.get();
+        if self.frozen.as_ref().is_some_and(|frozen| state == frozen.generation) {
+            let image = self.take_frame()?;
+            let frame = self.entries[id.0 as usize].frame.get();
+            // SAFETY: two different frames (one was just taken from the free ones), and `&mut self`
+            // excludes references to either.
+            unsafe { std::ptr::copy_nonoverlapping(self.arena.page(frame), self.arena.page(image), 1) };
+            self.owners[image as usize].set(OWNER_IMAGE);
+            let frozen = self.frozen.as_mut().expect("checked above");
+            frozen.images.insert(id.0, Image { frame: image, ended: None });
+        }
+        // One more page to write: a clean one became dirty, or a frozen one will be written twice.
+        self.dirty += 1;
+        self.entries[id.0 as usize].state.set(self.generation);
+        self.changed.push(id.0);
+        Ok(())
+    }
+
+    /// A free frame: an unused one, an evicted one, or, when all are dirty or in use, one past the budget.
+    fn take_frame(&self) -> Result<Frame> {
+        let mut frames = self.frames.borrow_mut();
+        if let Some(frame) = frames.free.pop() {
+            return Ok(frame);
+        }
+        if frames.high < self.budget || self.loader.is_none() {
+            if let Some(frame) = self.grow(&mut frames) {
+                return Ok(frame);
+            }
+        }
+        if let Some(frame) = self.evict(&mut frames) {
+            return Ok(frame);
+        }
+        self.grow(&mut frames).ok_or(Error::NoMemory { frames: self.arena.frames() as u64 })
+    }
+
+    fn grow(&self, frames: &mut Frames) -> Option<Frame> {
+        let frame = frames.high;
+        if frame >= self.arena.frames() {
+            return None;
+        }
+        frames.high += 1;
+        Some(frame)
+    }
+
+    /// Clock: takes the first clean frame not touched since the hand passed it last; failing that,
+    /// any clean frame that the current operation does not use.
+    fn evict(&self, frames: &mut Frames) -> Option<Frame> {
+        for pass in 0..3 {
+            for _ in 0..frames.high {
+                let frame = frames.hand;
+                frames.hand += 1;
+                if frames.hand >= frames.high {
+                    frames.hand = 0;
+                    frames.sweeps = [self.op, frames.sweeps[0]];
+                }
+                let owner = self.owners[frame as usize].get();
+                if owner >= OWNER_IMAGE {
+                    continue;
+                }
+                let entry = &self.entries[owner as usize];
+                let touched = entry.touched.get();
+                let age = self.op.wrapping_sub(touched);
+                let recent = age < self.op.wrapping_sub(frames.sweeps[1]).max(1);
+                if entry.state.get() != CLEAN || age == 0 || (pass < 2 && recent) {
+                    continue;
+                }
+                entry.frame.set(NO_FRAME);
+                self.owners[frame as usize].set(OWNER_NONE);
+                frames.evictions += 1;
+                return Some(frame);
+            }
+        }
+        None
+    }
+}
+
+#[inline]
+fn prefetch_lines(start: *const u8, lines: usize) {
+    #[cfg(target_arch = "x86_64")]
+    for line in 0..lines {
+        // SAFETY: a prefetch is a hint and never faults; the address lies within the page anyway.
+        unsafe {
+            std::arch::x86_64::_mm_prefetch(start.add(line * 64).cast::<i8>(), std::arch::x86_64::_MM_HINT_T0);
+        }
+    }
+    #[cfg(not(target_arch = "x86_64"))]
+    let _ = (start, lines);
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_page_reads_as_it_was_written_and_ids_come_back() {
+        let mut pages = Pages::in_memory(1 << 20).unwrap();
+        let first = pages.allocate().unwrap();
+        let second = pages.allocate().unwrap();
+        pages.get_mut(first).unwrap().body_mut()[7] = 7;
+        let (a, b) = pages.pair_mut(first, second).unwrap();
+        b.body_mut()[0] = a.body()[7];
+        b.set_kind(3);
+        assert_eq!(pages.get(second).unwrap().body()[0], 7);
+        assert_eq!(pages.get(second).unwrap().id(), second);
+        pages.free(second).unwrap();
+        assert_eq!(pages.get(second).err(), Some(Error::UnknownPage(second)));
+        assert_eq!(pages.free(second).err(), Some(Error::UnknownPage(second)));
+        assert_eq!(pages.allocate().unwrap(), second);
+        assert_eq!((pages.get(second).unwrap().body()[0], pages.get(second).unwrap().kind()), (0, 0));
+    }
+
+    #[test]
+    fn an_operation_larger_than_memory_is_refused() {
+        let mut pages = Pages::in_memory(0).unwrap();
+        let error = (0..1000).find_map(|_| pages.allocate().err());
+        assert_eq!(error, Some(Error::NoMemory { frames: (FRAMES_MIN * OVERSHOOT) as u64 }));
+    }
+}
