@@ -1,0 +1,188 @@
+//! Disks: files and block devices, read and written at offsets.
+//!
+//! # Shape
+//! A [`Disk`] is a cheap handle on one open file. Synchronous calls (`read_now`, ...) block the
+//! thread. Asynchronous ones take an owned [`IoBuf`] and give it back: on `os` through io_uring, or
+//! by plain system calls on tmpfs and where io_uring is refused; in the simulator in virtual time.
+//!
+//! # What may be assumed of the medium
+//! 1. Nothing is durable before a `sync` that began after the write had completed has returned. Until
+//!    then each 512-byte sector of a write may be kept, lost or torn on a power cut, in any order.
+//! 2. A dropped asynchronous write may or may not take place.
+//! 3. Creating, renaming and removing files is durable when the call returns.
+//! 4. Overlapping writes in flight at one time end in unspecified order.
+//!
+//! # Not here
+//! Caching, checksums, allocation: `media`.
+
+mod buffer;
+mod error;
+pub mod fs;
+mod os;
+mod ring;
+
+use std::io;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+
+pub use buffer::{ALIGNMENT, IoBuf};
+pub use error::DiskError;
+
+/// How to open a file.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub struct OpenMode {
+    /// Make the file if there is none.
+    pub create: bool,
+    /// Go around the page cache (O_DIRECT) where the file system allows it, for every transfer whose
+    /// offset, length and address are multiples of [`ALIGNMENT`]. The others go through the cache.
+    pub direct: bool,
+    /// Refuse to share the file with any other opener that asks for this too.
+    pub exclusive_lock: bool,
+}
+
+/// An open file or block device. Clones share it; it closes (and unlocks) with the last of them.
+#[derive(Clone)]
+pub struct Disk {
+    inner: DiskInner,
+}
+
+#[derive(Clone)]
+enum DiskInner {
+    Os(Arc<os::OsFile>),
+}
+
+impl Disk {
+    /// Opens the file or block device at `path` for reading and writing.
+    ///
+    /// # Errors
+    /// `NotFound`, `Locked`, `Full`, `Io`.
+    pub fn open(path: impl AsRef<Path>, mode: OpenMode) -> Result<Disk, DiskError> {
+        os::OsFile::open(path.as_ref(), mode).map(|file| Disk { inner: DiskInner::Os(Arc::new(file)) })
+    }
+
+    pub fn path(&self) -> PathBuf {
+        match &self.inner {
+            DiskInner::Os(file) => file.path.clone(),
+        }
+    }
+
+    /// True if nothing outlives the power: tmpfs. And in the simulator, whose waits cost nothing.
+    pub fn is_memory(&self) -> bool {
+        match &self.inner {
+            DiskInner::Os(file) => file.is_memory,
+        }
+    }
+
+    /// The size in bytes, of a file or of a device.
+    pub fn len(&self) -> Result<u64, DiskError> {
+        match &self.inner {
+            DiskInner::Os(file) => file.len(),
+        }
+    }
+
+    /// True for a file that has no bytes yet.
+    pub fn is_empty(&self) -> Result<bool, DiskError> {
+        self.len().map(|len| len == 0)
+    }
+
+    /// Cuts or extends a file; what is added reads as zero. A block device only accepts its own size.
+    pub fn set_len(&self, len: u64) -> Result<(), DiskError> {
+        match &self.inner {
+            DiskInner::Os(file) => file.set_len(len),
+        }
+    }
+
+    /// Makes the file at least `len` bytes long with space reserved for all of them, so that a later
+    /// write in it cannot fail for lack of space. Where a file system cannot reserve, it only extends.
+    ///
+    /// # Errors
+    /// `Full`.
+    pub fn allocate(&self, len: u64) -> Result<(), DiskError> {
+        match &self.inner {
+            DiskInner::Os(file) => file.allocate(len),
+        }
+    }
+
+    /// Gives the space of `range` back; it reads as zero afterwards. A file system that cannot do
+    /// it leaves the bytes as they are, which is not an error.
+    pub fn discard(&self, offset: u64, len: u64) -> Result<(), DiskError> {
+        match &self.inner {
+            DiskInner::Os(file) => file.discard(offset, len),
+        }
+    }
+
+    /// Fills `bytes` from `offset`, blocking.
+    ///
+    /// # Errors
+    /// `Io` with `UnexpectedEof` when the file ends before that.
+    pub fn read_now(&self, offset: u64, bytes: &mut [u8]) -> Result<(), DiskError> {
+        match &self.inner {
+            DiskInner::Os(file) => file.read_now(offset, bytes),
+        }
+    }
+
+    /// Writes all of `bytes` at `offset`, blocking. Not durable before a sync.
+    pub fn write_now(&self, offset: u64, bytes: &[u8]) -> Result<(), DiskError> {
+        match &self.inner {
+            DiskInner::Os(file) => file.write_now(offset, bytes),
+        }
+    }
+
+    /// Makes every write completed before this call durable, blocking.
+    ///
+    /// # Errors
+    /// `Io`: what was written since the last successful sync may be lost, and a second sync that
+    /// succeeds does not change that. Stop using the file.
+    pub fn sync_now(&self) -> Result<(), DiskError> {
+        match &self.inner {
+            DiskInner::Os(file) => file.sync_now(),
+        }
+    }
+
+    /// Fills `buffer` (its whole length) from `offset` and gives it back.
+    ///
+    /// # Errors
+    /// The I/O error, naming the file and the operation; `UnexpectedEof` when the file ends before.
+    pub async fn read(&self, offset: u64, buffer: IoBuf) -> (io::Result<()>, IoBuf) {
+        match &self.inner {
+            DiskInner::Os(file) => os::read(file, offset, buffer).await,
+        }
+    }
+
+    /// Writes all of `buffer` at `offset` and gives it back. Not durable before a sync.
+    ///
+    /// # Errors
+    /// The I/O error, naming the file and the operation. A part may have been written.
+    pub async fn write(&self, offset: u64, buffer: IoBuf) -> (io::Result<()>, IoBuf) {
+        match &self.inner {
+            DiskInner::Os(file) => os::write(file, offset, buffer).await,
+        }
+    }
+
+    /// Makes every write completed before this call durable.
+    ///
+    /// # Errors
+    /// See [`Disk::sync_now`].
+    pub async fn sync(&self) -> io::Result<()> {
+        match &self.inner {
+            DiskInner::Os(file) => os::sync(file).await,
+        }
+    }
+
+    /// Locks the file against every other opener that asks for the lock too, until the last clone of
+    /// this handle is dropped or the process ends, in whatever way.
+    ///
+    /// # Errors
+    /// `Locked`, with the process that holds it when the kernel tells.
+    pub fn try_lock_exclusive(&self) -> Result<(), DiskError> {
+        match &self.inner {
+            DiskInner::Os(file) => file.try_lock_exclusive(),
+        }
+    }
+}
+
+impl std::fmt::Debug for Disk {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        write!(f, "Disk({})", self.path().display())
+    }
+}

@@ -1,0 +1,191 @@
+//! Files of the operating system.
+
+use std::fs::File;
+use std::io;
+use std::os::fd::{AsRawFd, RawFd};
+use std::os::unix::fs::{FileExt, FileTypeExt, MetadataExt, OpenOptionsExt};
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+
+use super::error::Holder;
+use super::{ALIGNMENT, DiskError, IoBuf, OpenMode};
+
+/// One open file.
+pub(super) struct OsFile {
+    pub(super) path: PathBuf,
+    pub(super) is_memory: bool,
+    is_device: bool,
+    /// Through the page cache. Takes any transfer.
+    cached: File,
+    /// Around it. Takes only aligned transfers; the kernel keeps the two views of the file equal.
+    direct: Option<File>,
+}
+
+/// The magic number of tmpfs and ramfs in `statfs(2)`.
+const TMPFS: i64 = 0x0102_1994;
+const RAMFS: i64 = 0x8584_58f6;
+
+impl OsFile {
+    pub(super) fn open(path: &Path, mode: OpenMode) -> Result<OsFile, DiskError> {
+        let failed = |source| DiskError::new("open", path, source);
+        let mut options = File::options();
+        options.read(true).write(true).create(mode.create).truncate(false);
+        let is_new = mode.create && !path.exists();
+        let cached = options.open(path).map_err(failed)?;
+        if is_new {
+            super::fs::sync_parent(path).map_err(failed)?;
+        }
+        let kind = cached.metadata().map_err(failed)?.file_type();
+        if !kind.is_file() && !kind.is_block_device() {
+            return Err(failed(io::Error::new(
+                io::ErrorKind::InvalidInput,
+                "neither a regular file nor a block device",
+            )));
+        }
+        let is_memory = kind.is_file() && matches!(file_system(&cached).map_err(failed)?, TMPFS | RAMFS);
+        let direct = if mode.direct && !is_memory {
+            // Refused by some file systems: then everything goes through the cache, only slower.
+            options.create(false).custom_flags(libc::O_DIRECT).open(path).ok()
+        } else {
+            None
+        };
+        let file = OsFile { path: path.to_owned(), is_memory, is_device: kind.is_block_device(), cached, direct };
+        if mode.exclusive_lock {
+            file.try_lock_exclusive()?;
+        }
+        Ok(file)
+    }
+
+    pub(super) fn len(&self) -> Result<u64, DiskError> {
+        if self.is_device {
+            // The metadata of a device says 0; its end is where seeking to the end leads. The shared
+            // position does not matter: every transfer names its own offset.
+            use std::io::{Seek, SeekFrom};
+            return (&self.cached).seek(SeekFrom::End(0)).map_err(|error| self.failed("measure", error));
+        }
+        self.cached.metadata().map(|metadata| metadata.len()).map_err(|error| self.failed("measure", error))
+    }
+
+    pub(super) fn set_len(&self, len: u64) -> Result<(), DiskError> {
+        if self.is_device && self.len()? == len {
+            return Ok(());
+        }
+        self.cached.set_len(len).map_err(|error| self.failed("resize", error))
+    }
+
+    pub(super) fn allocate(&self, len: u64) -> Result<(), DiskError> {
+        let present = self.len()?;
+        if self.is_device && len <= present {
+            return Ok(());
+        }
+        let Ok(len) = libc::off_t::try_from(len) else {
+            return Err(self.failed("allocate", io::ErrorKind::FileTooLarge.into()));
+        };
+        // SAFETY: a plain system call on a descriptor that we own.
+        let outcome = unsafe { libc::fallocate(self.cached.as_raw_fd(), 0, 0, len) };
+        if outcome == 0 {
+            return Ok(());
+        }
+        match io::Error::last_os_error() {
+            error if error.raw_os_error() == Some(libc::EOPNOTSUPP) => self.set_len(present.max(len as u64)),
+            error => Err(self.failed("allocate", error)),
+        }
+    }
+
+    pub(super) fn discard(&self, offset: u64, len: u64) -> Result<(), DiskError> {
+        let mode = libc::FALLOC_FL_PUNCH_HOLE | libc::FALLOC_FL_KEEP_SIZE;
+        // SAFETY: a plain system call on a descriptor that we own.
+        let outcome =
+            unsafe { libc::fallocate(self.cached.as_raw_fd(), mode, offset as libc::off_t, len as libc::off_t) };
+        if outcome == 0 {
+            return Ok(());
+        }
+        match io::Error::last_os_error() {
+            error if error.raw_os_error() == Some(libc::EOPNOTSUPP) => Ok(()),
+            error => Err(self.failed("discard", error)),
+        }
+    }
+
+    pub(super) fn read_now(&self, offset: u64, bytes: &mut [u8]) -> Result<(), DiskError> {
+        self.file_for(offset, bytes.as_ptr(), bytes.len())
+            .read_exact_at(bytes, offset)
+            .map_err(|error| self.failed("read", error))
+    }
+
+    pub(super) fn write_now(&self, offset: u64, bytes: &[u8]) -> Result<(), DiskError> {
+        self.file_for(offset, bytes.as_ptr(), bytes.len())
+            .write_all_at(bytes, offset)
+            .map_err(|error| self.failed("write", error))
+    }
+
+    pub(super) fn sync_now(&self) -> Result<(), DiskError> {
+        self.cached.sync_data().map_err(|error| self.failed("sync", error))
+    }
+
+    pub(super) fn try_lock_exclusive(&self) -> Result<(), DiskError> {
+        // SAFETY: a plain system call on a descriptor that we own.
+        let outcome = unsafe { libc::flock(self.cached.as_raw_fd(), libc::LOCK_EX | libc::LOCK_NB) };
+        if outcome == 0 {
+            return Ok(());
+        }
+        match io::Error::last_os_error() {
+            error if error.kind() == io::ErrorKind::WouldBlock => {
+                Err(DiskError::Locked { path: self.path.clone(), holder: self.lock_holder() })
+            }
+            error => Err(self.failed("lock", error)),
+        }
+    }
+
+    /// Reads `/proc/locks`, whose lines are `1: FLOCK  ADVISORY  WRITE 4711 fe:00:1234 0 EOF`.
+    fn lock_holder(&self) -> Option<Holder> {
+        let inode = self.cached.metadata().ok()?.ino().to_string();
+        let locks = std::fs::read_to_string("/proc/locks").ok()?;
+        let pid = locks.lines().find_map(|line| {
+            let words: Vec<&str> = line.split_whitespace().collect();
+            let is_ours = words.get(1) == Some(&"FLOCK") && words.get(5)?.rsplit(':').next() == Some(&inode);
+            if is_ours { words.get(4)?.parse::<u32>().ok() } else { None }
+        })?;
+        let command = std::fs::read_to_string(format!("/proc/{pid}/comm")).unwrap_or_default();
+        Some(Holder { pid, command: command.trim().to_owned() })
+    }
+
+    /// The view of the file that can do this transfer.
+    pub(super) fn file_for(&self, offset: u64, address: *const u8, len: usize) -> &File {
+        match &self.direct {
+            Some(direct) if (offset as usize | address.addr() | len).is_multiple_of(ALIGNMENT) => direct,
+            _ => &self.cached,
+        }
+    }
+
+    pub(super) fn sync_fd(&self) -> RawFd {
+        self.cached.as_raw_fd()
+    }
+
+    pub(super) fn failed(&self, operation: &'static str, source: io::Error) -> DiskError {
+        DiskError::new(operation, &self.path, source)
+    }
+}
+
+fn file_system(file: &File) -> io::Result<i64> {
+    // SAFETY: all-zero bytes are a valid `statfs`.
+    let mut about: libc::statfs = unsafe { std::mem::zeroed() };
+    // SAFETY: `about` is a valid place for the kernel to write into.
+    match unsafe { libc::fstatfs(file.as_raw_fd(), &mut about) } {
+        0 => Ok(about.f_type),
+        _ => Err(io::Error::last_os_error()),
+    }
+}
+
+pub(super) async fn read(file: &Arc<OsFile>, offset: u64, mut buffer: IoBuf) -> (io::Result<()>, IoBuf) {
+    let outcome = file.read_now(offset, &mut buffer);
+    (outcome.map_err(io::Error::from), buffer)
+}
+
+pub(super) async fn write(file: &Arc<OsFile>, offset: u64, buffer: IoBuf) -> (io::Result<()>, IoBuf) {
+    let outcome = file.write_now(offset, &buffer);
+    (outcome.map_err(io::Error::from), buffer)
+}
+
+pub(super) async fn sync(file: &Arc<OsFile>) -> io::Result<()> {
+    file.sync_now().map_err(io::Error::from)
+}

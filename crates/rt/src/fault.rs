@@ -1,0 +1,118 @@
+//! Fault points: named places where a test may make the impossible happen.
+//!
+//! `if rt::fault!("media.log.append") { return Err(..) }` costs one relaxed load when nothing is
+//! armed anywhere in the process. Armed points belong to the context that armed them: the process
+//! on `os`, the one simulation in the simulator.
+
+use std::collections::BTreeMap;
+use std::sync::Mutex;
+use std::sync::atomic::{AtomicUsize, Ordering::Relaxed};
+
+/// True if the fault of this name shall happen now.
+#[macro_export]
+macro_rules! fault {
+    ($name:expr) => {
+        $crate::fault::happens($name)
+    };
+}
+
+/// When an armed fault happens.
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub enum When {
+    /// Each time with this probability.
+    Chance(f64),
+    /// After `skip` quiet passes, the next `times` times.
+    Count { skip: u64, times: u64 },
+}
+
+impl When {
+    /// The next time, once.
+    pub const ONCE: When = When::Count { skip: 0, times: 1 };
+}
+
+/// How many points are armed in this process, over all contexts.
+static ARMED: AtomicUsize = AtomicUsize::new(0);
+
+static OF_PROCESS: Mutex<Points> = Mutex::new(Points { armed: BTreeMap::new() });
+
+/// The armed points of one context.
+pub(crate) struct Points {
+    armed: BTreeMap<String, When>,
+}
+
+impl Points {
+    pub(crate) const fn new() -> Points {
+        Points { armed: BTreeMap::new() }
+    }
+
+    pub(crate) fn arm(&mut self, name: &str, when: When) {
+        if self.armed.insert(name.to_owned(), when).is_none() {
+            ARMED.fetch_add(1, Relaxed);
+        }
+    }
+
+    pub(crate) fn disarm(&mut self, name: &str) {
+        if self.armed.remove(name).is_some() {
+            ARMED.fetch_sub(1, Relaxed);
+        }
+    }
+
+    pub(crate) fn happens(&mut self, name: &str, random: impl FnOnce() -> u64) -> bool {
+        match self.armed.get_mut(name) {
+            None => false,
+            Some(When::Chance(p)) => ((random() >> 11) as f64 / (1u64 << 53) as f64) < *p,
+            Some(When::Count { skip, .. }) if *skip > 0 => {
+                *skip -= 1;
+                false
+            }
+            Some(When::Count { times, .. }) => {
+                let happens = *times > 0;
+                *times = times.saturating_sub(1);
+                happens
+            }
+        }
+    }
+}
+
+impl Drop for Points {
+    fn drop(&mut self) {
+        ARMED.fetch_sub(self.armed.len(), Relaxed);
+    }
+}
+
+/// Arms the point `name` in this context, replacing how it was armed before.
+pub fn arm(name: &str, when: When) {
+    with_points(|points| points.arm(name, when));
+}
+
+/// Disarms the point `name` in this context.
+pub fn disarm(name: &str) {
+    with_points(|points| points.disarm(name));
+}
+
+/// What [`crate::fault!`] asks.
+#[inline]
+pub fn happens(name: &str) -> bool {
+    ARMED.load(Relaxed) > 0 && with_points(|points| points.happens(name, crate::random_u64))
+}
+
+fn with_points<R>(act: impl FnOnce(&mut Points) -> R) -> R {
+    act(&mut OF_PROCESS.lock().expect("no code panics while it holds the fault points"))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn an_unarmed_point_is_quiet_and_an_armed_one_counts() {
+        assert!(!crate::fault!("rt.test"));
+        arm("rt.test", When::Count { skip: 1, times: 2 });
+        let seen: Vec<bool> = (0..5).map(|_| crate::fault!("rt.test")).collect();
+        assert_eq!(seen, [false, true, true, false, false]);
+        arm("rt.test", When::Chance(1.0));
+        assert!(crate::fault!("rt.test") && !crate::fault!("rt.other"));
+        disarm("rt.test");
+        assert!(!crate::fault!("rt.test"));
+    }
+}
