@@ -1,0 +1,237 @@
+//! What a target is asked, and what it answers. Requests borrow; answers own.
+
+use std::ops::Range;
+
+use smallvec::SmallVec;
+use types::{Conditions, Epoch, Extent, Key, ObjectId, SessionId};
+
+use crate::space::{BulkExtent, ReadHold, Reservation};
+
+/// Who asked: the session and the request's number in it, kept in the log for exactly-once.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Default)]
+pub struct Origin {
+    pub session: SessionId,
+    pub seq: u64,
+}
+
+/// Writes to several akeys of one dkey, all or none.
+#[derive(Clone, Copy, Debug)]
+pub struct Update<'a> {
+    /// Placement group of the object; objects of a group are one key range.
+    pub group: u32,
+    pub oid: ObjectId,
+    pub dkey: &'a Key,
+    pub conditions: Conditions,
+    /// At most [`types::AKEYS_PER_REQUEST_MAX`].
+    pub akeys: &'a [AkeyWrite<'a>],
+}
+
+/// What one akey gets.
+#[derive(Clone, Copy, Debug)]
+pub struct AkeyWrite<'a> {
+    pub akey: &'a Key,
+    pub value: ValueWrite<'a>,
+}
+
+/// A single value, or extents of an array.
+#[derive(Clone, Copy, Debug)]
+pub enum ValueWrite<'a> {
+    Single(Payload<'a>),
+    /// Extents are written in order: of two that overlap, the later wins. Each payload has
+    /// `count * record_bytes` bytes. At most [`types::EXTENTS_PER_AKEY_MAX`] extents.
+    Array {
+        record_bytes: u32,
+        extents: &'a [(Extent, Payload<'a>)],
+    },
+}
+
+/// The bytes of a value, or where they already lie. `checksums`: CRC-32C of each
+/// [`types::CHECKSUM_CHUNK_BYTES`] of the payload.
+#[derive(Clone, Copy, Debug)]
+pub enum Payload<'a> {
+    /// At most [`crate::INLINE_BYTES_MAX`] bytes, kept in the tree.
+    Inline { bytes: &'a [u8], checksums: &'a [u32] },
+    /// Already written to the blocks of `at`, from their start; `bytes` of them count.
+    Bulk { at: &'a Reservation, bytes: u64, checksums: &'a [u32] },
+}
+
+impl Payload<'_> {
+    /// Length in bytes.
+    pub fn len(&self) -> u64 {
+        match self {
+            Payload::Inline { bytes, .. } => bytes.len() as u64,
+            Payload::Bulk { bytes, .. } => *bytes,
+        }
+    }
+
+    pub fn is_empty(&self) -> bool {
+        self.len() == 0
+    }
+}
+
+/// Hides what is older than its epoch.
+#[derive(Clone, Copy, Debug)]
+pub struct Punch<'a> {
+    pub group: u32,
+    pub oid: ObjectId,
+    pub scope: PunchScope<'a>,
+    pub conditions: Conditions,
+}
+
+/// How much a punch hides.
+#[derive(Clone, Copy, Debug)]
+pub enum PunchScope<'a> {
+    Object,
+    Dkey(&'a Key),
+    Akeys(&'a Key, &'a [Key]),
+    Extents { dkey: &'a Key, akey: &'a Key, extents: &'a [Extent] },
+}
+
+/// What to read of one akey.
+#[derive(Clone, Copy, Debug)]
+pub struct AkeyRead<'a> {
+    pub akey: &'a Key,
+    pub what: ReadWhat<'a>,
+}
+
+/// A single value, or extents of an array.
+#[derive(Clone, Copy, Debug)]
+pub enum ReadWhat<'a> {
+    Single,
+    Array(&'a [Extent]),
+}
+
+/// The answer of a fetch: where the bytes are. Bulk extents it names stay allocated while it lives.
+#[derive(Debug, Default)]
+pub struct FetchPlan {
+    /// One per akey asked for, in that order.
+    pub akeys: Vec<AkeyPlan>,
+    /// Inline payloads, end to end; [`Source::Inline`] names ranges of it.
+    pub inline: Vec<u8>,
+    pub(crate) hold: Option<ReadHold>,
+}
+
+/// What a fetch found of one akey.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct AkeyPlan {
+    /// Bytes of a single value, or of each record of the array; 0 when nothing is there.
+    pub record_bytes: u32,
+    /// Single: one piece, or none when absent. Array: for each extent asked for, pieces that cover
+    /// it in order, holes included.
+    pub pieces: Vec<Piece>,
+}
+
+/// Part of an answer.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Piece {
+    /// Records covered; `(0, 1)` for a single value.
+    pub extent: Extent,
+    pub source: Source,
+}
+
+/// Where a piece's bytes are. Payload and checksums are those of the whole value written, so that
+/// the reader can verify it; `part` is the byte range of it that answers the piece.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Source {
+    Hole,
+    Inline { payload: Range<usize>, checksums: Checksums, part: Range<u64> },
+    Bulk { extents: BulkList, bytes: u64, checksums: Checksums, part: Range<u64> },
+}
+
+/// Checksums of a payload's chunks.
+pub type Checksums = SmallVec<[u32; 2]>;
+/// Blocks of a payload, in order.
+pub type BulkList = SmallVec<[BulkExtent; 2]>;
+
+/// Answer of the quick path for one single value.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum ValueRead {
+    Absent,
+    /// The bytes are in the caller's buffer.
+    Inline {
+        checksums: Checksums,
+    },
+    /// Use [`crate::Store::fetch`].
+    Bulk,
+}
+
+/// Part of a list, in key order.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Listing<T> {
+    pub entries: Vec<T>,
+    /// There may be more after the last entry.
+    pub more: bool,
+}
+
+/// An object in a list.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct ListedObject {
+    pub group: u32,
+    pub oid: ObjectId,
+}
+
+/// An akey in a list, and what it holds.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct ListedAkey {
+    pub akey: Key,
+    /// It has a single value.
+    pub single: bool,
+    /// It has array records, of this size; 0 when it has none.
+    pub record_bytes: u32,
+}
+
+/// A visible run of records, all written at `epoch`.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct ListedExtent {
+    pub extent: Extent,
+    pub epoch: Epoch,
+    pub record_bytes: u32,
+}
+
+/// Which end of an order.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Edge {
+    Lowest,
+    Highest,
+}
+
+/// Where an array that is spread over integer dkeys ends.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct ArrayTail {
+    pub dkey: u64,
+    /// Highest record + 1 within `dkey`.
+    pub end: u64,
+    pub record_bytes: u32,
+}
+
+/// Where an array ends.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Default)]
+pub struct ArrayEnd {
+    /// Highest record + 1; 0 for an empty array.
+    pub end: u64,
+    pub record_bytes: u32,
+}
+
+/// Space of a pool on this target, in bytes.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Default)]
+pub struct PoolSpace {
+    pub quota: u64,
+    /// `pages + bulk`, reservations included.
+    pub used: u64,
+    /// Tree pages.
+    pub pages: u64,
+    /// Bulk blocks.
+    pub bulk: u64,
+}
+
+/// A container on this target.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct ContainerInfo {
+    pub id: types::ContainerId,
+    pub pages: u64,
+    pub bulk: u64,
+    /// Ascending.
+    pub snapshots: Vec<Epoch>,
+    /// Highest epoch written.
+    pub max_epoch: Epoch,
+}
