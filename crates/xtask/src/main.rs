@@ -1,1 +1,97 @@
-fn main() {}
+//! `cargo xtask`: the one door to every check, measurement and long test of this repository.
+//!
+//! # Not here
+//! What the checks check ([`tidy`]), what the benches measure (crate `bench`), what a fuzz target
+//! feeds (`fuzz/`).
+#![forbid(unsafe_code)]
+#![allow(clippy::disallowed_methods, reason = "runs cargo and reads the tree; the simulator never runs it")]
+
+mod fuzz;
+mod step;
+mod tidy;
+
+use std::path::{Path, PathBuf};
+use std::process::ExitCode;
+
+use anyhow::{Context, Result, bail};
+
+use step::cargo;
+
+const USAGE: &str = "\
+Usage: cargo xtask <command>
+
+  check                  what CI runs before it builds a release: fmt, clippy, tidy, test
+  tidy                   crate edges, module order and the other facts of layers.toml
+  bench [arguments]      measure; names of benches, --list, --full, --json FILE
+  fuzz [--seconds N] [--fallback] [names]
+                         run each fuzz target for N seconds (default 10)
+  sim [--seeds N] [--seed S]
+                         simulated client and server under N seeds, or a failing one again
+";
+
+fn main() -> ExitCode {
+    let arguments: Vec<String> = std::env::args().skip(1).collect();
+    match run(&arguments) {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => {
+            eprintln!("xtask: {error:#}");
+            ExitCode::FAILURE
+        }
+    }
+}
+
+fn run(arguments: &[String]) -> Result<()> {
+    let root = root()?;
+    let Some((command, rest)) = arguments.split_first() else {
+        print!("{USAGE}");
+        return Ok(());
+    };
+    match command.as_str() {
+        "check" => check(&root),
+        "tidy" => tidy::run(&root),
+        "bench" => {
+            let arguments = ["run", "--quiet", "--release", "--package", "bench", "--"];
+            step::run("bench", cargo(&root).args(arguments).args(rest))
+        }
+        "fuzz" => fuzz::run(&root, rest),
+        "sim" => sim(&root, rest),
+        "help" | "-h" | "--help" => {
+            print!("{USAGE}");
+            Ok(())
+        }
+        other => bail!("no command `{other}`\n\n{USAGE}"),
+    }
+}
+
+/// The checks that need no release build, cheapest first.
+fn check(root: &Path) -> Result<()> {
+    step::run("format", cargo(root).args(["fmt", "--all", "--check"]))?;
+    println!("== tidy");
+    tidy::run(root)?;
+    let clippy = ["clippy", "--workspace", "--all-targets", "--quiet", "--", "-D", "warnings"];
+    step::run("clippy", cargo(root).args(clippy))?;
+    step::run("test", cargo(root).args(["test", "--workspace", "--quiet"]))
+}
+
+/// The seeded scenarios of the `sim` crate, more of them than `cargo test` runs.
+fn sim(root: &Path, arguments: &[String]) -> Result<()> {
+    let mut command = cargo(root);
+    command.args(["test", "--package", "sim", "--", "--nocapture"]);
+    let mut rest = arguments.iter();
+    while let Some(argument) = rest.next() {
+        let variable = match argument.as_str() {
+            "--seeds" => "SIM_SEEDS",
+            "--seed" => "SIM_SEED",
+            other => bail!("sim: no option `{other}`; --seeds N or --seed S"),
+        };
+        let value = rest.next().with_context(|| format!("sim: {argument} wants a number"))?;
+        command.env(variable, value);
+    }
+    step::run("sim", &mut command)
+}
+
+/// The directory of the workspace this program was built from.
+fn root() -> Result<PathBuf> {
+    let here = Path::new(env!("CARGO_MANIFEST_DIR"));
+    here.ancestors().nth(2).map(Path::to_owned).context("crates/xtask stands two levels below the root")
+}

@@ -1,0 +1,136 @@
+//! `cargo xtask fuzz`: builds the targets of `fuzz/` and runs each for some seconds.
+//!
+//! # Shape
+//! With a C++ compiler: libFuzzer on the stable toolchain, guided by coverage, without a sanitizer
+//! (safe code needs none to find a panic). Without one, or with `--fallback`: the same targets under
+//! a plain loop of seeded mutations.
+//!
+//! # Always true
+//! Every run starts from the golden files of the crates and what earlier runs found in `fuzz/corpus`.
+
+use std::path::{Path, PathBuf};
+use std::process::{Command, Stdio};
+
+use anyhow::{Context, Result, bail};
+
+use crate::step::{self, cargo};
+
+/// What makes LLVM count edges and report comparisons to libFuzzer.
+const COVERAGE: &[&str] = &[
+    "-Cpasses=sancov-module",
+    "-Cllvm-args=-sanitizer-coverage-level=4",
+    "-Cllvm-args=-sanitizer-coverage-inline-8bit-counters",
+    "-Cllvm-args=-sanitizer-coverage-pc-table",
+    "-Cllvm-args=-sanitizer-coverage-trace-compares",
+];
+
+/// Inputs larger than the largest frame body teach nothing new and slow every run.
+const INPUT_BYTES_MAX: u32 = 1 << 16;
+
+struct Options {
+    seconds: u32,
+    fallback: bool,
+    names: Vec<String>,
+}
+
+pub(crate) fn run(root: &Path, arguments: &[String]) -> Result<()> {
+    let options = Options::parse(arguments)?;
+    let workspace = root.join("fuzz");
+    let guided = !options.fallback && has_cpp_compiler();
+    if !guided && !options.fallback {
+        println!("no C++ compiler for libFuzzer: running unguided mutations");
+    }
+    let names = if options.names.is_empty() { targets(&workspace)? } else { options.names.clone() };
+    let program = build(&workspace, guided)?;
+    for name in &names {
+        let corpus = workspace.join("corpus").join(name);
+        std::fs::create_dir_all(&corpus).with_context(|| format!("create {}", corpus.display()))?;
+        let seeds = seeds(root)?;
+        let mut command = Command::new(&program);
+        command.current_dir(&workspace).env("FUZZ_TARGET", name);
+        if guided {
+            command.arg(format!("-max_total_time={}", options.seconds));
+            command.arg(format!("-max_len={INPUT_BYTES_MAX}"));
+            command.args(["-print_final_stats=0", "-verbosity=0", "-timeout=10", "-rss_limit_mb=2048"]);
+            command.arg(format!("-artifact_prefix={name}-"));
+            command.arg(&corpus).args(&seeds);
+        } else {
+            command.arg(options.seconds.to_string()).arg(&corpus).args(&seeds);
+        }
+        step::run(&format!("fuzz {name}"), &mut command)?;
+    }
+    Ok(())
+}
+
+impl Options {
+    fn parse(arguments: &[String]) -> Result<Options> {
+        let mut options = Options { seconds: 10, fallback: false, names: Vec::new() };
+        let mut rest = arguments.iter();
+        while let Some(argument) = rest.next() {
+            match argument.as_str() {
+                "--seconds" => {
+                    let value = rest.next().context("fuzz: --seconds wants a number")?;
+                    options.seconds = value.parse().with_context(|| format!("fuzz: `{value}` is not a number"))?;
+                }
+                "--fallback" => options.fallback = true,
+                option if option.starts_with('-') => bail!("fuzz: no option `{option}`; --seconds N, --fallback"),
+                name => options.names.push(name.to_owned()),
+            }
+        }
+        Ok(options)
+    }
+}
+
+fn has_cpp_compiler() -> bool {
+    let compiler = std::env::var_os("CXX").unwrap_or_else(|| "c++".into());
+    let asked = Command::new(compiler).arg("--version").stdout(Stdio::null()).stderr(Stdio::null()).status();
+    asked.is_ok_and(|status| status.success())
+}
+
+/// Builds one program that holds every target, and returns its path.
+fn build(workspace: &Path, guided: bool) -> Result<PathBuf> {
+    // A target directory of its own: other flags would rebuild everything in the main one.
+    let target = workspace.join("target");
+    let mut command = cargo(workspace);
+    command.args(["build", "--quiet", "--release"]).env("CARGO_TARGET_DIR", &target);
+    if !guided {
+        command.args(["--bin", "unguided"]);
+        step::run("fuzz build", &mut command)?;
+        return Ok(target.join("release/unguided"));
+    }
+    let host = host()?;
+    // Naming the platform keeps the flags away from build scripts, which have no libFuzzer to link.
+    command.args(["--bin", "guided", "--features", "libfuzzer", "--target", &host]);
+    command.env("RUSTFLAGS", COVERAGE.join(" "));
+    step::run("fuzz build", &mut command)?;
+    Ok(target.join(host).join("release/guided"))
+}
+
+/// The platform of this compiler, as in `x86_64-unknown-linux-gnu`.
+fn host() -> Result<String> {
+    let output = Command::new("rustc").arg("-vV").output().context("rustc -vV")?;
+    let text = String::from_utf8_lossy(&output.stdout);
+    let line = text.lines().find_map(|line| line.strip_prefix("host: ")).context("rustc -vV names no host")?;
+    Ok(line.to_owned())
+}
+
+/// The names of the targets: the `TARGETS` table of `fuzz/src/lib.rs`, asked from the program itself.
+fn targets(workspace: &Path) -> Result<Vec<String>> {
+    let text = std::fs::read_to_string(workspace.join("src/lib.rs")).context("fuzz/src/lib.rs")?;
+    let table = text.split("pub const TARGETS").nth(1).context("fuzz/src/lib.rs has no TARGETS table")?;
+    let rows = table.split("];").next().unwrap_or_default().lines();
+    Ok(rows.filter_map(|row| row.trim().strip_prefix("(\"")?.split('"').next()).map(str::to_owned).collect())
+}
+
+/// The directories of golden bytes: each file in them is a seed.
+fn seeds(root: &Path) -> Result<Vec<PathBuf>> {
+    let mut found = Vec::new();
+    for entry in std::fs::read_dir(root.join("crates")).context("crates")? {
+        let directory = entry?.path().join("golden/v1");
+        if directory.is_dir() {
+            found.push(directory);
+        }
+    }
+    found.sort();
+    Ok(found)
+}

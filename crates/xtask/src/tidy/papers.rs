@@ -1,0 +1,184 @@
+//! Documents and data: the index of decisions, links between pages, golden bytes, and nothing that
+//! only makes sense on one machine.
+
+use std::path::Path;
+
+use super::layers::Layers;
+use super::{Finding, Tree};
+
+pub(super) fn check(tree: &Tree, layers: &Layers, machine_paths: &[String]) -> Vec<Finding> {
+    let mut findings = Vec::new();
+    check_decisions(tree, &mut findings);
+    check_links(tree, &mut findings);
+    check_golden(tree, layers, &mut findings);
+    check_machine(tree, machine_paths, &mut findings);
+    findings
+}
+
+const DECISIONS: &str = "docs/decisions/";
+
+/// Every page of `docs/decisions` is in its index.
+fn check_decisions(tree: &Tree, findings: &mut Vec<Finding>) {
+    let index_path = format!("{DECISIONS}README.md");
+    let index = tree.texts.iter().find(|(path, _)| *path == index_path).map_or("", |(_, text)| text.as_str());
+    for (path, _) in &tree.texts {
+        let Some(name) = path.strip_prefix(DECISIONS).filter(|name| *name != "README.md") else { continue };
+        if !index.contains(&format!("({name})")) {
+            findings.push(Finding::fail(path, 1, format!("not listed in {index_path}")));
+        }
+    }
+}
+
+/// A relative link in a page leads to a file of the tree.
+fn check_links(tree: &Tree, findings: &mut Vec<Finding>) {
+    for (path, text) in tree.texts.iter().filter(|(path, _)| path.ends_with(".md")) {
+        let directory = path.rsplit_once('/').map_or("", |(directory, _)| directory);
+        for (n, line) in text.lines().enumerate() {
+            for target in line.split("](").skip(1).filter_map(|rest| rest.split(')').next()) {
+                let file = target.split('#').next().unwrap_or_default();
+                if file.is_empty() || file.contains("://") || file.starts_with("mailto:") {
+                    continue;
+                }
+                let place = join(directory, file);
+                let is_directory = tree.all_texts().any(|(known, _)| known.starts_with(&format!("{place}/")));
+                if !tree.has(&place) && !is_directory {
+                    findings.push(Finding::fail(path, n + 1, format!("the link to `{file}` leads nowhere")));
+                }
+            }
+        }
+    }
+}
+
+/// `file` as seen from `directory`, without `.` and `..`.
+fn join(directory: &str, file: &str) -> String {
+    let mut parts: Vec<&str> = directory.split('/').filter(|part| !part.is_empty()).collect();
+    for part in file.split('/') {
+        match part {
+            "" | "." => {}
+            ".." => {
+                parts.pop();
+            }
+            part => parts.push(part),
+        }
+    }
+    parts.join("/")
+}
+
+/// Every format listed in layers.toml has golden bytes, every golden file is listed, and a source of
+/// its crate names it.
+fn check_golden(tree: &Tree, layers: &Layers, findings: &mut Vec<Finding>) {
+    let line = |name: &str| {
+        let text = tree.texts.iter().find(|(path, _)| path == "layers.toml").map_or("", |(_, text)| text.as_str());
+        1 + text.lines().take_while(|line| !line.contains(&format!("\"{name}\""))).count()
+    };
+    for (crate_name, names) in &layers.golden {
+        for name in names {
+            let path = format!("crates/{crate_name}/golden/v1/{name}");
+            if !tree.has(&path) {
+                findings.push(Finding::fail("layers.toml", line(name), format!("no golden bytes at {path}")));
+            }
+        }
+    }
+    let texts = tree.texts.iter().map(|(path, _)| path);
+    for path in tree.binaries.iter().chain(texts).filter(|path| path.contains("/golden/")) {
+        let mut parts = path.split('/').skip(1);
+        let crate_name = parts.next().unwrap_or_default();
+        let name = path.rsplit('/').next().unwrap_or_default();
+        if !layers.golden.get(crate_name).is_some_and(|names| names.iter().any(|known| known == name)) {
+            let message = format!("golden bytes that [golden] {crate_name} in layers.toml does not list");
+            findings.push(Finding::fail(path, 1, message));
+        }
+        let of_crate = |source: &&super::Source| source.crate_name() == Some(crate_name);
+        if !tree.sources.iter().filter(of_crate).any(|source| source.text.contains(name)) {
+            findings.push(Finding::fail(path, 1, format!("no source of `{crate_name}` names these golden bytes")));
+        }
+    }
+}
+
+/// Paths that only exist on the machine of whoever wrote them: home directories and the parent of this
+/// checkout.
+pub(super) fn machine_paths(root: &Path) -> Vec<String> {
+    // Spelled apart, so that this page does not find itself.
+    let mut paths = vec![concat!("/ro", "ot/").to_owned(), concat!("/Us", "ers/").to_owned()];
+    paths.extend(std::env::var("HOME").ok().map(|home| format!("{}/", home.trim_end_matches('/'))));
+    let root = root.canonicalize().unwrap_or_else(|_| root.to_owned());
+    paths.extend(root.parent().map(|parent| format!("{}/", parent.display())));
+    // A checkout directly under a directory every machine has says nothing about the machine.
+    paths.retain(|path| {
+        !matches!(path.as_str(), "/" | "//" | "/tmp/" | "/home/" | "/mnt/" | "/opt/" | "/srv/" | "/usr/src/")
+    });
+    paths.sort();
+    paths.dedup();
+    paths
+}
+
+/// The registry every lock file of this tree names.
+const REGISTRY: &str = "registry+https://github.com/rust-lang/crates.io-index";
+
+fn check_machine(tree: &Tree, machine_paths: &[String], findings: &mut Vec<Finding>) {
+    for (path, text) in tree.all_texts() {
+        for (n, line) in text.lines().enumerate() {
+            if let Some(found) = machine_paths.iter().find(|machine| line.contains(machine.as_str())) {
+                findings.push(Finding::fail(path, n + 1, format!("`{found}` is a path of one machine")));
+            }
+            let source = line.strip_prefix("source = \"").and_then(|rest| rest.strip_suffix('"'));
+            if path.ends_with("Cargo.lock") && source.is_some_and(|source| source != REGISTRY) {
+                findings.push(Finding::fail(path, n + 1, "a registry other than crates.io".into()));
+            }
+            let is_config = path.ends_with(".toml") && !path.ends_with("layers.toml");
+            if is_config && (line.contains("replace-with") || line.starts_with("[registr")) {
+                findings.push(Finding::fail(path, n + 1, "a registry of one machine".into()));
+            }
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn found<const N: usize>(files: [(&str, &str); N]) -> Vec<String> {
+        let layers = "rows = []\n[edges]\n[beside]\n[dev-edges]\n[unsafe]\ncrates = []\n\
+                      [outside-world]\n[modules]\n[golden]\nwire = [\"hello\"]\n";
+        let tree = Tree::of(files.into_iter().chain([
+            ("crates/wire/golden/v1/hello", "bytes"),
+            ("crates/wire/src/hello.rs", "include_bytes!(\"../golden/v1/hello\")"),
+        ]));
+        let layers = Layers::parse(layers).unwrap();
+        let machine = ["/place/of/mine/".to_owned()];
+        check(&tree, &layers, &machine).into_iter().map(|finding| finding.to_string()).collect()
+    }
+
+    #[test]
+    fn a_decision_is_in_the_index() {
+        let page = ("docs/decisions/0001-a.md", "# A\n");
+        assert!(found([page, ("docs/decisions/README.md", "")])[0].contains("not listed"));
+        assert_eq!(found([page, ("docs/decisions/README.md", "[a](0001-a.md)")]), [""; 0]);
+    }
+
+    #[test]
+    fn a_link_leads_somewhere() {
+        let page = ("docs/a.md", "see [b](../README.md#top), [c](https://example.org), [d](gone.md)");
+        let found = found([page, ("README.md", "")]);
+        assert_eq!(found, ["docs/a.md:1: error: the link to `gone.md` leads nowhere"]);
+    }
+
+    #[test]
+    fn golden_bytes_are_listed_and_used() {
+        let found = found([("crates/wire/golden/v1/stray", "x")]);
+        assert_eq!(found.len(), 2, "{found:?}");
+        assert!(found[0].contains("does not list") && found[1].contains("no source"), "{found:?}");
+    }
+
+    #[test]
+    fn a_path_of_one_machine_is_found_in_any_text() {
+        assert!(found([("README.md", "cd /place/of/mine/x")])[0].contains("README.md:1"));
+    }
+
+    #[test]
+    fn a_lock_file_names_only_the_public_registry() {
+        let line = format!("source = \"{REGISTRY}\"\n");
+        assert_eq!(found([("Cargo.lock", line.as_str())]), [""; 0]);
+        assert!(found([("Cargo.lock", "source = \"sparse+http://mirror/\"")])[0].contains("crates.io"));
+    }
+}
