@@ -230,7 +230,8 @@ impl Wire for Extent {
 
 impl Wire for ObjectId {
     fn encode(&self, out: &mut Vec<u8>) {
-        out.extend_from_slice(&self.to_bytes());
+        // By value: on a reference the trait's own `to_bytes` would be found first.
+        out.extend_from_slice(&(*self).to_bytes());
     }
     fn decode(from: &mut Reader<'_>) -> Result<Self, DecodeError> {
         from.array().map(ObjectId::from_bytes)
@@ -239,7 +240,8 @@ impl Wire for ObjectId {
 
 impl Wire for PoolId {
     fn encode(&self, out: &mut Vec<u8>) {
-        out.extend_from_slice(&self.to_bytes());
+        // By value: on a reference the trait's own `to_bytes` would be found first.
+        out.extend_from_slice(&(*self).to_bytes());
     }
     fn decode(from: &mut Reader<'_>) -> Result<Self, DecodeError> {
         from.array().map(PoolId::from_bytes)
@@ -248,7 +250,8 @@ impl Wire for PoolId {
 
 impl Wire for ContainerId {
     fn encode(&self, out: &mut Vec<u8>) {
-        out.extend_from_slice(&self.to_bytes());
+        // By value: on a reference the trait's own `to_bytes` would be found first.
+        out.extend_from_slice(&(*self).to_bytes());
     }
     fn decode(from: &mut Reader<'_>) -> Result<Self, DecodeError> {
         from.array().map(ContainerId::from_bytes)
@@ -393,6 +396,17 @@ mod tests {
             assert_eq!(Key::from_bytes(&key.to_bytes()), Ok(key));
         }
         assert!(matches!(Key::from_bytes(&[2, 0, 0, 0, 0]), Err(DecodeError::Invalid { .. })));
+    }
+
+    /// The ids have a `to_bytes` of their own; the encoding once called itself instead, without end.
+    #[test]
+    fn ids_take_sixteen_bytes_in_text_order() {
+        let bytes: Vec<u8> = (0..16).collect();
+        let mut out = Vec::new();
+        Wire::encode(&PoolId::from_bytes(bytes[..].try_into().unwrap()), &mut out);
+        Wire::encode(&ContainerId::from_bytes(bytes[..].try_into().unwrap()), &mut out);
+        Wire::encode(&ObjectId::from_bytes(bytes[..].try_into().unwrap()), &mut out);
+        assert_eq!(out, bytes.repeat(3));
     }
 
     #[test]

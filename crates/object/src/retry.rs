@@ -1,0 +1,180 @@
+//! What to do after an attempt failed: a pure function.
+
+use std::time::Duration;
+
+use types::{Code, Error, Result};
+
+/// The first pause; each further one may be twice as long.
+pub const PAUSE_MIN: Duration = Duration::from_millis(2);
+/// The longest pause: a server that restarts is found again within about this time.
+pub const PAUSE_MAX: Duration = Duration::from_millis(500);
+/// The least time one attempt is given before it is repeated, if the deadline allows.
+pub const ATTEMPT_MIN: Duration = Duration::from_secs(2);
+
+/// How an attempt failed.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Failure {
+    /// Never sent.
+    Unreachable(Error),
+    /// Sent, and the answer will not come: it may have taken effect.
+    Lost(Error),
+    /// The server said no. It did not take effect.
+    Refused(Error),
+    /// The peer is not what it should be.
+    Broken(Error),
+}
+
+impl Failure {
+    /// Nobody knows whether the request took effect.
+    pub fn is_unknown(&self) -> bool {
+        matches!(self, Failure::Lost(_))
+    }
+
+    pub fn error(&self) -> &Error {
+        match self {
+            Failure::Unreachable(error) | Failure::Lost(error) | Failure::Refused(error) | Failure::Broken(error) => {
+                error
+            }
+        }
+    }
+
+    pub fn into_error(self) -> Error {
+        match self {
+            Failure::Unreachable(error) | Failure::Lost(error) | Failure::Refused(error) | Failure::Broken(error) => {
+                error
+            }
+        }
+    }
+}
+
+/// The next move.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Next {
+    /// The same request again, with the same sequence number, after a pause.
+    Retry { after: Duration },
+    /// Fetch the pool map, then the same request again, after a pause.
+    Refresh { after: Duration },
+    /// Tell the caller.
+    Fail,
+}
+
+/// Decides the next move after the `attempt`-th failure (from 0) with `left` until the deadline.
+///
+/// `random` jitters the pause, so that clients that failed together do not come back together.
+pub fn next(failure: &Failure, attempt: u32, left: Duration, random: u64) -> Next {
+    // The first look at a newer map costs nothing to try at once.
+    let after = if matches!(failure, Failure::Refused(error) if error.code == Code::Stale) && attempt == 0 {
+        Duration::ZERO
+    } else {
+        pause(attempt, random)
+    };
+    if after >= left {
+        return Next::Fail;
+    }
+    match failure {
+        Failure::Refused(error) if error.code == Code::Stale => Next::Refresh { after },
+        Failure::Refused(error) if error.is_transient() => Next::Retry { after },
+        Failure::Unreachable(_) | Failure::Lost(_) => Next::Retry { after },
+        Failure::Refused(_) | Failure::Broken(_) => Next::Fail,
+    }
+}
+
+/// Between half and all of `PAUSE_MIN * 2^attempt`, at most [`PAUSE_MAX`].
+fn pause(attempt: u32, random: u64) -> Duration {
+    let full = PAUSE_MIN.saturating_mul(1 << attempt.min(16)).min(PAUSE_MAX);
+    let nanos = full.as_nanos() as u64;
+    Duration::from_nanos(nanos / 2 + random % (nanos / 2))
+}
+
+/// How long the `attempt`-th try may wait for its answer, with `left` until the deadline.
+///
+/// A lost answer gives no sign, so waiting for it to the end would leave no time to ask again; a
+/// slow one should not be asked for twice. So a quarter of the time left, and never less than
+/// [`ATTEMPT_MIN`] where there is that much.
+pub fn attempt_limit(left: Duration) -> Duration {
+    (left / 4).max(ATTEMPT_MIN).min(left)
+}
+
+/// The last failure as its user should see it, with the time spent and whether it may have taken
+/// effect all the same.
+pub fn give_up(failure: Failure, attempts: u32, spent: Duration, unknown: bool) -> Error {
+    let mut error = failure.into_error();
+    if attempts > 1 {
+        error.message = format!("{} (gave up after {attempts} attempts in {} ms)", error.message, spent.as_millis());
+    }
+    if unknown {
+        // Whatever the last attempt met, the answer to "was it done?" is that nobody knows.
+        error.code = Code::TimedOut;
+        error.message.push_str("; whether it took effect is unknown");
+        error.remedy = Some("look at the data before repeating it".into());
+    }
+    error
+}
+
+/// A result with its place prefixed: `pool 'tank': ...`. A message that names it already stays.
+pub fn located<T>(result: Result<T>, name: &str, place: impl FnOnce() -> String) -> Result<T> {
+    result.map_err(|mut error| {
+        if name.is_empty() || !error.message.contains(name) {
+            error.message = format!("{}: {}", place(), error.message);
+        }
+        error
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const LONG: Duration = Duration::from_secs(10);
+
+    fn refused(code: Code) -> Failure {
+        Failure::Refused(Error::new(code, "no"))
+    }
+
+    #[test]
+    fn transient_failures_are_retried_and_final_ones_are_not() {
+        let lost = Failure::Lost(Error::new(Code::Again, "gone"));
+        let unreachable = Failure::Unreachable(Error::new(Code::Unreachable, "gone"));
+        for failure in [lost, unreachable, refused(Code::Busy), refused(Code::Again), refused(Code::ShuttingDown)] {
+            assert!(matches!(next(&failure, 0, LONG, 7), Next::Retry { .. }), "{failure:?}");
+        }
+        let broken = Failure::Broken(Error::new(Code::Protocol, "noise"));
+        for failure in [broken, refused(Code::NotFound), refused(Code::Exists), refused(Code::Checksum)] {
+            assert_eq!(next(&failure, 0, LONG, 7), Next::Fail, "{failure:?}");
+        }
+    }
+
+    #[test]
+    fn a_stale_map_is_refreshed_at_once_and_then_with_pauses() {
+        assert_eq!(next(&refused(Code::Stale), 0, LONG, 7), Next::Refresh { after: Duration::ZERO });
+        assert!(matches!(next(&refused(Code::Stale), 1, LONG, 7), Next::Refresh { after } if after >= PAUSE_MIN));
+    }
+
+    #[test]
+    fn pauses_grow_are_jittered_and_bounded() {
+        for attempt in 0..40 {
+            for random in [0, 1, u64::MAX / 2, u64::MAX] {
+                let after = pause(attempt, random);
+                assert!((PAUSE_MIN / 2..=PAUSE_MAX).contains(&after));
+            }
+        }
+        assert!(pause(3, 0) > pause(1, u64::MAX) && pause(3, 0) != pause(3, 1_000_003));
+    }
+
+    #[test]
+    fn no_pause_outlives_the_deadline() {
+        assert_eq!(next(&refused(Code::Busy), 30, Duration::from_millis(100), 0), Next::Fail);
+        assert_eq!(attempt_limit(Duration::from_secs(30)), Duration::from_millis(7500));
+        assert_eq!(attempt_limit(Duration::from_secs(4)), ATTEMPT_MIN);
+        assert_eq!(attempt_limit(Duration::from_millis(10)), Duration::from_millis(10));
+    }
+
+    #[test]
+    fn an_unknown_outcome_is_called_unknown() {
+        let error = give_up(refused(Code::Busy), 3, Duration::from_secs(2), true);
+        assert_eq!(error.code, Code::TimedOut);
+        assert!(error.message.contains("3 attempts in 2000 ms") && error.message.contains("unknown"), "{error}");
+        let error = give_up(refused(Code::NotFound), 1, Duration::ZERO, false);
+        assert_eq!((error.code, error.message.as_str()), (Code::NotFound, "no"));
+    }
+}
