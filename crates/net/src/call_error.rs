@@ -47,9 +47,8 @@ impl From<CallError> for Error {
             CallError::Unreachable { .. } => Error::new(Code::Unreachable, text)
                 .remedy("check that the server runs and that the address is the one it listens at"),
             CallError::Lost { .. } => Error::new(Code::Again, text).remedy("try again"),
-            CallError::TimedOut { .. } => {
-                Error::new(Code::TimedOut, text).remedy("try again, or allow more time; see whether the server is overloaded")
-            }
+            CallError::TimedOut { .. } => Error::new(Code::TimedOut, text)
+                .remedy("try again, or allow more time; see whether the server is overloaded"),
             CallError::Protocol { .. } => Error::new(Code::Protocol, text)
                 .remedy("check the address, and that client and server are of the same release"),
         }

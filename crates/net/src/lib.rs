@@ -23,8 +23,13 @@
 
 mod address;
 mod call_error;
+mod calls;
 mod connection;
+mod link;
 mod listener;
+mod metrics;
+mod outbox;
+mod polling;
 mod request;
 mod server;
 
@@ -32,5 +37,7 @@ pub use address::{Address, AddressError};
 pub use call_error::CallError;
 pub use connection::{Caller, Connection};
 pub use listener::{BindError, Incoming, Listener};
+pub use metrics::METRICS;
+pub use polling::{SPIN_WINDOW, set_spin};
 pub use request::{Limits, Reply, Request};
 pub use server::{Handler, serve};

@@ -147,6 +147,18 @@ pub enum FrameError {
     Reserved,
 }
 
+/// Judges the first four bytes of a frame, before the rest of its header is here.
+///
+/// # Errors
+/// `Magic`; `Short` with fewer than four bytes.
+pub fn check_magic(bytes: &[u8]) -> Result<(), FrameError> {
+    match bytes.first_chunk() {
+        Some(&MAGIC) => Ok(()),
+        Some(&other) => Err(FrameError::Magic(other)),
+        None => Err(FrameError::Short(bytes.len())),
+    }
+}
+
 impl Header {
     /// The header as bytes, with its checksum.
     pub fn encode(&self) -> [u8; HEADER_BYTES] {
@@ -176,9 +188,7 @@ impl Header {
     /// version come first, because another program or another version may sum otherwise.
     pub fn decode(bytes: &[u8]) -> Result<Header, FrameError> {
         let (raw, _) = RawHeader::read_from_prefix(bytes).map_err(|_| FrameError::Short(bytes.len()))?;
-        if raw.magic != MAGIC {
-            return Err(FrameError::Magic(raw.magic));
-        }
+        check_magic(&raw.magic)?;
         if !(Version::OLDEST as u8..=Version::NEWEST as u8).contains(&raw.version) {
             return Err(FrameError::Version(raw.version));
         }
