@@ -1,10 +1,15 @@
 //! One target's versioned store.
 #![forbid(unsafe_code)]
 
+mod check;
+mod cursor;
 mod error;
+mod key;
+mod node;
 mod request;
 mod space;
 mod store;
+mod tree;
 
 pub use error::{Error, Result};
 pub use request::{

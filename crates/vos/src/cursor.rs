@@ -1,0 +1,151 @@
+//! A place in a tree that moves: seek, forward, back.
+//!
+//! A cursor borrows the pages, so the tree cannot change under it; a scan that outlives one call keeps
+//! a key, and seeks again.
+
+use media::{PageId, Pages};
+
+use crate::error::Result;
+use crate::node::{self, Body, KeyRef};
+use crate::tree::{Path, Tree, body, child_of};
+
+/// A place between or on the records of a tree.
+pub(crate) struct Cursor<'a> {
+    tree: Tree,
+    pages: &'a Pages,
+    path: Path,
+    leaf: &'a Body,
+    /// `count` when past the last record.
+    index: usize,
+}
+
+impl<'a> Cursor<'a> {
+    /// A cursor on the first record at or after `key`.
+    pub(crate) fn at(tree: &Tree, pages: &'a Pages, key: &[u8]) -> Result<Cursor<'a>> {
+        let mut cursor =
+            Cursor { tree: *tree, pages, path: Path::new(), leaf: body(pages, tree.root)?, index: usize::MAX };
+        cursor.descend(key)?;
+        cursor.settle()?;
+        Ok(cursor)
+    }
+
+    /// Not past the end.
+    #[inline]
+    pub(crate) fn is_valid(&self) -> bool {
+        self.index < node::count(self.leaf)
+    }
+
+    /// Key of the record under the cursor; empty past the end.
+    #[inline]
+    pub(crate) fn key(&self) -> KeyRef<'a> {
+        if self.is_valid() { node::key(self.leaf, self.index) } else { KeyRef { prefix: &[], suffix: &[] } }
+    }
+
+    #[inline]
+    pub(crate) fn value(&self) -> &'a [u8] {
+        if self.is_valid() { node::value(self.leaf, self.index) } else { &[] }
+    }
+
+    /// Whether a record is here and its key begins with `prefix`.
+    #[inline]
+    pub(crate) fn starts_with(&self, prefix: &[u8]) -> bool {
+        self.is_valid() && node::key(self.leaf, self.index).starts_with(prefix)
+    }
+
+    /// Moves to the first record at or after `key`. Cheap when it is in the same leaf.
+    pub(crate) fn seek(&mut self, key: &[u8]) -> Result<()> {
+        let count = node::count(self.leaf);
+        if count > 0 {
+            // A place strictly inside the leaf is proof; at either end the answer may lie elsewhere.
+            let index = match node::search(self.leaf, key) {
+                Ok(index) | Err(index) => index,
+            };
+            if index > 0 && index < count {
+                self.index = index;
+                return Ok(());
+            }
+        }
+        self.descend(key)?;
+        self.settle()
+    }
+
+    /// Moves to the last record before `key`; false, and past the end, when there is none.
+    pub(crate) fn seek_before(&mut self, key: &[u8]) -> Result<bool> {
+        self.descend(key)?;
+        self.back()
+    }
+
+    /// Moves to the next record.
+    #[inline]
+    pub(crate) fn next(&mut self) -> Result<()> {
+        self.index += 1;
+        if self.index < node::count(self.leaf) { Ok(()) } else { self.settle() }
+    }
+
+    /// Moves to the record before; false, and past the end, when there is none.
+    pub(crate) fn back(&mut self) -> Result<bool> {
+        while self.index == 0 {
+            if !self.turn(false)? {
+                self.index = node::count(self.leaf);
+                return Ok(false);
+            }
+        }
+        self.index -= 1;
+        Ok(true)
+    }
+
+    fn descend(&mut self, key: &[u8]) -> Result<()> {
+        self.path.clear();
+        let mut id = self.tree.root;
+        let mut current = body(self.pages, id)?;
+        while !node::is_leaf(current) {
+            let index = node::search_child(current, key);
+            let next = child_of(self.pages, id, current, index)?;
+            self.path.push((id, index as u16));
+            (id, current) = next;
+        }
+        self.leaf = current;
+        self.index = match node::search(current, key) {
+            Ok(index) | Err(index) => index,
+        };
+        Ok(())
+    }
+
+    /// Moves from the end of a leaf to the next record, if there is one.
+    fn settle(&mut self) -> Result<()> {
+        while self.index >= node::count(self.leaf) {
+            if !self.turn(true)? {
+                self.index = node::count(self.leaf);
+                return Ok(());
+            }
+        }
+        Ok(())
+    }
+
+    /// Moves to the first place of the next leaf, or the place after the last record of the leaf
+    /// before; false, and unmoved, when there is none.
+    fn turn(&mut self, forward: bool) -> Result<bool> {
+        for depth in (0..self.path.len()).rev() {
+            let (id, index) = self.path[depth];
+            let inner = body(self.pages, id)?;
+            let next = if forward { usize::from(index) + 1 } else { usize::from(index).wrapping_sub(1) };
+            if next >= node::count(inner) {
+                continue;
+            }
+            self.path.truncate(depth);
+            let mut id: PageId = id;
+            let mut current = inner;
+            let mut take = next;
+            while !node::is_leaf(current) {
+                let below = child_of(self.pages, id, current, take)?;
+                self.path.push((id, take as u16));
+                (id, current) = below;
+                take = if forward { 0 } else { node::count(current).saturating_sub(1) };
+            }
+            self.leaf = current;
+            self.index = if forward { 0 } else { node::count(current) };
+            return Ok(true);
+        }
+        Ok(false)
+    }
+}
