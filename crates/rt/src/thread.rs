@@ -84,3 +84,8 @@ pub async fn stop_requested() -> io::Result<()> {
     }
     Ok(())
 }
+
+/// Cores this process may use; at least 1.
+pub fn cores() -> u32 {
+    std::thread::available_parallelism().map_or(1, |cores| u32::try_from(cores.get()).unwrap_or(u32::MAX))
+}

@@ -73,6 +73,13 @@ impl Disk {
         }
     }
 
+    /// True for a block device, false for a file.
+    pub fn is_block_device(&self) -> bool {
+        match &self.inner {
+            DiskInner::Os(file) => file.is_device,
+        }
+    }
+
     /// The size in bytes, of a file or of a device.
     pub fn len(&self) -> Result<u64, DiskError> {
         match &self.inner {

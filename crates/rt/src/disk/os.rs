@@ -7,14 +7,17 @@ use std::os::unix::fs::{FileExt, FileTypeExt, MetadataExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
+use tokio::sync::oneshot;
+
 use super::error::Holder;
+use super::ring::{self, Done, Kind};
 use super::{ALIGNMENT, DiskError, IoBuf, OpenMode};
 
 /// One open file.
 pub(super) struct OsFile {
     pub(super) path: PathBuf,
     pub(super) is_memory: bool,
-    is_device: bool,
+    pub(super) is_device: bool,
     /// Through the page cache. Takes any transfer.
     cached: File,
     /// Around it. Takes only aligned transfers; the kernel keeps the two views of the file equal.
@@ -176,16 +179,42 @@ fn file_system(file: &File) -> io::Result<i64> {
     }
 }
 
-pub(super) async fn read(file: &Arc<OsFile>, offset: u64, mut buffer: IoBuf) -> (io::Result<()>, IoBuf) {
-    let outcome = file.read_now(offset, &mut buffer);
-    (outcome.map_err(io::Error::from), buffer)
+pub(super) async fn read(file: &Arc<OsFile>, offset: u64, buffer: IoBuf) -> (io::Result<()>, IoBuf) {
+    match start(Kind::Read, file, offset, buffer) {
+        Ok(done) => finish(Kind::Read, file, done).await,
+        Err(mut buffer) => (file.read_now(offset, &mut buffer).map_err(io::Error::from), buffer),
+    }
 }
 
 pub(super) async fn write(file: &Arc<OsFile>, offset: u64, buffer: IoBuf) -> (io::Result<()>, IoBuf) {
-    let outcome = file.write_now(offset, &buffer);
-    (outcome.map_err(io::Error::from), buffer)
+    match start(Kind::Write, file, offset, buffer) {
+        Ok(done) => finish(Kind::Write, file, done).await,
+        Err(buffer) => (file.write_now(offset, &buffer).map_err(io::Error::from), buffer),
+    }
 }
 
 pub(super) async fn sync(file: &Arc<OsFile>) -> io::Result<()> {
-    file.sync_now().map_err(io::Error::from)
+    match start(Kind::Sync, file, 0, IoBuf::default()) {
+        Ok(done) => finish(Kind::Sync, file, done).await.0,
+        Err(_) => file.sync_now().map_err(io::Error::from),
+    }
+}
+
+/// Through the ring, unless the file is in memory: there a system call takes a microsecond, and a
+/// ring would hand the copy to a kernel thread.
+fn start(kind: Kind, file: &Arc<OsFile>, offset: u64, buffer: IoBuf) -> Result<oneshot::Receiver<Done>, IoBuf> {
+    if file.is_memory { Err(buffer) } else { ring::start(kind, file, offset, buffer) }
+}
+
+async fn finish(kind: Kind, file: &OsFile, done: oneshot::Receiver<Done>) -> Done {
+    let operation = match kind {
+        Kind::Read => "read",
+        Kind::Write => "write",
+        Kind::Sync => "sync",
+    };
+    match done.await {
+        Ok((outcome, buffer)) => (outcome.map_err(|error| file.failed(operation, error).into()), buffer),
+        // The thread that drove the ring has ended.
+        Err(_) => (Err(file.failed(operation, io::ErrorKind::BrokenPipe.into()).into()), IoBuf::default()),
+    }
 }
