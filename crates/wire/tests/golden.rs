@@ -1,0 +1,506 @@
+//! The bytes of every message, kept.
+//!
+//! `golden/v1/<name>` holds one sample of each message, of each variant of an enum, and of the frame
+//! header. A test that fails here says that programs of this release would no longer understand
+//! those of an earlier one: a change of layout is a new version, not a new golden file. Only a new
+//! message is added, with `UPDATE_GOLDEN=1 cargo test -p wire --test golden`.
+
+use std::collections::BTreeSet;
+use std::fmt::Debug;
+use std::path::PathBuf;
+
+use types::{Code, Conditions, ContainerId, Epoch, Error, Extent, Key, Layout, ObjectId, PoolId, Rank, TargetIndex};
+use wire::control::*;
+use wire::data::*;
+use wire::encoding::Bytes;
+use wire::frame::{Header, Kind};
+use wire::hello::*;
+use wire::{DecodeError, Wire};
+
+/// What a test does with each sample.
+trait Check {
+    fn one<T: Wire + PartialEq + Debug>(&mut self, name: &str, sample: T);
+}
+
+fn directory() -> PathBuf {
+    PathBuf::from(env!("CARGO_MANIFEST_DIR")).join("golden/v1")
+}
+
+fn golden(name: &str) -> Vec<u8> {
+    std::fs::read(directory().join(name))
+        .unwrap_or_else(|error| panic!("golden/v1/{name}: {error}; make it with UPDATE_GOLDEN=1"))
+}
+
+/// Compares `bytes` with the golden ones, or writes them if the user asked for that.
+fn check_golden(name: &str, bytes: &[u8]) {
+    if std::env::var_os("UPDATE_GOLDEN").is_some() {
+        std::fs::write(directory().join(name), bytes).unwrap();
+    }
+    assert_eq!(bytes, golden(name), "golden/v1/{name}");
+}
+
+fn header() -> Header {
+    Header {
+        kind: Kind::Request,
+        opcode: 0x0201,
+        request: 7,
+        clock: Epoch(0x1122_3344_5566_7788),
+        session: 3,
+        sequence: 9,
+        deadline_ms: 5000,
+        body_bytes: 10,
+        bulk_bytes: 4096,
+        body_crc: codec::crc32c(b"0123456789"),
+    }
+}
+
+#[test]
+fn the_header_keeps_its_bytes() {
+    let bytes = header().encode();
+    check_golden("frame_header", &bytes);
+    assert_eq!(Header::decode(&bytes), Ok(header()));
+}
+
+#[test]
+fn every_message_keeps_its_bytes() {
+    struct Same;
+    impl Check for Same {
+        fn one<T: Wire + PartialEq + Debug>(&mut self, name: &str, sample: T) {
+            check_golden(name, &sample.to_bytes());
+            assert_eq!(T::from_bytes(&golden(name)).as_ref(), Ok(&sample), "{name}");
+        }
+    }
+    samples(&mut Same);
+}
+
+#[test]
+fn every_truncation_is_refused() {
+    struct Cut;
+    impl Check for Cut {
+        fn one<T: Wire + PartialEq + Debug>(&mut self, name: &str, sample: T) {
+            let bytes = sample.to_bytes();
+            for length in 0..bytes.len() {
+                assert!(T::from_bytes(&bytes[..length]).is_err(), "{name} cut to {length} bytes");
+            }
+            let longer = [&bytes[..], &[0]].concat();
+            assert_eq!(T::from_bytes(&longer), Err(DecodeError::Long { extra: 1 }), "{name} with a byte more");
+        }
+    }
+    samples(&mut Cut);
+    let bytes = header().encode();
+    for length in 0..bytes.len() {
+        assert!(Header::decode(&bytes[..length]).is_err());
+    }
+}
+
+/// Bytes gone wrong are refused or are another message; that one has exactly these bytes, too. They
+/// never panic, and never make a list longer than they are.
+#[test]
+fn mutations_are_refused_or_mean_what_they_say() {
+    struct Mutate(Random);
+    impl Check for Mutate {
+        fn one<T: Wire + PartialEq + Debug>(&mut self, name: &str, sample: T) {
+            let bytes = sample.to_bytes();
+            for _ in 0..2000 {
+                let mutant = self.0.mutate(&bytes);
+                if let Ok(message) = T::from_bytes(&mutant) {
+                    // An error's number from a newer server becomes `Misc`: its words are what counts.
+                    assert!(name == "error" || message.to_bytes() == mutant, "{name}: {mutant:02x?}");
+                }
+            }
+        }
+    }
+    let seed = std::env::var("SEED").ok().and_then(|text| text.parse().ok()).unwrap_or(1);
+    println!("SEED={seed}");
+    let mut mutate = Mutate(Random(seed));
+    samples(&mut mutate);
+    for _ in 0..20_000 {
+        let mutant = mutate.0.mutate(&header().encode());
+        if let Ok(decoded) = Header::decode(&mutant) {
+            assert_eq!(decoded.encode()[..], mutant[..64]);
+        }
+    }
+}
+
+#[test]
+fn every_message_has_a_sample() {
+    struct Names(BTreeSet<String>);
+    impl Check for Names {
+        fn one<T: Wire + PartialEq + Debug>(&mut self, name: &str, _: T) {
+            assert!(self.0.insert(name.to_owned()), "two samples called {name}");
+        }
+    }
+    let mut names = Names(BTreeSet::from(["frame_header".to_owned()]));
+    samples(&mut names);
+    let mut expected = BTreeSet::from(["frame_header".to_owned(), "error".to_owned()]);
+    for source in [include_str!("../src/control.rs"), include_str!("../src/data.rs"), include_str!("../src/hello.rs")] {
+        expected.extend(declared(source));
+    }
+    assert_eq!(names.0, expected, "samples here and messages in src differ");
+    let files: BTreeSet<String> = std::fs::read_dir(directory())
+        .unwrap()
+        .map(|entry| entry.unwrap().file_name().into_string().unwrap())
+        .collect();
+    assert_eq!(files, expected, "files in golden/v1 and messages in src differ");
+}
+
+/// Names of the messages that `source` declares: `struct_name`, and `enum_name-variant_name`.
+fn declared(source: &str) -> Vec<String> {
+    let mut names = Vec::new();
+    for block in source.split("message! {").skip(1) {
+        let block = &block[..block.find("\n}").expect("a message ends")];
+        let named = |line: &str, key: &str| {
+            let rest = line.trim().strip_prefix(key)?;
+            Some(rest.split(|c: char| !c.is_alphanumeric()).next()?.to_owned())
+        };
+        if let Some(name) = block.lines().find_map(|line| named(line, "pub struct ")) {
+            names.push(snake(&name));
+            continue;
+        }
+        let name = block.lines().find_map(|line| named(line, "pub enum ")).expect("a struct or an enum");
+        let variants = block.lines().filter(|line| line.trim().ends_with(',') && line.contains(" = "));
+        names.extend(variants.map(|line| format!("{}-{}", snake(&name), snake(&named(line, "").unwrap()))));
+    }
+    assert!(!names.is_empty());
+    names
+}
+
+fn snake(name: &str) -> String {
+    let mut snake = String::new();
+    for c in name.chars() {
+        if c.is_uppercase() && !snake.is_empty() {
+            snake.push('_');
+        }
+        snake.extend(c.to_lowercase());
+    }
+    snake
+}
+
+/// SplitMix64.
+struct Random(u64);
+
+impl Random {
+    fn next(&mut self) -> u64 {
+        self.0 = self.0.wrapping_add(0x9e37_79b9_7f4a_7c15);
+        let z = (self.0 ^ (self.0 >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
+        let z = (z ^ (z >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
+        z ^ (z >> 31)
+    }
+
+    fn below(&mut self, bound: usize) -> usize {
+        (self.next() % bound as u64) as usize
+    }
+
+    /// A few of: another byte, a flipped bit, an extreme count, a piece cut out, a piece doubled.
+    fn mutate(&mut self, bytes: &[u8]) -> Vec<u8> {
+        let mut bytes = bytes.to_vec();
+        for _ in 0..=self.below(3) {
+            let at = self.below(bytes.len() + 1);
+            let end = at + self.below(bytes.len() - at + 1);
+            match self.below(5) {
+                0 if at < bytes.len() => bytes[at] = self.next() as u8,
+                1 if at < bytes.len() => bytes[at] ^= 1 << self.below(8),
+                2 if at + 4 <= bytes.len() => {
+                    let extreme = [0, 1, 0x7fff_ffff, u32::MAX, u32::MAX - 3][self.below(5)];
+                    bytes[at..at + 4].copy_from_slice(&extreme.to_le_bytes());
+                }
+                3 => drop(bytes.drain(at..end)),
+                _ => {
+                    let piece = bytes[at..end].to_vec();
+                    bytes.splice(at..at, piece);
+                }
+            }
+        }
+        bytes
+    }
+}
+
+fn samples(check: &mut impl Check) {
+    hello_samples(check);
+    control_samples(check);
+    data_samples(check);
+    check.one("error", Error::new(Code::NotFound, "no pool 'tank'").remedy("list pools with `dmg pool list`"));
+}
+
+fn hello_samples(check: &mut impl Check) {
+    check.one("service-control", Service::Control);
+    check.one("service-target", Service::Target { index: 3 });
+    check.one(
+        "hello",
+        Hello {
+            oldest: 1,
+            newest: 2,
+            service: Service::Target { index: 5 },
+            session: 0x0102_0304_0506_0708,
+            system: "daos_server".into(),
+        },
+    );
+    check.one(
+        "welcome",
+        Welcome {
+            version: 1,
+            request_credits: 256,
+            bulk_credits: 64 << 20,
+            incarnation: 0x1112_1314_1516_1718,
+            system: "daos_server".into(),
+        },
+    );
+}
+
+fn pool_id() -> PoolId {
+    PoolId::from_bytes(*b"\x10\x11\x12\x13\x14\x15\x16\x17\x18\x19\x1a\x1b\x1c\x1d\x1e\x1f")
+}
+
+fn container_id() -> ContainerId {
+    ContainerId::from_bytes(*b"\x20\x21\x22\x23\x24\x25\x26\x27\x28\x29\x2a\x2b\x2c\x2d\x2e\x2f")
+}
+
+fn text(text: &str) -> String {
+    text.to_owned()
+}
+
+fn pair(name: &str, value: &str) -> NamedValue {
+    (text(name), text(value))
+}
+
+fn control_samples(check: &mut impl Check) {
+    let member = Member {
+        rank: Rank(2),
+        uuid: Bytes(vec![7; 16]),
+        address: text("tcp://node2:10001"),
+        fault_domain: text("/rack1/node2"),
+        state: MemberState::Joined,
+        targets: 8,
+    };
+    check.one(
+        "system_info",
+        SystemInfo { name: text("daos_server"), release: text("0.1.0"), members: vec![member.clone()] },
+    );
+    check.one("member", member);
+    check.one("member_state-joined", MemberState::Joined);
+    check.one("member_state-stopped", MemberState::Stopped);
+    check.one("member_state-excluded", MemberState::Excluded);
+    let device = DeviceInfo {
+        rank: Rank(1),
+        target: TargetIndex(4),
+        path: text("/srv/daos/target4"),
+        kind: DeviceKind::File,
+        total: 1 << 40,
+        reserved: 1 << 39,
+        used: 1 << 38,
+        log_bytes: 1 << 30,
+        failure: Some(text("write: I/O error")),
+    };
+    check.one(
+        "storage_info",
+        StorageInfo { devices: vec![device.clone(), DeviceInfo { failure: None, ..device.clone() }] },
+    );
+    check.one("device_info", device);
+    check.one("device_kind-file", DeviceKind::File);
+    check.one("device_kind-block", DeviceKind::Block);
+    check.one("device_kind-memory", DeviceKind::Memory);
+    check.one(
+        "pool_create",
+        PoolCreate {
+            label: text("tank"),
+            bytes: 10 << 30,
+            properties: vec![pair("rd_fac", "1"), pair("space_rb", "5")],
+        },
+    );
+    check.one("pool_name", PoolName { pool: text("tank") });
+    check.one("pool_destroy", PoolDestroy { pool: text("tank"), recursive: true });
+    check.one(
+        "pool_set_properties",
+        PoolSetProperties { pool: text("tank"), properties: vec![pair("reclaim", "lazy")] },
+    );
+    check.one("properties", Properties { values: vec![pair("label", "tank"), pair("", "")] });
+    let space = Space { total: 400, used: 300, metadata: 100, data: 200 };
+    let pool = PoolInfo {
+        id: pool_id(),
+        label: text("tank"),
+        map_version: 6,
+        targets: 16,
+        disabled_targets: 1,
+        containers: 3,
+        space: space.clone(),
+        free_min: 5,
+        free_max: 95,
+    };
+    check.one("space", space);
+    check.one("pool_list", PoolList { pools: vec![pool.clone()] });
+    check.one("pool_info", pool);
+    let target = TargetEntry { rank: Rank(3), index: TargetIndex(1), address: text("tcp://[::1]:10001"), up: true };
+    check.one(
+        "pool_map",
+        PoolMap {
+            id: pool_id(),
+            label: text("tank"),
+            version: 9,
+            targets: vec![target.clone(), TargetEntry { up: false, ..target.clone() }],
+        },
+    );
+    check.one("target_entry", target);
+    container_samples(check);
+}
+
+fn container_samples(check: &mut impl Check) {
+    let (pool, container) = (text("tank"), text("results"));
+    let info = ContainerInfo {
+        pool: pool_id(),
+        id: container_id(),
+        label: text("results"),
+        layout: Layout::Posix,
+        created: Epoch(0x0102_0304_0506_0708),
+        snapshots: 2,
+        latest_snapshot: Epoch(77),
+        properties: vec![pair("cksum", "crc32")],
+    };
+    check.one(
+        "container_create",
+        ContainerCreate {
+            pool: pool.clone(),
+            label: container.clone(),
+            layout: Layout::Posix,
+            properties: vec![pair("dedup", "off")],
+            attributes: vec![(text("owner"), Bytes(vec![0, 255, 1]))],
+        },
+    );
+    check.one("container_name", ContainerName { pool: pool.clone(), container: container.clone() });
+    check.one("container_list", ContainerList { containers: vec![info.clone()] });
+    check.one("container_info", info);
+    check.one("container_destroy", ContainerDestroy { pool: pool.clone(), container: container.clone() });
+    check.one(
+        "container_set_properties",
+        ContainerSetProperties {
+            pool: pool.clone(),
+            container: container.clone(),
+            properties: vec![pair("label", "more")],
+        },
+    );
+    check.one(
+        "attribute_names",
+        AttributeNames { pool: pool.clone(), container: container.clone(), names: vec![text("owner"), text("")] },
+    );
+    let attributes = vec![(text("owner"), Bytes(b"me".to_vec())), (text("empty"), Bytes(vec![]))];
+    check.one(
+        "set_attributes",
+        SetAttributes { pool: pool.clone(), container: container.clone(), attributes: attributes.clone() },
+    );
+    check.one("attributes", Attributes { attributes });
+    check.one(
+        "snapshot_create",
+        SnapshotCreate { pool: pool.clone(), container: container.clone(), name: text("before") },
+    );
+    check.one(
+        "snapshot_destroy",
+        SnapshotDestroy { pool: pool.clone(), container: container.clone(), snapshot: text("0x2a") },
+    );
+    let snapshot = SnapshotInfo { epoch: Epoch(0x2a), name: text("before") };
+    check.one("snapshot_list", SnapshotList { snapshots: vec![snapshot.clone()] });
+    check.one("snapshot_info", snapshot);
+    check.one("allocate_object_ids", AllocateObjectIds { pool, container, count: 1024 });
+    check.one("object_id_range", ObjectIdRange { first: 1 << 33, count: 1024 });
+}
+
+fn key(text: &str) -> Key {
+    Key::try_from(text).unwrap()
+}
+
+fn data_samples(check: &mut impl Check) {
+    let place = Place {
+        container: container_id(),
+        oid: ObjectId { hi: 0x0b01_0001_0000_0002, lo: 5 },
+        group: 6,
+        map_version: 7,
+    };
+    let inline = Payload::Inline { bytes: Bytes(b"value".to_vec()), checksums: vec![0x1234_5678] };
+    let bulk = Payload::Bulk { offset: 4096, bytes: 65_536, checksums: vec![1, 2] };
+    let write = ExtentWrite { extent: Extent::new(10, 20), payload: bulk.clone() };
+    let single = Value::Single { payload: inline.clone() };
+    let array = Value::Array { record_bytes: 8, extents: vec![write.clone()] };
+    let akey_write = AkeyWrite { akey: key("akey"), value: single.clone() };
+    check.one("place", place.clone());
+    check.one("payload-inline", inline.clone());
+    check.one("payload-bulk", bulk.clone());
+    check.one("extent_write", write);
+    check.one("value-single", single);
+    check.one("value-array", array.clone());
+    check.one("akey_write", akey_write.clone());
+    check.one(
+        "update_request",
+        UpdateRequest {
+            place: place.clone(),
+            dkey: Key::from(42),
+            conditions: Conditions::AkeyInsert,
+            akeys: vec![akey_write, AkeyWrite { akey: Key::from(1), value: array }],
+        },
+    );
+    check.one("committed", Committed { epoch: Epoch(0x0807_0605_0403_0201) });
+
+    let some = Selection::Array { extents: vec![Extent::new(0, 4), Extent::new(1 << 40, 1)] };
+    let akey_read = AkeyRead { akey: key("akey"), selection: some.clone() };
+    check.one("selection-single", Selection::Single);
+    check.one("selection-array", some);
+    check.one("akey_read", akey_read.clone());
+    check.one(
+        "fetch_request",
+        FetchRequest {
+            place: place.clone(),
+            dkey: key("dkey"),
+            at: Epoch::MAX,
+            conditions: Conditions::DkeyExists,
+            akeys: vec![akey_read, AkeyRead { akey: Key::from(9), selection: Selection::Single }],
+        },
+    );
+    let piece = Piece { extent: Extent::new(0, 1), payload: Some(inline) };
+    let data =
+        AkeyData { record_bytes: 5, pieces: vec![piece.clone(), Piece { extent: Extent::new(1, 3), payload: None }] };
+    check.one("piece", piece);
+    check.one("akey_data", data.clone());
+    check.one("fetch_response", FetchResponse { akeys: vec![data, AkeyData { record_bytes: 0, pieces: vec![] }] });
+
+    check.one("punch_scope-object", PunchScope::Object);
+    check.one("punch_scope-dkey", PunchScope::Dkey { dkey: Key::from(3) });
+    check.one("punch_scope-akeys", PunchScope::Akeys { dkey: key("d"), akeys: vec![key("a"), Key::from(2)] });
+    let extents = PunchScope::Extents { dkey: key("d"), akey: key("a"), extents: vec![Extent::new(5, 6)] };
+    check.one("punch_scope-extents", extents.clone());
+    check.one("punch_request", PunchRequest { place: place.clone(), conditions: Conditions::None, scope: extents });
+    listing_samples(check, place);
+}
+
+fn listing_samples(check: &mut impl Check, place: Place) {
+    let oid = place.oid;
+    check.one(
+        "list_objects_request",
+        ListObjectsRequest { container: container_id(), at: Epoch(5), after: Some((3, oid)), limit: 100 },
+    );
+    check.one("list_objects_response", ListObjectsResponse { objects: vec![(3, oid), (4, oid)], more: true });
+    check.one(
+        "list_dkeys_request",
+        ListDkeysRequest { place: place.clone(), at: Epoch::MAX, after: Some(Key::from(8)), limit: 1024 },
+    );
+    check.one(
+        "list_akeys_request",
+        ListAkeysRequest { place: place.clone(), dkey: key("d"), at: Epoch(9), after: None, limit: 1 },
+    );
+    check.one("list_keys_response", ListKeysResponse { keys: vec![Key::from(8), key("k")], more: false });
+    check.one(
+        "list_extents_request",
+        ListExtentsRequest { place: place.clone(), dkey: key("d"), akey: key("a"), at: Epoch(9), from: 77, limit: 2 },
+    );
+    check.one(
+        "list_extents_response",
+        ListExtentsResponse { record_bytes: 1, extents: vec![(Extent::new(0, 1 << 20), Epoch(6))], more: true },
+    );
+    check.one("query_keys_request", QueryKeysRequest { place, at: Epoch::MAX, dkey: None, akey: Some(key("a")) });
+    check.one(
+        "query_keys_response",
+        QueryKeysResponse {
+            dkey_min: Some(0),
+            dkey_max: Some(99),
+            array_end: 1000,
+            record_bytes: 4,
+            last_write: Epoch(0x77),
+        },
+    );
+}
