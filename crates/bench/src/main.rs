@@ -1,1 +1,115 @@
-fn main() {}
+//! `cargo xtask bench`: every figure of the project, beside what it is measured against.
+//!
+//! # Shape
+//! A bench is a function from a [`Plan`] to [`Figure`]s; `BENCHES` lists them. Baselines (bare system
+//! calls, bare ping-pongs, other stores, `cp`) are measured in the same run, in turns with ours, and
+//! ratios are what the budgets of docs/performance.md are about.
+//!
+//! # Not here
+//! Assertions: a missed budget is printed, not failed. The machine may be busy; a person judges.
+#![forbid(unsafe_code)]
+#![allow(clippy::disallowed_methods, reason = "it measures the outside world; the simulator never runs it")]
+
+mod figure;
+mod measure;
+mod peers;
+mod place;
+mod report;
+mod rpc;
+mod workload;
+
+use std::path::PathBuf;
+use std::process::ExitCode;
+
+use anyhow::{Result, bail};
+use clap::Parser;
+
+use figure::Figure;
+use measure::Plan;
+
+/// A name, what it measures, and how.
+struct Bench {
+    name: &'static str,
+    about: &'static str,
+    run: fn(&Plan) -> Result<Vec<Figure>>,
+}
+
+const BENCHES: &[Bench] = &[Bench {
+    name: "rpc",
+    about: "64 B and 1 MiB echoes over mem, unix and tcp, against bare ping-pongs",
+    run: rpc::run,
+}];
+
+/// Measures what the budgets of docs/performance.md are about.
+#[derive(Parser)]
+#[command(name = "bench")]
+struct Options {
+    /// Benches to run; all when none is named
+    names: Vec<String>,
+    /// Name the benches and stop
+    #[arg(long)]
+    list: bool,
+    /// Also what takes minutes and many GiB (10 million records)
+    #[arg(long)]
+    full: bool,
+    /// Write machine and figures as JSON
+    #[arg(long, value_name = "FILE")]
+    json: Option<PathBuf>,
+    /// Rounds of each measurement; the median counts
+    #[arg(long, default_value_t = 5)]
+    rounds: usize,
+    /// A directory on the disk to measure
+    #[arg(long, value_name = "DIR", default_value = "target")]
+    disk: PathBuf,
+    /// A directory in memory
+    #[arg(long, value_name = "DIR", default_value = "/dev/shm")]
+    memory: PathBuf,
+}
+
+fn main() -> ExitCode {
+    match run(Options::parse()) {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => {
+            eprintln!("bench: {error:#}");
+            ExitCode::FAILURE
+        }
+    }
+}
+
+fn run(options: Options) -> Result<()> {
+    if options.list {
+        BENCHES.iter().for_each(|bench| println!("{:8} {}", bench.name, bench.about));
+        return Ok(());
+    }
+    if let Some(unknown) = options.names.iter().find(|name| BENCHES.iter().all(|bench| bench.name != **name)) {
+        bail!("no bench `{unknown}`: see --list");
+    }
+    let plan = Plan { rounds: options.rounds.max(1), full: options.full, disk: options.disk, memory: options.memory };
+    let mut figures = Vec::new();
+    let mut failed = Vec::new();
+    println!("{}\n", report::machine());
+    for bench in BENCHES {
+        if !options.names.is_empty() && !options.names.iter().any(|name| name == bench.name) {
+            continue;
+        }
+        eprintln!("# {}: {}", bench.name, bench.about);
+        match (bench.run)(&plan) {
+            Ok(found) => {
+                report::print(&found);
+                figures.extend(found);
+            }
+            // One bench that cannot run here is no reason to lose the others.
+            Err(error) => {
+                eprintln!("{} did not finish: {error:#}\n", bench.name);
+                failed.push(bench.name);
+            }
+        }
+    }
+    if let Some(path) = &options.json {
+        report::write_json(path, &figures)?;
+    }
+    if !failed.is_empty() {
+        bail!("not measured: {}", failed.join(", "));
+    }
+    Ok(())
+}

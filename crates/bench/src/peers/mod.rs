@@ -1,0 +1,8 @@
+//! What the product is measured against, in the same run: other stores, bare system calls, bare
+//! ping-pongs.
+
+pub mod fjall;
+pub mod log;
+pub mod memory;
+pub mod pingpong;
+pub mod redb;
