@@ -81,8 +81,9 @@ impl ArrayShape {
     /// Cuts records `start..start + count` at chunk borders and at [`PIECE_BYTES_MAX`], in order.
     ///
     /// # Errors
-    /// `Invalid` when the range leaves what an array can index.
+    /// `Invalid` when the range leaves what an array can index, or the shape is none.
     pub fn pieces(&self, start: u64, count: u64) -> Result<Pieces> {
+        self.check()?;
         if start > ARRAY_INDEX_MAX || count > ARRAY_INDEX_MAX - start {
             return Err(Error::new(
                 Code::Invalid,

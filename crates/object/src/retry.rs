@@ -20,7 +20,7 @@ pub enum Failure {
     Lost(Error),
     /// The server said no. It did not take effect.
     Refused(Error),
-    /// The peer is not what it should be.
+    /// It cannot be tried again: the peer is not what it should be, or the data is gone.
     Broken(Error),
 }
 

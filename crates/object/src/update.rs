@@ -33,42 +33,40 @@ impl AkeyUpdate {
     }
 }
 
-/// An encoded update, ready to be sent any number of times.
-pub struct UpdateMessage<'a> {
+/// An encoded update: what one sending takes. A repeat encodes it anew from the caller's data.
+#[derive(Debug)]
+pub struct UpdateMessage {
     pub body: Vec<u8>,
-    bulk: Bulk<'a>,
+    pub bulk: Option<IoBuf>,
 }
 
-/// The bulk data of a message, and where to take it from again for a repeat.
-enum Bulk<'a> {
-    None,
-    Parts {
-        /// Laid out already; gone after the first sending.
-        first: Option<IoBuf>,
-        parts: Vec<&'a [u8]>,
-        bytes: usize,
-    },
-    /// Handed over by the caller, whole; it can be sent once.
-    Owned(Option<IoBuf>),
-}
+/// Most payload that travels inside one body, whatever its pieces: leaves a body room for keys and
+/// extents below its own limit.
+pub const INLINE_BYTES_PER_BODY_MAX: usize = 1 << 20;
 
-impl<'a> UpdateMessage<'a> {
+impl UpdateMessage {
     /// Encodes an update that has passed [`crate::check::updates`].
     ///
     /// Cost: one pass over the payloads, copying and summing each 32 KiB while it is in the cache.
-    pub fn new(place: Place, dkey: &Key, conditions: Conditions, akeys: &'a [AkeyUpdate]) -> UpdateMessage<'a> {
-        let mut layout =
-            BulkLayout::for_bytes(akeys.iter().flat_map(payloads).filter(|p| !inline(p)).map(<[u8]>::len).sum());
+    pub fn new(place: Place, dkey: &Key, conditions: Conditions, akeys: &[AkeyUpdate]) -> UpdateMessage {
+        let mut sizes = Vec::with_capacity(akeys.len());
+        for AkeyUpdate { value, .. } in akeys {
+            match value {
+                NewValue::Single(value) => sizes.push(value.len()),
+                NewValue::Array { extents, .. } => sizes.extend(extents.iter().map(|(_, payload)| payload.len())),
+            }
+        }
+        let mut layout = Layout::with_room_for(sizes.into_iter());
         let akeys = akeys.iter().map(|AkeyUpdate { akey, value }| {
             let value = match value {
-                NewValue::Single(value) => Value::Single { payload: layout.payload(value) },
-                NewValue::Array { record_bytes, extents } => Value::Array {
-                    record_bytes: *record_bytes,
-                    extents: extents
-                        .iter()
-                        .map(|(extent, payload)| ExtentWrite { extent: *extent, payload: layout.payload(payload) })
-                        .collect(),
-                },
+                NewValue::Single(value) => Value::Single { payload: layout.place(value) },
+                NewValue::Array { record_bytes, extents } => {
+                    let write = |(extent, payload): &(Extent, Bytes)| ExtentWrite {
+                        extent: *extent,
+                        payload: layout.place(payload),
+                    };
+                    Value::Array { record_bytes: *record_bytes, extents: extents.iter().map(write).collect() }
+                }
             };
             AkeyWrite { akey: akey.clone(), value }
         });
@@ -77,113 +75,76 @@ impl<'a> UpdateMessage<'a> {
     }
 
     /// Encodes a write of one extent of an array, from a borrowed slice of whole records.
-    pub fn of_extent(
-        place: Place,
-        dkey: &Key,
-        akey: &Key,
-        record_bytes: u32,
-        extent: Extent,
-        payload: &'a [u8],
-    ) -> Self {
-        let mut layout = BulkLayout::for_bytes(if inline(payload) { 0 } else { payload.len() });
-        let payload = layout.payload(payload);
-        let body = extent_request(place, dkey, akey, record_bytes, extent, payload);
-        UpdateMessage { body, bulk: layout.into_bulk() }
-    }
-
-    /// As [`UpdateMessage::of_extent`], from a buffer that is handed over: no copy, and no repeat
-    /// once it has been sent.
-    pub fn of_buffer(place: Place, dkey: &Key, akey: &Key, record_bytes: u32, extent: Extent, buffer: IoBuf) -> Self {
-        let checksums = checksum::of_chunks(&buffer);
-        let (payload, bulk) = if inline(&buffer) {
-            (Payload::Inline { bytes: wire::encoding::Bytes(buffer.to_vec()), checksums }, Bulk::None)
-        } else {
-            let bytes = u32_of(buffer.len());
-            (Payload::Bulk { offset: 0, bytes, checksums }, Bulk::Owned(Some(buffer)))
-        };
-        UpdateMessage { body: extent_request(place, dkey, akey, record_bytes, extent, payload), bulk }
-    }
-
-    /// The bulk data for one sending. `Err(Spent)` when it was handed over and is gone.
-    pub fn bulk(&mut self) -> Result<Option<IoBuf>, Spent> {
-        match &mut self.bulk {
-            Bulk::None => Ok(None),
-            Bulk::Parts { first, parts, bytes } => Ok(Some(first.take().unwrap_or_else(|| {
-                let mut again = IoBuf::with_capacity(*bytes);
-                parts.iter().for_each(|part| again.extend_from_slice(part));
-                again
-            }))),
-            Bulk::Owned(buffer) => buffer.take().map(Some).ok_or(Spent),
+    pub fn of_extent(place: Place, dkey: &Key, akey: &Key, record_bytes: u32, extent: Extent, payload: &[u8]) -> Self {
+        let mut layout = Layout::with_room_for([payload.len()].into_iter());
+        let payload = layout.place(payload);
+        UpdateMessage {
+            body: of_one_extent(place, dkey, akey, record_bytes, extent, payload),
+            bulk: layout.into_bulk(),
         }
+    }
+
+    /// As [`UpdateMessage::of_extent`], from a buffer that is handed over: not copied, so there is
+    /// nothing left to repeat it from.
+    pub fn of_buffer(place: Place, dkey: &Key, akey: &Key, record_bytes: u32, extent: Extent, buffer: IoBuf) -> Self {
+        if buffer.len() <= INLINE_BYTES_MAX {
+            return UpdateMessage::of_extent(place, dkey, akey, record_bytes, extent, &buffer);
+        }
+        let checksums = checksum::of_chunks(&buffer);
+        let payload = Payload::Bulk { offset: 0, bytes: u32_of(buffer.len()), checksums };
+        UpdateMessage { body: of_one_extent(place, dkey, akey, record_bytes, extent, payload), bulk: Some(buffer) }
     }
 }
 
-/// The bulk data of a message was handed over with its first sending.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Spent;
-
-fn extent_request(
-    place: Place,
-    dkey: &Key,
-    akey: &Key,
-    record_bytes: u32,
-    extent: Extent,
-    payload: Payload,
-) -> Vec<u8> {
+fn of_one_extent(place: Place, dkey: &Key, akey: &Key, record_bytes: u32, extent: Extent, payload: Payload) -> Vec<u8> {
     let value = Value::Array { record_bytes, extents: vec![ExtentWrite { extent, payload }] };
     let akeys = vec![AkeyWrite { akey: akey.clone(), value }];
     UpdateRequest { place, dkey: dkey.clone(), conditions: Conditions::None, akeys }.to_bytes()
-}
-
-fn inline(payload: &[u8]) -> bool {
-    payload.len() <= INLINE_BYTES_MAX
 }
 
 fn u32_of(bytes: usize) -> u32 {
     u32::try_from(bytes).expect("a request was checked to have at most 16 MiB of payload")
 }
 
-fn payloads(update: &AkeyUpdate) -> Box<dyn Iterator<Item = &[u8]> + '_> {
-    match &update.value {
-        NewValue::Single(value) => Box::new(std::iter::once(&value[..])),
-        NewValue::Array { extents, .. } => Box::new(extents.iter().map(|(_, payload)| &payload[..])),
-    }
+/// Payloads being laid out: small ones in the body, the others one after another in the bulk data.
+struct Layout {
+    inline_bytes: usize,
+    bulk: IoBuf,
 }
 
-/// Bulk data being laid out, one payload after another.
-struct BulkLayout<'a> {
-    buffer: IoBuf,
-    parts: Vec<&'a [u8]>,
-}
-
-impl<'a> BulkLayout<'a> {
-    fn for_bytes(bytes: usize) -> BulkLayout<'a> {
-        BulkLayout { buffer: IoBuf::with_capacity(bytes), parts: Vec::new() }
+impl Layout {
+    fn with_room_for(payloads: impl Iterator<Item = usize>) -> Layout {
+        let mut inline_bytes = 0;
+        let bulk = payloads.filter(|&bytes| !goes_inline(&mut inline_bytes, bytes)).sum();
+        Layout { inline_bytes: 0, bulk: IoBuf::with_capacity(bulk) }
     }
 
-    fn payload(&mut self, payload: &'a [u8]) -> Payload {
+    fn place(&mut self, payload: &[u8]) -> Payload {
         let mut checksums = Vec::with_capacity(checksum::chunk_count(payload.len()));
-        if inline(payload) {
+        if goes_inline(&mut self.inline_bytes, payload.len()) {
             checksums.extend(payload.chunks(CHECKSUM_CHUNK_BYTES).map(crc32c));
             return Payload::Inline { bytes: wire::encoding::Bytes(payload.to_vec()), checksums };
         }
-        let offset = u32_of(self.buffer.len());
+        let offset = u32_of(self.bulk.len());
         for chunk in payload.chunks(CHECKSUM_CHUNK_BYTES) {
-            let start = self.buffer.len();
-            self.buffer.extend_from_slice(chunk);
+            let start = self.bulk.len();
+            self.bulk.extend_from_slice(chunk);
             // Of the copy, so that the checksum promises what is sent even if the source changes.
-            checksums.push(crc32c(&self.buffer[start..]));
+            checksums.push(crc32c(&self.bulk[start..]));
         }
-        self.parts.push(payload);
         Payload::Bulk { offset, bytes: u32_of(payload.len()), checksums }
     }
 
-    fn into_bulk(self) -> Bulk<'a> {
-        match self.parts.is_empty() {
-            true => Bulk::None,
-            false => Bulk::Parts { bytes: self.buffer.len(), first: Some(self.buffer), parts: self.parts },
-        }
+    fn into_bulk(self) -> Option<IoBuf> {
+        (!self.bulk.is_empty()).then_some(self.bulk)
     }
+}
+
+/// Whether a payload travels in the body, of which `taken` bytes are payload already.
+fn goes_inline(taken: &mut usize, bytes: usize) -> bool {
+    let fits = bytes <= INLINE_BYTES_MAX && *taken + bytes <= INLINE_BYTES_PER_BODY_MAX;
+    *taken += if fits { bytes } else { 0 };
+    fits
 }
 
 #[cfg(test)]
@@ -204,9 +165,9 @@ mod tests {
             AkeyUpdate::single(Key::literal("b"), small.clone()),
             AkeyUpdate::array(Key::literal("c"), 1, vec![(Extent::new(9, 70_000), larger.clone().into())]),
         ];
-        let mut message = UpdateMessage::new(place(), &Key::literal("d"), Conditions::None, &akeys);
+        let message = UpdateMessage::new(place(), &Key::literal("d"), Conditions::None, &akeys);
         let request = UpdateRequest::from_bytes(&message.body).unwrap();
-        let bulk = message.bulk().unwrap().unwrap();
+        let bulk = message.bulk.unwrap();
         assert_eq!(bulk[..], [large.clone(), larger.clone()].concat()[..]);
 
         let payloads: Vec<&Payload> = request
@@ -228,22 +189,24 @@ mod tests {
     }
 
     #[test]
-    fn a_repeat_carries_the_same_bulk_data() {
-        let payload = vec![7; 10_000];
-        let extent = Extent::new(0, 10_000);
-        let mut message = UpdateMessage::of_extent(place(), &Key::from(1), &Key::literal("0"), 1, extent, &payload);
-        let first = message.bulk().unwrap().unwrap();
-        assert_eq!(message.bulk().unwrap().unwrap(), first);
-        assert_eq!(first[..], payload[..]);
+    fn many_small_payloads_do_not_overfill_the_body() {
+        let extents = (0..1024u64).map(|i| (Extent::new(i * 4096, 4096), vec![i as u8; 4096].into())).collect();
+        let akeys = [AkeyUpdate::array(Key::literal("a"), 1, extents)];
+        let message = UpdateMessage::new(place(), &Key::literal("d"), Conditions::None, &akeys);
+        assert!(message.body.len() < INLINE_BYTES_PER_BODY_MAX + 1024 * 64);
+        assert_eq!(message.bulk.unwrap().len(), (1024 - 256) * 4096);
     }
 
     #[test]
-    fn a_buffer_handed_over_is_sent_once_and_not_copied() {
+    fn a_buffer_handed_over_is_not_copied() {
         let buffer = IoBuf::from_slice(&[7; 10_000]);
         let address = buffer.as_ptr();
         let extent = Extent::new(0, 10_000);
-        let mut message = UpdateMessage::of_buffer(place(), &Key::from(1), &Key::literal("0"), 1, extent, buffer);
-        assert_eq!(message.bulk().unwrap().unwrap().as_ptr(), address);
-        assert_eq!(message.bulk(), Err(Spent));
+        let message = UpdateMessage::of_buffer(place(), &Key::from(1), &Key::literal("0"), 1, extent, buffer);
+        assert_eq!(message.bulk.unwrap().as_ptr(), address);
+        let small = IoBuf::from_slice(&[7; 100]);
+        let message =
+            UpdateMessage::of_buffer(place(), &Key::from(1), &Key::literal("0"), 1, Extent::new(0, 100), small);
+        assert!(message.bulk.is_none());
     }
 }

@@ -1,0 +1,126 @@
+//! One operation: the same request, tried until it is answered or its time is up.
+
+use std::time::Duration;
+
+use ::object::retry::{self, Failure, Next};
+use ::object::update::UpdateMessage;
+use net::{CallError, Reply};
+use rt::disk::IoBuf;
+use types::{Code, Error, Result};
+use wire::opcode::Repeat;
+use wire::{Opcode, Wire};
+
+use crate::link::{Link, Links};
+
+/// What one attempt sends.
+pub(crate) struct Outgoing {
+    pub(crate) body: Vec<u8>,
+    pub(crate) bulk: Option<IoBuf>,
+}
+
+impl From<UpdateMessage> for Outgoing {
+    fn from(message: UpdateMessage) -> Outgoing {
+        Outgoing { body: message.body, bulk: message.bulk }
+    }
+}
+
+impl Outgoing {
+    pub(crate) fn message(message: &impl Wire) -> Outgoing {
+        Outgoing { body: message.to_bytes(), bulk: None }
+    }
+}
+
+/// What to do after a failed attempt, its pause being over.
+#[derive(Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Again {
+    SameMap,
+    NewMap,
+}
+
+/// An operation under way: its number, its time, and what has happened to it so far.
+pub(crate) struct Operation {
+    opcode: Opcode,
+    sequence: u64,
+    started: rt::Instant,
+    deadline: rt::Instant,
+    /// Failures so far.
+    failures: u32,
+    /// Some attempt may have taken effect.
+    unknown: bool,
+}
+
+impl Operation {
+    pub(crate) fn new(links: &Links, opcode: Opcode, time: Duration) -> Operation {
+        let started = rt::now();
+        let sequence = links.next_sequence();
+        Operation { opcode, sequence, started, deadline: started + time, failures: 0, unknown: false }
+    }
+
+    fn left(&self) -> Duration {
+        self.deadline - rt::now()
+    }
+
+    /// Sends once and waits for the answer, or for this attempt's share of the time.
+    pub(crate) async fn attempt(&self, link: &Link, out: Outgoing) -> Result<Reply, Failure> {
+        let limit = retry::attempt_limit(self.left());
+        let (connection, generation) = link.connection(limit).await.map_err(failure_of)?;
+        let answer = connection.call(self.opcode, self.sequence, out.body, out.bulk, limit).await;
+        answer.map_err(|error| {
+            // After a silence the link itself is in doubt; on a broken one there is no doubt.
+            if matches!(error, CallError::Lost { .. } | CallError::TimedOut { .. } | CallError::Protocol { .. }) {
+                link.forget(generation);
+            }
+            failure_of(error)
+        })
+    }
+
+    /// Judges a failure: pauses and says how to go on, or gives the error to report.
+    pub(crate) async fn after(&mut self, failure: Failure) -> Result<Again> {
+        self.unknown |= failure.is_unknown() && self.opcode.repeat() == Repeat::Once;
+        let next = retry::next(&failure, self.failures, self.left(), rt::random_u64());
+        self.failures += 1;
+        let (again, pause) = match next {
+            Next::Retry { after } => (Again::SameMap, after),
+            Next::Refresh { after } => (Again::NewMap, after),
+            Next::Fail => return Err(self.give_up(failure)),
+        };
+        tracing::debug!(
+            opcode = self.opcode.name(),
+            sequence = self.sequence,
+            attempt = self.failures,
+            ?pause,
+            error = %failure.error(),
+            "trying again"
+        );
+        if !pause.is_zero() {
+            rt::sleep(pause).await;
+        }
+        Ok(again)
+    }
+
+    /// The error of an operation that ends here.
+    pub(crate) fn give_up(&self, failure: Failure) -> Error {
+        // A final refusal is an answer to this very request, whichever attempt brought it.
+        let answered =
+            matches!(&failure, Failure::Refused(error) if !error.is_transient() && error.code != Code::Stale);
+        let attempts = if answered { 1 } else { self.failures.max(1) };
+        retry::give_up(failure, attempts, self.started.elapsed(), self.unknown && !answered)
+    }
+}
+
+fn failure_of(error: CallError) -> Failure {
+    match error {
+        CallError::Unreachable { .. } => Failure::Unreachable(error.into()),
+        CallError::Lost { .. } | CallError::TimedOut { .. } => Failure::Lost(error.into()),
+        CallError::Refused(error) => Failure::Refused(error),
+        CallError::Protocol { .. } => Failure::Broken(error.into()),
+    }
+}
+
+/// Decodes an answer.
+pub(crate) fn decode<R: Wire>(opcode: Opcode, reply: &Reply) -> Result<R> {
+    R::from_bytes(&reply.body).map_err(|error| {
+        Error::new(Code::Protocol, format!("the answer to {} is not one: {error}", opcode.name()))
+            .remedy("use a client and a server of the same release")
+    })
+}

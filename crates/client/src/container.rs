@@ -1,0 +1,288 @@
+//! A container: properties, attributes, snapshots, and the way to its objects.
+
+use std::collections::BTreeSet;
+use std::sync::Arc;
+
+use ::object::ArrayShape;
+use ::object::retry;
+use bytes::Bytes;
+use futures_util::{StreamExt, TryStreamExt, stream};
+use types::{Code, ContainerId, Epoch, Error, ObjectClass, ObjectId, ObjectType, Result};
+use wire::Opcode;
+use wire::control::{self, ContainerInfo, ObjectIdRange, SnapshotInfo};
+use wire::data::{LIST_ENTRIES_MAX, ListObjectsRequest, ListObjectsResponse};
+
+use crate::call::{Outgoing, decode};
+use crate::ids::IdRange;
+use crate::{Array, IN_FLIGHT_MAX, Kv, Object, Pool};
+
+/// An open container, as it is now or as it was at an epoch.
+#[derive(Clone)]
+pub struct Container {
+    inner: Arc<Inner>,
+    view: View,
+}
+
+struct Inner {
+    pool: Pool,
+    id: ContainerId,
+    label: String,
+    /// For objects whose class nobody chose.
+    class: Option<ObjectClass>,
+    ids: IdRange,
+}
+
+/// When a handle looks.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum View {
+    Latest,
+    At(Epoch),
+}
+
+impl Container {
+    pub(crate) fn new(pool: Pool, info: ContainerInfo) -> Container {
+        let class = info.properties.iter().find(|(name, _)| name == "oclass").and_then(|(_, text)| text.parse().ok());
+        let label = if info.label.is_empty() { info.id.to_string() } else { info.label };
+        let inner = Inner { pool, id: info.id, label, class, ids: IdRange::default() };
+        Container { inner: Arc::new(inner), view: View::Latest }
+    }
+
+    pub fn id(&self) -> ContainerId {
+        self.inner.id
+    }
+
+    /// The label it had when it was opened; its id if it had none.
+    pub fn label(&self) -> &str {
+        &self.inner.label
+    }
+
+    pub fn pool(&self) -> &Pool {
+        &self.inner.pool
+    }
+
+    pub async fn info(&self) -> Result<ContainerInfo> {
+        self.control(Opcode::ContainerQuery, &self.name()).await
+    }
+
+    /// Every property, set or by default.
+    pub async fn properties(&self) -> Result<Vec<(String, String)>> {
+        let properties: control::Properties = self.control(Opcode::ContainerGetProperties, &self.name()).await?;
+        Ok(properties.values)
+    }
+
+    /// # Errors
+    /// `Invalid`: an unknown property or a bad value; `NoPermission`: one that is fixed.
+    pub async fn set_properties(&self, properties: Vec<(String, String)>) -> Result<()> {
+        let control::ContainerName { pool, container } = self.name();
+        let request = control::ContainerSetProperties { pool, container, properties };
+        self.control(Opcode::ContainerSetProperties, &request).await
+    }
+
+    /// Values of the user attributes named; of all when none is.
+    ///
+    /// # Errors
+    /// `NotFound`: one named is not there.
+    pub async fn attributes(&self, names: &[&str]) -> Result<Vec<(String, Bytes)>> {
+        let found: control::Attributes =
+            self.control(Opcode::ContainerGetAttributes, &self.attribute_request(names)).await?;
+        Ok(found.attributes.into_iter().map(|(name, value)| (name, value.0.into())).collect())
+    }
+
+    pub async fn set_attributes(&self, attributes: Vec<(String, Bytes)>) -> Result<()> {
+        let control::ContainerName { pool, container } = self.name();
+        let bytes = |(name, value): (String, Bytes)| (name, wire::encoding::Bytes(value.to_vec()));
+        let request =
+            control::SetAttributes { pool, container, attributes: attributes.into_iter().map(bytes).collect() };
+        self.control(Opcode::ContainerSetAttributes, &request).await
+    }
+
+    pub async fn attribute_names(&self) -> Result<Vec<String>> {
+        let found: control::Attributes = self.control(Opcode::ContainerListAttributes, &self.name()).await?;
+        Ok(found.attributes.into_iter().map(|(name, _)| name).collect())
+    }
+
+    pub async fn delete_attributes(&self, names: &[&str]) -> Result<()> {
+        self.control(Opcode::ContainerDeleteAttributes, &self.attribute_request(names)).await
+    }
+
+    /// Keeps the container as it is now, under an epoch and, if you like, a name.
+    ///
+    /// # Errors
+    /// `Exists`: a snapshot has this name.
+    pub async fn create_snapshot(&self, name: Option<&str>) -> Result<SnapshotInfo> {
+        let control::ContainerName { pool, container } = self.name();
+        let request = control::SnapshotCreate { pool, container, name: name.unwrap_or_default().into() };
+        self.control(Opcode::SnapshotCreate, &request).await
+    }
+
+    /// Snapshots, oldest first.
+    pub async fn snapshots(&self) -> Result<Vec<SnapshotInfo>> {
+        let list: control::SnapshotList = self.control(Opcode::SnapshotList, &self.name()).await?;
+        Ok(list.snapshots)
+    }
+
+    /// Lets a snapshot go. `snapshot`: a name, or an epoch as text.
+    ///
+    /// # Errors
+    /// `NotFound`.
+    pub async fn destroy_snapshot(&self, snapshot: &str) -> Result<()> {
+        let control::ContainerName { pool, container } = self.name();
+        let request = control::SnapshotDestroy { pool, container, snapshot: snapshot.into() };
+        self.control(Opcode::SnapshotDestroy, &request).await
+    }
+
+    /// The container as it was at `epoch`, to read only. Stays readable while a snapshot keeps it.
+    pub fn at(&self, epoch: Epoch) -> Container {
+        Container { inner: self.inner.clone(), view: View::At(epoch) }
+    }
+
+    /// The container as a snapshot keeps it, to read only. `snapshot`: a name, or an epoch as text.
+    ///
+    /// # Errors
+    /// `NotFound`, with the names there are.
+    pub async fn at_snapshot(&self, snapshot: &str) -> Result<Container> {
+        let snapshots = self.snapshots().await?;
+        let epoch = snapshot.parse::<Epoch>().ok();
+        let named = snapshots.iter().find(|found| found.name == snapshot && !snapshot.is_empty());
+        match named.or_else(|| snapshots.iter().find(|found| Some(found.epoch) == epoch)) {
+            Some(found) => Ok(self.at(found.epoch)),
+            None => {
+                let names =
+                    snapshots.iter().map(|s| if s.name.is_empty() { s.epoch.to_string() } else { s.name.clone() });
+                let remedy = match names.collect::<Vec<_>>().join(", ") {
+                    none if none.is_empty() => "it has no snapshots".to_string(),
+                    some => format!("it has {some}"),
+                };
+                let text = format!("container '{}' has no snapshot '{snapshot}'", self.label());
+                Err(Error::new(Code::NotFound, text).remedy(remedy))
+            }
+        }
+    }
+
+    /// The epoch this handle reads at; `None`: the latest.
+    pub fn epoch(&self) -> Option<Epoch> {
+        match self.view {
+            View::Latest => None,
+            View::At(epoch) => Some(epoch),
+        }
+    }
+
+    /// A range of `count` object ids that nobody else gets.
+    pub async fn allocate_ids(&self, count: u64) -> Result<ObjectIdRange> {
+        let control::ContainerName { pool, container } = self.name();
+        self.control(Opcode::AllocateObjectIds, &control::AllocateObjectIds { pool, container, count }).await
+    }
+
+    /// A new object's id. Without a class the container's `oclass` is taken, or else all targets
+    /// (`SX`) for arrays and key-value stores and one (`S1`) for the rest.
+    ///
+    /// # Errors
+    /// `Invalid` or `NotSupported`: the pool cannot hold objects of this class.
+    pub async fn new_object(&self, kind: ObjectType, class: Option<ObjectClass>) -> Result<ObjectId> {
+        self.writable()?;
+        let class = class.or(self.inner.class).unwrap_or_else(|| default_class(kind));
+        let oid = ObjectId::new(kind, class, 0, self.inner.ids.next(self).await?);
+        self.inner.pool.view().placement.place(oid).map_err(place_error)?;
+        Ok(oid)
+    }
+
+    pub fn object(&self, oid: ObjectId) -> Object {
+        Object::new(self.clone(), oid)
+    }
+
+    pub fn kv(&self, oid: ObjectId) -> Kv {
+        Kv::new(self.object(oid))
+    }
+
+    pub fn array(&self, oid: ObjectId, shape: ArrayShape) -> Array {
+        Array::new(self.object(oid), shape)
+    }
+
+    /// Every object with data, in order of their ids.
+    ///
+    /// Cost: a walk over every target's list; the result is held in memory.
+    pub async fn list_objects(&self) -> Result<Vec<ObjectId>> {
+        let targets = self.inner.pool.view().targets.len();
+        let of_target = |position| async move { self.list_objects_on(position).await };
+        let lists: Vec<BTreeSet<ObjectId>> =
+            stream::iter(0..targets).map(of_target).buffered(IN_FLIGHT_MAX).try_collect().await?;
+        Ok(lists.into_iter().flatten().collect::<BTreeSet<_>>().into_iter().collect())
+    }
+
+    async fn list_objects_on(&self, position: usize) -> Result<BTreeSet<ObjectId>> {
+        let mut objects = BTreeSet::new();
+        let mut after = None;
+        loop {
+            let request =
+                ListObjectsRequest { container: self.id(), at: self.read_epoch(), after, limit: LIST_ENTRIES_MAX };
+            let reply =
+                self.inner.pool.call(Opcode::ListObjects, &mut |_| Ok((position, Outgoing::message(&request)))).await;
+            let page: ListObjectsResponse =
+                self.located(reply.and_then(|reply| decode(Opcode::ListObjects, &reply)))?;
+            after = page.objects.last().copied().or(after);
+            let found_any = !page.objects.is_empty();
+            objects.extend(page.objects.into_iter().map(|(_, oid)| oid));
+            if !page.more || !found_any {
+                return Ok(objects);
+            }
+        }
+    }
+
+    /// The epoch in requests.
+    pub(crate) fn read_epoch(&self) -> Epoch {
+        self.epoch().unwrap_or(Epoch::MAX)
+    }
+
+    /// # Errors
+    /// `NoPermission` on a view of the past.
+    pub(crate) fn writable(&self) -> Result<()> {
+        match self.view {
+            View::Latest => Ok(()),
+            View::At(epoch) => Err(Error::new(
+                Code::NoPermission,
+                format!("container '{}' is open as it was at {epoch}, which cannot change", self.label()),
+            )
+            .remedy("open the container itself to write")),
+        }
+    }
+
+    fn name(&self) -> control::ContainerName {
+        control::ContainerName { pool: self.inner.pool.name(), container: self.inner.id.to_string() }
+    }
+
+    fn attribute_request(&self, names: &[&str]) -> control::AttributeNames {
+        let control::ContainerName { pool, container } = self.name();
+        control::AttributeNames { pool, container, names: names.iter().map(|name| name.to_string()).collect() }
+    }
+
+    async fn control<R: wire::Wire>(&self, opcode: Opcode, request: &(impl wire::Wire + Sync)) -> Result<R> {
+        self.located(self.inner.pool.system().control(opcode, request).await)
+    }
+
+    fn located<T>(&self, result: Result<T>) -> Result<T> {
+        retry::located(result, self.label(), || {
+            format!("container '{}' of pool '{}'", self.label(), self.inner.pool.label())
+        })
+    }
+}
+
+fn default_class(kind: ObjectType) -> ObjectClass {
+    match kind {
+        ObjectType::Array
+        | ObjectType::ArrayAttr
+        | ObjectType::ArrayByte
+        | ObjectType::KvHashed
+        | ObjectType::KvUint64
+        | ObjectType::KvLexical => ObjectClass::SX,
+        _ => ObjectClass::S1,
+    }
+}
+
+/// A class that cannot be placed, as its user sees it.
+pub(crate) fn place_error(error: placement::PlaceError) -> Error {
+    let code = match error {
+        placement::PlaceError::NoClass { .. } | placement::PlaceError::TooFewDomains { .. } => Code::Invalid,
+        placement::PlaceError::Unsupported { .. } => Code::NotSupported,
+    };
+    Error::new(code, error.to_string()).remedy("use a class without redundancy, such as S1 or SX")
+}

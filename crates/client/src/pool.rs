@@ -1,0 +1,224 @@
+//! A pool: its map, its targets, its containers.
+
+use std::sync::{Arc, Mutex};
+
+use ::object::retry::{self, Failure};
+use net::{Address, Reply};
+use placement::{Layout as Placement, PoolMap, Target};
+use types::{Code, Error, Layout, PoolId, Rank, Result, TargetIndex};
+use wire::Opcode;
+use wire::control::{self, ContainerInfo, PoolInfo};
+
+use crate::call::{Again, Operation, Outgoing};
+use crate::link::Link;
+use crate::{Container, System};
+
+/// What a container is to be.
+#[derive(Clone, Debug, Default)]
+pub struct ContainerSpec {
+    pub label: Option<String>,
+    pub layout: Layout,
+    pub properties: Vec<(String, String)>,
+    pub attributes: Vec<(String, bytes::Bytes)>,
+}
+
+impl ContainerSpec {
+    /// A container called `label`, with defaults for the rest.
+    pub fn labelled(label: &str) -> ContainerSpec {
+        ContainerSpec { label: Some(label.into()), ..ContainerSpec::default() }
+    }
+}
+
+/// An open pool.
+#[derive(Clone)]
+pub struct Pool {
+    inner: Arc<Inner>,
+}
+
+struct Inner {
+    system: System,
+    id: PoolId,
+    label: String,
+    view: Mutex<Arc<View>>,
+    /// Held by the one who fetches a newer map.
+    refreshing: tokio::sync::Mutex<()>,
+}
+
+/// One version of the pool map, ready for use.
+pub(crate) struct View {
+    pub(crate) version: u32,
+    pub(crate) placement: Placement,
+    /// By position in the map.
+    pub(crate) targets: Vec<TargetView>,
+}
+
+pub(crate) struct TargetView {
+    pub(crate) rank: Rank,
+    pub(crate) index: TargetIndex,
+    up: bool,
+    link: Arc<Link>,
+}
+
+impl Pool {
+    pub(crate) fn new(system: System, map: control::PoolMap) -> Result<Pool> {
+        let (id, label) = (map.id, map.label.clone());
+        let view = Mutex::new(Arc::new(View::new(&system, map)?));
+        Ok(Pool { inner: Arc::new(Inner { system, id, label, view, refreshing: tokio::sync::Mutex::new(()) }) })
+    }
+
+    pub fn id(&self) -> PoolId {
+        self.inner.id
+    }
+
+    /// The label it had when it was opened.
+    pub fn label(&self) -> &str {
+        &self.inner.label
+    }
+
+    pub fn system(&self) -> &System {
+        &self.inner.system
+    }
+
+    /// State and space.
+    pub async fn info(&self) -> Result<PoolInfo> {
+        self.located(self.inner.system.pool_info(&self.name()).await)
+    }
+
+    pub async fn containers(&self) -> Result<Vec<ContainerInfo>> {
+        let list: control::ContainerList =
+            self.control(Opcode::ContainerList, &control::PoolName { pool: self.name() }).await?;
+        Ok(list.containers)
+    }
+
+    /// # Errors
+    /// `Exists`: a container has this label. `Invalid`: label, properties or attributes.
+    pub async fn create_container(&self, spec: ContainerSpec) -> Result<ContainerInfo> {
+        let attribute = |(name, value): (String, bytes::Bytes)| (name, wire::encoding::Bytes(value.to_vec()));
+        let request = control::ContainerCreate {
+            pool: self.name(),
+            label: spec.label.unwrap_or_default(),
+            layout: spec.layout,
+            properties: spec.properties,
+            attributes: spec.attributes.into_iter().map(attribute).collect(),
+        };
+        self.control(Opcode::ContainerCreate, &request).await
+    }
+
+    /// Removes a container and its data. `name`: label or UUID.
+    ///
+    /// # Errors
+    /// `NotFound`.
+    pub async fn destroy_container(&self, name: &str) -> Result<()> {
+        let request = control::ContainerDestroy { pool: self.name(), container: name.into() };
+        self.control(Opcode::ContainerDestroy, &request).await
+    }
+
+    /// Opens a container. `name`: label or UUID.
+    ///
+    /// # Errors
+    /// `NotFound`.
+    pub async fn container(&self, name: &str) -> Result<Container> {
+        let request = control::ContainerName { pool: self.name(), container: name.into() };
+        let info: ContainerInfo = self.control(Opcode::ContainerQuery, &request).await?;
+        Ok(Container::new(self.clone(), info))
+    }
+
+    /// The pool in requests: its id, which a change of label does not touch.
+    pub(crate) fn name(&self) -> String {
+        self.inner.id.to_string()
+    }
+
+    pub(crate) async fn control<R: wire::Wire>(&self, opcode: Opcode, request: &(impl wire::Wire + Sync)) -> Result<R> {
+        self.located(self.inner.system.control(opcode, request).await)
+    }
+
+    fn located<T>(&self, result: Result<T>) -> Result<T> {
+        retry::located(result, &self.inner.label, || format!("pool '{}'", self.inner.label))
+    }
+
+    pub(crate) fn view(&self) -> Arc<View> {
+        self.inner.view.lock().expect("nothing panics while it holds the pool map").clone()
+    }
+
+    /// Asks one target. `route` says which (by position) and what, by the pool map in use; it is
+    /// asked again for every attempt.
+    pub(crate) async fn call(
+        &self,
+        opcode: Opcode,
+        route: &mut (dyn FnMut(&Arc<View>) -> Result<(usize, Outgoing)> + Send),
+    ) -> Result<Reply> {
+        let mut operation = Operation::new(self.inner.system.links(), opcode, self.inner.system.deadline());
+        let mut last: Option<Failure> = None;
+        loop {
+            let view = self.view();
+            let (position, out) = match (route(&view), last.take()) {
+                (Ok(routed), _) => routed,
+                (Err(_), Some(failure)) => return Err(operation.give_up(failure)),
+                (Err(error), None) => return Err(error),
+            };
+            let target = &view.targets[position];
+            let failure = if target.up {
+                match operation.attempt(&target.link, out).await {
+                    Ok(reply) => return Ok(reply),
+                    Err(failure) => failure,
+                }
+            } else {
+                Failure::Refused(target.down())
+            };
+            let again = operation.after(failure.clone()).await?;
+            if again == Again::NewMap || !target.up {
+                self.refresh(view.version).await;
+            }
+            last = Some(failure);
+        }
+    }
+
+    /// Fetches the pool map, unless somebody has got one newer than `known` meanwhile. A failure
+    /// is the next attempt's to meet.
+    async fn refresh(&self, known: u32) {
+        let _refreshing = self.inner.refreshing.lock().await;
+        if self.view().version > known {
+            return;
+        }
+        let fetched = async {
+            let name = control::PoolName { pool: self.name() };
+            let map: control::PoolMap = self.inner.system.control(Opcode::PoolConnect, &name).await?;
+            View::new(&self.inner.system, map)
+        };
+        match fetched.await {
+            Ok(view) => *self.inner.view.lock().expect("nothing panics while it holds the pool map") = Arc::new(view),
+            Err(error) => tracing::warn!(pool = self.inner.label, %error, "the pool map could not be fetched"),
+        }
+    }
+}
+
+impl View {
+    fn new(system: &System, map: control::PoolMap) -> Result<View> {
+        let bad = |what: String| {
+            Error::new(Code::Protocol, format!("pool '{}': {what}", map.label)).remedy("check the server's addresses")
+        };
+        let target =
+            |entry: &control::TargetEntry| Target { rank: entry.rank, index: entry.index, weight: 1, up: entry.up };
+        let pool_map = PoolMap::new(map.version, map.targets.iter().map(target).collect());
+        let placement = Placement::new(pool_map.map_err(|error| bad(error.to_string()))?);
+        let mut targets = Vec::with_capacity(map.targets.len());
+        for control::TargetEntry { rank, index, address, up } in &map.targets {
+            let address: Address = address.parse().map_err(|error: net::AddressError| bad(error.to_string()))?;
+            let link = system.links().target(&address, index.0);
+            targets.push(TargetView { rank: *rank, index: *index, up: *up, link });
+        }
+        Ok(View { version: map.version, placement, targets })
+    }
+}
+
+impl TargetView {
+    /// Whether requests to it stay in this process.
+    pub(crate) fn is_local(&self) -> bool {
+        matches!(self.link.address(), Address::Mem(_))
+    }
+
+    fn down(&self) -> Error {
+        Error::new(Code::Unreachable, format!("target {} of server {} is down", self.index, self.rank))
+            .remedy("see `dmg system query`, and start the server again")
+    }
+}

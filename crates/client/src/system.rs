@@ -1,0 +1,174 @@
+//! A system: what is asked of its control service.
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::time::Duration;
+
+use ::object::retry::Failure;
+use net::{Address, Caller};
+use types::{Code, Error, Result, SessionId};
+use wire::control::{
+    PoolCreate, PoolDestroy, PoolInfo, PoolList, PoolMap, PoolName, PoolSetProperties, Properties, StorageInfo,
+    SystemInfo,
+};
+use wire::{Opcode, Wire};
+
+use crate::Pool;
+use crate::call::{Operation, Outgoing, decode};
+use crate::link::Links;
+
+/// How long [`System::connect`] looks for a server: one that is just starting is found, and a wrong
+/// address is not waited for.
+const CONNECT_MAX: Duration = Duration::from_secs(3);
+
+/// How a client behaves.
+#[derive(Clone, Debug)]
+pub struct SystemOptions {
+    /// Name of the system meant, so that a wrong address is noticed.
+    pub system: String,
+    /// The time one operation may take, repeats included.
+    pub deadline: Duration,
+}
+
+impl Default for SystemOptions {
+    fn default() -> SystemOptions {
+        SystemOptions { system: "daos_server".into(), deadline: Duration::from_secs(30) }
+    }
+}
+
+/// A connection to a system of servers.
+#[derive(Clone)]
+pub struct System {
+    inner: Arc<Inner>,
+}
+
+struct Inner {
+    addresses: Vec<Address>,
+    /// The address that answered last.
+    preferred: AtomicUsize,
+    options: SystemOptions,
+    links: Links,
+}
+
+impl System {
+    /// Connects to the first of `addresses` that answers.
+    ///
+    /// # Errors
+    /// `Unreachable`: none answers within 3 s. `Invalid`: no address. What a server says when it is
+    /// of another system or release.
+    pub async fn connect(addresses: &[Address], options: SystemOptions) -> Result<System> {
+        if addresses.is_empty() {
+            return Err(Error::new(Code::Invalid, "no server address given")
+                .remedy("give one, such as localhost:10001 or unix:///path/to/socket"));
+        }
+        let session = SessionId(rt::random_u64());
+        let caller = Caller { session, system: options.system.clone(), clock: rt::Hlc::new() };
+        let time = options.deadline.min(CONNECT_MAX);
+        let (addresses, links) = (addresses.to_vec(), Links::new(caller));
+        let system = System { inner: Arc::new(Inner { addresses, preferred: AtomicUsize::new(0), options, links }) };
+        system.control_within::<SystemInfo>(Opcode::SystemQuery, &(), time).await?;
+        Ok(system)
+    }
+
+    /// Members of the system.
+    pub async fn info(&self) -> Result<SystemInfo> {
+        self.control(Opcode::SystemQuery, &()).await
+    }
+
+    /// Devices and targets of the servers.
+    pub async fn storage(&self) -> Result<StorageInfo> {
+        self.control(Opcode::StorageQuery, &()).await
+    }
+
+    /// Makes a pool: reserves `bytes` in all, spread evenly over the targets.
+    ///
+    /// # Errors
+    /// `Exists`: a pool has this label. `NoSpace`: more than is free. `Invalid`: label or properties.
+    pub async fn create_pool(&self, label: &str, bytes: u64, properties: Vec<(String, String)>) -> Result<PoolInfo> {
+        self.control(Opcode::PoolCreate, &PoolCreate { label: label.into(), bytes, properties }).await
+    }
+
+    /// All pools.
+    pub async fn pools(&self) -> Result<Vec<PoolInfo>> {
+        let list: PoolList = self.control(Opcode::PoolList, &()).await?;
+        Ok(list.pools)
+    }
+
+    /// One pool's state and space. `name`: label or UUID, here and below.
+    ///
+    /// # Errors
+    /// `NotFound`.
+    pub async fn pool_info(&self, name: &str) -> Result<PoolInfo> {
+        self.control(Opcode::PoolQuery, &pool_name(name)).await
+    }
+
+    /// Frees a pool's space. `recursive`: also when it has containers.
+    ///
+    /// # Errors
+    /// `NotFound`; `Busy`: it has containers.
+    pub async fn destroy_pool(&self, name: &str, recursive: bool) -> Result<()> {
+        self.control(Opcode::PoolDestroy, &PoolDestroy { pool: name.into(), recursive }).await
+    }
+
+    /// Every property of a pool, set or by default.
+    pub async fn pool_properties(&self, name: &str) -> Result<Vec<(String, String)>> {
+        let properties: Properties = self.control(Opcode::PoolGetProperties, &pool_name(name)).await?;
+        Ok(properties.values)
+    }
+
+    /// Changes properties of a pool.
+    ///
+    /// # Errors
+    /// `NotFound`; `Invalid`: an unknown property or a bad value; `NoPermission`: one that is fixed.
+    pub async fn set_pool_properties(&self, name: &str, properties: Vec<(String, String)>) -> Result<()> {
+        self.control(Opcode::PoolSetProperties, &PoolSetProperties { pool: name.into(), properties }).await
+    }
+
+    /// Opens a pool.
+    ///
+    /// # Errors
+    /// `NotFound`.
+    pub async fn pool(&self, name: &str) -> Result<Pool> {
+        let map: PoolMap = self.control(Opcode::PoolConnect, &pool_name(name)).await?;
+        Pool::new(self.clone(), map)
+    }
+
+    pub(crate) fn links(&self) -> &Links {
+        &self.inner.links
+    }
+
+    /// The time one operation may take.
+    pub(crate) fn deadline(&self) -> Duration {
+        self.inner.options.deadline
+    }
+
+    /// Asks the control service.
+    pub(crate) async fn control<R: Wire>(&self, opcode: Opcode, request: &(impl Wire + Sync)) -> Result<R> {
+        self.control_within(opcode, request, self.deadline()).await
+    }
+
+    async fn control_within<R: Wire>(&self, opcode: Opcode, request: &(impl Wire + Sync), time: Duration) -> Result<R> {
+        let body = request.to_bytes();
+        let mut operation = Operation::new(&self.inner.links, opcode, time);
+        loop {
+            let preferred = self.inner.preferred.load(Ordering::Relaxed);
+            let link = self.inner.links.control(&self.inner.addresses[preferred % self.inner.addresses.len()]);
+            let failure = match operation.attempt(&link, Outgoing { body: body.clone(), bulk: None }).await {
+                Ok(reply) => return decode(opcode, &reply),
+                // Here a thing in use is an answer (a pool with containers), not a crowd to wait out.
+                Err(Failure::Refused(error)) if error.code == Code::Busy => return Err(error),
+                Err(failure) => failure,
+            };
+            if !matches!(failure, Failure::Refused(_)) {
+                // Only if nobody else has moved on already.
+                let next = preferred.wrapping_add(1);
+                let _ = self.inner.preferred.compare_exchange(preferred, next, Ordering::Relaxed, Ordering::Relaxed);
+            }
+            operation.after(failure).await?;
+        }
+    }
+}
+
+fn pool_name(name: &str) -> PoolName {
+    PoolName { pool: name.into() }
+}
