@@ -52,8 +52,7 @@ fn main() {
         }
         let address = bound.await.unwrap();
         let caller = Caller { session: SessionId(1), system: "bench".into(), clock: rt::Hlc::new() };
-        let connection =
-            Connection::open(&address, Service::Control, &caller, Duration::from_secs(5)).await.unwrap();
+        let connection = Connection::open(&address, Service::Control, &caller, Duration::from_secs(5)).await.unwrap();
         let done = Arc::new(AtomicU64::new(0));
         let began = rt::now();
         let end = began + Duration::from_secs_f64(seconds);

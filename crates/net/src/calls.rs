@@ -245,7 +245,7 @@ impl Table {
             self.slots.remove(index);
         } else {
             if matches!(slot.state, State::Waiting(_)) {
-                slot.due = slot.due + OVERDUE_MAX;
+                slot.due += OVERDUE_MAX;
             }
             slot.state = State::Abandoned;
         }

@@ -36,7 +36,7 @@ mod server;
 pub use address::{Address, AddressError};
 pub use call_error::CallError;
 pub use connection::{Caller, Connection};
-pub use listener::{BindError, Incoming, Listener};
+pub use listener::{BindError, HALF_OPEN_MAX, HELLO_TIMEOUT, Incoming, LINKS_MAX, Listener};
 pub use metrics::METRICS;
 pub use polling::{SPIN_WINDOW, set_spin};
 pub use request::{Limits, Reply, Request};
