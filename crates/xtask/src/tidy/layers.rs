@@ -25,8 +25,8 @@ pub struct Layers {
     pub outside_world: Vec<String>,
     /// Crate name to module rows, low to high.
     modules: BTreeMap<String, Vec<Vec<String>>>,
-    /// Crate name to the names of its golden files.
-    pub golden: BTreeMap<String, Vec<String>>,
+    /// Format or message to the test of its golden bytes, as `path::function`.
+    pub golden: BTreeMap<String, String>,
 }
 
 const FILE: &str = "layers.toml";
@@ -43,6 +43,10 @@ impl Layers {
             section(name)?.iter().map(|(key, value)| Ok((key.clone(), strings(value)?))).collect()
         };
         let modules = section("modules")?.iter().map(|(key, value)| Ok((key.clone(), lists(value)?)));
+        let golden = section("golden")?.iter().map(|(format, place)| {
+            let place = place.as_str().with_context(|| format!("[golden] {format}: path::test is expected"))?;
+            Ok((format.clone(), place.to_owned()))
+        });
         Ok(Layers {
             row: row.collect(),
             edges: names_by_key("edges")?,
@@ -51,7 +55,7 @@ impl Layers {
             unsafe_crates: strings(section("unsafe")?.get("crates").context("[unsafe] has no `crates`")?)?,
             outside_world: section("outside-world")?.keys().cloned().collect(),
             modules: modules.collect::<Result<_>>()?,
-            golden: names_by_key("golden")?,
+            golden: golden.collect::<Result<_>>()?,
         })
     }
 

@@ -64,33 +64,16 @@ fn join(directory: &str, file: &str) -> String {
     parts.join("/")
 }
 
-/// Every format listed in layers.toml has golden bytes, every golden file is listed, and a source of
-/// its crate names it.
+/// Every format listed in layers.toml has the test that compares its bytes.
 fn check_golden(tree: &Tree, layers: &Layers, findings: &mut Vec<Finding>) {
-    let line = |name: &str| {
-        let text = tree.texts.iter().find(|(path, _)| path == "layers.toml").map_or("", |(_, text)| text.as_str());
-        1 + text.lines().take_while(|line| !line.contains(&format!("\"{name}\""))).count()
-    };
-    for (crate_name, names) in &layers.golden {
-        for name in names {
-            let path = format!("crates/{crate_name}/golden/v1/{name}");
-            if !tree.has(&path) {
-                findings.push(Finding::fail("layers.toml", line(name), format!("no golden bytes at {path}")));
-            }
-        }
-    }
-    let texts = tree.texts.iter().map(|(path, _)| path);
-    for path in tree.binaries.iter().chain(texts).filter(|path| path.contains("/golden/")) {
-        let mut parts = path.split('/').skip(1);
-        let crate_name = parts.next().unwrap_or_default();
-        let name = path.rsplit('/').next().unwrap_or_default();
-        if !layers.golden.get(crate_name).is_some_and(|names| names.iter().any(|known| known == name)) {
-            let message = format!("golden bytes that [golden] {crate_name} in layers.toml does not list");
-            findings.push(Finding::fail(path, 1, message));
-        }
-        let of_crate = |source: &&super::Source| source.crate_name() == Some(crate_name);
-        if !tree.sources.iter().filter(of_crate).any(|source| source.text.contains(name)) {
-            findings.push(Finding::fail(path, 1, format!("no source of `{crate_name}` names these golden bytes")));
+    let layers_text = tree.texts.iter().find(|(path, _)| path == "layers.toml").map_or("", |(_, text)| text.as_str());
+    for (format, place) in &layers.golden {
+        let (path, test) = place.split_once("::").unwrap_or((place, ""));
+        let source = tree.sources.iter().find(|source| source.path == path);
+        let found = source.is_some_and(|source| source.find_word(&format!("fn {test}")).next().is_some());
+        if !found {
+            let line = 1 + layers_text.lines().take_while(|line| !line.contains(&format!("\"{format}\""))).count();
+            findings.push(Finding::fail("layers.toml", line, format!("{format}: no test `{test}` in {path}")));
         }
     }
 }
@@ -139,11 +122,9 @@ mod tests {
 
     fn found<const N: usize>(files: [(&str, &str); N]) -> Vec<String> {
         let layers = "rows = []\n[edges]\n[beside]\n[dev-edges]\n[unsafe]\ncrates = []\n\
-                      [outside-world]\n[modules]\n[golden]\nwire = [\"hello\"]\n";
-        let tree = Tree::of(files.into_iter().chain([
-            ("crates/wire/golden/v1/hello", "bytes"),
-            ("crates/wire/src/hello.rs", "include_bytes!(\"../golden/v1/hello\")"),
-        ]));
+                      [outside-world]\n[modules]\n[golden]\nhello = \"crates/wire/src/hello.rs::bytes_are_golden\"\n";
+        let hello = ("crates/wire/src/hello.rs", "fn bytes_are_golden() {}");
+        let tree = Tree::of(files.into_iter().chain([hello]));
         let layers = Layers::parse(layers).unwrap();
         let machine = ["/place/of/mine/".to_owned()];
         check(&tree, &layers, &machine).into_iter().map(|finding| finding.to_string()).collect()
@@ -164,10 +145,9 @@ mod tests {
     }
 
     #[test]
-    fn golden_bytes_are_listed_and_used() {
-        let found = found([("crates/wire/golden/v1/stray", "x")]);
-        assert_eq!(found.len(), 2, "{found:?}");
-        assert!(found[0].contains("does not list") && found[1].contains("no source"), "{found:?}");
+    fn a_format_has_the_test_of_its_bytes() {
+        assert_eq!(found([]), [""; 0]);
+        assert!(found([("crates/wire/src/hello.rs", "fn other() {}")])[0].contains("no test `bytes_are_golden`"));
     }
 
     #[test]
