@@ -92,6 +92,7 @@ impl Tree {
             let Ok(bytes) = std::fs::read(root.join(path.as_ref())) else { continue };
             tree.add(&path, bytes);
         }
+        tree.mark_test_files();
         Ok(tree)
     }
 
@@ -107,6 +108,14 @@ impl Tree {
             self.sources.push(Source::new(path, &text));
         } else {
             self.texts.push((path.to_owned(), text));
+        }
+    }
+
+    /// Marks the files of modules that are declared under `#[cfg(test)]`.
+    fn mark_test_files(&mut self) {
+        let tests: BTreeSet<String> = self.sources.iter().flat_map(Source::test_files).collect();
+        for source in &mut self.sources {
+            source.only_tests |= tests.contains(&source.path);
         }
     }
 
@@ -130,6 +139,7 @@ impl Tree {
         for (path, text) in files {
             tree.add(path, text.as_bytes().to_vec());
         }
+        tree.mark_test_files();
         tree
     }
 

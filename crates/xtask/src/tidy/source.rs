@@ -18,6 +18,8 @@ pub struct Source {
     pub text: String,
     pub code: String,
     pub comments: String,
+    /// Declared under `#[cfg(test)]` by another file.
+    pub only_tests: bool,
     /// Byte ranges of `code` under `#[cfg(test)]`.
     tests: Vec<Range<usize>>,
 }
@@ -36,7 +38,7 @@ impl Source {
     pub fn new(path: &str, text: &str) -> Source {
         let (code, comments) = split(text);
         let tests = test_ranges(&code);
-        Source { path: path.to_owned(), text: text.to_owned(), code, comments, tests }
+        Source { path: path.to_owned(), text: text.to_owned(), code, comments, only_tests: false, tests }
     }
 
     /// The crate this file belongs to, if it is under `crates/`.
@@ -46,7 +48,16 @@ impl Source {
 
     /// The whole file is compiled for tests only.
     pub fn is_test_file(&self) -> bool {
-        self.path.contains("/tests/") || self.path.ends_with("/tests.rs") || self.path.contains("/benches/")
+        self.only_tests || ["/tests/", "/testing/", "/examples/"].iter().any(|part| self.path.contains(part))
+    }
+
+    /// Files that may hold the modules this one declares under `#[cfg(test)]`.
+    pub fn test_files(&self) -> Vec<String> {
+        let stem = self.path.trim_end_matches(".rs");
+        let stem = ["/lib", "/main", "/mod"].iter().find_map(|root| stem.strip_suffix(root)).unwrap_or(stem);
+        let declared = self.tests.iter().filter_map(|range| self.code[range.clone()].strip_suffix(';'));
+        let names = declared.filter_map(|item| item.rsplit_once("mod ").map(|(_, name)| name.trim()));
+        names.flat_map(|name| [format!("{stem}/{name}.rs"), format!("{stem}/{name}/mod.rs")]).collect()
     }
 
     /// The byte at `offset` is compiled for tests only.
@@ -250,6 +261,14 @@ mod tests {
         assert!(!source.is_test(source.text.find("a()").unwrap()));
         assert!(source.is_test(source.text.find("b()").unwrap()));
         assert!(!source.is_test(source.text.find("c()").unwrap()));
+    }
+
+    #[test]
+    fn files_of_test_modules_are_found_from_their_declaration() {
+        let source = Source::new("crates/x/src/lib.rs", "mod a;\n#[cfg(test)]\nmod golden;\n");
+        assert_eq!(source.test_files(), ["crates/x/src/golden.rs", "crates/x/src/golden/mod.rs"]);
+        let source = Source::new("crates/x/src/a.rs", "#[cfg(test)]\nmod tests;");
+        assert_eq!(source.test_files()[0], "crates/x/src/a/tests.rs");
     }
 
     #[test]
