@@ -16,9 +16,13 @@ pub enum Error {
     #[error(transparent)]
     Failed(#[from] Failed),
 
+    /// The store was stopped in good order; open it again.
+    #[error("the store is stopped")]
+    Stopped,
+
     /// This read failed; the store goes on. Try another replica.
-    #[error("cannot read {place}: {cause}")]
-    Read { place: Place, cause: Arc<str> },
+    #[error("cannot read {place} from the {device} device: {cause}")]
+    Read { place: Place, device: Device, cause: Arc<str> },
 
     /// Bytes on the device are not what was written. Other data stays readable.
     #[error("{0}")]

@@ -53,12 +53,7 @@ const _: () = assert!(size_of::<Entry>() == 16);
 
 impl Entry {
     pub(crate) fn free() -> Entry {
-        Entry {
-            frame: Cell::new(NO_FRAME),
-            touched: Cell::new(0),
-            block: Cell::new(NO_BLOCK),
-            state: Cell::new(FREE),
-        }
+        Entry { frame: Cell::new(NO_FRAME), touched: Cell::new(0), block: Cell::new(NO_BLOCK), state: Cell::new(FREE) }
     }
 
     pub(crate) fn on_device(block: u32) -> Entry {

@@ -15,12 +15,14 @@
 //! Where blocks come from (`space`), in which order a checkpoint writes (`checkpoint`).
 
 use std::cell::{Cell, RefCell};
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeSet;
+use std::rc::Rc;
 use std::sync::Arc;
 
 use super::frame::{Arena, Frame};
-use super::map::{CLEAN, Entry, FIRST_GENERATION, FREE, MAP_ENTRIES, NO_BLOCK, NO_FRAME, WRITING};
-use crate::error::{Corrupt, Error, FormatError, Place, Result};
+use super::freeze::{Frozen, Image};
+use super::map::{CLEAN, Entry, FIRST_GENERATION, FREE, MAP_ENTRIES, NO_BLOCK, NO_FRAME};
+use crate::error::{Corrupt, Device, Error, FormatError, Place, Result};
 use crate::page::{self, PAGE_BYTES, Page, PageId, Seal};
 
 /// Fewest frames a pool works with: a descent, a split and a checkpoint slice at once.
@@ -35,31 +37,32 @@ pub(crate) type Loader = Box<dyn Fn(u32, &mut [u8]) -> std::result::Result<(), A
 
 /// The pages of one store.
 pub struct Pages {
-    entries: Vec<Entry>,
-    arena: Arena,
+    pub(super) entries: Vec<Entry>,
+    pub(super) arena: Arena,
     /// State value of pages changed since the last freeze.
-    generation: u32,
+    pub(super) generation: u32,
     op: u32,
     /// Frames the pool tries to stay within.
     budget: u32,
     /// CRC of the store's UUID, expected in every page.
-    store: u32,
+    pub(super) store: u32,
     /// Sequence of the newest checkpoint, begun or done: no page on the device is younger.
-    checkpoint: u64,
+    pub(super) checkpoint: u64,
     loader: Option<Loader>,
     frames: RefCell<Frames>,
-    owners: Vec<Cell<u32>>,
+    pub(super) owners: Vec<Cell<u32>>,
     free_ids: Vec<u32>,
     /// Pages changed in `generation`; may name one twice, or one freed since.
-    changed: Vec<u32>,
-    /// Pages changed and not yet copied out, of both generations.
-    dirty: u64,
+    pub(super) changed: Vec<u32>,
+    /// Pages changed and not yet copied out, of both generations. Shared with the store, which looks at
+    /// it while the owner holds the pool.
+    pub(super) dirty: Rc<Cell<u64>>,
     live: u64,
     /// Map pages whose addresses changed since the last freeze.
-    map_changed: BTreeSet<u32>,
+    pub(super) map_changed: BTreeSet<u32>,
     /// Blocks of pages freed since the last freeze: needed by the newest checkpoint until the next.
-    dropped: Vec<u32>,
-    frozen: Option<Frozen>,
+    pub(super) dropped: Vec<u32>,
+    pub(super) frozen: Option<Frozen>,
 }
 
 /// Frames not in use, and the clock hand. Behind a cell, because a load happens under `&self`.
@@ -74,30 +77,10 @@ struct Frames {
     evictions: u64,
 }
 
-const OWNER_NONE: u32 = u32::MAX;
-const OWNER_IMAGE: u32 = u32::MAX - 1;
+pub(super) const OWNER_NONE: u32 = u32::MAX;
+pub(super) const OWNER_IMAGE: u32 = u32::MAX - 1;
 /// Page ids end below the marks above.
 pub(crate) const PAGES_MAX: u32 = u32::MAX - 16;
-
-/// The state a running checkpoint writes.
-struct Frozen {
-    generation: u32,
-    queue: Vec<u32>,
-    next: usize,
-    images: BTreeMap<u32, Image>,
-    /// Pages freed since the freeze, with the block the checkpoint's map must still show.
-    ended: BTreeMap<u32, u32>,
-    map_changed: BTreeSet<u32>,
-    /// Blocks that only the checkpoint before this one needs.
-    superseded: Vec<u32>,
-}
-
-/// A frozen page that was changed or freed before the checkpoint copied it.
-struct Image {
-    frame: Frame,
-    /// Block of its copy in the previous checkpoint, when the page itself was freed since.
-    ended: Option<u32>,
-}
 
 /// What a pool holds, in pages.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -113,16 +96,17 @@ pub struct PoolUse {
 impl Pages {
     /// A pool over no device, for the owner's tests: nothing is ever evicted.
     pub fn in_memory(budget_bytes: usize) -> Result<Pages> {
-        Pages::new(budget_bytes, 0, None)
+        Pages::new(budget_bytes, 0, 0, None)
     }
 
-    /// A pool of about `budget_bytes` of memory.
+    /// A pool of about `budget_bytes` of memory, that may grow to `frames_least` frames if it must.
     ///
     /// # Errors
     /// `Format(Device)`: the system refuses the address space.
-    pub(crate) fn new(budget_bytes: usize, store: u32, loader: Option<Loader>) -> Result<Pages> {
+    pub(crate) fn new(budget_bytes: usize, frames_least: u64, store: u32, loader: Option<Loader>) -> Result<Pages> {
         let budget = (budget_bytes / PAGE_BYTES).clamp(FRAMES_MIN as usize, (PAGES_MAX / OVERSHOOT) as usize) as u32;
-        let arena = Arena::reserve(budget * OVERSHOOT).map_err(|error| FormatError::Device {
+        let frames = frames_least.clamp((budget * OVERSHOOT) as u64, PAGES_MAX as u64) as u32;
+        let arena = Arena::reserve(frames).map_err(|error| FormatError::Device {
             region: "page memory".into(),
             cause: format!("{error}; lower the memory budget of the target").into(),
         })?;
@@ -136,18 +120,11 @@ impl Pages {
             store,
             checkpoint: 0,
             loader,
-            frames: RefCell::new(Frames {
-                free: Vec::new(),
-                high: 0,
-                hand: 0,
-                sweeps: [0, 0],
-                loads: 0,
-                evictions: 0,
-            }),
+            frames: RefCell::new(Frames { free: Vec::new(), high: 0, hand: 0, sweeps: [0, 0], loads: 0, evictions: 0 }),
             owners: vec![Cell::new(OWNER_NONE); frames],
             free_ids: Vec::new(),
             changed: Vec::new(),
-            dirty: 0,
+            dirty: Rc::default(),
             live: 0,
             map_changed: BTreeSet::new(),
             dropped: Vec::new(),
@@ -244,7 +221,7 @@ impl Pages {
         bytes.fill(0);
         bytes[4..8].copy_from_slice(&id.to_le_bytes());
         self.changed.push(id);
-        self.dirty += 1;
+        self.dirty.set(self.dirty.get() + 1);
         self.live += 1;
         Ok(PageId(id))
     }
@@ -270,11 +247,10 @@ impl Pages {
             frozen.images.insert(id.0, Image { frame, ended: Some(block) });
         } else {
             if frame != NO_FRAME {
-                self.owners[frame as usize].set(OWNER_NONE);
-                self.frames.get_mut().free.push(frame);
+                self.return_frame(frame);
             }
             if state >= FIRST_GENERATION {
-                self.dirty -= 1;
+                self.dirty.set(self.dirty.get() - 1);
             }
             match self.frozen.as_mut() {
                 Some(frozen) if frozen.images.contains_key(&id.0) => {
@@ -320,12 +296,77 @@ impl Pages {
         let frames = self.frames.borrow();
         PoolUse {
             pages: self.live,
-            dirty: self.dirty,
+            dirty: self.dirty.get(),
             frames: (frames.high as usize - frames.free.len()) as u64,
             budget: self.budget as u64,
             loads: frames.loads,
             evictions: frames.evictions,
         }
+    }
+
+    /// Frames the pool may fill in service; as many may be needed to replay what happened then.
+    pub(crate) fn frames_wanted(&self) -> u64 {
+        (self.budget * OVERSHOOT) as u64
+    }
+
+    /// The counter of changed pages, to be read beside a borrow of the pool.
+    pub(crate) fn dirty_counter(&self) -> Rc<Cell<u64>> {
+        self.dirty.clone()
+    }
+
+    /// Takes up the page map of a checkpoint: the block of every page id, in order.
+    pub(crate) fn restore(&mut self, blocks: impl Iterator<Item = u32>, checkpoint: u64) {
+        assert!(self.entries.is_empty());
+        self.entries = blocks.map(Entry::on_device).collect();
+        while self.entries.last().is_some_and(|entry| entry.state.get() == FREE) {
+            self.entries.pop();
+        }
+        // Lowest id first, so that replay and a restart hand out the same ids.
+        self.free_ids =
+            (0..self.entries.len() as u32).rev().filter(|&id| self.entries[id as usize].state.get() == FREE).collect();
+        self.live = (self.entries.len() - self.free_ids.len()) as u64;
+        self.checkpoint = checkpoint;
+    }
+
+    /// Blocks of pages freed since the last freeze.
+    pub(crate) fn dropped(&self) -> &[u32] {
+        &self.dropped
+    }
+
+    /// The block of every page that has a copy on the device.
+    pub(crate) fn blocks(&self) -> impl Iterator<Item = (PageId, u32)> + '_ {
+        let written = self.entries.iter().enumerate().map(|(id, entry)| (PageId(id as u32), entry.block.get()));
+        written.filter(|(_, block)| *block != NO_BLOCK)
+    }
+
+    /// Evicts clean pages until the pool is within its budget again, and gives the memory back.
+    pub(crate) fn shrink(&mut self) {
+        let frames = self.frames.get_mut();
+        if frames.high <= self.budget {
+            return;
+        }
+        for frame in self.budget..frames.high {
+            let owner = self.owners[frame as usize].get();
+            if owner < OWNER_IMAGE && self.entries[owner as usize].state.get() == CLEAN {
+                self.entries[owner as usize].frame.set(NO_FRAME);
+                self.owners[frame as usize].set(OWNER_NONE);
+                frames.evictions += 1;
+                frames.free.push(frame);
+            }
+        }
+        let old = frames.high;
+        while frames.high > self.budget && self.owners[frames.high as usize - 1].get() == OWNER_NONE {
+            frames.high -= 1;
+        }
+        let high = frames.high;
+        frames.free.retain(|frame| *frame < high);
+        frames.hand = 0;
+        self.arena.discard(high, old - high);
+    }
+
+    pub(super) fn return_frame(&mut self, frame: Frame) {
+        self.owners[frame as usize].set(OWNER_NONE);
+        self.frames.get_mut().free.push(frame);
     }
 
     /// Every page id in use, in order.
@@ -346,10 +387,9 @@ impl Pages {
         // SAFETY: the frame was just taken from the free ones: nothing refers to it.
         let bytes = unsafe { &mut *self.arena.page(frame).cast::<[u8; PAGE_BYTES]>() };
         let place = Place::Page { page: id, block };
-        let expected =
-            Seal { page: id.0, kind: 0, lsn: 0, store: self.store, checkpoint: self.checkpoint };
+        let expected = Seal { page: id.0, kind: 0, lsn: 0, store: self.store, checkpoint: self.checkpoint };
         let verified = loader(block, bytes)
-            .map_err(|cause| Error::Read { place, cause })
+            .map_err(|cause| Error::Read { place, device: Device::Data, cause })
             .and_then(|()| page::verify(bytes, expected).map_err(|fault| Corrupt { place, fault }.into()));
         let mut frames = self.frames.borrow_mut();
         if let Err(error) = verified {
@@ -380,7 +420,7 @@ impl Pages {
             frozen.images.insert(id.0, Image { frame: image, ended: None });
         }
         // One more page to write: a clean one became dirty, or a frozen one will be written twice.
-        self.dirty += 1;
+        self.dirty.set(self.dirty.get() + 1);
         self.entries[id.0 as usize].state.set(self.generation);
         self.changed.push(id.0);
         Ok(())

@@ -1,0 +1,438 @@
+//! Making a store, and finding it again.
+//!
+//! Opening reads the newest superblock, the root blob, the map and the bitmap, and hands the owner the
+//! records after the checkpoint, in order. Until [`Store::finish_recovery`] nothing is written, so a
+//! recovery that is cut off and done again does exactly the same (K6).
+//!
+//! What was found must not change under us: both regions are synced first, for records that only lay in the
+//! device's cache count from now on. And the incarnation goes up before anything new is written: a batch
+//! behind the end we found, left over from before, can never join the line again.
+
+use zerocopy::{FromBytes, IntoBytes};
+
+use crate::error::{Corrupt, Device, Error, Fault, FormatError, Place, Result};
+use crate::log::Lsn;
+use crate::log::append::{LOG_BYTES_MIN, Log};
+use crate::log::record::{decode_log_header, encode_log_header};
+use crate::log::scan::{Record, Scanner};
+use crate::page::{self, KIND_BITMAP, KIND_MAP, PAGE_BYTES, Seal, field};
+use crate::pages::map::{MAP_ENTRIES, MapPage};
+use crate::pages::pool::{Loader, Pages};
+use crate::region::{BLOCK_BYTES, Region, Regions};
+use crate::root::{BLOB_BYTES_MAX, Part, Root, block_count, decode_root, decode_root_block};
+use crate::space::bitmap::{Bitmap, first_allocatable, page_count, slot_block};
+use crate::space::{Extent, PAGE_BLOCKS, Space};
+use crate::store::{Phase, Store};
+use crate::superblock::{Anchor, COPIES, FORMAT_VERSION, decode_superblock, is_blank, store_name};
+
+/// Smallest data region: superblocks, a bitmap page, and room for a few hundred pages.
+pub const DATA_BYTES_MIN: u64 = 2 << 20;
+/// Largest data region: what 32-bit block numbers address, 16 TiB.
+pub const DATA_BYTES_MAX: u64 = (u32::MAX as u64 - 1) * BLOCK_BYTES as u64;
+
+/// A log up to this size is written in full at format: the first write into space that a file system only
+/// reserved costs several times a rewrite.
+const PREWRITE_BYTES_MAX: u64 = 128 << 20;
+const PREWRITE_CHUNK: usize = 1 << 20;
+
+/// Whether formatting may destroy a store that is there.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Existing {
+    Refuse,
+    Destroy,
+}
+
+/// Who a new store is.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Identity {
+    /// UUID, bytes in text order.
+    pub store: [u8; 16],
+    /// Index of the target in its engine.
+    pub target: u32,
+}
+
+/// The records to apply after opening, oldest first.
+pub struct Recovery {
+    /// The owner's root, as of the checkpoint.
+    pub root: Vec<u8>,
+    scanner: Scanner,
+    records: u64,
+    /// Superblock copies to rewrite, the one not relied on first.
+    rewrite: [u32; COPIES as usize],
+}
+
+/// What a recovery did.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Recovered {
+    /// Records applied again.
+    pub records: u64,
+    pub from: Lsn,
+    pub to: Lsn,
+}
+
+impl Recovery {
+    /// The next record to apply; `None` when there are no more.
+    ///
+    /// # Errors
+    /// - `Corrupt`: acknowledged records cannot be read. Restore the log, or rebuild the target.
+    /// - `Read`: the device fails.
+    pub fn next_record(&mut self) -> Result<Option<Record<'_>>> {
+        let next = self.scanner.next_record()?;
+        self.records += next.is_some() as u64;
+        Ok(next)
+    }
+}
+
+impl Store {
+    /// Makes an empty store in `regions` and opens it. `budget_bytes` is for pages in memory.
+    ///
+    /// A file is extended to the end of its region, with its space reserved.
+    ///
+    /// # Errors
+    /// `Format`: there is a store already, a region is too small or too large, or a device fails.
+    pub fn format(regions: Regions, identity: Identity, budget_bytes: usize, existing: Existing) -> Result<Store> {
+        let regions = trim(regions)?;
+        let Regions { log: log_region, data } = &regions;
+        for region in [log_region, data] {
+            region.disk.allocate(region.base + region.bytes).map_err(|error| device_error(region, error))?;
+        }
+        if existing == Existing::Refuse {
+            refuse_existing(&regions)?;
+        }
+        let device = |region: &Region, cause| Error::from(device_error(region, cause));
+        // First of all the old superblocks go: half a format must not look like the old store.
+        data.write_now(0, &[0; BLOCK_BYTES * COPIES as usize]).map_err(|cause| device(data, cause))?;
+        data.sync_now().map_err(|cause| device(data, cause))?;
+        if log_region.bytes <= PREWRITE_BYTES_MAX && !log_region.disk.is_memory() {
+            let zeros = rt::disk::IoBuf::zeroed(PREWRITE_CHUNK);
+            for offset in (0..log_region.bytes).step_by(PREWRITE_CHUNK) {
+                let length = (log_region.bytes - offset).min(PREWRITE_CHUNK as u64) as usize;
+                log_region.write_now(offset, &zeros[..length]).map_err(|cause| device(log_region, cause))?;
+            }
+        }
+        let header = encode_log_header(identity.store, log_region.bytes);
+        log_region.write_now(0, header.as_bytes()).map_err(|cause| device(log_region, cause))?;
+        log_region.sync_now().map_err(|cause| device(log_region, cause))?;
+
+        let blocks = (data.bytes / BLOCK_BYTES as u64) as u32;
+        let first = first_allocatable(blocks);
+        let mut image = Bitmap::new(blocks);
+        image.set(Extent { block: 0, blocks: first });
+        image.touch_all();
+        let mut space = Space::new(first, blocks, image);
+        space.go_live();
+        let anchor = Anchor {
+            store: identity.store,
+            target: identity.target,
+            sequence: 0,
+            checkpoint: 0,
+            data_bytes: data.bytes,
+            log_bytes: log_region.bytes,
+            incarnation: 1,
+            root_block: 0,
+            root_bytes: 0,
+            root_crc: 0,
+            frames: 0,
+        };
+        // Slot 1 as the present one, so that the first checkpoint writes slot 0.
+        let bitmaps = vec![Part { at: 1, crc: 0 }; page_count(blocks) as usize];
+        let root = Root { bitmaps, ..Root::default() };
+        let pages = Pages::new(budget_bytes, 0, codec::crc32c(&identity.store), Some(loader(data)))?;
+        let mut log = Log::new(log_region.bytes, identity.store);
+        log.resume(Lsn(0), Lsn(0), anchor.incarnation, anchor.sequence);
+        let store = Store::assemble(regions, anchor, log, pages, space, root, Vec::new());
+        store.shared.checkpoint_blocking()?;
+        store.shared.set_phase(Phase::Running);
+        Ok(store)
+    }
+
+    /// Opens the store in `regions`. Apply what [`Recovery`] gives, then call [`Store::finish_recovery`];
+    /// until then the store only replays.
+    ///
+    /// # Errors
+    /// - `Format`: no store, another version, or both superblocks damaged; the text says what to do.
+    /// - `Corrupt`, `Read`: something that everything else hangs on is unreadable.
+    pub fn open(regions: Regions, budget_bytes: usize) -> Result<(Store, Recovery)> {
+        for region in [&regions.log, &regions.data] {
+            region.sync_now().map_err(|cause| device_error(region, cause))?;
+        }
+        let (anchor, rewrite) = read_anchor(&regions.data)?;
+        let regions = fit(regions, &anchor)?;
+        check_log(&regions, &anchor)?;
+        let tag = codec::crc32c(&anchor.store);
+        let blocks = (anchor.data_bytes / BLOCK_BYTES as u64) as u32;
+        let first = first_allocatable(blocks);
+        let reader = Reader { region: &regions.data, tag, first, blocks, sequence: anchor.sequence };
+        let (root, root_blocks) = reader.root(&anchor)?;
+        let image = reader.bitmap(&root)?;
+        let addresses = reader.map(&root)?;
+        let mut pages = Pages::new(budget_bytes, anchor.frames, tag, Some(loader(&regions.data)))?;
+        pages.restore(addresses.into_iter(), anchor.sequence);
+        let space = Space::new(first, blocks, image);
+        let log = Log::new(anchor.log_bytes, anchor.store);
+        let (start, area) = (Lsn(anchor.checkpoint), log.area());
+        let scanner = Scanner::new(regions.log.clone(), area, anchor.store, start, anchor.incarnation, anchor.sequence);
+        let recovery = Recovery { root: root.owner.clone(), scanner, records: 0, rewrite };
+        Ok((Store::assemble(regions, anchor, log, pages, space, root, root_blocks), recovery))
+    }
+
+    /// Recovery is over: every record was applied. From here on the store takes updates.
+    ///
+    /// # Errors
+    /// `Failed`: the superblock cannot be written.
+    pub fn finish_recovery(&self, recovery: Recovery) -> Result<Recovered> {
+        let shared = &*self.shared;
+        let end = recovery.scanner.end().expect("recovery ends after the last record was asked for");
+        let mut anchor = shared.catalog.borrow().anchor;
+        let from = Lsn(anchor.checkpoint);
+        anchor.incarnation += 1;
+        anchor.sequence += 1;
+        for copy in recovery.rewrite {
+            let data = &shared.regions.data;
+            let bytes = rt::disk::IoBuf::from_slice(anchor.encode(copy).as_bytes());
+            data.write_now(copy as u64 * BLOCK_BYTES as u64, &bytes)
+                .and_then(|()| data.sync_now())
+                .map_err(|cause| shared.fail(Device::Data, cause))?;
+        }
+        shared.catalog.borrow_mut().anchor = anchor;
+        shared.log.borrow_mut().resume(from, end, anchor.incarnation, anchor.sequence);
+        shared.space.borrow_mut().go_live();
+        shared.set_phase(Phase::Running);
+        Ok(Recovered { records: recovery.records, from, to: end })
+    }
+}
+
+fn loader(data: &Region) -> Loader {
+    let region = data.clone();
+    Box::new(move |block, bytes| region.read_now(block as u64 * BLOCK_BYTES as u64, bytes))
+}
+
+fn device_error(region: &Region, cause: impl ToString) -> FormatError {
+    FormatError::Device { region: region.name(), cause: cause.to_string().into() }
+}
+
+/// Whole blocks, and sizes we can work with.
+fn trim(mut regions: Regions) -> std::result::Result<Regions, FormatError> {
+    let Regions { log, data } = &mut regions;
+    for (region, needed, bytes_max) in [(log, LOG_BYTES_MIN, u64::MAX), (data, DATA_BYTES_MIN, DATA_BYTES_MAX)] {
+        assert!(region.base.is_multiple_of(BLOCK_BYTES as u64), "regions start at a block");
+        region.bytes -= region.bytes % BLOCK_BYTES as u64;
+        let (name, bytes) = (region.name(), region.bytes);
+        if bytes < needed {
+            return Err(FormatError::TooSmall { region: name, bytes, needed });
+        }
+        if bytes > bytes_max {
+            return Err(FormatError::TooLarge { region: name, bytes, bytes_max });
+        }
+    }
+    Ok(regions)
+}
+
+fn refuse_existing(regions: &Regions) -> std::result::Result<(), FormatError> {
+    let mut block = rt::disk::IoBuf::zeroed(BLOCK_BYTES);
+    for copy in 0..COPIES {
+        let region = &regions.data;
+        region.read_now(copy as u64 * BLOCK_BYTES as u64, &mut block).map_err(|cause| device_error(region, cause))?;
+        if !is_blank(&block) {
+            // Damaged or not, somebody's data may hang on it.
+            let store = decode_superblock(&block, copy).map_or("(damaged)".into(), |block| store_name(&block.store));
+            return Err(FormatError::AlreadyFormatted { region: region.name(), store });
+        }
+    }
+    let region = &regions.log;
+    region.read_now(0, &mut block).map_err(|cause| device_error(region, cause))?;
+    match decode_log_header(&block) {
+        Ok(header) => Err(FormatError::AlreadyFormatted { region: region.name(), store: store_name(&header.store) }),
+        Err(_) => Ok(()),
+    }
+}
+
+/// The newest superblock, and the order in which to rewrite the copies.
+fn read_anchor(data: &Region) -> Result<(Anchor, [u32; 2])> {
+    let needed = DATA_BYTES_MIN;
+    if data.bytes < needed {
+        return Err(FormatError::TooSmall { region: data.name(), bytes: data.bytes, needed }.into());
+    }
+    let mut copies = Vec::with_capacity(COPIES as usize);
+    let mut blank = true;
+    for copy in 0..COPIES {
+        let mut block = rt::disk::IoBuf::zeroed(BLOCK_BYTES);
+        let read = data.read_now(copy as u64 * BLOCK_BYTES as u64, &mut block);
+        if let Err(cause) = &read {
+            tracing::warn!(copy, %cause, "a superblock cannot be read");
+        }
+        blank &= read.is_ok() && is_blank(&block);
+        copies.push(decode_superblock(&block, copy));
+    }
+    if blank {
+        return Err(FormatError::NotFormatted { region: data.name() }.into());
+    }
+    match (&copies[0], &copies[1]) {
+        (Ok(first), Ok(second)) if second.sequence.get() > first.sequence.get() => Ok((Anchor::of(second), [0, 1])),
+        (Ok(first), second) => {
+            if let Err(fault) = second {
+                tracing::warn!(%fault, "superblock 1 is damaged: going on with superblock 0");
+            }
+            Ok((Anchor::of(first), [1, 0]))
+        }
+        (Err(fault), Ok(second)) => {
+            tracing::warn!(%fault, "superblock 0 is damaged: going on with superblock 1");
+            Ok((Anchor::of(second), [0, 1]))
+        }
+        (Err(Fault::Field { field: "version", stored, .. }), Err(_))
+        | (Err(_), Err(Fault::Field { field: "version", stored, .. })) => {
+            let (region, version) = (data.name(), *stored as u32);
+            Err(FormatError::Version { region, version, known: FORMAT_VERSION }.into())
+        }
+        (Err(first), Err(second)) => {
+            Err(FormatError::BothSuperblocks { region: data.name(), first: *first, second: *second }.into())
+        }
+    }
+}
+
+/// The regions at the size they were formatted with; they may have grown since.
+fn fit(mut regions: Regions, anchor: &Anchor) -> Result<Regions> {
+    let Regions { log, data } = &mut regions;
+    for (region, needed) in [(log, anchor.log_bytes), (data, anchor.data_bytes)] {
+        let valid = needed.is_multiple_of(BLOCK_BYTES as u64)
+            && (LOG_BYTES_MIN..=DATA_BYTES_MAX.max(region.bytes)).contains(&needed);
+        if region.bytes < needed || !valid {
+            return Err(FormatError::TooSmall { region: region.name(), bytes: region.bytes, needed }.into());
+        }
+        region.bytes = needed;
+    }
+    if anchor.data_bytes < DATA_BYTES_MIN || anchor.data_bytes > DATA_BYTES_MAX {
+        let fault = field("data_bytes", anchor.data_bytes, DATA_BYTES_MIN);
+        return Err(Corrupt { place: Place::Superblock { copy: 0 }, fault }.into());
+    }
+    Ok(regions)
+}
+
+fn check_log(regions: &Regions, anchor: &Anchor) -> Result<()> {
+    let Regions { log, data } = regions;
+    let place = Place::LogHeader;
+    let mut block = rt::disk::IoBuf::zeroed(BLOCK_BYTES);
+    log.read_now(0, &mut block).map_err(|cause| Error::Read { place, device: Device::Log, cause })?;
+    let header = decode_log_header(&block).map_err(|fault| Corrupt { place, fault })?;
+    if header.store != anchor.store {
+        let (found, expected) = (store_name(&header.store), store_name(&anchor.store));
+        return Err(FormatError::Mismatch { log: log.name(), data: data.name(), found, expected }.into());
+    }
+    if header.log_bytes.get() != anchor.log_bytes {
+        return Err(Corrupt { place, fault: field("log_bytes", header.log_bytes.get(), anchor.log_bytes) }.into());
+    }
+    Ok(())
+}
+
+/// Reads what a superblock points at.
+struct Reader<'a> {
+    region: &'a Region,
+    tag: u32,
+    first: u32,
+    blocks: u32,
+    sequence: u64,
+}
+
+impl Reader<'_> {
+    fn root(&self, anchor: &Anchor) -> Result<(Root, Vec<u32>)> {
+        let length = anchor.root_bytes as usize;
+        let place = Place::Root { block: anchor.root_block };
+        if length > BLOB_BYTES_MAX {
+            return Err(Corrupt { place, fault: field("root_bytes", length as u64, BLOB_BYTES_MAX as u64) }.into());
+        }
+        let mut blob = Vec::with_capacity(length);
+        let mut blocks = Vec::new();
+        let mut next = anchor.root_block;
+        for index in 0..block_count(length) as u32 {
+            let place = Place::Root { block: next };
+            let bytes = self.read(next, BLOCK_BYTES, place)?;
+            let link = decode_root_block(&bytes)
+                .and_then(|link| match (link.store.get(), link.index.get()) {
+                    (store, _) if store != self.tag => Err(field("store", store.into(), self.tag.into())),
+                    (_, stored) if stored != index => Err(field("root index", stored.into(), index.into())),
+                    _ => Ok(link),
+                })
+                .map_err(|fault| Corrupt { place, fault })?;
+            blob.extend_from_slice(&link.payload[..link.length.get() as usize]);
+            blocks.push(next);
+            next = link.next.get();
+        }
+        if blob.len() != length {
+            return Err(Corrupt { place, fault: field("root_bytes", blob.len() as u64, length as u64) }.into());
+        }
+        let computed = codec::crc32c(&blob);
+        if computed != anchor.root_crc {
+            return Err(Corrupt { place, fault: Fault::Checksum { stored: anchor.root_crc, computed } }.into());
+        }
+        let root = decode_root(&blob).map_err(|fault| Corrupt { place, fault })?;
+        let expected = page_count(self.blocks) as usize;
+        if root.bitmaps.len() != expected {
+            return Err(Corrupt { place, fault: field("bitmaps", root.bitmaps.len() as u64, expected as u64) }.into());
+        }
+        Ok((root, blocks))
+    }
+
+    fn bitmap(&self, root: &Root) -> Result<Bitmap> {
+        let mut bitmap = Bitmap::new(self.blocks);
+        for (index, part) in (0..).zip(&root.bitmaps) {
+            let block = slot_block(index, (part.at & 1) as u8);
+            let place = Place::Bitmap { index, block };
+            let bytes = self.part(block, place, index, KIND_BITMAP, part.crc)?;
+            bitmap.load(index, &bytes);
+        }
+        Ok(bitmap)
+    }
+
+    fn map(&self, root: &Root) -> Result<Vec<u32>> {
+        let mut addresses = Vec::with_capacity(root.maps.len() * MAP_ENTRIES);
+        for (index, part) in (0..).zip(&root.maps) {
+            if part.at == 0 {
+                addresses.resize(addresses.len() + MAP_ENTRIES, 0);
+                continue;
+            }
+            let place = Place::Map { index, block: part.at };
+            let bytes = self.part(part.at, place, index, KIND_MAP, part.crc)?;
+            let page = MapPage::ref_from_bytes(&bytes).expect("a page has the size of a map page");
+            for block in &page.blocks {
+                let block = block.get();
+                if block != 0 {
+                    self.check(block, PAGE_BLOCKS, place)?;
+                }
+                addresses.push(block);
+            }
+        }
+        Ok(addresses)
+    }
+
+    /// A map or bitmap page: valid, and the very one that the root names.
+    fn part(&self, block: u32, place: Place, index: u32, kind: u16, crc: u32) -> Result<Vec<u8>> {
+        let bytes = self.read(block, PAGE_BYTES, place)?;
+        let expected = Seal { page: index, kind, lsn: 0, store: self.tag, checkpoint: self.sequence };
+        let header = page::verify(&bytes, expected).map_err(|fault| Corrupt { place, fault })?;
+        if header.crc.get() != crc {
+            let fault = Fault::Checksum { stored: header.crc.get(), computed: crc };
+            return Err(Corrupt { place, fault }.into());
+        }
+        Ok(bytes)
+    }
+
+    fn read(&self, block: u32, bytes: usize, place: Place) -> Result<Vec<u8>> {
+        if !matches!(place, Place::Bitmap { .. }) {
+            self.check(block, (bytes / BLOCK_BYTES) as u32, place)?;
+        }
+        let mut buffer = vec![0; bytes];
+        self.region.read_now(block as u64 * BLOCK_BYTES as u64, &mut buffer).map_err(|cause| Error::Read {
+            place,
+            device: Device::Data,
+            cause,
+        })?;
+        Ok(buffer)
+    }
+
+    fn check(&self, block: u32, blocks: u32, place: Place) -> Result<()> {
+        if block < self.first || block as u64 + blocks as u64 > self.blocks as u64 {
+            return Err(Corrupt { place, fault: Fault::Block { block, state: "outside the region" } }.into());
+        }
+        Ok(())
+    }
+}

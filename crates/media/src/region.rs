@@ -1,0 +1,91 @@
+//! A region: the part of a file or block device that one store uses for its log or its data.
+
+use std::io;
+use std::sync::Arc;
+
+use rt::disk::{Disk, DiskError, IoBuf};
+
+/// Bytes of a block: the unit of allocation, of direct I/O, and of what a store rewrites.
+pub const BLOCK_BYTES: usize = 4096;
+
+/// What an I/O error said, short enough to keep in an error and to clone with it.
+pub(crate) type Cause = Arc<str>;
+
+/// A range of a disk. Clones share the disk.
+#[derive(Clone, Debug)]
+pub struct Region {
+    pub disk: Disk,
+    /// First byte, a multiple of [`BLOCK_BYTES`].
+    pub base: u64,
+    pub bytes: u64,
+}
+
+/// The two regions of a store. They may lie on one device.
+#[derive(Clone, Debug)]
+pub struct Regions {
+    pub log: Region,
+    pub data: Region,
+}
+
+impl Region {
+    /// The whole of a file or device at its present size.
+    ///
+    /// # Errors
+    /// The size cannot be read.
+    pub fn whole(disk: Disk) -> Result<Region, DiskError> {
+        let bytes = disk.len()?;
+        Ok(Region { disk, base: 0, bytes })
+    }
+
+    /// How an operator knows the region.
+    pub(crate) fn name(&self) -> Arc<str> {
+        let path = self.disk.path();
+        match self.base {
+            0 => path.display().to_string().into(),
+            base => format!("{} from byte {base}", path.display()).into(),
+        }
+    }
+
+    pub(crate) fn read_now(&self, offset: u64, bytes: &mut [u8]) -> Result<(), Cause> {
+        self.check(offset, bytes.len());
+        self.disk.read_now(self.base + offset, bytes).map_err(told)
+    }
+
+    pub(crate) fn write_now(&self, offset: u64, bytes: &[u8]) -> Result<(), Cause> {
+        self.check(offset, bytes.len());
+        self.disk.write_now(self.base + offset, bytes).map_err(told)
+    }
+
+    pub(crate) fn sync_now(&self) -> Result<(), Cause> {
+        self.disk.sync_now().map_err(told)
+    }
+
+    pub(crate) async fn read(&self, offset: u64, buffer: IoBuf) -> (Result<(), Cause>, IoBuf) {
+        self.check(offset, buffer.len());
+        let (outcome, buffer) = self.disk.read(self.base + offset, buffer).await;
+        (outcome.map_err(|error: io::Error| told(error)), buffer)
+    }
+
+    pub(crate) async fn write(&self, offset: u64, buffer: IoBuf) -> (Result<(), Cause>, IoBuf) {
+        self.check(offset, buffer.len());
+        let (outcome, buffer) = self.disk.write(self.base + offset, buffer).await;
+        (outcome.map_err(|error: io::Error| told(error)), buffer)
+    }
+
+    pub(crate) async fn sync(&self) -> Result<(), Cause> {
+        self.disk.sync().await.map_err(|error: io::Error| told(error))
+    }
+
+    /// A transfer outside the region would hit a neighbour: our bug, never the medium's.
+    fn check(&self, offset: u64, bytes: usize) {
+        assert!(
+            offset.checked_add(bytes as u64).is_some_and(|end| end <= self.bytes),
+            "transfer of {bytes} bytes at {offset} leaves the region of {} bytes",
+            self.bytes
+        );
+    }
+}
+
+fn told(error: impl std::fmt::Display) -> Cause {
+    error.to_string().into()
+}

@@ -1,0 +1,475 @@
+//! Blocks of the data region: which are free, and when a freed one may be used again.
+//!
+//! ```text
+//!              reserve            commit (record appended)           release(lsn)
+//!   FREE -----------------> RESERVED -----------------> ALLOCATED -----------------> QUARANTINED
+//!    ^  <----- cancel ---------+                            ^                              |
+//!    |                         pages of a checkpoint -------+                              |
+//!    +------------ lsn durable, no pin from before, no checkpoint from before -------------+
+//! ```
+//!
+//! # Always true
+//! 1. allocated + free + quarantined + reserved = capacity (K8).
+//! 2. A block leaves quarantine only when the record that freed it is durable, no reader's pin is older
+//!    than the release (K9), and no checkpoint runs that began before it: recovery from that checkpoint
+//!    replays the release, and would free a page that had taken the block meanwhile.
+//! 3. `image` is the state as of the last freeze: the state that a checkpoint writes.
+//!
+//! # Not here
+//! Who owns a block (`check` in `store`), and how the bitmap lies on the device (`bitmap`).
+
+pub(crate) mod bitmap;
+mod free;
+
+use std::cell::RefCell;
+use std::collections::{BTreeMap, VecDeque};
+use std::rc::Rc;
+
+use bitmap::Bitmap;
+use free::FreeIndex;
+
+use crate::error::{Corrupt, Error, Fault, Place, Result};
+use crate::log::{Lsn, Reserve};
+use crate::page::PAGE_BYTES;
+use crate::region::BLOCK_BYTES;
+use crate::signal::Waiters;
+
+/// Blocks of a page.
+pub(crate) const PAGE_BLOCKS: u32 = (PAGE_BYTES / BLOCK_BYTES) as u32;
+
+/// A bulk reservation has no more pieces than this: each costs its owner an address and a device
+/// transfer. When free space is more broken than that, the request is refused as `NoSpace`.
+pub const PIECES_MAX: usize = 16;
+
+/// Largest bulk reservation.
+pub const BULK_BYTES_MAX: u64 = 1 << 30;
+
+/// Bulk stays out of the first 1/16 of the region while it can, so that pages lie together there.
+const PAGE_ZONE_PART: u32 = 16;
+
+/// Of the capacity, one part in this many is left to `Reserve::Critical`: the pages that deleting dirties.
+const CRITICAL_PART: u64 = 64;
+const CRITICAL_PAGES_MIN: u64 = 16;
+const CRITICAL_PAGES_MAX: u64 = 16 << 10;
+
+/// A run of blocks of the data region.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct Extent {
+    pub block: u32,
+    pub blocks: u32,
+}
+
+impl Extent {
+    pub fn bytes(&self) -> u64 {
+        self.blocks as u64 * BLOCK_BYTES as u64
+    }
+
+    pub(crate) fn end(&self) -> u64 {
+        self.block as u64 + self.blocks as u64
+    }
+}
+
+/// A change of what is allocated, in log order.
+#[derive(Clone, Copy, Debug)]
+pub(crate) enum Change {
+    Allocated(Extent),
+    Released(Extent),
+}
+
+/// Where every block of a data region is, in bytes.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct SpaceUse {
+    /// What can be allocated at all: the region without superblocks and bitmap.
+    pub capacity: u64,
+    pub allocated: u64,
+    pub free: u64,
+    /// Freed, and soon free.
+    pub quarantined: u64,
+    /// Set aside for writes under way.
+    pub reserved: u64,
+}
+
+/// The allocator of one store.
+pub(crate) struct Space {
+    /// First allocatable block; those before hold superblocks and bitmap.
+    first: u32,
+    /// Blocks of the region.
+    blocks: u32,
+    live: Bitmap,
+    /// What the running or next checkpoint writes.
+    image: Bitmap,
+    /// Changes since the last freeze.
+    changes: Vec<Change>,
+    free: FreeIndex,
+    quarantine: VecDeque<Quarantined>,
+    quarantined: u64,
+    reserved: u64,
+    allocated: u64,
+    /// Freezes so far, and how many of their checkpoints are done.
+    freezes: u64,
+    finished: u64,
+    pins: Rc<RefCell<Pins>>,
+    mode: Mode,
+}
+
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Mode {
+    /// Records are applied again: released blocks are free at once, doing a thing twice is fine.
+    Replay,
+    Live,
+}
+
+struct Quarantined {
+    extent: Extent,
+    lsn: Lsn,
+    /// Pins of this generation and before may still read it.
+    generation: u64,
+    freezes: u64,
+}
+
+#[derive(Default)]
+struct Pins {
+    /// Counts releases.
+    generation: u64,
+    /// Pins held, by the generation in which they were taken.
+    held: BTreeMap<u64, u32>,
+    /// Woken when a pin is dropped: its blocks may be free now.
+    relieved: Rc<Waiters>,
+}
+
+/// Keeps every block that is allocated now from being reused, until it is dropped.
+pub struct PinGuard {
+    pins: Rc<RefCell<Pins>>,
+    generation: u64,
+}
+
+impl Clone for PinGuard {
+    fn clone(&self) -> PinGuard {
+        *self.pins.borrow_mut().held.entry(self.generation).or_insert(0) += 1;
+        PinGuard { pins: self.pins.clone(), generation: self.generation }
+    }
+}
+
+impl Drop for PinGuard {
+    fn drop(&mut self) {
+        let mut pins = self.pins.borrow_mut();
+        let count = pins.held.get_mut(&self.generation).expect("a guard is counted while it lives");
+        *count -= 1;
+        if *count == 0 {
+            pins.held.remove(&self.generation);
+            pins.relieved.wake();
+        }
+    }
+}
+
+impl std::fmt::Debug for PinGuard {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        write!(f, "PinGuard({})", self.generation)
+    }
+}
+
+impl Space {
+    /// The allocator of a region of `blocks` blocks whose allocated blocks are those of `image`.
+    pub(crate) fn new(first: u32, blocks: u32, image: Bitmap) -> Space {
+        let mut free = FreeIndex::default();
+        let mut at = first;
+        while let Some(run) = image.next_clear_run(at, blocks) {
+            free.insert(run);
+            at = run.block + run.blocks;
+        }
+        let allocated = (blocks - first) as u64 - free.blocks();
+        Space {
+            first,
+            blocks,
+            live: image.clone(),
+            image,
+            changes: Vec::new(),
+            free,
+            quarantine: VecDeque::new(),
+            quarantined: 0,
+            reserved: 0,
+            allocated,
+            freezes: 0,
+            finished: 0,
+            pins: Rc::default(),
+            mode: Mode::Replay,
+        }
+    }
+
+    /// Recovery is over: from now on freed blocks go through quarantine.
+    pub(crate) fn go_live(&mut self) {
+        self.mode = Mode::Live;
+    }
+
+    /// Sets blocks for `bytes` aside, in as few pieces as free space allows.
+    ///
+    /// `page_demand` is what the next checkpoint may need, in pages; it is never touched.
+    ///
+    /// # Errors
+    /// `NoSpace`, `TooLarge`.
+    pub(crate) fn reserve(&mut self, bytes: u64, page_demand: u64) -> Result<Vec<Extent>> {
+        if bytes > BULK_BYTES_MAX {
+            return Err(Error::TooLarge { bytes, bytes_max: BULK_BYTES_MAX });
+        }
+        let wanted = bytes.div_ceil(BLOCK_BYTES as u64).max(1) as u32;
+        let no_space = |space: &Space| Error::NoSpace {
+            wanted: bytes,
+            free: space.free_for_bulk(page_demand) * BLOCK_BYTES as u64,
+        };
+        if wanted as u64 > self.free_for_bulk(page_demand) {
+            return Err(no_space(self));
+        }
+        let zone_end = self.first + (self.blocks - self.first) / PAGE_ZONE_PART;
+        let mut pieces = Vec::with_capacity(1);
+        let mut left = wanted;
+        while left > 0 {
+            let piece = match self.free.best_fit(left, zone_end) {
+                Some(extent) => extent,
+                None if pieces.len() + 1 < PIECES_MAX => self.free.largest().unwrap_or(Extent { block: 0, blocks: 0 }),
+                None => Extent { block: 0, blocks: 0 },
+            };
+            if piece.blocks == 0 {
+                pieces.into_iter().for_each(|piece| self.free.insert(piece));
+                return Err(no_space(self));
+            }
+            let piece = Extent { block: piece.block, blocks: piece.blocks.min(left) };
+            assert!(self.free.take(piece), "a free run contains its part");
+            left -= piece.blocks;
+            pieces.push(piece);
+        }
+        self.reserved += wanted as u64;
+        Ok(pieces)
+    }
+
+    /// Gives a reservation back.
+    pub(crate) fn cancel(&mut self, extent: Extent) {
+        self.reserved -= extent.blocks as u64;
+        self.free.insert(extent);
+    }
+
+    /// A reservation is named by an appended record: it is allocated.
+    pub(crate) fn commit(&mut self, extent: Extent) {
+        self.reserved -= extent.blocks as u64;
+        self.allocate(extent);
+    }
+
+    /// Replay: a record names `extent` as allocated. Saying it twice is fine.
+    ///
+    /// # Errors
+    /// `Corrupt`: out of the region, or partly someone else's.
+    pub(crate) fn mark_allocated(&mut self, extent: Extent) -> Result<()> {
+        self.check_range(extent)?;
+        if self.live.all_set(extent) {
+            return Ok(());
+        }
+        if !self.free.take(extent) {
+            return Err(wrong(extent, "claimed by a record, but not free"));
+        }
+        self.allocate(extent);
+        Ok(())
+    }
+
+    /// The record at `lsn` frees `extent`.
+    ///
+    /// # Errors
+    /// `Corrupt`: out of the region, or not allocated.
+    pub(crate) fn release(&mut self, extent: Extent, lsn: Lsn) -> Result<()> {
+        self.check_range(extent)?;
+        if !self.live.all_set(extent) {
+            return match self.mode {
+                Mode::Replay if self.live.all_clear(extent) => Ok(()),
+                _ => Err(wrong(extent, "released, but not allocated")),
+            };
+        }
+        self.live.clear(extent);
+        self.changes.push(Change::Released(extent));
+        self.allocated -= extent.blocks as u64;
+        match self.mode {
+            Mode::Replay => self.free.insert(extent),
+            Mode::Live => {
+                self.quarantined += extent.blocks as u64;
+                let mut pins = self.pins.borrow_mut();
+                let generation = pins.generation;
+                pins.generation += 1;
+                self.quarantine.push_back(Quarantined { extent, lsn, generation, freezes: self.freezes });
+            }
+        }
+        Ok(())
+    }
+
+    /// Keeps what is allocated now readable while the guard lives.
+    pub(crate) fn pin(&self) -> PinGuard {
+        let mut pins = self.pins.borrow_mut();
+        let generation = pins.generation;
+        *pins.held.entry(generation).or_insert(0) += 1;
+        drop(pins);
+        PinGuard { pins: self.pins.clone(), generation }
+    }
+
+    /// Frees what may leave quarantine, now that the log is durable up to `durable`.
+    pub(crate) fn drain(&mut self, durable: Lsn) {
+        let oldest_pin = self.pins.borrow().held.keys().next().copied().unwrap_or(u64::MAX);
+        while let Some(front) = self.quarantine.front() {
+            // A pin taken in generation g was there before every release of generation >= g.
+            if front.lsn >= durable || front.generation >= oldest_pin || front.freezes > self.finished {
+                break;
+            }
+            let extent = front.extent;
+            self.quarantine.pop_front();
+            self.quarantined -= extent.blocks as u64;
+            self.free.insert(extent);
+        }
+    }
+
+    /// A run of up to `pages` pages for a checkpoint; allocated at once.
+    pub(crate) fn allocate_pages(&mut self, pages: u32) -> Option<Extent> {
+        let run = self.free.lowest(pages * PAGE_BLOCKS)?;
+        let blocks = run.blocks.min(pages * PAGE_BLOCKS) / PAGE_BLOCKS * PAGE_BLOCKS;
+        if blocks == 0 {
+            return None;
+        }
+        let extent = Extent { block: run.block, blocks };
+        self.take_for_checkpoint(extent);
+        Some(extent)
+    }
+
+    /// One block for a checkpoint.
+    pub(crate) fn allocate_block(&mut self) -> Option<u32> {
+        let extent = Extent { block: self.free.smallest()?.block, blocks: 1 };
+        self.take_for_checkpoint(extent);
+        Some(extent.block)
+    }
+
+    fn take_for_checkpoint(&mut self, extent: Extent) {
+        assert!(self.free.take(extent), "a free run contains its part");
+        self.live.set(extent);
+        self.allocated += extent.blocks as u64;
+    }
+
+    /// A checkpoint is durable that no longer needs `extent`: it is free at once, no record names it and
+    /// nobody reads pages but under the pool.
+    pub(crate) fn free_from_checkpoint(&mut self, extent: Extent) {
+        assert!(self.live.all_set(extent), "a page block was freed twice: {extent:?}");
+        self.live.clear(extent);
+        self.allocated -= extent.blocks as u64;
+        self.free.insert(extent);
+    }
+
+    /// Freezes the state for a checkpoint: the changes up to here, which its image must show.
+    pub(crate) fn freeze(&mut self) -> Vec<Change> {
+        assert_eq!(self.freezes, self.finished, "one checkpoint at a time");
+        self.freezes += 1;
+        std::mem::take(&mut self.changes)
+    }
+
+    /// The checkpoint of the last freeze is durable.
+    pub(crate) fn finish(&mut self) {
+        self.finished += 1;
+        assert_eq!(self.freezes, self.finished);
+    }
+
+    /// Whoever waits for room waits here.
+    pub(crate) fn relieved(&self) -> Rc<Waiters> {
+        self.pins.borrow().relieved.clone()
+    }
+
+    pub(crate) fn image_mut(&mut self) -> &mut Bitmap {
+        &mut self.image
+    }
+
+    pub(crate) fn live(&self) -> &Bitmap {
+        &self.live
+    }
+
+    pub(crate) fn first(&self) -> u32 {
+        self.first
+    }
+
+    pub(crate) fn blocks(&self) -> u32 {
+        self.blocks
+    }
+
+    /// Whether changes wait for a checkpoint.
+    pub(crate) fn is_changed(&self) -> bool {
+        !self.changes.is_empty()
+    }
+
+    /// Whether a request may go on that dirties pages, when `page_demand` pages are owed to the next
+    /// checkpoint already.
+    #[inline]
+    pub(crate) fn has_room(&self, reserve: Reserve, page_demand: u64) -> bool {
+        let critical = match reserve {
+            Reserve::Normal => self.critical_pages(),
+            Reserve::Critical => 0,
+        };
+        self.free.pages() >= page_demand + critical
+    }
+
+    pub(crate) fn usage(&self) -> SpaceUse {
+        let bytes = |blocks: u64| blocks * BLOCK_BYTES as u64;
+        SpaceUse {
+            capacity: bytes((self.blocks - self.first) as u64),
+            allocated: bytes(self.allocated),
+            free: bytes(self.free.blocks()),
+            quarantined: bytes(self.quarantined),
+            reserved: bytes(self.reserved),
+        }
+    }
+
+    /// Blocks that bulk may take now.
+    pub(crate) fn free_for_bulk(&self, page_demand: u64) -> u64 {
+        let kept = page_demand + self.critical_pages();
+        // Taking n blocks out of runs costs at most n / 2 + 1 places for pages in each run it touches.
+        let pages = self.free.pages().saturating_sub(kept + PIECES_MAX as u64);
+        self.free.blocks().min(pages * PAGE_BLOCKS as u64)
+    }
+
+    /// Asserts K8 and that free runs and the bitmap agree; returns what is wrong.
+    ///
+    /// # Errors
+    /// `Corrupt(Block)`, with the first block that is.
+    pub(crate) fn check(&self) -> Result<()> {
+        let counted = self.live.count(Extent { block: self.first, blocks: self.blocks - self.first });
+        assert_eq!(counted, self.allocated, "K8: allocated blocks are counted right");
+        assert_eq!(
+            self.allocated + self.free.blocks() + self.quarantined + self.reserved,
+            (self.blocks - self.first) as u64,
+            "K8: every block is somewhere, once"
+        );
+        let quarantined: u64 = self.quarantine.iter().map(|entry| entry.extent.blocks as u64).sum();
+        assert_eq!(quarantined, self.quarantined);
+        for run in self.free.runs() {
+            if !self.live.all_clear(run) {
+                return Err(wrong(run, "free and allocated"));
+            }
+        }
+        Ok(())
+    }
+
+    fn allocate(&mut self, extent: Extent) {
+        assert!(self.live.all_clear(extent), "K8: {extent:?} is allocated twice");
+        self.live.set(extent);
+        self.changes.push(Change::Allocated(extent));
+        self.allocated += extent.blocks as u64;
+    }
+
+    fn critical_pages(&self) -> u64 {
+        let capacity = (self.blocks - self.first) as u64 / PAGE_BLOCKS as u64;
+        (capacity / CRITICAL_PART).clamp(CRITICAL_PAGES_MIN.min(capacity / 8), CRITICAL_PAGES_MAX)
+    }
+
+    fn check_range(&self, extent: Extent) -> Result<()> {
+        if extent.blocks == 0 || extent.block < self.first || extent.end() > self.blocks as u64 {
+            return Err(wrong(extent, "outside the region"));
+        }
+        Ok(())
+    }
+}
+
+pub(crate) fn wrong(extent: Extent, state: &'static str) -> Error {
+    let place = Place::Bulk { block: extent.block };
+    Corrupt { place, fault: Fault::Block { block: extent.block, state } }.into()
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,684 @@
+//! The store of one target: pages, log, space and checkpoints behind one handle.
+//!
+//! # Life of an update
+//! ```text
+//! reserve(bytes) -> bulk_write(..).await ->                       bulk data, when there is any
+//! pages().begin_op(); look; append(kind, record) -> lsn;          one synchronous step: no await
+//! commit(reservation); pages().get_mut(..) ...;                   visible at once
+//! durable(lsn).await                                              then answer
+//! ```
+//!
+//! # Always true
+//! 1. A record is durable only after the bulk data committed before it was appended.
+//! 2. A page reaches the device only after the log up to its state is durable; the log is cut only where a
+//!    checkpoint is durable (K7).
+//! 3. Once a write or a sync has failed, nothing more is accepted or acknowledged.
+//!
+//! # Not here
+//! What records and pages mean: `vos`.
+
+use std::cell::{Cell, Ref, RefCell, RefMut};
+use std::future::Future;
+use std::pin::Pin;
+use std::rc::Rc;
+use std::task::{Context, Poll};
+use std::time::Duration;
+
+use rt::TaskSet;
+
+use crate::checkpoint::{Checkpoint, Step};
+use crate::error::{Device, Error, Failed, Result};
+use crate::log::append::Log;
+use crate::log::{Lsn, Reserve};
+use crate::pages::pool::{Pages, PoolUse};
+use crate::region::{BLOCK_BYTES, Cause, Regions};
+use crate::root::{ROOT_BYTES_MAX, Root};
+use crate::signal::Waiters;
+use crate::space::{Extent, PinGuard, Space, SpaceUse};
+use crate::superblock::{Anchor, store_name};
+
+/// A changed store is checkpointed at least this often: bounds what a restart has to replay.
+pub const CHECKPOINT_INTERVAL: Duration = Duration::from_secs(5);
+
+/// Percent of the page budget that, once changed, calls for a checkpoint.
+const DIRTY_CHECKPOINT_PERCENT: u64 = 50;
+/// Percent of the page budget that, once changed, makes callers wait. The pool can grow to twice its
+/// budget, so that what was admitted always finds room.
+const DIRTY_BUSY_PERCENT: u64 = 85;
+
+/// Pages that operations admitted together may dirty beyond those counted.
+const OPERATION_PAGES: u64 = 32;
+
+/// One target's store. Clones share it; it stops working when the last one is dropped.
+#[derive(Clone)]
+pub struct Store {
+    pub(crate) shared: Rc<Shared>,
+    /// Flusher and checkpointer; aborted with the last clone.
+    tasks: Rc<RefCell<TaskSet>>,
+}
+
+/// What the handle, the tasks and the futures share. All on one thread.
+pub(crate) struct Shared {
+    pub(crate) regions: Regions,
+    /// CRC-32C of the store's UUID: marks every page.
+    pub(crate) tag: u32,
+    pub(crate) log: RefCell<Log>,
+    pub(crate) pages: RefCell<Pages>,
+    pub(crate) space: RefCell<Space>,
+    pub(crate) catalog: RefCell<Catalog>,
+    pub(crate) phase: RefCell<Phase>,
+    /// Fast answer to "is it running?": `phase` has the rest.
+    running: Cell<bool>,
+    dirty: Rc<Cell<u64>>,
+    dirty_wanted: u64,
+    dirty_max: u64,
+    /// Bulk data was written since the last sync of the data region.
+    pub(crate) bulk_unsynced: Cell<bool>,
+    /// Something was appended.
+    flusher: Waiters,
+    /// Something changed that a checkpoint will write.
+    changed: Waiters,
+    /// A checkpoint is wanted now.
+    wanted: Waiters,
+    checkpoints: Cell<Counts>,
+    /// Room was made, a checkpoint ended, or the store failed.
+    pub(crate) relieved: Rc<Waiters>,
+}
+
+/// Checkpoints of this opening.
+#[derive(Clone, Copy, Default)]
+struct Counts {
+    begun: u64,
+    done: u64,
+    /// One must begin after this many have begun.
+    requested: u64,
+}
+
+/// What the newest checkpoint says, and the owner's root for the next.
+pub(crate) struct Catalog {
+    pub(crate) anchor: Anchor,
+    pub(crate) root: Root,
+    pub(crate) root_blocks: Vec<u32>,
+    pub(crate) owner: Vec<u8>,
+}
+
+/// ```text
+///   RECOVERING --finish_recovery--> RUNNING --stop--> STOPPED
+///        |                             |
+///        +---------- device error -----+-----------> FAILED
+/// ```
+#[derive(Clone, Debug)]
+pub(crate) enum Phase {
+    Recovering,
+    Running,
+    Stopped,
+    Failed(Failed),
+}
+
+/// What a store holds now.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Usage {
+    pub space: SpaceUse,
+    pub pages: PoolUse,
+    /// Bytes of the log that wait for a checkpoint, of those it has.
+    pub log_used: u64,
+    pub log_bytes: u64,
+    pub checkpoints: u64,
+}
+
+impl Store {
+    pub(crate) fn assemble(
+        regions: Regions,
+        anchor: Anchor,
+        log: Log,
+        pages: Pages,
+        space: Space,
+        root: Root,
+        root_blocks: Vec<u32>,
+    ) -> Store {
+        let budget = pages.usage().budget;
+        let owner = root.owner.clone();
+        let shared = Shared {
+            regions,
+            tag: codec::crc32c(&anchor.store),
+            log: RefCell::new(log),
+            dirty: pages.dirty_counter(),
+            dirty_wanted: budget * DIRTY_CHECKPOINT_PERCENT / 100,
+            dirty_max: budget * DIRTY_BUSY_PERCENT / 100,
+            pages: RefCell::new(pages),
+            catalog: RefCell::new(Catalog { anchor, root, root_blocks, owner }),
+            phase: RefCell::new(Phase::Recovering),
+            running: Cell::new(false),
+            bulk_unsynced: Cell::new(false),
+            flusher: Waiters::default(),
+            changed: Waiters::default(),
+            wanted: Waiters::default(),
+            checkpoints: Cell::default(),
+            relieved: space.relieved(),
+            space: RefCell::new(space),
+        };
+        Store { shared: Rc::new(shared), tasks: Rc::default() }
+    }
+
+    /// The pages. Borrow them for one synchronous step and no longer: never across an await.
+    #[inline]
+    pub fn pages(&self) -> RefMut<'_, Pages> {
+        self.shared.pages.borrow_mut()
+    }
+
+    /// The pages, to look only. As short as [`Store::pages`].
+    #[inline]
+    pub fn pages_ref(&self) -> Ref<'_, Pages> {
+        self.shared.pages.borrow()
+    }
+
+    /// Appends a record whose payload is `parts` end to end, and returns its position. It is in the order
+    /// of the log at once, and durable when [`Store::durable`] says so.
+    ///
+    /// Append before changing pages, in the same synchronous step: when this succeeds, there is room for
+    /// the pages too, and only a failing page read can come in between (load what you need before).
+    ///
+    /// Cost: some 50 ns for 100 bytes; never waits.
+    ///
+    /// # Errors
+    /// - `Busy`, `LogFull`: wait for [`Store::relieved`], then retry.
+    /// - `NoSpace`: only deleting (`Reserve::Critical`) helps.
+    /// - `TooLarge`; `Failed`, `Stopped`.
+    #[inline]
+    pub fn append(&self, kind: u16, parts: &[&[u8]], reserve: Reserve) -> Result<Lsn> {
+        let shared = &*self.shared;
+        shared.admit(reserve)?;
+        let mut log = shared.log.borrow_mut();
+        let appended = log.append(kind, parts, reserve);
+        if log.wants_checkpoint() || shared.dirty.get() > shared.dirty_wanted || appended.is_err() {
+            shared.wanted.wake();
+        }
+        shared.changed.wake();
+        shared.flusher.wake();
+        appended
+    }
+
+    /// Whether an update may be made now: what [`Store::append`] checks first.
+    ///
+    /// # Errors
+    /// As [`Store::append`].
+    pub fn admit(&self, reserve: Reserve) -> Result<()> {
+        self.shared.admit(reserve)
+    }
+
+    /// Ready when the record at `lsn`, and so all before it, is durable.
+    ///
+    /// # Errors
+    /// `Failed`: a device failed first; whether the record survives is unknown.
+    pub fn durable(&self, lsn: Lsn) -> Durable {
+        Durable { shared: self.shared.clone(), lsn }
+    }
+
+    /// Position up to which all records are durable.
+    pub fn durable_lsn(&self) -> Lsn {
+        self.shared.log.borrow().durable()
+    }
+
+    /// Position behind the last record.
+    pub fn end_lsn(&self) -> Lsn {
+        self.shared.log.borrow().end()
+    }
+
+    /// Largest payload of a record.
+    pub fn record_bytes_max(&self) -> usize {
+        self.shared.log.borrow().record_bytes_max()
+    }
+
+    /// Keeps `root` in the next checkpoint: what recovery gives back first. Set it whenever it changes; a
+    /// checkpoint takes it as it is at its beginning.
+    ///
+    /// # Errors
+    /// `TooLarge`: over [`ROOT_BYTES_MAX`].
+    pub fn set_root(&self, root: &[u8]) -> Result<()> {
+        if root.len() > ROOT_BYTES_MAX {
+            return Err(Error::TooLarge { bytes: root.len() as u64, bytes_max: ROOT_BYTES_MAX as u64 });
+        }
+        let mut catalog = self.shared.catalog.borrow_mut();
+        catalog.owner.clear();
+        catalog.owner.extend_from_slice(root);
+        Ok(())
+    }
+
+    /// The owner's root as last set, or as recovered.
+    pub fn root(&self) -> Vec<u8> {
+        self.shared.catalog.borrow().owner.clone()
+    }
+
+    /// Replay: the record being applied says that `extent` is allocated. In service a reservation is
+    /// committed instead.
+    ///
+    /// # Errors
+    /// `Corrupt`: it cannot be.
+    pub fn mark_allocated(&self, extent: Extent) -> Result<()> {
+        self.shared.space.borrow_mut().mark_allocated(extent)
+    }
+
+    /// The record at `lsn` gives `extent` up. It is reused when that is durable and no older pin is held.
+    ///
+    /// # Errors
+    /// `Corrupt`: it is not allocated.
+    pub fn release(&self, extent: Extent, lsn: Lsn) -> Result<()> {
+        self.shared.space.borrow_mut().release(extent, lsn)
+    }
+
+    /// Keeps all bulk data allocated now from being overwritten while the guard lives.
+    pub fn pin(&self) -> PinGuard {
+        self.shared.space.borrow().pin()
+    }
+
+    /// Whether callers should wait for [`Store::relieved`] before more updates.
+    pub fn pressure(&self) -> bool {
+        self.shared.pressure()
+    }
+
+    /// Ready when there is no pressure, or no hope. Needs the tasks of [`Store::start`].
+    ///
+    /// # Errors
+    /// `Failed`, `Stopped`.
+    pub async fn relieved(&self) -> Result<()> {
+        let shared = &*self.shared;
+        shared
+            .relieved
+            .until(|| {
+                if let Err(error) = shared.running() {
+                    return Some(Err(error));
+                }
+                let durable = shared.log.borrow().durable();
+                shared.space.borrow_mut().drain(durable);
+                if shared.pressure() {
+                    shared.wanted.wake();
+                    return None;
+                }
+                Some(Ok(()))
+            })
+            .await
+    }
+
+    /// Starts the flusher and the checkpointer on this thread.
+    pub fn start(&self) {
+        let mut tasks = self.tasks.borrow_mut();
+        assert_eq!(tasks.running(), 0, "a store is started once");
+        tasks.spawn_local(flush_always(self.shared.clone()));
+        tasks.spawn_local(checkpoint_always(self.shared.clone()));
+    }
+
+    /// Makes everything appended so far durable, blocking. For stores whose tasks do not run: benches,
+    /// tests, recovery.
+    ///
+    /// # Errors
+    /// `Failed`.
+    pub fn flush_now(&self) -> Result<()> {
+        Ok(self.shared.flush_now()?)
+    }
+
+    /// Makes a checkpoint of everything up to now, blocking. For stores whose tasks do not run.
+    ///
+    /// # Errors
+    /// `Failed`.
+    pub fn checkpoint_blocking(&self) -> Result<()> {
+        self.shared.running()?;
+        Ok(self.shared.checkpoint_blocking()?)
+    }
+
+    /// Makes a checkpoint of everything up to now; blocking if the tasks do not run.
+    ///
+    /// # Errors
+    /// `Failed`, `Stopped`.
+    pub async fn checkpoint_now(&self) -> Result<()> {
+        let shared = &*self.shared;
+        shared.running()?;
+        if self.tasks.borrow().running() == 0 {
+            return Ok(shared.checkpoint_blocking()?);
+        }
+        let target = shared.request_checkpoint();
+        shared
+            .relieved
+            .until(|| match shared.running() {
+                _ if shared.checkpoints.get().done >= target => Some(Ok(())),
+                Ok(()) => None,
+                Err(error) => Some(Err(error)),
+            })
+            .await
+    }
+
+    /// Ends service: makes everything durable in a checkpoint, so that the next open replays nothing, and
+    /// stops the tasks.
+    ///
+    /// # Errors
+    /// `Failed`: what was acknowledged is in the log.
+    pub async fn stop(&self) -> Result<()> {
+        self.checkpoint_now().await?;
+        // Records may have come while it ran; they are in the log, and it is their last chance.
+        let last = self.shared.log.borrow().end();
+        if last > self.durable_lsn() && self.tasks.borrow().running() > 0 {
+            self.durable(Lsn(last.0 - 1)).await?;
+        }
+        self.shared.set_phase(Phase::Stopped);
+        self.tasks.borrow_mut().abort_all();
+        Ok(())
+    }
+
+    /// What the store holds now.
+    pub fn usage(&self) -> Usage {
+        let log = self.shared.log.borrow();
+        Usage {
+            space: self.shared.space.borrow().usage(),
+            pages: self.shared.pages.borrow().usage(),
+            log_used: log.used(),
+            log_bytes: log.area(),
+            checkpoints: self.shared.checkpoints.get().done,
+        }
+    }
+
+    /// Bytes of bulk data that could be reserved now.
+    pub fn free_for_bulk(&self) -> u64 {
+        self.shared.space.borrow().free_for_bulk(self.shared.page_demand()) * BLOCK_BYTES as u64
+    }
+
+    /// UUID of the store.
+    pub fn uuid(&self) -> [u8; 16] {
+        self.shared.catalog.borrow().anchor.store
+    }
+
+    /// Index of the target the store was made for.
+    pub fn target(&self) -> u32 {
+        self.shared.catalog.borrow().anchor.target
+    }
+
+    /// The device failure that stopped the store, if one did.
+    pub fn failure(&self) -> Option<Failed> {
+        match &*self.shared.phase.borrow() {
+            Phase::Failed(failed) => Some(failed.clone()),
+            _ => None,
+        }
+    }
+}
+
+impl std::fmt::Debug for Store {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        write!(f, "Store({})", store_name(&self.uuid()))
+    }
+}
+
+/// Waits for a record to be durable. See [`Store::durable`].
+#[must_use = "nothing waits before it is awaited"]
+pub struct Durable {
+    shared: Rc<Shared>,
+    lsn: Lsn,
+}
+
+impl Future for Durable {
+    type Output = std::result::Result<(), Failed>;
+
+    fn poll(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Self::Output> {
+        // Durable before failed: a record that made it is acknowledged whatever came after.
+        if self.shared.log.borrow_mut().poll_durable(self.lsn, cx).is_ready() {
+            return Poll::Ready(Ok(()));
+        }
+        match &*self.shared.phase.borrow() {
+            Phase::Failed(failed) => Poll::Ready(Err(failed.clone())),
+            Phase::Stopped => Poll::Ready(Err(Failed { device: Device::Log, cause: "the store was stopped".into() })),
+            Phase::Running | Phase::Recovering => Poll::Pending,
+        }
+    }
+}
+
+impl Shared {
+    #[inline]
+    fn admit(&self, reserve: Reserve) -> Result<()> {
+        if !self.running.get() {
+            self.running()?;
+        }
+        if reserve == Reserve::Normal && self.dirty.get() > self.dirty_max {
+            self.wanted.wake();
+            return Err(Error::Busy { dirty: self.dirty.get(), frames: self.pages_budget() });
+        }
+        if !self.space.borrow().has_room(reserve, self.page_demand()) {
+            return Err(self.no_room(PAGE_ROOM_BYTES));
+        }
+        Ok(())
+    }
+
+    /// The refusal when space is short: `Busy` while a flush or a checkpoint may still make room.
+    #[cold]
+    pub(crate) fn no_room(&self, wanted: u64) -> Error {
+        let usage = self.space.borrow().usage();
+        if usage.quarantined > 0 || self.dirty.get() > 0 {
+            self.wanted.wake();
+            return Error::Busy { dirty: self.dirty.get(), frames: self.pages_budget() };
+        }
+        let free = self.space.borrow().free_for_bulk(self.page_demand()) * BLOCK_BYTES as u64;
+        Error::NoSpace { wanted, free }
+    }
+
+    /// Pages that the next checkpoint may have to write.
+    #[inline]
+    pub(crate) fn page_demand(&self) -> u64 {
+        let catalog = self.catalog.borrow();
+        let dirty = self.dirty.get();
+        dirty + dirty.min(catalog.root.maps.len() as u64 + 1) + catalog.root_blocks.len() as u64 + OPERATION_PAGES
+    }
+
+    fn pages_budget(&self) -> u64 {
+        self.dirty_max * 100 / DIRTY_BUSY_PERCENT
+    }
+
+    fn pressure(&self) -> bool {
+        let log = self.log.borrow();
+        let space = self.space.borrow();
+        let is_cramped = !space.has_room(crate::log::Reserve::Normal, self.page_demand())
+            && (self.dirty.get() > 0 || space.usage().quarantined > 0);
+        self.dirty.get() > self.dirty_max || log.is_tight() || is_cramped
+    }
+
+    /// # Errors
+    /// Why the store does not run.
+    #[cold]
+    pub(crate) fn running(&self) -> Result<()> {
+        match &*self.phase.borrow() {
+            Phase::Running => Ok(()),
+            Phase::Failed(failed) => Err(failed.clone().into()),
+            Phase::Stopped => Err(Error::Stopped),
+            Phase::Recovering => panic!("a store takes updates only after finish_recovery"),
+        }
+    }
+
+    pub(crate) fn set_phase(&self, phase: Phase) {
+        self.running.set(matches!(phase, Phase::Running));
+        *self.phase.borrow_mut() = phase;
+        let waiting = match self.running.get() {
+            true => Vec::new(),
+            false => self.log.borrow_mut().wakers(u64::MAX),
+        };
+        waiting.into_iter().for_each(std::task::Waker::wake);
+        for waiters in [&self.flusher, &self.changed, &self.wanted, &*self.relieved] {
+            waiters.wake();
+        }
+    }
+
+    /// Stops the store for good. The first failure is the one that counts.
+    pub(crate) fn fail(&self, device: Device, cause: Cause) -> Failed {
+        let failed = Failed { device, cause };
+        self.fail_as(&failed);
+        failed
+    }
+
+    fn fail_as(&self, failed: &Failed) {
+        if !matches!(&*self.phase.borrow(), Phase::Failed(_)) {
+            tracing::error!(device = %failed.device, cause = %failed.cause, "the store stops: its device failed");
+            self.set_phase(Phase::Failed(failed.clone()));
+        }
+    }
+
+    fn is_over(&self) -> bool {
+        matches!(&*self.phase.borrow(), Phase::Failed(_) | Phase::Stopped)
+    }
+
+    fn request_checkpoint(&self) -> u64 {
+        let mut counts = self.checkpoints.get();
+        counts.requested = counts.begun + 1;
+        self.checkpoints.set(counts);
+        self.changed.wake();
+        self.wanted.wake();
+        counts.requested
+    }
+
+    fn is_changed(&self) -> bool {
+        let log = self.log.borrow();
+        log.end() > log.tail() || self.dirty.get() > 0 || self.space.borrow().is_changed()
+    }
+
+    fn wants_checkpoint(&self) -> bool {
+        let counts = self.checkpoints.get();
+        self.log.borrow().wants_checkpoint()
+            || self.dirty.get() > self.dirty_wanted
+            || counts.requested > counts.begun
+            || self.pressure()
+    }
+
+    pub(crate) fn flush_now(&self) -> std::result::Result<(), Failed> {
+        self.not_failed()?;
+        let taken = self.log.borrow_mut().take();
+        let Some(work) = taken else { return Ok(()) };
+        if self.bulk_unsynced.replace(false) {
+            self.regions.data.sync_now().map_err(|cause| self.fail(Device::Data, cause))?;
+        }
+        let log = &self.regions.log;
+        for (offset, bytes) in &work.writes {
+            log.write_now(*offset, bytes).map_err(|cause| self.fail(Device::Log, cause))?;
+        }
+        log.sync_now().map_err(|cause| self.fail(Device::Log, cause))?;
+        self.flushed(work);
+        Ok(())
+    }
+
+    async fn flush(&self) -> std::result::Result<(), Failed> {
+        let taken = self.log.borrow_mut().take();
+        let Some(mut work) = taken else { return Ok(()) };
+        // Taken down before the sync begins: a bulk write that completes meanwhile belongs to a later record.
+        if self.bulk_unsynced.replace(false) {
+            self.regions.data.sync().await.map_err(|cause| self.fail(Device::Data, cause))?;
+        }
+        for (offset, slot) in &mut work.writes {
+            let (outcome, bytes) = self.regions.log.write(*offset, std::mem::take(slot)).await;
+            *slot = bytes;
+            outcome.map_err(|cause| self.fail(Device::Log, cause))?;
+        }
+        self.regions.log.sync().await.map_err(|cause| self.fail(Device::Log, cause))?;
+        // A checkpoint may have failed in the meantime: then nothing more is acknowledged.
+        self.not_failed()?;
+        self.flushed(work);
+        Ok(())
+    }
+
+    fn flushed(&self, work: crate::log::flush::FlushWork) {
+        let wakers = self.log.borrow_mut().complete(work);
+        let durable = self.log.borrow().durable();
+        self.space.borrow_mut().drain(durable);
+        wakers.into_iter().for_each(std::task::Waker::wake);
+        self.relieved.wake();
+    }
+
+    fn not_failed(&self) -> std::result::Result<(), Failed> {
+        match &*self.phase.borrow() {
+            Phase::Failed(failed) => Err(failed.clone()),
+            _ => Ok(()),
+        }
+    }
+
+    pub(crate) fn checkpoint_blocking(&self) -> std::result::Result<(), Failed> {
+        self.not_failed()?;
+        let mut checkpoint = self.begin_checkpoint();
+        let data = &self.regions.data;
+        loop {
+            match checkpoint.step(self).inspect_err(|failed| self.fail_as(failed))? {
+                Step::Flush(lsn) => {
+                    self.flush_now()?;
+                    assert!(self.log.borrow().durable() >= lsn);
+                }
+                Step::Write { block, buffer } => data
+                    .write_now(block as u64 * BLOCK_BYTES as u64, &buffer)
+                    .map_err(|cause| self.fail(Device::Data, cause))?,
+                Step::Sync => data.sync_now().map_err(|cause| self.fail(Device::Data, cause))?,
+                Step::Pause => {}
+                Step::Done => break,
+            }
+        }
+        self.end_checkpoint();
+        Ok(())
+    }
+
+    async fn checkpoint(self: &Rc<Shared>) -> std::result::Result<(), Failed> {
+        let mut checkpoint = self.begin_checkpoint();
+        let data = &self.regions.data;
+        loop {
+            self.not_failed()?;
+            match checkpoint.step(self).inspect_err(|failed| self.fail_as(failed))? {
+                // Everything before `lsn` is durable when its last byte is.
+                Step::Flush(Lsn(0)) => {}
+                Step::Flush(lsn) => Durable { shared: self.clone(), lsn: Lsn(lsn.0 - 1) }.await?,
+                Step::Write { block, buffer } => {
+                    let (outcome, _) = data.write(block as u64 * BLOCK_BYTES as u64, buffer).await;
+                    outcome.map_err(|cause| self.fail(Device::Data, cause))?;
+                    rt::yield_now().await;
+                }
+                Step::Sync => data.sync().await.map_err(|cause| self.fail(Device::Data, cause))?,
+                Step::Pause => rt::yield_now().await,
+                Step::Done => break,
+            }
+        }
+        self.end_checkpoint();
+        Ok(())
+    }
+
+    fn begin_checkpoint(&self) -> Checkpoint {
+        let mut counts = self.checkpoints.get();
+        counts.begun += 1;
+        self.checkpoints.set(counts);
+        Checkpoint::begin(self)
+    }
+
+    fn end_checkpoint(&self) {
+        let mut counts = self.checkpoints.get();
+        counts.done += 1;
+        self.checkpoints.set(counts);
+        self.relieved.wake();
+    }
+}
+
+/// What an update of pages is taken to want, in a refusal's text.
+const PAGE_ROOM_BYTES: u64 = crate::page::PAGE_BYTES as u64;
+
+/// The flusher: group commit. While one flush is under way, what comes gathers for the next.
+async fn flush_always(shared: Rc<Shared>) {
+    loop {
+        let go_on = shared.flusher.until(|| match shared.is_over() {
+            true => Some(false),
+            false => shared.log.borrow().is_pending().then_some(true),
+        });
+        if !go_on.await || shared.flush().await.is_err() {
+            return;
+        }
+    }
+}
+
+/// The checkpointer. Sleeps without a timer while nothing changes.
+async fn checkpoint_always(shared: Rc<Shared>) {
+    loop {
+        shared
+            .changed
+            .until(|| (shared.is_over() || shared.is_changed() || shared.wants_checkpoint()).then_some(()))
+            .await;
+        let wanted = shared.wanted.until(|| (shared.is_over() || shared.wants_checkpoint()).then_some(()));
+        // Either way it is time: wanted early, or the interval is over.
+        let _ = rt::timeout(CHECKPOINT_INTERVAL, wanted).await;
+        if shared.is_over() || shared.checkpoint().await.is_err() {
+            return;
+        }
+    }
+}
