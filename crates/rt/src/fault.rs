@@ -8,6 +8,8 @@ use std::collections::BTreeMap;
 use std::sync::Mutex;
 use std::sync::atomic::{AtomicUsize, Ordering::Relaxed};
 
+use crate::sim;
+
 /// True if the fault of this name shall happen now.
 #[macro_export]
 macro_rules! fault {
@@ -28,6 +30,22 @@ pub enum When {
 impl When {
     /// The next time, once.
     pub const ONCE: When = When::Count { skip: 0, times: 1 };
+
+    /// Asks once, and counts it.
+    pub(crate) fn strikes(&mut self, random: impl FnOnce() -> u64) -> bool {
+        match self {
+            When::Chance(p) => ((random() >> 11) as f64 / (1u64 << 53) as f64) < *p,
+            When::Count { skip, .. } if *skip > 0 => {
+                *skip -= 1;
+                false
+            }
+            When::Count { times, .. } => {
+                let strikes = *times > 0;
+                *times = times.saturating_sub(1);
+                strikes
+            }
+        }
+    }
 }
 
 /// How many points are armed in this process, over all contexts.
@@ -58,19 +76,7 @@ impl Points {
     }
 
     pub(crate) fn happens(&mut self, name: &str, random: impl FnOnce() -> u64) -> bool {
-        match self.armed.get_mut(name) {
-            None => false,
-            Some(When::Chance(p)) => ((random() >> 11) as f64 / (1u64 << 53) as f64) < *p,
-            Some(When::Count { skip, .. }) if *skip > 0 => {
-                *skip -= 1;
-                false
-            }
-            Some(When::Count { times, .. }) => {
-                let happens = *times > 0;
-                *times = times.saturating_sub(1);
-                happens
-            }
-        }
+        self.armed.get_mut(name).is_some_and(|when| when.strikes(random))
     }
 }
 
@@ -93,10 +99,16 @@ pub fn disarm(name: &str) {
 /// What [`crate::fault!`] asks.
 #[inline]
 pub fn happens(name: &str) -> bool {
-    ARMED.load(Relaxed) > 0 && with_points(|points| points.happens(name, crate::random_u64))
+    ARMED.load(Relaxed) > 0 && {
+        let random = crate::random_u64();
+        with_points(|points| points.happens(name, || random))
+    }
 }
 
 fn with_points<R>(act: impl FnOnce(&mut Points) -> R) -> R {
+    if sim::is_active() {
+        return act(&mut sim::here().0.world().faults);
+    }
     act(&mut OF_PROCESS.lock().expect("no code panics while it holds the fault points"))
 }
 

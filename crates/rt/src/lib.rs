@@ -28,6 +28,7 @@ mod hlc;
 pub mod mem;
 pub mod metrics;
 mod random;
+pub mod sim;
 pub mod stream;
 mod task;
 mod thread;

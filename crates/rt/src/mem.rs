@@ -19,13 +19,14 @@ use bytes::Bytes;
 use tokio::sync::mpsc;
 
 use crate::disk::IoBuf;
+use crate::sim::{self, net};
 
 /// Frames in flight one way on one link. Enough to hide a thread's wake-up; small enough that a
 /// stalled reader of 1 MiB bulk frames holds back 64 MiB and no more.
 pub const LINK_FRAMES_MAX: usize = 64;
 
 /// Connections waiting to be accepted on one name. More wait in `connect`.
-const BACKLOG_MAX: usize = 128;
+pub(crate) const BACKLOG_MAX: usize = 128;
 
 /// What travels on a link: a small head, and bulk data that is handed over without a copy.
 #[derive(Debug, Default)]
@@ -70,6 +71,10 @@ static LISTENERS: Mutex<BTreeMap<String, mpsc::Sender<MemLink>>> = Mutex::new(BT
 /// # Errors
 /// `NameTaken`.
 pub fn listen(name: &str) -> Result<MemListener, LinkError> {
+    if sim::is_active() {
+        let inner = ListenerInner::Sim(net::listen(name)?);
+        return Ok(MemListener { name: name.to_owned(), inner });
+    }
     let (arrivals, accepted) = mpsc::channel(BACKLOG_MAX);
     let mut listeners = LISTENERS.lock().expect("no code panics while it holds the registry");
     if listeners.contains_key(name) {
@@ -84,6 +89,9 @@ pub fn listen(name: &str) -> Result<MemListener, LinkError> {
 /// # Errors
 /// `Refused`; in the simulator also `Unreachable`.
 pub async fn connect(name: &str) -> Result<MemLink, LinkError> {
+    if sim::is_active() {
+        return net::connect(name).await.map(of_sim);
+    }
     let refused = || LinkError::Refused { name: name.to_owned() };
     let arrivals = {
         let listeners = LISTENERS.lock().expect("no code panics while it holds the registry");
@@ -102,6 +110,13 @@ pub async fn connect(name: &str) -> Result<MemLink, LinkError> {
     })
 }
 
+fn of_sim((sender, receiver): (net::SimSender, net::SimReceiver)) -> MemLink {
+    MemLink {
+        sender: MemSender { inner: SenderInner::Sim(sender) },
+        receiver: MemReceiver { inner: ReceiverInner::Sim(receiver) },
+    }
+}
+
 /// Owns a name and accepts links to it.
 pub struct MemListener {
     name: String,
@@ -110,6 +125,7 @@ pub struct MemListener {
 
 enum ListenerInner {
     Os(mpsc::Receiver<MemLink>),
+    Sim(net::SimListener),
 }
 
 impl MemListener {
@@ -124,6 +140,7 @@ impl MemListener {
     pub async fn accept(&mut self) -> Result<MemLink, LinkError> {
         match &mut self.inner {
             ListenerInner::Os(accepted) => accepted.recv().await.ok_or(LinkError::Closed),
+            ListenerInner::Sim(listener) => listener.accept().await.map(of_sim),
         }
     }
 }
@@ -136,6 +153,7 @@ impl Drop for MemListener {
                     listeners.remove(&self.name);
                 }
             }
+            ListenerInner::Sim(_) => {}
         }
     }
 }
@@ -170,6 +188,7 @@ pub struct MemSender {
 
 enum SenderInner {
     Os(mpsc::Sender<Frame>),
+    Sim(net::SimSender),
 }
 
 impl MemSender {
@@ -180,6 +199,7 @@ impl MemSender {
     pub async fn send(&self, frame: Frame) -> Result<(), LinkError> {
         match &self.inner {
             SenderInner::Os(sender) => sender.send(frame).await.map_err(|_| LinkError::Closed),
+            SenderInner::Sim(sender) => sender.send(frame).await,
         }
     }
 }
@@ -191,6 +211,7 @@ pub struct MemReceiver {
 
 enum ReceiverInner {
     Os(mpsc::Receiver<Frame>),
+    Sim(net::SimReceiver),
 }
 
 impl MemReceiver {
@@ -198,6 +219,7 @@ impl MemReceiver {
     pub async fn recv(&mut self) -> Option<Frame> {
         match &mut self.inner {
             ReceiverInner::Os(receiver) => receiver.recv().await,
+            ReceiverInner::Sim(receiver) => receiver.recv().await,
         }
     }
 
@@ -205,6 +227,7 @@ impl MemReceiver {
     pub fn try_recv(&mut self) -> Option<Frame> {
         match &mut self.inner {
             ReceiverInner::Os(receiver) => receiver.try_recv().ok(),
+            ReceiverInner::Sim(receiver) => receiver.try_recv(),
         }
     }
 }

@@ -2,6 +2,8 @@
 
 use std::cell::RefCell;
 
+use crate::sim;
+
 /// A small, fast, seedable generator (xoshiro256++). Not for secrets.
 ///
 /// Public because tests and workloads want one whose seed they hold.
@@ -78,6 +80,9 @@ thread_local! {
 
 /// A random number for jitter, sampling and spreading. Not for secrets.
 pub fn random_u64() -> u64 {
+    if sim::is_active() {
+        return sim::here().0.world().random();
+    }
     GENERATOR.with_borrow_mut(|slot| {
         slot.get_or_insert_with(|| {
             let mut seed = [0; 8];
@@ -90,6 +95,14 @@ pub fn random_u64() -> u64 {
 
 /// Random bytes fit for identifiers and keys. Cost on `os`: a system call.
 pub fn random_bytes(bytes: &mut [u8]) {
+    if sim::is_active() {
+        let mut words = std::iter::repeat_with(random_u64);
+        for chunk in bytes.chunks_mut(8) {
+            let word = words.next().expect("an endless iterator").to_le_bytes();
+            chunk.copy_from_slice(&word[..chunk.len()]);
+        }
+        return;
+    }
     kernel_random(bytes);
 }
 

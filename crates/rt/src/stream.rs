@@ -34,6 +34,7 @@ impl Stream {
     /// # Errors
     /// The kernel's or the resolver's.
     pub async fn connect_tcp(address: &str) -> io::Result<Stream> {
+        refuse_in_simulator()?;
         let stream = tokio::net::TcpStream::connect(address).await?;
         stream.set_nodelay(true)?;
         Ok(Stream::Tcp(stream))
@@ -44,6 +45,7 @@ impl Stream {
     /// # Errors
     /// The kernel's.
     pub async fn connect_unix(path: &Path) -> io::Result<Stream> {
+        refuse_in_simulator()?;
         Ok(Stream::Unix(tokio::net::UnixStream::connect(path).await?))
     }
 
@@ -217,6 +219,7 @@ impl TcpListener {
     /// # Errors
     /// `AddrInUse` and the kernel's others.
     pub async fn bind(address: &str) -> io::Result<TcpListener> {
+        refuse_in_simulator()?;
         // tokio sets SO_REUSEADDR, so that a server restarted at once gets its port back.
         tokio::net::TcpListener::bind(address).await.map(|inner| TcpListener { inner })
     }
@@ -247,6 +250,7 @@ impl UnixListener {
     /// # Errors
     /// `AddrInUse` when a live process listens there, and the kernel's others.
     pub fn bind(path: &Path) -> io::Result<UnixListener> {
+        refuse_in_simulator()?;
         let inner = match tokio::net::UnixListener::bind(path) {
             Err(error) if error.kind() == io::ErrorKind::AddrInUse && is_abandoned(path) => {
                 std::fs::remove_file(path)?;
@@ -278,6 +282,13 @@ impl Drop for UnixListener {
         // Gone already, or not ours to remove any more: either way nothing is left to do.
         let _ = std::fs::remove_file(&self.path);
     }
+}
+
+fn refuse_in_simulator() -> io::Result<()> {
+    if crate::sim::is_active() {
+        return Err(io::Error::new(io::ErrorKind::Unsupported, "the simulator has no sockets; use rt::mem links"));
+    }
+    Ok(())
 }
 
 #[cfg(test)]

@@ -4,6 +4,8 @@ use std::future::Future;
 use std::pin::Pin;
 use std::task::{Context, Poll};
 
+use crate::sim;
+
 /// Runs `future` as a task of the ambient runtime.
 ///
 /// # Panics
@@ -13,6 +15,9 @@ where
     F: Future + Send + 'static,
     F::Output: Send + 'static,
 {
+    if sim::is_active() {
+        return JoinHandle::of_sim(sim::spawn_here(future));
+    }
     JoinHandle { inner: JoinInner::Os(tokio::spawn(future)) }
 }
 
@@ -25,6 +30,9 @@ where
     F: Future + 'static,
     F::Output: 'static,
 {
+    if sim::is_active() {
+        return JoinHandle::of_sim(sim::spawn_here(future));
+    }
     JoinHandle { inner: JoinInner::Os(tokio::task::spawn_local(future)) }
 }
 
@@ -35,6 +43,7 @@ pub struct JoinHandle<T> {
 
 enum JoinInner<T> {
     Os(tokio::task::JoinHandle<T>),
+    Sim(sim::SimJoin<T>),
 }
 
 /// Why a task gave no result.
@@ -49,16 +58,22 @@ pub enum JoinError {
 }
 
 impl<T> JoinHandle<T> {
+    pub(crate) fn of_sim(join: sim::SimJoin<T>) -> JoinHandle<T> {
+        JoinHandle { inner: JoinInner::Sim(join) }
+    }
+
     /// Drops the task's future at its next suspension. A task that has finished is not affected.
     pub fn abort(&self) {
         match &self.inner {
             JoinInner::Os(handle) => handle.abort(),
+            JoinInner::Sim(join) => join.abort(),
         }
     }
 
     pub fn is_finished(&self) -> bool {
         match &self.inner {
             JoinInner::Os(handle) => handle.is_finished(),
+            JoinInner::Sim(join) => join.is_finished(),
         }
     }
 }
@@ -69,6 +84,7 @@ impl<T> Future for JoinHandle<T> {
     fn poll(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Self::Output> {
         match &mut self.inner {
             JoinInner::Os(handle) => Pin::new(handle).poll(cx).map(|outcome| outcome.map_err(from_tokio)),
+            JoinInner::Sim(join) => join.poll(cx),
         }
     }
 }

@@ -7,7 +7,8 @@ use std::task::{Context, Poll};
 
 use tokio::sync::oneshot;
 
-use crate::task::{JoinError, panic_message};
+use crate::sim;
+use crate::task::{JoinError, JoinHandle, panic_message, spawn_local};
 
 /// Runs `future` to its end on this thread, with a runtime of its own: tasks, timers, disks and
 /// sockets work inside, `spawn_local` too. For mains and tests; the simulator has `Sim::run`.
@@ -38,6 +39,10 @@ where
     T: Send + 'static,
     Fut: Future<Output = T> + 'static,
 {
+    if sim::is_active() {
+        let task = spawn_local(async move { make().await });
+        return Ok(ThreadHandle { inner: ThreadInner::Sim(task) });
+    }
     let (done, outcome) = oneshot::channel();
     std::thread::Builder::new().name(name.to_owned()).spawn(move || {
         let run = std::panic::AssertUnwindSafe(|| block_on(async move { make().await }));
@@ -56,6 +61,7 @@ pub struct ThreadHandle<T> {
 
 enum ThreadInner<T> {
     Os(oneshot::Receiver<Result<T, JoinError>>),
+    Sim(JoinHandle<T>),
 }
 
 impl<T> Future for ThreadHandle<T> {
@@ -66,15 +72,19 @@ impl<T> Future for ThreadHandle<T> {
             ThreadInner::Os(outcome) => {
                 Pin::new(outcome).poll(cx).map(|received| received.unwrap_or(Err(JoinError::Cancelled)))
             }
+            ThreadInner::Sim(task) => Pin::new(task).poll(cx),
         }
     }
 }
 
-/// Resolves when the operator asks this process to stop (SIGTERM or SIGINT).
+/// Resolves when the operator asks this process to stop (SIGTERM or SIGINT). Never in the simulator.
 ///
 /// # Errors
 /// When the handlers cannot be installed.
 pub async fn stop_requested() -> io::Result<()> {
+    if sim::is_active() {
+        return std::future::pending().await;
+    }
     use tokio::signal::unix::{SignalKind, signal};
     let mut terminate = signal(SignalKind::terminate())?;
     let mut interrupt = signal(SignalKind::interrupt())?;

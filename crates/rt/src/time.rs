@@ -6,8 +6,11 @@
 use std::future::Future;
 use std::ops::{Add, AddAssign, Sub};
 use std::pin::Pin;
-use std::task::{Context, Poll};
+use std::sync::Arc;
+use std::task::{Context, Poll, Waker};
 use std::time::Duration;
+
+use crate::sim;
 
 /// A point of monotonic time, in nanoseconds since some moment before the program began.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Debug)]
@@ -67,12 +70,19 @@ pub(crate) fn nanos(step: Duration) -> u64 {
 /// Monotonic time. Cost on `os`: one vDSO call, some 25 ns.
 #[inline]
 pub fn now() -> Instant {
+    if sim::is_active() {
+        return Instant(sim::here().0.world().read_clock());
+    }
     Instant(clock_nanos(libc::CLOCK_MONOTONIC))
 }
 
 /// The calendar: microseconds since 1970-01-01 UTC. In the simulator each node has its own skew.
 #[inline]
 pub fn wall_micros() -> u64 {
+    if sim::is_active() {
+        let (shared, place) = sim::here();
+        return shared.world().wall_micros(place.node);
+    }
     clock_nanos(libc::CLOCK_REALTIME) / 1000
 }
 
@@ -86,6 +96,9 @@ fn clock_nanos(clock: libc::clockid_t) -> u64 {
 
 /// Waits for `duration`.
 pub fn sleep(duration: Duration) -> Sleep {
+    if sim::is_active() {
+        return Sleep { inner: SleepInner::Sim(SimSleep::new(now() + duration)) };
+    }
     Sleep { inner: SleepInner::Os(tokio::time::sleep(duration)) }
 }
 
@@ -102,6 +115,7 @@ pub struct Sleep {
 
 enum SleepInner {
     Os(tokio::time::Sleep),
+    Sim(SimSleep),
 }
 
 impl Future for Sleep {
@@ -113,6 +127,45 @@ impl Future for Sleep {
         match unsafe { &mut self.get_unchecked_mut().inner } {
             // SAFETY: as above; the reference comes from a pinned place.
             SleepInner::Os(sleep) => unsafe { Pin::new_unchecked(sleep) }.poll(cx),
+            SleepInner::Sim(sleep) => sleep.poll(cx),
+        }
+    }
+}
+
+/// A timer of the simulator.
+struct SimSleep {
+    shared: Arc<sim::Shared>,
+    deadline: Instant,
+    /// The event that will wake the task, and the waker it will use.
+    armed: Option<(sim::EventKey, Waker)>,
+}
+
+impl SimSleep {
+    fn new(deadline: Instant) -> SimSleep {
+        SimSleep { shared: sim::here().0, deadline, armed: None }
+    }
+
+    fn poll(&mut self, cx: &mut Context<'_>) -> Poll<()> {
+        let mut world = self.shared.world();
+        if world.read_clock() >= self.deadline.0 {
+            return Poll::Ready(());
+        }
+        if let Some((key, waker)) = &self.armed {
+            if waker.will_wake(cx.waker()) {
+                return Poll::Pending;
+            }
+            world.cancel(*key);
+        }
+        let key = world.wake_at(self.deadline.0, cx.waker().clone());
+        self.armed = Some((key, cx.waker().clone()));
+        Poll::Pending
+    }
+}
+
+impl Drop for SimSleep {
+    fn drop(&mut self) {
+        if let Some((key, _)) = self.armed.take() {
+            self.shared.world().cancel(key);
         }
     }
 }
@@ -152,5 +205,16 @@ impl<F: Future> Future for Timeout<F> {
 
 /// Lets the other ready tasks of this thread run, and the sockets and disks be looked at.
 pub async fn yield_now() {
+    if sim::is_active() {
+        let mut has_yielded = false;
+        return std::future::poll_fn(|cx| {
+            if std::mem::replace(&mut has_yielded, true) {
+                return Poll::Ready(());
+            }
+            cx.waker().wake_by_ref();
+            Poll::Pending
+        })
+        .await;
+    }
     tokio::task::yield_now().await;
 }

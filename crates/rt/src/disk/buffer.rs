@@ -279,10 +279,10 @@ mod tests {
             let zeroed = IoBuf::zeroed(len);
             assert_eq!(zeroed.len(), len);
             assert!(zeroed.iter().all(|&byte| byte == 0));
-            assert!(len == 0 || zeroed.as_ptr().addr() % ALIGNMENT == 0);
+            assert!(len == 0 || zeroed.as_ptr().addr().is_multiple_of(ALIGNMENT));
             let bytes: Vec<u8> = (0..len).map(|i| i as u8).collect();
             let mut copy = IoBuf::from_slice(&bytes);
-            assert!(copy[..] == bytes[..] && copy.capacity() % ALIGNMENT == 0);
+            assert!(copy[..] == bytes[..] && copy.capacity().is_multiple_of(ALIGNMENT));
             copy.truncate(len / 2);
             assert_eq!(copy[..], bytes[..len / 2]);
         }

@@ -8,21 +8,37 @@ use std::os::unix::ffi::OsStrExt;
 use std::path::{Path, PathBuf};
 
 use super::DiskError;
+use crate::sim;
 
 /// Makes the directory and those above it; fine if it is there.
 pub fn create_dir_all(path: impl AsRef<Path>) -> Result<(), DiskError> {
     let path = path.as_ref();
-    fs::create_dir_all(path).and_then(|()| sync_parent(path)).map_err(|error| DiskError::new("create", path, error))
+    if sim::is_active() {
+        return sim::file::create_dir_all(path);
+    }
+    let missing: Vec<&Path> = path.ancestors().take_while(|above| !above.exists()).collect();
+    let create = || {
+        fs::create_dir_all(path)?;
+        missing.iter().rev().try_for_each(|made| sync_parent(made))
+    };
+    create().map_err(|error| DiskError::new("create", path, error))
 }
 
 /// True if anything has this name.
 pub fn exists(path: impl AsRef<Path>) -> bool {
-    path.as_ref().exists()
+    let path = path.as_ref();
+    if sim::is_active() {
+        return sim::file::exists(path);
+    }
+    path.exists()
 }
 
 /// The content of a file.
 pub fn read(path: impl AsRef<Path>) -> Result<Vec<u8>, DiskError> {
     let path = path.as_ref();
+    if sim::is_active() {
+        return sim::file::read_file(path);
+    }
     fs::read(path).map_err(|error| DiskError::new("read", path, error))
 }
 
@@ -30,6 +46,9 @@ pub fn read(path: impl AsRef<Path>) -> Result<Vec<u8>, DiskError> {
 /// new, whole.
 pub fn write_atomic(path: impl AsRef<Path>, bytes: &[u8]) -> Result<(), DiskError> {
     let path = path.as_ref();
+    if sim::is_active() {
+        return sim::file::write_atomic(path, bytes);
+    }
     let replace = || {
         // One name a process, so that two writers of one file do not write into each other's draft.
         let mut draft = path.as_os_str().to_owned();
@@ -45,18 +64,27 @@ pub fn write_atomic(path: impl AsRef<Path>, bytes: &[u8]) -> Result<(), DiskErro
 
 pub fn remove_file(path: impl AsRef<Path>) -> Result<(), DiskError> {
     let path = path.as_ref();
+    if sim::is_active() {
+        return sim::file::remove_file(path);
+    }
     fs::remove_file(path).and_then(|()| sync_parent(path)).map_err(|error| DiskError::new("remove", path, error))
 }
 
 /// Removes a directory with everything in it.
 pub fn remove_dir_all(path: impl AsRef<Path>) -> Result<(), DiskError> {
     let path = path.as_ref();
+    if sim::is_active() {
+        return sim::file::remove_dir_all(path);
+    }
     fs::remove_dir_all(path).and_then(|()| sync_parent(path)).map_err(|error| DiskError::new("remove", path, error))
 }
 
 /// The paths of what a directory holds, sorted.
 pub fn read_dir(path: impl AsRef<Path>) -> Result<Vec<PathBuf>, DiskError> {
     let path = path.as_ref();
+    if sim::is_active() {
+        return sim::file::read_dir(path);
+    }
     let list = || {
         let mut entries: Vec<PathBuf> =
             fs::read_dir(path)?.map(|entry| Ok(entry?.path())).collect::<io::Result<_>>()?;
@@ -69,6 +97,9 @@ pub fn read_dir(path: impl AsRef<Path>) -> Result<Vec<PathBuf>, DiskError> {
 /// Bytes that this user may still write to the file system that holds `path`.
 pub fn free_space(path: impl AsRef<Path>) -> Result<u64, DiskError> {
     let path = path.as_ref();
+    if sim::is_active() {
+        return sim::file::free_space(path);
+    }
     let measure = || {
         let name = std::ffi::CString::new(path.as_os_str().as_bytes())?;
         // SAFETY: all-zero bytes are a valid `statvfs`.

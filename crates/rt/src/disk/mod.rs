@@ -28,6 +28,8 @@ use std::sync::Arc;
 pub use buffer::{ALIGNMENT, IoBuf};
 pub use error::DiskError;
 
+use crate::sim;
+
 /// How to open a file.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub struct OpenMode {
@@ -49,6 +51,7 @@ pub struct Disk {
 #[derive(Clone)]
 enum DiskInner {
     Os(Arc<os::OsFile>),
+    Sim(Arc<sim::file::SimFile>),
 }
 
 impl Disk {
@@ -57,12 +60,17 @@ impl Disk {
     /// # Errors
     /// `NotFound`, `Locked`, `Full`, `Io`.
     pub fn open(path: impl AsRef<Path>, mode: OpenMode) -> Result<Disk, DiskError> {
+        if sim::is_active() {
+            let file = sim::file::SimFile::open(path.as_ref(), mode)?;
+            return Ok(Disk { inner: DiskInner::Sim(Arc::new(file)) });
+        }
         os::OsFile::open(path.as_ref(), mode).map(|file| Disk { inner: DiskInner::Os(Arc::new(file)) })
     }
 
     pub fn path(&self) -> PathBuf {
         match &self.inner {
             DiskInner::Os(file) => file.path.clone(),
+            DiskInner::Sim(file) => file.path.clone(),
         }
     }
 
@@ -70,6 +78,7 @@ impl Disk {
     pub fn is_memory(&self) -> bool {
         match &self.inner {
             DiskInner::Os(file) => file.is_memory,
+            DiskInner::Sim(_) => true,
         }
     }
 
@@ -77,6 +86,7 @@ impl Disk {
     pub fn is_block_device(&self) -> bool {
         match &self.inner {
             DiskInner::Os(file) => file.is_device,
+            DiskInner::Sim(_) => false,
         }
     }
 
@@ -84,6 +94,7 @@ impl Disk {
     pub fn len(&self) -> Result<u64, DiskError> {
         match &self.inner {
             DiskInner::Os(file) => file.len(),
+            DiskInner::Sim(file) => file.len(),
         }
     }
 
@@ -96,6 +107,7 @@ impl Disk {
     pub fn set_len(&self, len: u64) -> Result<(), DiskError> {
         match &self.inner {
             DiskInner::Os(file) => file.set_len(len),
+            DiskInner::Sim(file) => file.set_len(len),
         }
     }
 
@@ -107,6 +119,7 @@ impl Disk {
     pub fn allocate(&self, len: u64) -> Result<(), DiskError> {
         match &self.inner {
             DiskInner::Os(file) => file.allocate(len),
+            DiskInner::Sim(file) => file.allocate(len),
         }
     }
 
@@ -115,6 +128,7 @@ impl Disk {
     pub fn discard(&self, offset: u64, len: u64) -> Result<(), DiskError> {
         match &self.inner {
             DiskInner::Os(file) => file.discard(offset, len),
+            DiskInner::Sim(file) => file.discard(offset, len),
         }
     }
 
@@ -125,6 +139,7 @@ impl Disk {
     pub fn read_now(&self, offset: u64, bytes: &mut [u8]) -> Result<(), DiskError> {
         match &self.inner {
             DiskInner::Os(file) => file.read_now(offset, bytes),
+            DiskInner::Sim(file) => file.read_now(offset, bytes),
         }
     }
 
@@ -132,6 +147,7 @@ impl Disk {
     pub fn write_now(&self, offset: u64, bytes: &[u8]) -> Result<(), DiskError> {
         match &self.inner {
             DiskInner::Os(file) => file.write_now(offset, bytes),
+            DiskInner::Sim(file) => file.write_now(offset, bytes),
         }
     }
 
@@ -143,6 +159,7 @@ impl Disk {
     pub fn sync_now(&self) -> Result<(), DiskError> {
         match &self.inner {
             DiskInner::Os(file) => file.sync_now(),
+            DiskInner::Sim(file) => file.sync_now(),
         }
     }
 
@@ -153,6 +170,7 @@ impl Disk {
     pub async fn read(&self, offset: u64, buffer: IoBuf) -> (io::Result<()>, IoBuf) {
         match &self.inner {
             DiskInner::Os(file) => os::read(file, offset, buffer).await,
+            DiskInner::Sim(file) => file.read(offset, buffer).await,
         }
     }
 
@@ -163,6 +181,7 @@ impl Disk {
     pub async fn write(&self, offset: u64, buffer: IoBuf) -> (io::Result<()>, IoBuf) {
         match &self.inner {
             DiskInner::Os(file) => os::write(file, offset, buffer).await,
+            DiskInner::Sim(file) => file.write(offset, buffer).await,
         }
     }
 
@@ -173,6 +192,7 @@ impl Disk {
     pub async fn sync(&self) -> io::Result<()> {
         match &self.inner {
             DiskInner::Os(file) => os::sync(file).await,
+            DiskInner::Sim(file) => file.sync().await,
         }
     }
 
@@ -184,6 +204,7 @@ impl Disk {
     pub fn try_lock_exclusive(&self) -> Result<(), DiskError> {
         match &self.inner {
             DiskInner::Os(file) => file.try_lock_exclusive(),
+            DiskInner::Sim(file) => file.try_lock_exclusive(),
         }
     }
 }
