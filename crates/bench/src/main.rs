@@ -11,11 +11,14 @@
 #![allow(clippy::disallowed_methods, reason = "it measures the outside world; the simulator never runs it")]
 
 mod figure;
+mod idle;
 mod measure;
 mod peers;
 mod place;
+mod process;
 mod report;
 mod rpc;
+mod server;
 mod workload;
 
 use std::path::PathBuf;
@@ -34,11 +37,15 @@ struct Bench {
     run: fn(&Plan) -> Result<Vec<Figure>>,
 }
 
-const BENCHES: &[Bench] = &[Bench {
-    name: "rpc",
-    about: "64 B and 1 MiB echoes over mem, unix and tcp, against bare ping-pongs",
-    run: rpc::run,
-}];
+const BENCHES: &[Bench] = &[
+    Bench {
+        name: "rpc",
+        about: "64 B and 1 MiB echoes over mem, unix and tcp, against bare ping-pongs",
+        run: rpc::run,
+    },
+    Bench { name: "server", about: "key-value and array operations through a server over TCP", run: server::run },
+    Bench { name: "idle", about: "processor of an idle server, memory of one with 1 GiB", run: idle::run },
+];
 
 /// Measures what the budgets of docs/performance.md are about.
 #[derive(Parser)]

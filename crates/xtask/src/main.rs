@@ -50,6 +50,9 @@ fn run(arguments: &[String]) -> Result<()> {
         "check" => check(&root),
         "tidy" => tidy::run(&root),
         "bench" => {
+            // The server and the commands are measured as programs of their own.
+            let build = ["build", "--quiet", "--release", "--package", "cli", "--package", "bench"];
+            step::run("bench build", cargo(&root).args(build))?;
             let arguments = ["run", "--quiet", "--release", "--package", "bench", "--"];
             step::run("bench", cargo(&root).args(arguments).args(rest))
         }

@@ -6,8 +6,10 @@ use std::path::Path;
 
 use anyhow::{Context, Result};
 
+use crate::measure::timed;
+
 /// What one append writes: the least a device writes whole.
-pub const BLOCK_BYTES: usize = 4096;
+const BLOCK_BYTES: usize = 4096;
 const FILE_BYTES: usize = 64 << 20;
 
 pub struct BareLog {
@@ -33,8 +35,15 @@ impl BareLog {
         Ok(BareLog { file, buffer, start, at: 0 })
     }
 
+    /// Durable appends a second, one after the other.
+    pub fn rate(&mut self, count: usize) -> Result<f64> {
+        let (seconds, outcome) = timed(|| (0..count).try_for_each(|_| self.append()));
+        outcome?;
+        Ok(count as f64 / seconds)
+    }
+
     /// Appends one block and waits until it is durable.
-    pub fn append(&mut self) -> Result<()> {
+    fn append(&mut self) -> Result<()> {
         let block = &self.buffer[self.start..self.start + BLOCK_BYTES];
         self.file.write_all_at(block, self.at as u64)?;
         self.file.sync_data()?;
