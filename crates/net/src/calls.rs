@@ -35,6 +35,11 @@ use crate::outbox::Credits;
 /// request, and with it credits that only a new link brings back.
 const OVERDUE_MAX: Duration = Duration::from_secs(10);
 
+/// A link is taken for broken sooner when a call's deadline has passed, this long since it began,
+/// and nothing whatever was answered in between: so it looks when a machine dies or a cable is
+/// pulled, and nobody is left to close the link.
+const SILENCE_MAX: Duration = Duration::from_secs(3);
+
 #[derive(Debug)]
 pub(crate) struct Calls {
     table: Mutex<Table>,
@@ -45,6 +50,8 @@ struct Table {
     slots: Slab<Slot>,
     /// Calls begun.
     count: u32,
+    /// Answers heard.
+    heard: u64,
     /// When the keeper looks next; `None`: it sleeps until told.
     alarm: Option<Instant>,
     /// Why the link is down, once it is.
@@ -55,8 +62,12 @@ struct Table {
 struct Slot {
     count: u32,
     held: Credits,
-    /// When `state` becomes unbearable: the deadline, or with `Abandoned` the link's last chance.
+    began: Instant,
+    deadline: Instant,
+    /// When the keeper has to look at it: the deadline, and after that when the link is judged.
     due: Instant,
+    /// The table's count when the call began.
+    heard: u64,
     state: State,
 }
 
@@ -89,21 +100,23 @@ pub(crate) enum Expiry {
 impl Calls {
     pub(crate) fn new(slots_max: usize) -> Calls {
         let slots = Slab::with_capacity(slots_max.min(1024));
-        Calls { table: Mutex::new(Table { slots, count: 0, alarm: None, down: None }) }
+        Calls { table: Mutex::new(Table { slots, count: 0, heard: 0, alarm: None, down: None }) }
     }
 
-    /// Takes a slot. The flag tells that the keeper has to be woken for the deadline.
+    /// Takes a slot for a call that begins `now`. The flag tells that the keeper has to be woken for the deadline.
     ///
     /// # Errors
     /// Why the link is down.
-    pub(crate) fn begin(&self, held: Credits, deadline: Instant) -> Result<(u64, bool), Arc<str>> {
+    pub(crate) fn begin(&self, held: Credits, now: Instant, deadline: Instant) -> Result<(u64, bool), Arc<str>> {
         let mut table = self.lock();
         if let Some(cause) = &table.down {
             return Err(cause.clone());
         }
         table.count = table.count.wrapping_add(1);
         let count = table.count;
-        let index = table.slots.insert(Slot { count, held, due: deadline, state: State::Waiting(None) });
+        let heard = table.heard;
+        let state = State::Waiting(None);
+        let index = table.slots.insert(Slot { count, held, began: now, deadline, due: deadline, heard, state });
         let sooner = table.alarm.is_none_or(|alarm| deadline < alarm);
         if sooner {
             table.alarm = Some(deadline);
@@ -116,6 +129,7 @@ impl Calls {
         let (index, count) = (request as u32 as usize, (request >> 32) as u32);
         let (held, waker) = {
             let mut table = self.lock();
+            table.heard += 1;
             let slot = table.slots.get_mut(index).filter(|slot| slot.count == count)?;
             let held = std::mem::take(&mut slot.held);
             match &mut slot.state {
@@ -175,17 +189,23 @@ impl Calls {
             let mut table = self.lock();
             let mut next = None::<Instant>;
             let mut overdue = false;
+            let heard = table.heard;
             for (_, slot) in &mut table.slots {
-                if slot.due <= now {
-                    match &mut slot.state {
-                        State::Waiting(waker) => {
-                            wakers.extend(waker.take());
-                            slot.state = State::Expired;
-                            slot.due = now + OVERDUE_MAX;
-                        }
-                        State::Abandoned | State::Expired => overdue = true,
-                        State::Answered(_) | State::Broken => continue,
-                    }
+                if matches!(slot.state, State::Answered(_) | State::Broken) {
+                    continue;
+                }
+                if slot.due <= now
+                    && let State::Waiting(waker) = &mut slot.state
+                {
+                    wakers.extend(waker.take());
+                    slot.state = State::Expired;
+                    slot.due = slot.silence_ends();
+                }
+                if slot.due <= now && slot.heard == heard {
+                    overdue = true;
+                } else if slot.due <= now {
+                    overdue |= slot.deadline + OVERDUE_MAX <= now;
+                    slot.due = slot.deadline + OVERDUE_MAX;
                 }
                 next = Some(next.map_or(slot.due, |next| next.min(slot.due)));
             }
@@ -236,6 +256,13 @@ impl Calls {
     }
 }
 
+impl Slot {
+    /// When having heard nothing since it began means that the link is dead.
+    fn silence_ends(&self) -> Instant {
+        self.deadline.max(self.began + SILENCE_MAX)
+    }
+}
+
 impl Table {
     /// Nobody waits for slot `index` any more: keeps it if its credits are still out.
     fn leave(&mut self, index: usize) {
@@ -245,7 +272,7 @@ impl Table {
             self.slots.remove(index);
         } else {
             if matches!(slot.state, State::Waiting(_)) {
-                slot.due += OVERDUE_MAX;
+                slot.due = slot.silence_ends();
             }
             slot.state = State::Abandoned;
         }
@@ -266,12 +293,12 @@ mod tests {
     #[test]
     fn an_answer_comes_once_and_brings_the_credits_once() {
         let calls = Calls::new(4);
-        let (request, _) = calls.begin(ONE, T(1)).unwrap();
+        let (request, _) = calls.begin(ONE, T(0), T(1)).unwrap();
         assert!(poll(&calls, request).is_pending());
         assert_eq!(calls.answer(request, Ok(Reply::default())), Some(ONE));
         assert_eq!(calls.answer(request, Ok(Reply::default())), None);
         assert!(matches!(poll(&calls, request), Poll::Ready(Ending::Answered(Ok(_)))));
-        let (next, _) = calls.begin(ONE, T(1)).unwrap();
+        let (next, _) = calls.begin(ONE, T(0), T(1)).unwrap();
         assert_ne!(next, request);
         assert_eq!(calls.answer(request, Ok(Reply::default())), None, "a late answer finds nobody");
         assert!(poll(&calls, next).is_pending());
@@ -280,36 +307,56 @@ mod tests {
     #[test]
     fn an_abandoned_call_keeps_its_credits_until_the_answer() {
         let calls = Calls::new(4);
-        let (request, _) = calls.begin(ONE, T(1)).unwrap();
+        let (request, _) = calls.begin(ONE, T(0), T(1)).unwrap();
         calls.abandon(request);
-        assert_eq!(calls.expire(T(2)), Expiry::Next(Some(T(11))));
+        assert_eq!(calls.expire(T(2)), Expiry::Next(Some(T(3))));
         assert_eq!(calls.answer(request, Ok(Reply::default())), Some(ONE));
         assert_eq!(calls.expire(T(2)), Expiry::Next(None));
     }
 
     #[test]
-    fn a_call_expires_at_its_deadline_and_the_link_if_no_answer_follows() {
+    fn the_keeper_is_told_of_earlier_deadlines_only() {
         let calls = Calls::new(4);
-        let (late, first) = calls.begin(ONE, T(5)).unwrap();
-        let (soon, sooner) = calls.begin(ONE, T(3)).unwrap();
-        assert!(first && sooner && !calls.begin(ONE, T(4)).unwrap().1);
-        assert_eq!(calls.expire(T(3)), Expiry::Next(Some(T(4))));
+        assert!(calls.begin(ONE, T(0), T(5)).unwrap().1);
+        assert!(calls.begin(ONE, T(0), T(3)).unwrap().1);
+        assert!(!calls.begin(ONE, T(0), T(4)).unwrap().1);
+        assert_eq!(calls.alarm(), Some(T(3)));
+    }
+
+    #[test]
+    fn a_link_silent_since_an_expired_call_began_is_dead() {
+        let calls = Calls::new(4);
+        let (soon, _) = calls.begin(ONE, T(0), T(1)).unwrap();
+        let (late, _) = calls.begin(ONE, T(1), T(9)).unwrap();
+        assert_eq!(calls.expire(T(1)), Expiry::Next(Some(T(3))));
         assert!(matches!(poll(&calls, soon), Poll::Ready(Ending::Expired)));
         assert!(poll(&calls, late).is_pending());
-        assert!(matches!(calls.expire(T(5)), Expiry::Next(Some(_))));
-        assert_eq!(calls.expire(T(13)), Expiry::Overdue);
+        assert_eq!(calls.expire(T(2)), Expiry::Next(Some(T(3))));
+        assert_eq!(calls.expire(T(3)), Expiry::Overdue);
+    }
+
+    #[test]
+    fn a_link_that_answers_others_may_be_late_with_one() {
+        let calls = Calls::new(4);
+        let (slow, _) = calls.begin(ONE, T(0), T(4)).unwrap();
+        let (quick, _) = calls.begin(ONE, T(0), T(4)).unwrap();
+        calls.answer(quick, Ok(Reply::default())).unwrap();
+        assert_eq!(calls.expire(T(4)), Expiry::Next(Some(T(14))));
+        assert!(matches!(poll(&calls, slow), Poll::Ready(Ending::Expired)));
+        assert_eq!(calls.expire(T(13)), Expiry::Next(Some(T(14))));
+        assert_eq!(calls.expire(T(14)), Expiry::Overdue, "but not for ever");
     }
 
     #[test]
     fn a_link_down_breaks_every_call_and_begins_no_other() {
         let calls = Calls::new(4);
-        let (waiting, _) = calls.begin(ONE, T(5)).unwrap();
-        let (dropped, _) = calls.begin(ONE, T(5)).unwrap();
+        let (waiting, _) = calls.begin(ONE, T(0), T(5)).unwrap();
+        let (dropped, _) = calls.begin(ONE, T(0), T(5)).unwrap();
         calls.abandon(dropped);
         assert_eq!(calls.fail("cut"), Some(1));
         assert_eq!(calls.fail("again"), None);
         assert!(matches!(poll(&calls, waiting), Poll::Ready(Ending::Broken(cause)) if &*cause == "cut"));
-        assert_eq!(&*calls.begin(ONE, T(6)).unwrap_err(), "cut");
+        assert_eq!(&*calls.begin(ONE, T(0), T(6)).unwrap_err(), "cut");
         assert_eq!(calls.lock().slots.len(), 0);
     }
 }

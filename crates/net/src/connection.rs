@@ -14,7 +14,7 @@ use std::time::Duration;
 use futures_util::future::select;
 use rt::disk::IoBuf;
 use rt::{Hlc, Instant, JoinHandle};
-use tokio::sync::{Notify, Semaphore, TryAcquireError};
+use tokio::sync::{Notify, Semaphore, SemaphorePermit, TryAcquireError};
 use types::{Code, Error, SessionId};
 use wire::frame::{BODY_BYTES_MAX, BULK_BYTES_MAX, Header, Kind, Version};
 use wire::hello::{Hello, Service, Welcome};
@@ -147,11 +147,14 @@ impl Connection {
         let bulk_bytes = bulk.as_ref().map_or(0, |bulk| bulk.len());
         check_size("a request's body", body.len(), BODY_BYTES_MAX)?;
         check_size("a request's bulk data", bulk_bytes, BULK_BYTES_MAX)?;
-        let deadline = rt::now() + within;
+        let now = rt::now();
+        let deadline = now + within;
 
         let held = Credits { requests: 1, bulk: charge(bulk_bytes, line.bulk_credits) };
-        line.acquire(held, deadline, within).await?;
-        let (request, sooner) = line.calls.begin(held, deadline).map_err(|cause| line.unreachable(&cause))?;
+        let waited = line.acquire(held, deadline, within).await?;
+        // The clock is read again only if there was a wait: this path counts in nanoseconds.
+        let began = if waited { rt::now() } else { now };
+        let (request, sooner) = line.calls.begin(held, began, deadline).map_err(|cause| line.unreachable(&cause))?;
         let mut ticket = Ticket { line, request, live: true };
         if sooner {
             line.sooner.notify_one();
@@ -163,7 +166,7 @@ impl Connection {
             clock: line.clock.now(),
             session: line.session.0,
             sequence,
-            deadline_ms: millis_left(deadline - rt::now()),
+            deadline_ms: millis_left(deadline - began),
             body_bytes: body.len() as u32,
             bulk_bytes: bulk_bytes as u32,
             body_crc: codec::crc32c(&body),
@@ -218,16 +221,18 @@ impl Drop for Ticket<'_> {
 }
 
 impl Line {
-    /// Takes credits for one request, waiting for them until `deadline`.
-    async fn acquire(&self, wanted: Credits, deadline: Instant, within: Duration) -> Result<(), CallError> {
-        let requests = self.acquire_some(&self.requests, wanted.requests, deadline, within).await?;
+    /// Takes credits for one request, waiting for them until `deadline`. True if it had to wait.
+    async fn acquire(&self, wanted: Credits, deadline: Instant, within: Duration) -> Result<bool, CallError> {
+        let (requests, mut waited) = self.acquire_some(&self.requests, wanted.requests, deadline, within).await?;
         if wanted.bulk > 0 {
             // The bound is a u32, and so is a charge.
-            self.acquire_some(&self.bulk, wanted.bulk as u32, deadline, within).await?.forget();
+            let (bulk, bulk_waited) = self.acquire_some(&self.bulk, wanted.bulk as u32, deadline, within).await?;
+            bulk.forget();
+            waited |= bulk_waited;
         }
         // From here on they come back with the answer.
         requests.forget();
-        Ok(())
+        Ok(waited)
     }
 
     async fn acquire_some<'a>(
@@ -236,14 +241,14 @@ impl Line {
         count: u32,
         deadline: Instant,
         within: Duration,
-    ) -> Result<tokio::sync::SemaphorePermit<'a>, CallError> {
+    ) -> Result<(SemaphorePermit<'a>, bool), CallError> {
         match credits.try_acquire_many(count) {
-            Ok(permit) => return Ok(permit),
+            Ok(permit) => return Ok((permit, false)),
             Err(TryAcquireError::Closed) => return Err(self.unreachable_now()),
             Err(TryAcquireError::NoPermits) => {}
         }
         match rt::timeout(deadline - rt::now(), credits.acquire_many(count)).await {
-            Ok(Ok(permit)) => Ok(permit),
+            Ok(Ok(permit)) => Ok((permit, true)),
             Ok(Err(_closed)) => Err(self.unreachable_now()),
             Err(_elapsed) => Err(self.timed_out(within)),
         }
