@@ -1,6 +1,7 @@
 //! A system: what is asked of its control service.
 
-use std::sync::Arc;
+use std::any::Any;
+use std::sync::{Arc, OnceLock};
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Duration;
 
@@ -48,6 +49,8 @@ struct Inner {
     preferred: AtomicUsize,
     options: SystemOptions,
     links: Links,
+    /// Lives as long as any handle. After `links`, so that connections are closed first.
+    companion: OnceLock<Arc<dyn Any + Send + Sync>>,
 }
 
 impl System {
@@ -64,8 +67,14 @@ impl System {
         let session = SessionId(rt::random_u64());
         let caller = Caller { session, system: options.system.clone(), clock: rt::Hlc::new() };
         let time = options.deadline.min(CONNECT_MAX);
-        let (addresses, links) = (addresses.to_vec(), Links::new(caller));
-        let system = System { inner: Arc::new(Inner { addresses, preferred: AtomicUsize::new(0), options, links }) };
+        let inner = Inner {
+            addresses: addresses.to_vec(),
+            preferred: AtomicUsize::new(0),
+            options,
+            links: Links::new(caller),
+            companion: OnceLock::new(),
+        };
+        let system = System { inner: Arc::new(inner) };
         system.control_within::<SystemInfo>(Opcode::SystemQuery, &(), time).await?;
         Ok(system)
     }
@@ -131,6 +140,12 @@ impl System {
     pub async fn pool(&self, name: &str) -> Result<Pool> {
         let map: PoolMap = self.control(Opcode::PoolConnect, &pool_name(name)).await?;
         Pool::new(self.clone(), map)
+    }
+
+    /// Keeps `companion` (a server in this process, say) until the last handle on this system, its
+    /// pools, containers and objects is dropped. The first call counts.
+    pub fn keep(&self, companion: Arc<dyn Any + Send + Sync>) {
+        let _ = self.inner.companion.set(companion);
     }
 
     pub(crate) fn links(&self) -> &Links {

@@ -1,0 +1,597 @@
+//! A server made of maps: every object is the list of what was done to it, and a read replays the
+//! list up to its epoch. It can be told to misbehave.
+
+use std::cell::{Cell, RefCell};
+use std::collections::{BTreeMap, BTreeSet, VecDeque};
+use std::rc::Rc;
+
+use client::{Address, Code, ContainerSpec, Error, System, SystemOptions};
+use codec::checksum;
+use net::{Handler, Limits, Listener, Reply, Request};
+use rt::disk::IoBuf;
+use types::{Conditions, ContainerId, Epoch, Extent, Key, ObjectId, PoolId, Rank, SessionId, TargetIndex};
+use wire::control as msg;
+use wire::data::{
+    AkeyData, Committed, FetchRequest, FetchResponse, INLINE_BYTES_MAX, ListAkeysRequest, ListDkeysRequest,
+    ListExtentsRequest, ListExtentsResponse, ListKeysResponse, ListObjectsRequest, ListObjectsResponse, Payload, Piece,
+    PunchRequest, PunchScope, QueryKeysRequest, QueryKeysResponse, Selection, UpdateRequest, Value,
+};
+use wire::encoding::Bytes;
+use wire::hello::Service;
+use wire::opcode::Repeat;
+use wire::{Opcode, Wire};
+
+/// What the server does wrong with the next request of an opcode.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Fault {
+    /// Every link breaks before the request is looked at.
+    BreakBefore,
+    /// It is done, and then every link breaks.
+    BreakAfter,
+    /// Nothing at all comes back, ever.
+    Silence,
+    /// It is not done.
+    Refuse(Code),
+    /// It is done, and one bit of the data in the answer is flipped.
+    Corrupt,
+    /// It is done, and the answer is noise.
+    Noise,
+}
+
+/// The server's whole state.
+pub struct Fake {
+    name: String,
+    system: RefCell<String>,
+    pub map_version: Cell<u32>,
+    pub targets: u32,
+    /// Targets shown as down.
+    pub down: RefCell<BTreeSet<u32>>,
+    clock: Cell<u64>,
+    containers: RefCell<BTreeMap<ContainerId, msg::ContainerInfo>>,
+    snapshots: RefCell<Vec<msg::SnapshotInfo>>,
+    next_id: Cell<u64>,
+    objects: RefCell<BTreeMap<(u32, ContainerId, u32, ObjectId), History>>,
+    results: RefCell<BTreeMap<(SessionId, u64), Reply>>,
+    faults: RefCell<VecDeque<(Opcode, Fault)>>,
+    links: RefCell<Vec<rt::JoinHandle<()>>>,
+    /// Requests seen, repeats included.
+    pub seen: RefCell<BTreeMap<Opcode, u32>>,
+    /// Requests under way now, and the most there were.
+    under_way: Cell<(usize, usize)>,
+}
+
+type History = Vec<(Epoch, Change)>;
+
+enum Change {
+    Update(UpdateRequest, Vec<u8>),
+    Punch(PunchScope),
+}
+
+/// An object as it stands: dkeys, akeys, values.
+type Table = BTreeMap<Key, BTreeMap<Key, Stored>>;
+
+#[derive(Clone)]
+enum Stored {
+    Single(Vec<u8>),
+    Array { record_bytes: u32, records: Vec<Option<Vec<u8>>> },
+}
+
+pub const POOL: PoolId = PoolId::from_bytes([7; 16]);
+
+impl Fake {
+    /// A server with pool `tank` on `targets` targets.
+    pub async fn start(targets: u32) -> Rc<Fake> {
+        let fake = Rc::new(Fake {
+            name: format!("fake-{:016x}", rt::random_u64()),
+            system: RefCell::new("daos_server".into()),
+            map_version: Cell::new(1),
+            targets,
+            down: RefCell::default(),
+            clock: Cell::new(1000),
+            containers: RefCell::default(),
+            snapshots: RefCell::default(),
+            next_id: Cell::new(1),
+            objects: RefCell::default(),
+            results: RefCell::default(),
+            faults: RefCell::default(),
+            links: RefCell::default(),
+            seen: RefCell::default(),
+            under_way: Cell::default(),
+        });
+        fake.clone().listen().await;
+        fake
+    }
+
+    pub async fn listen(self: Rc<Fake>) {
+        let listener = Listener::bind(&self.address(), "daos_server", rt::Hlc::new()).await.unwrap();
+        rt::spawn_local(async move {
+            while let Some(incoming) = listener.accept().await {
+                let service = match incoming.service() {
+                    Service::Control => None,
+                    Service::Target { index } => Some(*index),
+                };
+                let handler = Rc::new(Serving { fake: self.clone(), target: service });
+                let link = rt::spawn_local(net::serve(incoming, Limits::default(), 1, handler));
+                self.links.borrow_mut().push(link);
+            }
+        });
+    }
+
+    pub fn address(&self) -> Address {
+        Address::Mem(self.name.clone())
+    }
+
+    pub async fn connect(&self) -> System {
+        self.connect_with(SystemOptions::default()).await
+    }
+
+    pub async fn connect_with(&self, options: SystemOptions) -> System {
+        System::connect(&[self.address()], options).await.unwrap()
+    }
+
+    /// A container `box`, made if need be, over a connection of its own.
+    pub async fn container(&self) -> client::Container {
+        let pool = self.connect().await.pool("tank").await.unwrap();
+        if self.containers.borrow().is_empty() {
+            pool.create_container(ContainerSpec::labelled("box")).await.unwrap();
+        }
+        pool.container("box").await.unwrap()
+    }
+
+    /// The next request of `opcode` meets `fault`; those after it the faults added after.
+    pub fn fail(&self, opcode: Opcode, fault: Fault) {
+        self.faults.borrow_mut().push_back((opcode, fault));
+    }
+
+    pub fn seen(&self, opcode: Opcode) -> u32 {
+        self.seen.borrow().get(&opcode).copied().unwrap_or_default()
+    }
+
+    /// How many updates and punches took effect.
+    pub fn changes(&self) -> usize {
+        self.objects.borrow().values().map(Vec::len).sum()
+    }
+
+    /// The most requests that were under way at once, since the last call.
+    pub fn most_under_way(&self) -> usize {
+        let (now, most) = self.under_way.get();
+        self.under_way.set((now, now));
+        most
+    }
+
+    pub fn break_links(&self) {
+        self.links.borrow_mut().drain(..).for_each(|link| link.abort());
+    }
+
+    fn tick(&self) -> Epoch {
+        self.clock.set(self.clock.get() + 1);
+        Epoch(self.clock.get())
+    }
+}
+
+/// One link's view of the server: its control service, or one of its targets.
+struct Serving {
+    fake: Rc<Fake>,
+    target: Option<u32>,
+}
+
+impl Handler for Serving {
+    async fn handle(self: Rc<Self>, request: Request) -> Result<Reply, Error> {
+        let fake = &self.fake;
+        *fake.seen.borrow_mut().entry(request.opcode).or_default() += 1;
+        let (now, most) = fake.under_way.get();
+        fake.under_way.set((now + 1, most.max(now + 1)));
+        // Lets requests that were sent together be seen together.
+        rt::yield_now().await;
+        let (now, most) = fake.under_way.get();
+        fake.under_way.set((now - 1, most));
+
+        let fault = {
+            let mut faults = fake.faults.borrow_mut();
+            let found = faults.iter().position(|(opcode, _)| *opcode == request.opcode);
+            found.and_then(|index| faults.remove(index)).map(|(_, fault)| fault)
+        };
+        match fault {
+            Some(Fault::BreakBefore) => {
+                fake.break_links();
+                Err(Error::new(Code::Misc, "nobody reads this"))
+            }
+            Some(Fault::Silence) => std::future::pending().await,
+            Some(Fault::Refuse(code)) => Err(Error::new(code, "refused for a test")),
+            Some(Fault::BreakAfter) => {
+                let reply = self.once(&request);
+                fake.break_links();
+                reply
+            }
+            Some(Fault::Corrupt) => self.once(&request).map(corrupt),
+            Some(Fault::Noise) => {
+                self.once(&request).map(|_| Reply { body: b"\xff\xff\xffnoise"[..].into(), bulk: None })
+            }
+            None => self.once(&request),
+        }
+    }
+}
+
+fn corrupt(mut reply: Reply) -> Reply {
+    match &mut reply.bulk {
+        Some(bulk) => bulk[0] ^= 1,
+        None => {
+            // The last byte of an inline payload lies before its one checksum and the list's count.
+            let mut body = reply.body.to_vec();
+            let end = body.len() - 9;
+            body[end] ^= 1;
+            reply.body = body.into();
+        }
+    }
+    reply
+}
+
+impl Serving {
+    fn once(&self, request: &Request) -> Result<Reply, Error> {
+        let name = (request.session, request.sequence);
+        if let Some(Reply { body, bulk }) = self.fake.results.borrow().get(&name) {
+            return Ok(Reply { body: body.clone(), bulk: bulk.clone() });
+        }
+        let (body, bulk) = match self.target {
+            None => (self.control(request)?, None),
+            Some(target) => self.data(target, request)?,
+        };
+        let reply = Reply { body: body.into(), bulk };
+        if request.opcode.repeat() == Repeat::Once {
+            let copy = Reply { body: reply.body.clone(), bulk: reply.bulk.clone() };
+            self.fake.results.borrow_mut().insert(name, copy);
+        }
+        Ok(reply)
+    }
+
+    fn control(&self, request: &Request) -> Result<Vec<u8>, Error> {
+        let fake = &self.fake;
+        let body = &request.body[..];
+        Ok(match request.opcode {
+            Opcode::SystemQuery => {
+                let name = fake.system.borrow().clone();
+                msg::SystemInfo { name, release: "0".into(), members: vec![] }.to_bytes()
+            }
+            Opcode::PoolConnect => {
+                check_pool(&parse::<msg::PoolName>(body).pool)?;
+                let entry = |index| msg::TargetEntry {
+                    rank: Rank(0),
+                    index: TargetIndex(index),
+                    address: fake.address().to_string(),
+                    up: !fake.down.borrow().contains(&index),
+                };
+                let targets = (0..fake.targets).map(entry).collect();
+                msg::PoolMap { id: POOL, label: "tank".into(), version: fake.map_version.get(), targets }.to_bytes()
+            }
+            Opcode::PoolDestroy => {
+                let request: msg::PoolDestroy = parse(body);
+                check_pool(&request.pool)?;
+                if !request.recursive {
+                    return Err(Error::new(Code::Busy, "pool 'tank' holds containers").remedy("destroy them first"));
+                }
+                ().to_bytes()
+            }
+            Opcode::ContainerCreate => {
+                let request: msg::ContainerCreate = parse(body);
+                check_pool(&request.pool)?;
+                if fake.containers.borrow().values().any(|known| known.label == request.label) {
+                    return Err(Error::new(Code::Exists, format!("container '{}' exists", request.label)));
+                }
+                let id = ContainerId::from_bytes([1 + fake.containers.borrow().len() as u8; 16]);
+                let info = msg::ContainerInfo {
+                    pool: POOL,
+                    id,
+                    label: request.label,
+                    layout: request.layout,
+                    created: fake.tick(),
+                    snapshots: 0,
+                    latest_snapshot: Epoch::ZERO,
+                    properties: request.properties,
+                };
+                fake.containers.borrow_mut().insert(id, info.clone());
+                info.to_bytes()
+            }
+            Opcode::ContainerList => {
+                msg::ContainerList { containers: fake.containers.borrow().values().cloned().collect() }.to_bytes()
+            }
+            Opcode::ContainerQuery => {
+                let name: msg::ContainerName = parse(body);
+                let containers = fake.containers.borrow();
+                let found =
+                    containers.values().find(|c| c.label == name.container || c.id.to_string() == name.container);
+                found
+                    .ok_or_else(|| Error::new(Code::NotFound, format!("no container '{}'", name.container)))?
+                    .to_bytes()
+            }
+            Opcode::SnapshotCreate => {
+                let info = msg::SnapshotInfo { epoch: fake.tick(), name: parse::<msg::SnapshotCreate>(body).name };
+                fake.snapshots.borrow_mut().push(info.clone());
+                info.to_bytes()
+            }
+            Opcode::SnapshotList => msg::SnapshotList { snapshots: fake.snapshots.borrow().clone() }.to_bytes(),
+            Opcode::AllocateObjectIds => {
+                let count = parse::<msg::AllocateObjectIds>(body).count;
+                let first = fake.next_id.get();
+                fake.next_id.set(first + count);
+                msg::ObjectIdRange { first, count }.to_bytes()
+            }
+            other => return Err(Error::new(Code::NotSupported, format!("the fake has no {}", other.name()))),
+        })
+    }
+
+    fn data(&self, target: u32, request: &Request) -> Result<(Vec<u8>, Option<IoBuf>), Error> {
+        let body = &request.body[..];
+        let fake = &self.fake;
+        let check = |version: u32| match version < fake.map_version.get() {
+            true => Err(Error::new(Code::Stale, "the pool map is older than mine")),
+            false => Ok(()),
+        };
+        let answer = match request.opcode {
+            Opcode::Update => {
+                let update: UpdateRequest = parse(body);
+                check(update.place.map_version)?;
+                let key = (target, update.place.container, update.place.group, update.place.oid);
+                let table = self.table(&key, Epoch::MAX);
+                let akeys: Vec<&Key> = update.akeys.iter().map(|write| &write.akey).collect();
+                judge(&table, &update.dkey, &akeys, update.conditions)?;
+                let epoch = fake.tick();
+                let bulk = request.bulk.as_ref().map(|bulk| bulk.to_vec()).unwrap_or_default();
+                verify(&update, &bulk);
+                fake.objects.borrow_mut().entry(key).or_default().push((epoch, Change::Update(update, bulk)));
+                Committed { epoch }.to_bytes()
+            }
+            Opcode::Punch => {
+                let punch: PunchRequest = parse(body);
+                check(punch.place.map_version)?;
+                let key = (target, punch.place.container, punch.place.group, punch.place.oid);
+                let table = self.table(&key, Epoch::MAX);
+                match &punch.scope {
+                    PunchScope::Object => {}
+                    PunchScope::Dkey { dkey } => judge(&table, dkey, &[], punch.conditions)?,
+                    PunchScope::Akeys { dkey, akeys } => {
+                        judge(&table, dkey, &akeys.iter().collect::<Vec<_>>(), punch.conditions)?
+                    }
+                    PunchScope::Extents { dkey, akey, .. } => judge(&table, dkey, &[akey], punch.conditions)?,
+                }
+                let epoch = fake.tick();
+                fake.objects.borrow_mut().entry(key).or_default().push((epoch, Change::Punch(punch.scope)));
+                Committed { epoch }.to_bytes()
+            }
+            Opcode::Fetch => {
+                let fetch: FetchRequest = parse(body);
+                check(fetch.place.map_version)?;
+                let key = (target, fetch.place.container, fetch.place.group, fetch.place.oid);
+                return answer_fetch(&self.table(&key, fetch.at), &fetch);
+            }
+            Opcode::ListObjects => {
+                let list: ListObjectsRequest = parse(body);
+                let objects = fake.objects.borrow();
+                let mut found: Vec<(u32, ObjectId)> = objects
+                    .keys()
+                    .filter(|key| key.0 == target && key.1 == list.container && !self.table(key, list.at).is_empty())
+                    .map(|key| (key.2, key.3))
+                    .filter(|found| list.after.is_none_or(|after| *found > after))
+                    .collect();
+                // Pages of two, whatever was asked for: the client has to come back.
+                let more = found.len() > 2;
+                found.truncate(2);
+                ListObjectsResponse { objects: found, more }.to_bytes()
+            }
+            Opcode::ListDkeys => {
+                let list: ListDkeysRequest = parse(body);
+                let key = (target, list.place.container, list.place.group, list.place.oid);
+                page(self.table(&key, list.at).into_keys(), list.after, list.limit)
+            }
+            Opcode::ListAkeys => {
+                let list: ListAkeysRequest = parse(body);
+                let key = (target, list.place.container, list.place.group, list.place.oid);
+                let akeys = self.table(&key, list.at).remove(&list.dkey).unwrap_or_default();
+                page(akeys.into_keys(), list.after, list.limit)
+            }
+            Opcode::ListExtents => {
+                let list: ListExtentsRequest = parse(body);
+                let key = (target, list.place.container, list.place.group, list.place.oid);
+                let akeys = self.table(&key, list.at).remove(&list.dkey).unwrap_or_default();
+                let Some(Stored::Array { record_bytes, records }) = akeys.get(&list.akey) else {
+                    return Ok((
+                        ListExtentsResponse { record_bytes: 0, extents: vec![], more: false }.to_bytes(),
+                        None,
+                    ));
+                };
+                let extents = runs(records, Extent::new(list.from, records.len() as u64));
+                let extents = extents.into_iter().filter(|(_, there)| *there).map(|(e, _)| (e, Epoch(1))).collect();
+                ListExtentsResponse { record_bytes: *record_bytes, extents, more: false }.to_bytes()
+            }
+            Opcode::QueryKeys => {
+                let query: QueryKeysRequest = parse(body);
+                let key = (target, query.place.container, query.place.group, query.place.oid);
+                let last_write = fake.objects.borrow().get(&key).and_then(|h| h.last()).map_or(Epoch::ZERO, |l| l.0);
+                answer_query(&self.table(&key, query.at), &query, last_write).to_bytes()
+            }
+            other => return Err(Error::new(Code::NotSupported, format!("the fake has no {}", other.name()))),
+        };
+        Ok((answer, None))
+    }
+
+    /// An object's group as it stood at `at`.
+    fn table(&self, key: &(u32, ContainerId, u32, ObjectId), at: Epoch) -> Table {
+        let mut table = Table::new();
+        let objects = self.fake.objects.borrow();
+        for (_, change) in objects.get(key).into_iter().flatten().filter(|(epoch, _)| *epoch <= at) {
+            match change {
+                Change::Update(update, bulk) => apply(&mut table, update, bulk),
+                Change::Punch(scope) => punch(&mut table, scope),
+            }
+        }
+        table
+    }
+}
+
+fn parse<M: Wire>(body: &[u8]) -> M {
+    M::from_bytes(body).expect("the client speaks properly")
+}
+
+fn check_pool(name: &str) -> Result<(), Error> {
+    if name == "tank" || name == POOL.to_string() {
+        return Ok(());
+    }
+    Err(Error::new(Code::NotFound, format!("no pool '{name}'")).remedy("list pools with `dmg pool list`"))
+}
+
+fn judge(table: &Table, dkey: &Key, akeys: &[&Key], conditions: Conditions) -> Result<(), Error> {
+    let there = |akey: &&Key| table.get(dkey).is_some_and(|akeys| akeys.contains_key(*akey));
+    let refused = match conditions {
+        Conditions::None => None,
+        Conditions::DkeyInsert => table.contains_key(dkey).then_some(Code::Exists),
+        Conditions::DkeyExists => (!table.contains_key(dkey)).then_some(Code::NotFound),
+        Conditions::AkeyInsert => akeys.iter().any(there).then_some(Code::Exists),
+        Conditions::AkeyExists => (!akeys.iter().all(there)).then_some(Code::NotFound),
+    };
+    refused.map_or(Ok(()), |code| Err(Error::new(code, format!("condition on '{dkey}'"))))
+}
+
+/// The client's checksums are right, always.
+fn verify(update: &UpdateRequest, bulk: &[u8]) {
+    for write in &update.akeys {
+        let payloads: Vec<&Payload> = match &write.value {
+            Value::Single { payload } => vec![payload],
+            Value::Array { extents, .. } => extents.iter().map(|extent| &extent.payload).collect(),
+        };
+        for payload in payloads {
+            checksum::verify_chunks(payload.bytes(bulk).unwrap(), payload.checksums()).unwrap();
+        }
+    }
+}
+
+fn apply(table: &mut Table, update: &UpdateRequest, bulk: &[u8]) {
+    let akeys = table.entry(update.dkey.clone()).or_default();
+    for write in &update.akeys {
+        match &write.value {
+            Value::Single { payload } => {
+                akeys.insert(write.akey.clone(), Stored::Single(payload.bytes(bulk).unwrap().to_vec()));
+            }
+            Value::Array { record_bytes, extents } => {
+                let empty = Stored::Array { record_bytes: *record_bytes, records: vec![] };
+                let Stored::Array { records, .. } = akeys.entry(write.akey.clone()).or_insert(empty) else { panic!() };
+                for write in extents {
+                    let bytes = write.payload.bytes(bulk).unwrap();
+                    let end = write.extent.end() as usize;
+                    records.resize(records.len().max(end), None);
+                    for (record, bytes) in
+                        records[write.extent.start as usize..end].iter_mut().zip(bytes.chunks(*record_bytes as usize))
+                    {
+                        *record = Some(bytes.to_vec());
+                    }
+                }
+            }
+        }
+    }
+}
+
+fn punch(table: &mut Table, scope: &PunchScope) {
+    match scope {
+        PunchScope::Object => table.clear(),
+        PunchScope::Dkey { dkey } => drop(table.remove(dkey)),
+        PunchScope::Akeys { dkey, akeys } => {
+            let left = table.get_mut(dkey).map(|found| {
+                akeys.iter().for_each(|akey| drop(found.remove(akey)));
+                found.len()
+            });
+            if left == Some(0) {
+                table.remove(dkey);
+            }
+        }
+        PunchScope::Extents { dkey, akey, extents } => {
+            if let Some(Stored::Array { records, .. }) = table.get_mut(dkey).and_then(|akeys| akeys.get_mut(akey)) {
+                for extent in extents {
+                    let end = extent.end().min(records.len() as u64) as usize;
+                    records[(extent.start as usize).min(end)..end].fill(None);
+                }
+            }
+        }
+    }
+}
+
+fn answer_fetch(table: &Table, fetch: &FetchRequest) -> Result<(Vec<u8>, Option<IoBuf>), Error> {
+    let akeys: Vec<&Key> = fetch.akeys.iter().map(|read| &read.akey).collect();
+    judge(table, &fetch.dkey, &akeys, fetch.conditions)?;
+    let mut bulk = IoBuf::default();
+    let mut answer = Vec::new();
+    for read in &fetch.akeys {
+        let stored = table.get(&fetch.dkey).and_then(|akeys| akeys.get(&read.akey));
+        answer.push(match (stored, &read.selection) {
+            (Some(Stored::Single(value)), Selection::Single) => {
+                let payload = Some(place(&mut bulk, value));
+                AkeyData {
+                    record_bytes: value.len() as u32,
+                    pieces: vec![Piece { extent: Extent::new(0, 1), payload }],
+                }
+            }
+            (Some(Stored::Array { record_bytes, records }), Selection::Array { extents }) => {
+                let runs = extents.iter().flat_map(|extent| runs(records, *extent));
+                let piece = |(extent, there): (Extent, bool)| {
+                    let range = extent.start as usize..extent.end() as usize;
+                    let bytes = || records[range].iter().flatten().flatten().copied().collect::<Vec<u8>>();
+                    Piece { extent, payload: there.then(|| place(&mut bulk, &bytes())) }
+                };
+                AkeyData { record_bytes: *record_bytes, pieces: runs.map(piece).collect() }
+            }
+            _ => AkeyData { record_bytes: 0, pieces: vec![] },
+        });
+    }
+    if bulk.len() > types::VALUE_BYTES_MAX {
+        return Err(Error::new(Code::Overflow, "too much for one answer"));
+    }
+    Ok((FetchResponse { akeys: answer }.to_bytes(), Some(bulk).filter(|bulk| !bulk.is_empty())))
+}
+
+/// Cuts an extent into runs that are all there or all holes; what lies beyond the records is left out.
+fn runs(records: &[Option<Vec<u8>>], extent: Extent) -> Vec<(Extent, bool)> {
+    let mut runs: Vec<(Extent, bool)> = Vec::new();
+    for index in extent.start..extent.end().min(records.len() as u64) {
+        let there = records[index as usize].is_some();
+        match runs.last_mut() {
+            Some((run, same)) if *same == there => run.count += 1,
+            _ => runs.push((Extent::new(index, 1), there)),
+        }
+    }
+    runs
+}
+
+fn place(bulk: &mut IoBuf, bytes: &[u8]) -> Payload {
+    let checksums = checksum::of_chunks(bytes);
+    if bytes.len() <= INLINE_BYTES_MAX {
+        return Payload::Inline { bytes: Bytes(bytes.to_vec()), checksums };
+    }
+    let offset = bulk.len() as u32;
+    bulk.extend_from_slice(bytes);
+    Payload::Bulk { offset, bytes: bytes.len() as u32, checksums }
+}
+
+fn answer_query(table: &Table, query: &QueryKeysRequest, last_write: Epoch) -> QueryKeysResponse {
+    let integers: Vec<u64> = table
+        .keys()
+        .filter(|dkey| query.dkey.as_ref().is_none_or(|wanted| wanted == *dkey))
+        .filter_map(|dkey| match dkey {
+            Key::Integer(n) => Some(*n),
+            Key::Bytes(_) => None,
+        })
+        .collect();
+    let of = query.dkey.clone().or(integers.last().copied().map(Key::Integer));
+    let array = of.and_then(|dkey| table.get(&dkey)).zip(query.akey.as_ref()).and_then(|(akeys, akey)| akeys.get(akey));
+    let (array_end, record_bytes) = match array {
+        Some(Stored::Array { record_bytes, records }) => {
+            (records.iter().rposition(Option::is_some).map_or(0, |last| last as u64 + 1), *record_bytes)
+        }
+        _ => (0, 0),
+    };
+    let (dkey_min, dkey_max) = (integers.first().copied(), integers.last().copied());
+    QueryKeysResponse { dkey_min, dkey_max, array_end, record_bytes, last_write }
+}
+
+fn page(keys: impl Iterator<Item = Key>, after: Option<Key>, limit: u32) -> Vec<u8> {
+    let mut left = keys.filter(|key| after.as_ref().is_none_or(|after| key > after)).peekable();
+    // Short pages: the client has to come back.
+    let keys = left.by_ref().take(limit.min(5) as usize).collect();
+    ListKeysResponse { keys, more: left.peek().is_some() }.to_bytes()
+}
