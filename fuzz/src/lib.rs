@@ -10,6 +10,7 @@
 //! `cargo xtask fuzz` runs them.
 #![forbid(unsafe_code)]
 
+mod media;
 mod messages;
 
 use codec::crc32c;
@@ -20,6 +21,10 @@ use wire::frame;
 pub const TARGETS: &[(&str, fn(&[u8]))] = &[
     ("frame", frame_header),
     ("message", messages::any),
+    ("superblock", media::superblock),
+    ("root", media::root),
+    ("log", media::log),
+    ("page", media::page),
 ];
 
 /// The target called `name`.
