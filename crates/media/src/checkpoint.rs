@@ -99,6 +99,7 @@ impl Checkpoint {
         let mut anchor = catalog.anchor;
         anchor.sequence += 1;
         anchor.checkpoint = lsn.0;
+        anchor.log_start = anchor.incarnation;
         anchor.frames = shared.pages.borrow().frames_wanted();
         shared.pages.borrow_mut().freeze(anchor.sequence);
         let changes = shared.space.borrow_mut().freeze();

@@ -133,6 +133,7 @@ impl Store {
             root_bytes: 0,
             root_crc: 0,
             frames: 0,
+            log_start: 1,
         };
         // Slot 1 as the present one, so that the first checkpoint writes slot 0.
         let bitmaps = vec![Part { at: 1, crc: 0 }; page_count(blocks) as usize];
@@ -171,7 +172,7 @@ impl Store {
         let space = Space::new(first, blocks, image);
         let log = Log::new(anchor.log_bytes, anchor.store);
         let (start, area) = (Lsn(anchor.checkpoint), log.area());
-        let scanner = Scanner::new(regions.log.clone(), area, anchor.store, start, anchor.incarnation, anchor.sequence);
+        let scanner = Scanner::new(regions.log.clone(), area, anchor.store, start, anchor.log_start, anchor.sequence);
         let recovery = Recovery { root: root.owner.clone(), scanner, records: 0, rewrite };
         Ok((Store::assemble(regions, anchor, log, pages, space, root, root_blocks), recovery))
     }

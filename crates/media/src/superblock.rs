@@ -36,12 +36,13 @@ pub(crate) const COPIES: u32 = 2;
 /// |     56 |     8 | checkpoint    | log position: the pages hold every record before it              |
 /// |     64 |     8 | data_bytes    | size of the data region                                          |
 /// |     72 |     8 | log_bytes     | size of the log region                                           |
-/// |     80 |     4 | incarnation   | +1 per open; log batches from `checkpoint` on carry no smaller   |
+/// |     80 |     4 | incarnation   | +1 per open; the newest log batches carry it                     |
 /// |     84 |     4 | root_block    | first block of the root blob                                     |
 /// |     88 |     4 | root_bytes    | length of the root blob                                          |
 /// |     92 |     4 | root_crc      | CRC-32C of the root blob                                         |
 /// |     96 |     8 | frames        | page frames the store may have filled; recovery must have as many |
-/// |    104 |  3992 | reserved      | zero                                                             |
+/// |    104 |     4 | log_start     | incarnation at the checkpoint: no log batch behind carries less  |
+/// |    108 |  3988 | reserved      | zero                                                             |
 ///
 /// Guards against: torn write (crc), stale copy (sequence), misdirected write (copy), wrong device (store).
 #[derive(Clone, Copy, Debug, PartialEq, Eq, FromBytes, IntoBytes, KnownLayout, Immutable)]
@@ -64,14 +65,15 @@ pub struct Superblock {
     pub root_bytes: U32,
     pub root_crc: U32,
     pub frames: U64,
-    pub reserved: [u8; 3992],
+    pub log_start: U32,
+    pub reserved: [u8; 3988],
 }
 const _: () = assert!(size_of::<Superblock>() == BLOCK_BYTES);
 const _: () = assert!(offset_of!(Superblock, store) == 16);
 const _: () = assert!(offset_of!(Superblock, sequence) == 48);
 const _: () = assert!(offset_of!(Superblock, log_bytes) == 72);
 const _: () = assert!(offset_of!(Superblock, root_crc) == 92);
-const _: () = assert!(offset_of!(Superblock, reserved) == 104);
+const _: () = assert!(offset_of!(Superblock, reserved) == 108);
 
 /// What a superblock says, without the constants and checks around it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -87,6 +89,7 @@ pub(crate) struct Anchor {
     pub(crate) root_bytes: u32,
     pub(crate) root_crc: u32,
     pub(crate) frames: u64,
+    pub(crate) log_start: u32,
 }
 
 impl Anchor {
@@ -109,6 +112,7 @@ impl Anchor {
         block.root_bytes.set(self.root_bytes);
         block.root_crc.set(self.root_crc);
         block.frames.set(self.frames);
+        block.log_start.set(self.log_start);
         block.crc.set(codec::crc32c(&block.as_bytes()[12..]));
         block
     }
@@ -126,6 +130,7 @@ impl Anchor {
             root_bytes: block.root_bytes.get(),
             root_crc: block.root_crc.get(),
             frames: block.frames.get(),
+            log_start: block.log_start.get(),
         }
     }
 }
@@ -190,6 +195,7 @@ mod tests {
             root_bytes: 1234,
             root_crc: 0xdead_beef,
             frames: 4096,
+            log_start: 5,
         }
     }
 

@@ -1,0 +1,341 @@
+//! A small owner of a store, for tests: a table of keys in pages, with values inline or in bulk, driven by
+//! records, and a model that says what it must hold after any number of them.
+#![allow(dead_code)]
+
+use std::cell::RefCell;
+use std::collections::BTreeMap;
+use std::rc::Rc;
+
+use media::{
+    BLOCK_BYTES, Error, Existing, Extent, Identity, Lsn, PageId, Record, Recovered, Region, Regions, Reserve, Store,
+};
+use rt::disk::{Disk, IoBuf, OpenMode};
+
+pub const STORE: [u8; 16] = *b"0123456789abcdef";
+/// Few slots a page, so that a few keys make many pages.
+const SLOTS: u32 = 4;
+const SLOT_BYTES: usize = 64;
+const PAGES_MAX: usize = 240;
+pub const KEYS_MAX: u32 = SLOTS * PAGES_MAX as u32;
+const KIND: u16 = 7;
+
+/// What an operation does to its key.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Action {
+    Inline(u64),
+    Bulk(u32),
+    Delete,
+}
+
+#[derive(Clone, Debug)]
+pub struct Op {
+    pub key: u32,
+    pub action: Action,
+}
+
+/// The operations in the order of the log, and when how many of them were acknowledged.
+#[derive(Default)]
+pub struct Model {
+    pub ops: Vec<Op>,
+    /// `(device events so far, operations acknowledged)`, ascending.
+    pub acknowledged: Vec<(usize, u64)>,
+}
+
+impl Model {
+    /// What the table holds after `count` operations: value, and the operation that wrote it.
+    pub fn state(&self, count: u64) -> BTreeMap<u32, (u64, Action)> {
+        let mut state = BTreeMap::new();
+        for (number, op) in (1..).zip(&self.ops[..count as usize]) {
+            match op.action {
+                Action::Delete => state.remove(&op.key),
+                _ => state.insert(op.key, (number, op.action.clone())),
+            };
+        }
+        state
+    }
+
+    /// Operations that must survive a power cut after `events` device events.
+    pub fn owed(&self, events: usize) -> u64 {
+        self.acknowledged.iter().take_while(|(at, _)| *at <= events).map(|(_, count)| *count).max().unwrap_or(0)
+    }
+}
+
+/// The table of one store.
+#[derive(Clone)]
+pub struct Ledger {
+    pub store: Store,
+    table: Rc<RefCell<Table>>,
+}
+
+#[derive(Default)]
+struct Table {
+    applied: u64,
+    pages: Vec<PageId>,
+}
+
+pub fn disk(path: &str) -> Disk {
+    Disk::open(path, OpenMode { create: true, ..OpenMode::default() }).unwrap()
+}
+
+pub fn regions(log_bytes: u64, data_bytes: u64) -> Regions {
+    Regions {
+        log: Region { disk: disk("/log"), base: 0, bytes: log_bytes },
+        data: Region { disk: disk("/data"), base: 0, bytes: data_bytes },
+    }
+}
+
+pub fn whole() -> Regions {
+    Regions { log: Region::whole(disk("/log")).unwrap(), data: Region::whole(disk("/data")).unwrap() }
+}
+
+impl Ledger {
+    pub fn format(regions: Regions, budget: usize) -> Ledger {
+        let identity = Identity { store: STORE, target: 3 };
+        let store = Store::format(regions, identity, budget, Existing::Refuse).unwrap();
+        Ledger { store, table: Rc::default() }
+    }
+
+    pub fn open(budget: usize) -> Result<(Ledger, Recovered), Error> {
+        let (store, mut recovery) = Store::open(whole(), budget)?;
+        let table = Table::decode(&recovery.root);
+        let ledger = Ledger { store, table: Rc::new(RefCell::new(table)) };
+        while let Some(record) = recovery.next_record()? {
+            ledger.replay(record)?;
+        }
+        let recovered = ledger.store.finish_recovery(recovery)?;
+        Ok((ledger, recovered))
+    }
+
+    pub fn applied(&self) -> u64 {
+        self.table.borrow().applied
+    }
+
+    /// Does `op` and returns its position; it is not durable yet.
+    pub async fn submit(&self, op: &Op, model: &RefCell<Model>) -> Result<Lsn, Error> {
+        let reservation = match op.action {
+            Action::Bulk(bytes) => {
+                let reservation = self.store.reserve(bytes as u64)?;
+                // The number is not known yet: the content goes by key and length alone.
+                let content = IoBuf::from_slice(&content(op.key, bytes));
+                self.store.bulk_write(&reservation, 0, content).await.0?;
+                Some(reservation)
+            }
+            _ => None,
+        };
+        let extents = reservation.as_ref().map(|reservation| reservation.extents()).unwrap_or(&[]);
+        let number = self.applied() + 1;
+        let payload = encode(number, op, extents);
+        let reserve = if op.action == Action::Delete { Reserve::Critical } else { Reserve::Normal };
+        self.load(op.key)?;
+        // Two parts, as an owner would: a head and a body.
+        let lsn = self.store.append(KIND, &[&payload[..8], &payload[8..]], reserve)?;
+        if let Some(reservation) = &reservation {
+            self.store.commit(reservation);
+        }
+        self.apply(&payload, lsn)?;
+        model.borrow_mut().ops.push(op.clone());
+        Ok(lsn)
+    }
+
+    /// As `submit`, for stores whose tasks do not run.
+    pub fn submit_now(&self, op: &Op, model: &RefCell<Model>) -> Result<Lsn, Error> {
+        let reservation = match op.action {
+            Action::Bulk(bytes) => {
+                let reservation = self.store.reserve(bytes as u64)?;
+                self.store.bulk_write_now(&reservation, 0, &content(op.key, bytes))?;
+                Some(reservation)
+            }
+            _ => None,
+        };
+        let extents = reservation.as_ref().map(|reservation| reservation.extents()).unwrap_or(&[]);
+        let payload = encode(self.applied() + 1, op, extents);
+        let reserve = if op.action == Action::Delete { Reserve::Critical } else { Reserve::Normal };
+        self.load(op.key)?;
+        let lsn = self.store.append(KIND, &[&payload], reserve)?;
+        if let Some(reservation) = &reservation {
+            self.store.commit(reservation);
+        }
+        self.apply(&payload, lsn)?;
+        model.borrow_mut().ops.push(op.clone());
+        Ok(lsn)
+    }
+
+    fn replay(&self, record: Record<'_>) -> Result<(), Error> {
+        assert_eq!(record.kind, KIND);
+        for extent in decode(record.payload).3 {
+            self.store.mark_allocated(extent)?;
+        }
+        self.apply(record.payload, record.lsn)
+    }
+
+    /// Loads what `apply` will need, so that it cannot fail.
+    fn load(&self, key: u32) -> Result<(), Error> {
+        let mut pages = self.store.pages();
+        pages.begin_op();
+        match self.table.borrow().pages.get((key / SLOTS) as usize) {
+            Some(&page) if page != PageId::NONE => pages.get(page).map(|_| ()),
+            _ => Ok(()),
+        }
+    }
+
+    fn apply(&self, payload: &[u8], lsn: Lsn) -> Result<(), Error> {
+        let (number, key, bytes, _) = decode(payload);
+        let mut table = self.table.borrow_mut();
+        assert_eq!(number, table.applied + 1, "records come in order, none is missing");
+        table.applied = number;
+        let mut pages = self.store.pages();
+        pages.begin_op();
+        let index = (key / SLOTS) as usize;
+        if table.pages.len() <= index {
+            table.pages.resize(index + 1, PageId::NONE);
+        }
+        if table.pages[index] == PageId::NONE {
+            table.pages[index] = pages.allocate()?;
+        }
+        let id = table.pages[index];
+        let page = pages.get_mut(id)?;
+        page.set_kind(5);
+        let slot = &mut page.body_mut()[(key % SLOTS) as usize * SLOT_BYTES..][..SLOT_BYTES];
+        let old = decode(slot).3;
+        slot.fill(0);
+        if bytes[12] != 0 {
+            slot[..bytes.len()].copy_from_slice(bytes);
+        }
+        let is_empty = page.body()[..SLOTS as usize * SLOT_BYTES].iter().all(|&byte| byte == 0);
+        if is_empty {
+            pages.free(id)?;
+            table.pages[index] = PageId::NONE;
+        }
+        drop(pages);
+        for extent in old {
+            self.store.release(extent, lsn)?;
+        }
+        self.store.set_root(&table.encode())
+    }
+
+    /// Everything the table holds, read through pages and bulk.
+    pub fn contents(&self) -> Result<BTreeMap<u32, (u64, Action, Vec<Extent>)>, Error> {
+        let mut contents = BTreeMap::new();
+        let ids = self.table.borrow().pages.clone();
+        for (index, id) in (0u32..).zip(ids) {
+            if id == PageId::NONE {
+                continue;
+            }
+            let mut pages = self.store.pages();
+            pages.begin_op();
+            let body = pages.get(id)?.body();
+            for slot in 0..SLOTS {
+                let bytes = &body[slot as usize * SLOT_BYTES..][..SLOT_BYTES];
+                if bytes.iter().any(|&byte| byte != 0) {
+                    let (number, key, _, extents) = decode(bytes);
+                    assert_eq!(key, index * SLOTS + slot);
+                    contents.insert(key, (number, action(bytes), extents));
+                }
+            }
+        }
+        Ok(contents)
+    }
+
+    /// Asserts that the table is exactly what `count` operations of `model` make, that every value reads
+    /// back, and that every block has one owner.
+    pub fn verify(&self, model: &Model, count: u64) {
+        assert_eq!(self.applied(), count);
+        let contents = self.contents().unwrap();
+        let found: BTreeMap<u32, (u64, Action)> =
+            contents.iter().map(|(key, (number, action, _))| (*key, (*number, action.clone()))).collect();
+        assert_eq!(found, model.state(count), "after {count} operations");
+        for (key, (_, action, extents)) in &contents {
+            if let Action::Bulk(bytes) = action {
+                let mut read = Vec::new();
+                for extent in extents {
+                    let left = *bytes as usize - read.len();
+                    let part = left.min(extent.bytes() as usize);
+                    read.extend_from_slice(&self.store.bulk_read_now(*extent, 0, part).unwrap());
+                }
+                assert!(read == content(*key, *bytes), "bulk of key {key}");
+            }
+        }
+        let bulk: Vec<Extent> = contents.into_values().flat_map(|(_, _, extents)| extents).collect();
+        self.store.check(bulk).unwrap();
+    }
+}
+
+impl Table {
+    fn encode(&self) -> Vec<u8> {
+        let mut bytes = self.applied.to_le_bytes().to_vec();
+        self.pages.iter().for_each(|page| bytes.extend_from_slice(&page.0.to_le_bytes()));
+        bytes
+    }
+
+    fn decode(bytes: &[u8]) -> Table {
+        if bytes.is_empty() {
+            return Table::default();
+        }
+        let applied = u64::from_le_bytes(bytes[..8].try_into().unwrap());
+        let pages = bytes[8..].chunks(4).map(|id| PageId(u32::from_le_bytes(id.try_into().unwrap()))).collect();
+        Table { applied, pages }
+    }
+}
+
+/// number 8 | key 4 | tag 1 | extents 1 | zero 2 | value or length 8 | extents 8 each. Slots hold the same.
+fn encode(number: u64, op: &Op, extents: &[Extent]) -> Vec<u8> {
+    let (tag, value) = match op.action {
+        Action::Delete => (0, 0),
+        Action::Inline(value) => (1, value),
+        Action::Bulk(bytes) => (2, bytes as u64),
+    };
+    let mut bytes = number.to_le_bytes().to_vec();
+    bytes.extend_from_slice(&op.key.to_le_bytes());
+    bytes.extend_from_slice(&[tag, extents.len() as u8, 0, 0]);
+    bytes.extend_from_slice(&value.to_le_bytes());
+    for extent in extents {
+        bytes.extend_from_slice(&extent.block.to_le_bytes());
+        bytes.extend_from_slice(&extent.blocks.to_le_bytes());
+    }
+    assert!(bytes.len() <= SLOT_BYTES, "the tests' bulk values have few pieces");
+    bytes
+}
+
+fn decode(bytes: &[u8]) -> (u64, u32, &[u8], Vec<Extent>) {
+    let word = |at: usize| u32::from_le_bytes(bytes[at..at + 4].try_into().unwrap());
+    let extents = (0..bytes[13] as usize)
+        .map(|index| Extent { block: word(24 + index * 8), blocks: word(28 + index * 8) })
+        .collect::<Vec<_>>();
+    (u64::from_le_bytes(bytes[..8].try_into().unwrap()), word(8), &bytes[..24 + extents.len() * 8], extents)
+}
+
+fn action(bytes: &[u8]) -> Action {
+    let value = u64::from_le_bytes(bytes[16..24].try_into().unwrap());
+    match bytes[12] {
+        1 => Action::Inline(value),
+        2 => Action::Bulk(value as u32),
+        tag => panic!("tag {tag}"),
+    }
+}
+
+/// What a bulk value of `key` with `bytes` bytes holds.
+fn content(key: u32, bytes: u32) -> Vec<u8> {
+    (0..bytes)
+        .map(|at| (key.wrapping_mul(31) ^ bytes.wrapping_mul(7) ^ at.wrapping_mul(13) ^ (at >> 8)) as u8)
+        .collect()
+}
+
+/// Random operations over `keys` keys: mostly small values, some bulk, some deletes.
+pub struct Dice(pub u64);
+
+impl Dice {
+    pub fn below(&mut self, bound: u64) -> u64 {
+        self.0 = self.0.wrapping_mul(6364136223846793005).wrapping_add(1442695040888963407);
+        (self.0 >> 33) % bound
+    }
+
+    pub fn op(&mut self, keys: u32) -> Op {
+        let key = self.below(keys as u64) as u32;
+        let action = match self.below(10) {
+            0..=4 => Action::Inline(self.below(1 << 30)),
+            5..=7 => Action::Bulk(self.below(5 * BLOCK_BYTES as u64) as u32 + 1),
+            _ => Action::Delete,
+        };
+        Op { key, action }
+    }
+}
