@@ -2,10 +2,168 @@
 
 use std::collections::BTreeSet;
 
-use media::{PageId, Pages};
+use media::{PageId, Pages, SpaceUse};
 
+use crate::catalog::Catalog;
+use crate::key;
 use crate::node;
+use crate::request::BulkList;
+use crate::shard::Shard;
 use crate::tree::{Tree, body};
+use crate::value;
+
+/// What a check found.
+#[derive(Debug, Default)]
+pub struct Report {
+    /// Empty when all invariants hold.
+    pub problems: Vec<String>,
+    /// Records of all containers, and pages of everything.
+    pub records: u64,
+    pub pages: u64,
+    pub space: Option<SpaceUse>,
+}
+
+impl Report {
+    /// # Panics
+    /// When an invariant is broken; says which. For tests.
+    pub fn expect_clean(&self) {
+        assert!(self.problems.is_empty(), "broken invariants: {:#?}", self.problems);
+    }
+}
+
+/// Walks every tree of a store: its nodes, its records, its counters; and compares all pages and bulk
+/// blocks that are referenced with those that are allocated (K8).
+pub(crate) fn store(media: &media::Store, catalog: &Catalog) -> Report {
+    let mut report = Report::default();
+    let mut bulk = Vec::new();
+    let mut owned = BTreeSet::new();
+    {
+        let mut pages = media.pages();
+        pages.begin_op();
+        for (tree, head, shard) in catalog.trees() {
+            let mut blocks = 0u64;
+            let mut facts = Facts::default();
+            let walk = walk(tree, &pages, |key, value| {
+                if let Some(shard) = shard {
+                    facts.look(shard, key, value, &mut report.problems);
+                    for piece in key::read_record(key).map_or(BulkList::new(), |r| value::blocks_of(r, value)) {
+                        blocks += u64::from(piece.blocks);
+                        bulk.push(piece);
+                    }
+                }
+            });
+            report.problems.extend(walk.problems);
+            report.records += if shard.is_some() { walk.records } else { 0 };
+            for page in walk.pages.into_iter().chain([head.0]) {
+                if !owned.insert(page) {
+                    report.problems.push(format!("page {page} has two owners"));
+                }
+            }
+            let Some(shard) = shard else { continue };
+            if shard.blocks != blocks {
+                report.problems.push(format!("{}: {} blocks counted, {blocks} found", shard.id, shard.blocks));
+            }
+            let live = catalog.shards.contains_key(&shard.id) && !catalog.garbage.contains_key(&tree.owner);
+            if live {
+                facts.end(shard, &mut report.problems);
+            }
+            match Shard::load(&pages, head) {
+                Ok(stored) if stored.same_counters(shard) => {}
+                Ok(_) => report.problems.push(format!("{}: the head is not what memory says", shard.id)),
+                Err(error) => report.problems.push(format!("{}: {error}", shard.id)),
+            }
+        }
+        for id in pages.ids() {
+            if !owned.contains(&id.0) {
+                report.problems.push(format!("{id} is allocated, but nobody's"));
+            }
+        }
+        report.pages = owned.len() as u64;
+    }
+    for (id, pool) in &catalog.pools {
+        let members = catalog.shards.values().chain(catalog.garbage.values()).filter(|shard| shard.pool == *id);
+        let (pages, blocks) = members.fold((0, 0), |(p, b), shard| (p + shard.pages(), b + shard.blocks));
+        if (pool.pages, pool.blocks) != (pages, blocks) {
+            report.problems.push(format!(
+                "pool {id}: {} pages and {} blocks counted, its containers have {pages} and {blocks}",
+                pool.pages, pool.blocks
+            ));
+        }
+    }
+    match media.check(bulk) {
+        Ok(space) => report.space = Some(space),
+        Err(error) => report.problems.push(format!("space: {error}")),
+    }
+    report
+}
+
+/// What the records of a container must agree on.
+#[derive(Default)]
+struct Facts {
+    punches: u64,
+    /// Object prefix of the latest flag.
+    flag: Option<Vec<u8>>,
+    max_epoch: u64,
+}
+
+impl Facts {
+    fn look(&mut self, shard: &Shard, key: &[u8], value: &[u8], problems: &mut Vec<String>) {
+        if problems.len() >= PROBLEMS_MAX {
+            return;
+        }
+        let mut problem = |text: &str| problems.push(format!("{}: {text}, at key {}", shard.id, hex(key)));
+        let Some(record) = key::read_record(key) else {
+            problem("a key that cannot be read");
+            return;
+        };
+        if let Some(version) = record.version() {
+            self.max_epoch = self.max_epoch.max(version.epoch.0);
+        }
+        match record {
+            key::Record::ObjectFlag => self.flag = Some(key[..key::OBJECT_BYTES].to_vec()),
+            key::Record::ObjectPunch(_) | key::Record::DkeyPunch(_) | key::Record::AkeyPunch(_) => {
+                self.punches += 1;
+                if self.flag.as_deref() != Some(&key[..key::OBJECT_BYTES]) {
+                    problem("a punch in an object without the flag");
+                }
+                if !value.is_empty() {
+                    problem("a punch with a value");
+                }
+            }
+            key::Record::Single(_) if value::read_payload(value).is_none() => problem("a single value that is none"),
+            key::Record::Single(_) => {}
+            key::Record::Array { hole, class, start, .. } => {
+                let count = if hole {
+                    value::read_count(value).filter(|_| value.len() == 8)
+                } else {
+                    value::read_data(value).map(|(count, _, _)| count)
+                };
+                match count {
+                    Some(count) if key::class_of(count) == class => {
+                        if !types::Extent::new(start, count).is_valid() {
+                            problem("an extent beyond the index limit");
+                        }
+                    }
+                    Some(_) => problem("an extent of another class than its key says"),
+                    None => problem("an extent that cannot be read"),
+                }
+            }
+        }
+    }
+
+    fn end(&self, shard: &Shard, problems: &mut Vec<String>) {
+        if self.punches != shard.punches {
+            problems.push(format!("{}: {} punches counted, {} found", shard.id, shard.punches, self.punches));
+        }
+        if self.max_epoch > shard.max_epoch().0 {
+            problems.push(format!("{}: epoch {} found beyond the highest", shard.id, self.max_epoch));
+        }
+    }
+}
+
+fn hex(bytes: &[u8]) -> String {
+    bytes.iter().take(64).map(|b| format!("{b:02x}")).collect()
+}
 
 /// Problems listed before a check gives up.
 const PROBLEMS_MAX: usize = 32;

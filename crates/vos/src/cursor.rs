@@ -10,6 +10,7 @@ use crate::node::{self, Body, KeyRef};
 use crate::tree::{Path, Tree, body, child_of};
 
 /// A place between or on the records of a tree.
+#[derive(Clone)]
 pub(crate) struct Cursor<'a> {
     tree: Tree,
     pages: &'a Pages,

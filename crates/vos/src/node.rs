@@ -51,6 +51,8 @@ pub(crate) const CHILD_BYTES: usize = 12;
 const RECORD_OVERHEAD: usize = SLOT_BYTES + 2;
 /// Room for slots, records and prefix.
 const CAPACITY: usize = PAGE_BODY_BYTES - SLOTS;
+/// Longest key and value of one record together.
+pub(crate) const RECORD_BYTES_MAX: usize = CAPACITY - RECORD_OVERHEAD;
 /// After this many insertions in a row a page splits where they happen, and stays full behind them.
 const RUN_MIN: u16 = 8;
 /// A page that uses less is merged with a neighbour, when both fill at most [`MERGE_MAX`].
@@ -111,6 +113,20 @@ impl KeyRef<'_> {
         out.clear();
         out.extend_from_slice(self.prefix);
         out.extend_from_slice(self.suffix);
+    }
+
+    /// `N` bytes from position `from`, when there are as many.
+    #[inline]
+    pub(crate) fn after<const N: usize>(&self, from: usize) -> Option<[u8; N]> {
+        let byte = |at: usize| match at.checked_sub(self.prefix.len()) {
+            None => Some(self.prefix[at]),
+            Some(at) => self.suffix.get(at).copied(),
+        };
+        let mut out = [0; N];
+        for (i, slot) in out.iter_mut().enumerate() {
+            *slot = byte(from + i)?;
+        }
+        Some(out)
     }
 
     /// The last `N` bytes, when there are as many.

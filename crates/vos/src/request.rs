@@ -5,7 +5,7 @@ use std::ops::Range;
 use smallvec::SmallVec;
 use types::{Conditions, Epoch, Extent, Key, ObjectId, SessionId};
 
-use crate::space::{BulkExtent, ReadHold, Reservation};
+use crate::space::{BulkExtent, Reservation};
 
 /// Who asked: the session and the request's number in it, kept in the log for exactly-once.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Default)]
@@ -108,7 +108,8 @@ pub struct FetchPlan {
     pub akeys: Vec<AkeyPlan>,
     /// Inline payloads, end to end; [`Source::Inline`] names ranges of it.
     pub inline: Vec<u8>,
-    pub(crate) hold: Option<ReadHold>,
+    /// For [`media::Store::bulk_read`]; there when bulk blocks are named.
+    pub pin: Option<media::PinGuard>,
 }
 
 /// What a fetch found of one akey.
@@ -228,8 +229,11 @@ pub struct PoolSpace {
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct ContainerInfo {
     pub id: types::ContainerId,
+    pub pool: types::PoolId,
+    /// Tree and head pages.
     pub pages: u64,
-    pub bulk: u64,
+    /// Bulk blocks.
+    pub blocks: u64,
     /// Ascending.
     pub snapshots: Vec<Epoch>,
     /// Highest epoch written.

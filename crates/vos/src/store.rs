@@ -1,205 +1,627 @@
 //! One target's versioned store: the centre, which only dispatches.
+//!
+//! # Life of a change
+//! Look (conditions, sizes, quota, every page on the way) -> append the log record -> apply it to the tree.
+//! All in one call without a wait. What can be refused is refused before the record exists, so nothing is
+//! ever half done; recovery calls the same `apply` functions with the records it reads back.
 
-use media::Lsn;
+use media::{Lsn, Pages, Recovered, Recovery, Reserve};
 use types::{Conditions, ContainerId, Epoch, Extent, Key, ObjectId, PoolId};
 
+use crate::catalog::Catalog;
+use crate::check::{self, Report};
 use crate::error::{Error, Result};
+use crate::maintain::{self, Progress, Step};
+use crate::record::{self, Record, kind};
 use crate::request::{
     AkeyRead, ArrayEnd, ArrayTail, ContainerInfo, Edge, FetchPlan, ListedAkey, ListedExtent, ListedObject, Listing,
-    Origin, PoolSpace, Punch, Update, ValueRead,
+    Origin, Payload, PoolSpace, Punch, Update, ValueRead, ValueWrite,
 };
+use crate::shard::SNAPSHOTS_MAX;
 use crate::space::Reservation;
+use crate::update::{self, Scratch};
+use crate::{fetch, list, punch, query};
 
 /// Largest payload kept in the tree; larger ones go to bulk blocks first. A pool may choose less.
 pub const INLINE_BYTES_MAX: usize = 4096;
 
+/// Pages that a change may add beyond one for each record: a split on every level.
+const SPLIT_PAGES: u64 = 4;
+/// Changes of more records than this must fit the page budget twice.
+const SMALL_RECORDS: usize = 16;
+
 /// One target's versioned store. Synchronous: no call waits for anything but page reads.
 pub struct Store {
-    pages: media::Pages,
+    media: media::Store,
+    catalog: Catalog,
+    scratch: Scratch,
+    progress: Progress,
+    /// A change failed after its record was logged: memory is behind the log, and only recovery mends it.
+    is_stopped: bool,
 }
 
 impl Store {
-    pub fn create_pool(&mut self, _pool: PoolId, _quota_bytes: u64, _origin: Origin) -> Result<Lsn> {
-        Err(Error::Stopped)
+    /// Makes an empty store on a freshly formatted `media` store.
+    ///
+    /// # Errors
+    /// Of `media`.
+    pub fn format(media: media::Store) -> Result<Store> {
+        let mut pages = media.pages();
+        pages.begin_op();
+        let (catalog, root) = Catalog::create(&mut pages)?;
+        drop(pages);
+        media.set_root(&root)?;
+        Ok(Store::assemble(media, catalog))
     }
-    /// Its containers must be gone.
-    pub fn destroy_pool(&mut self, _pool: PoolId, _origin: Origin) -> Result<Lsn> {
-        Err(Error::Stopped)
+
+    /// Opens a store: applies the records after the checkpoint, and finishes the recovery of `media`. Each
+    /// record that came from a session is shown to `seen`, in order, for exactly-once.
+    ///
+    /// # Errors
+    /// `Corrupt`, with the place; `Media`.
+    pub fn recover(
+        media: media::Store,
+        mut recovery: Recovery,
+        seen: &mut dyn FnMut(Lsn, Origin),
+    ) -> Result<(Store, Recovered)> {
+        let mut store = if recovery.root.is_empty() {
+            Store::format(media)?
+        } else {
+            let mut pages = media.pages();
+            pages.begin_op();
+            let catalog = Catalog::load(&pages, &recovery.root)?;
+            drop(pages);
+            Store::assemble(media, catalog)
+        };
+        while let Some(found) = recovery.next_record()? {
+            let decoded = record::decode(found.kind, found.payload).ok_or_else(|| Error::Corrupt {
+                place: format!("log position {}", found.lsn),
+                fault: format!("a record of kind {} that cannot be read", found.kind),
+            })?;
+            let (origin, record) = decoded;
+            store.replay(found.lsn, &record)?;
+            if origin.session.0 != 0 {
+                seen(found.lsn, origin);
+            }
+        }
+        let recovered = store.media.finish_recovery(recovery)?;
+        Ok((store, recovered))
     }
-    pub fn set_quota(&mut self, _pool: PoolId, _quota_bytes: u64, _origin: Origin) -> Result<Lsn> {
-        Err(Error::Stopped)
+
+    fn assemble(media: media::Store, catalog: Catalog) -> Store {
+        Store { media, catalog, scratch: Scratch::default(), progress: Progress::default(), is_stopped: false }
     }
+
+    /// The page store below: for bulk transfers, durability, pressure and checkpoints.
+    pub fn media(&self) -> &media::Store {
+        &self.media
+    }
+
+    /// Ready when the change that returned `lsn`, and all before it, is durable.
+    pub fn durable(&self, lsn: Lsn) -> media::Durable {
+        self.media.durable(lsn)
+    }
+
+    /// Whether callers should wait for [`media::Store::relieved`] before more updates.
+    pub fn pressure(&self) -> bool {
+        self.media.pressure()
+    }
+
+    // Pools and containers.
+
+    /// # Errors
+    /// `PoolExists`; of the log.
+    pub fn create_pool(&mut self, pool: PoolId, quota_bytes: u64, origin: Origin) -> Result<Lsn> {
+        if self.catalog.pools.contains_key(&pool) {
+            return Err(Error::PoolExists(pool));
+        }
+        self.change(origin, Reserve::Normal, &Record::CreatePool { pool, quota: quota_bytes })
+    }
+
+    /// Destroys a pool and its containers. `maintain` then gives their space back.
+    ///
+    /// # Errors
+    /// `NoPool`; of the log.
+    pub fn destroy_pool(&mut self, pool: PoolId, origin: Origin) -> Result<Lsn> {
+        self.catalog.pool(pool)?;
+        self.change(origin, Reserve::Critical, &Record::DestroyPool { pool })
+    }
+
+    /// A quota below what is used only stops growth.
+    ///
+    /// # Errors
+    /// `NoPool`; of the log.
+    pub fn set_quota(&mut self, pool: PoolId, quota_bytes: u64, origin: Origin) -> Result<Lsn> {
+        self.catalog.pool(pool)?;
+        self.change(origin, Reserve::Critical, &Record::SetQuota { pool, quota: quota_bytes })
+    }
+
+    /// Ascending.
     pub fn pools(&self) -> Vec<PoolId> {
-        Vec::new()
+        self.catalog.pools.keys().copied().collect()
     }
+
+    /// # Errors
+    /// `NoPool`.
     pub fn pool_space(&self, pool: PoolId) -> Result<PoolSpace> {
-        Err(Error::NoPool(pool))
+        Ok(self.catalog.pool(pool)?.space())
     }
-    pub fn create_container(&mut self, _pool: PoolId, _container: ContainerId, _origin: Origin) -> Result<Lsn> {
-        Err(Error::Stopped)
+
+    /// # Errors
+    /// `NoPool`, `ContainerExists`, `NoSpace`; of the log.
+    pub fn create_container(&mut self, pool: PoolId, container: ContainerId, origin: Origin) -> Result<Lsn> {
+        let room = self.catalog.pool(pool)?;
+        if self.catalog.shards.contains_key(&container) {
+            return Err(Error::ContainerExists(container));
+        }
+        room.admit(pool, 2 * media::PAGE_BYTES as u64)?;
+        self.change(origin, Reserve::Normal, &Record::CreateContainer { container, pool })
     }
-    pub fn destroy_container(&mut self, _container: ContainerId, _origin: Origin) -> Result<Lsn> {
-        Err(Error::Stopped)
+
+    /// Destroys a container at once; `maintain` then gives its space back.
+    ///
+    /// # Errors
+    /// `NoContainer`; of the log.
+    pub fn destroy_container(&mut self, container: ContainerId, origin: Origin) -> Result<Lsn> {
+        self.catalog.shard(container)?;
+        self.change(origin, Reserve::Critical, &Record::DestroyContainer { container })
     }
-    pub fn containers(&self, _pool: PoolId) -> Vec<ContainerId> {
-        Vec::new()
+
+    /// Containers of a pool, ascending.
+    pub fn containers(&self, pool: PoolId) -> Vec<ContainerId> {
+        self.catalog.shards.values().filter(|shard| shard.pool == pool).map(|shard| shard.id).collect()
     }
+
+    /// # Errors
+    /// `NoContainer`.
     pub fn container_info(&self, container: ContainerId) -> Result<ContainerInfo> {
-        Err(Error::NoContainer(container))
-    }
-    /// Replaces the set of epochs that stay readable.
-    pub fn set_snapshots(&mut self, _container: ContainerId, _epochs: &[Epoch], _origin: Origin) -> Result<Lsn> {
-        Err(Error::Stopped)
-    }
-
-    /// Sets blocks aside for a payload of `bytes`; drop the reservation to give them back.
-    pub fn reserve_bulk(&mut self, _container: ContainerId, _bytes: u64) -> Result<Reservation> {
-        Err(Error::Stopped)
-    }
-    /// Takes effect at once, for all later calls; durable when `durable(lsn)` resolves.
-    pub fn update(&mut self, _container: ContainerId, _epoch: Epoch, _origin: Origin, _update: &Update) -> Result<Lsn> {
-        Err(Error::Stopped)
-    }
-    pub fn punch(&mut self, _container: ContainerId, _epoch: Epoch, _origin: Origin, _punch: &Punch) -> Result<Lsn> {
-        Err(Error::Stopped)
+        let shard = self.catalog.shard(container)?;
+        Ok(ContainerInfo {
+            id: shard.id,
+            pool: shard.pool,
+            pages: shard.pages(),
+            blocks: shard.blocks,
+            snapshots: shard.snapshots.clone(),
+            max_epoch: shard.max_epoch(),
+        })
     }
 
+    /// Replaces the set of epochs that stay readable as they are.
+    ///
+    /// # Errors
+    /// `NoContainer`; `Invalid` for more than [`SNAPSHOTS_MAX`]; of the log.
+    pub fn set_snapshots(&mut self, container: ContainerId, epochs: &[Epoch], origin: Origin) -> Result<Lsn> {
+        self.catalog.shard(container)?;
+        let mut epochs = epochs.to_vec();
+        epochs.sort_unstable();
+        epochs.dedup();
+        if epochs.len() > SNAPSHOTS_MAX {
+            return Err(Error::Invalid("a container has at most 900 snapshots"));
+        }
+        self.change(origin, Reserve::Critical, &Record::SetSnapshots { container, epochs })
+    }
+
+    // Writing.
+
+    /// Sets blocks aside for a payload of `bytes`, within the quota; drop the reservation to give them back.
+    ///
+    /// # Errors
+    /// `NoContainer`, `NoSpace`, `DeviceFull`; `Media(Busy)`: wait for `relieved`.
+    pub fn reserve_bulk(&mut self, container: ContainerId, bytes: u64) -> Result<Reservation> {
+        let id = self.catalog.shard(container)?.pool;
+        let pool = self.catalog.pool(id)?;
+        let blocks = bytes.div_ceil(media::BLOCK_BYTES as u64) * media::BLOCK_BYTES as u64;
+        pool.admit(id, blocks)?;
+        Ok(Reservation::live(id, self.media.reserve(bytes)?, pool.reserved.clone()))
+    }
+
+    /// Writes values. They are visible to all later calls at once, and durable when `durable(lsn)` is ready.
+    ///
+    /// Cost: one descent for a lone single value; two for each record else.
+    ///
+    /// # Errors
+    /// `NoContainer`, `Exists`, `NotFound` (conditions), `RecordSize`, `KeyTooLong`, `Invalid`, `EpochFull`,
+    /// `NoSpace`, `DeviceFull`; `Media(Busy | LogFull)`: wait for `relieved`; `Corrupt`: in the way.
+    pub fn update(&mut self, container: ContainerId, epoch: Epoch, origin: Origin, update: &Update<'_>) -> Result<Lsn> {
+        self.running()?;
+        let records = update::validate(update)?;
+        let Store { media, catalog, scratch, .. } = self;
+        let shard = catalog.shard(container)?;
+        let version = shard.next_version(epoch)?;
+        check_reservations(update, shard.pool)?;
+        let mut pages = media.pages();
+        pages.begin_op();
+        if records > SMALL_RECORDS && records as u64 * 2 > pages.usage().budget {
+            return Err(Error::Invalid("the update has more records than the target's page memory can take at once"));
+        }
+        let spot = update::plan(shard, &pages, version, update, &mut scratch.key)?;
+        let wanted = (records as u64 + SPLIT_PAGES) * media::PAGE_BYTES as u64;
+        catalog.pool(shard.pool)?.admit(shard.pool, wanted)?;
+        let tail = record::encode_update(&mut scratch.log, container, version, origin, update);
+        let lsn = media.append(kind::UPDATE, &[&scratch.log, tail], Reserve::Normal)?;
+        each_reservation(update, &mut |reservation| reservation.take(media));
+        let done =
+            catalog.with_shard(container, |shard| update::apply(shard, &mut pages, version, update, spot, scratch));
+        drop(pages);
+        self.settle(lsn, done)?;
+        Ok(lsn)
+    }
+
+    /// Hides what is older. Always finds room, whatever the quota; `maintain` then gives space back.
+    ///
+    /// # Errors
+    /// As [`Store::update`], but for space.
+    pub fn punch(&mut self, container: ContainerId, epoch: Epoch, origin: Origin, punch: &Punch<'_>) -> Result<Lsn> {
+        self.running()?;
+        punch::validate(punch)?;
+        let Store { media, catalog, scratch, .. } = self;
+        let shard = catalog.shard(container)?;
+        let version = shard.next_version(epoch)?;
+        let mut pages = media.pages();
+        pages.begin_op();
+        punch::plan(shard, &pages, version, punch)?;
+        record::encode_punch(&mut scratch.log, container, version, origin, punch);
+        let lsn = media.append(kind::PUNCH, &[&scratch.log], Reserve::Critical)?;
+        let done = apply_punch(catalog, &mut pages, container, version, punch, scratch);
+        drop(pages);
+        self.settle(lsn, done)?;
+        Ok(lsn)
+    }
+
+    // Reading.
+
+    /// Plans a read of `akeys` under `dkey` as they stood at epoch `at`; `Epoch::MAX` means the latest.
+    /// Nothing is read from bulk blocks here; they stay as they are while the plan's pin lives.
+    ///
+    /// # Errors
+    /// `NoContainer`, `NotFound` (condition), `Invalid`, `Corrupt`.
     #[allow(clippy::too_many_arguments)]
     pub fn fetch(
         &mut self,
-        _container: ContainerId,
-        _at: Epoch,
-        _group: u32,
-        _oid: ObjectId,
-        _dkey: &Key,
-        _akeys: &[AkeyRead],
-        _conditions: Conditions,
+        container: ContainerId,
+        at: Epoch,
+        group: u32,
+        oid: ObjectId,
+        dkey: &Key,
+        akeys: &[AkeyRead<'_>],
+        conditions: Conditions,
     ) -> Result<FetchPlan> {
-        Err(Error::Stopped)
-    }
-    /// The quick path: one inline single value, copied into `out` (cleared first).
-    #[allow(clippy::too_many_arguments)]
-    pub fn fetch_value(
-        &mut self,
-        _container: ContainerId,
-        _at: Epoch,
-        _group: u32,
-        _oid: ObjectId,
-        _dkey: &Key,
-        _akey: &Key,
-        _out: &mut Vec<u8>,
-    ) -> Result<ValueRead> {
-        Err(Error::Stopped)
+        let Store { media, catalog, scratch, .. } = self;
+        let shard = catalog.shard(container)?;
+        let mut pages = media.pages();
+        pages.begin_op();
+        if conditions != Conditions::None {
+            let mut names = akeys.iter().map(|read| read.akey);
+            update::check_conditions(shard, &pages, at, (group, oid, Some(dkey)), &mut names, conditions)?;
+        }
+        let mut plan = fetch::fetch(shard, &pages, at, (group, oid, dkey), akeys, &mut scratch.key)?;
+        if plan.names_bulk() {
+            plan.pin = Some(media.pin());
+        }
+        Ok(plan)
     }
 
+    /// The quick path: one inline single value, copied into `out` (cleared first).
+    ///
+    /// # Errors
+    /// `NoContainer`, `Corrupt`.
+    #[allow(clippy::too_many_arguments)]
+    #[inline]
+    pub fn fetch_value(
+        &mut self,
+        container: ContainerId,
+        at: Epoch,
+        group: u32,
+        oid: ObjectId,
+        dkey: &Key,
+        akey: &Key,
+        out: &mut Vec<u8>,
+    ) -> Result<ValueRead> {
+        let mut pages = self.media.pages();
+        pages.begin_op();
+        let shard = self.catalog.shard(container)?;
+        fetch::value(shard, &pages, at, (group, oid, dkey, akey), &mut self.scratch.key, out)
+    }
+
+    /// The quick path for several values at once: their descents interleave, so that cache misses overlap
+    /// (twice the rate on a cold tree, in batches of 8). `each` gets the index in `places` and the bytes.
+    ///
+    /// # Errors
+    /// `NoContainer`, `Corrupt`; values before the failing one were delivered.
+    pub fn fetch_values(
+        &mut self,
+        container: ContainerId,
+        at: Epoch,
+        places: &[(u32, ObjectId, &Key, &Key)],
+        each: &mut dyn FnMut(usize, ValueRead, &[u8]),
+    ) -> Result<()> {
+        let mut pages = self.media.pages();
+        pages.begin_op();
+        let shard = self.catalog.shard(container)?;
+        fetch::values(shard, &pages, at, places, &mut self.scratch, each)
+    }
+
+    /// Objects with anything visible, in order of group and id. Here and below, at most
+    /// [`crate::LIST_MAX`] entries come at once.
+    ///
+    /// # Errors
+    /// Of all lists and queries: `NoContainer`, `Invalid`, `Corrupt`.
     pub fn list_objects(
         &mut self,
-        _container: ContainerId,
-        _at: Epoch,
-        _after: Option<ListedObject>,
-        _limit: usize,
+        container: ContainerId,
+        at: Epoch,
+        after: Option<ListedObject>,
+        limit: usize,
     ) -> Result<Listing<ListedObject>> {
-        Err(Error::Stopped)
+        self.look(container, |shard, pages| list::objects(shard, pages, at, after, limit))
     }
+
+    /// Dkeys with anything visible: integers first, then bytes.
     pub fn list_dkeys(
         &mut self,
-        _container: ContainerId,
-        _at: Epoch,
-        _group: u32,
-        _oid: ObjectId,
-        _after: Option<&Key>,
-        _limit: usize,
+        container: ContainerId,
+        at: Epoch,
+        group: u32,
+        oid: ObjectId,
+        after: Option<&Key>,
+        limit: usize,
     ) -> Result<Listing<Key>> {
-        Err(Error::Stopped)
+        self.look(container, |shard, pages| list::dkeys(shard, pages, at, (group, oid), after, limit))
     }
+
+    /// Akeys with anything visible.
     #[allow(clippy::too_many_arguments)]
     pub fn list_akeys(
         &mut self,
-        _container: ContainerId,
-        _at: Epoch,
-        _group: u32,
-        _oid: ObjectId,
-        _dkey: &Key,
-        _after: Option<&Key>,
-        _limit: usize,
+        container: ContainerId,
+        at: Epoch,
+        group: u32,
+        oid: ObjectId,
+        dkey: &Key,
+        after: Option<&Key>,
+        limit: usize,
     ) -> Result<Listing<ListedAkey>> {
-        Err(Error::Stopped)
+        self.look(container, |shard, pages| list::akeys(shard, pages, at, (group, oid, dkey), after, limit))
     }
-    /// Visible runs from record `from`, ascending.
+
+    /// Visible runs of records `within` an extent, ascending; go on from the end of the last.
     #[allow(clippy::too_many_arguments)]
     pub fn list_extents(
         &mut self,
-        _container: ContainerId,
-        _at: Epoch,
-        _group: u32,
-        _oid: ObjectId,
-        _dkey: &Key,
-        _akey: &Key,
-        _within: Extent,
-        _limit: usize,
+        container: ContainerId,
+        at: Epoch,
+        group: u32,
+        oid: ObjectId,
+        dkey: &Key,
+        akey: &Key,
+        within: Extent,
+        limit: usize,
     ) -> Result<Listing<ListedExtent>> {
-        Err(Error::Stopped)
+        self.look(container, |shard, pages| list::extents(shard, pages, at, (group, oid, dkey, akey), within, limit))
     }
 
-    /// Highest epoch at which anything of the object was written or punched, up to `at`... of the
-    /// latest state; `None` when nothing of it is stored.
-    pub fn object_max_write(&mut self, _container: ContainerId, _group: u32, _oid: ObjectId) -> Result<Option<Epoch>> {
-        Err(Error::Stopped)
+    /// Highest epoch at which anything stored of the object was written or punched.
+    pub fn object_max_write(&mut self, container: ContainerId, group: u32, oid: ObjectId) -> Result<Option<Epoch>> {
+        self.look(container, |shard, pages| query::max_write(shard, pages, group, oid))
     }
+
     /// Lowest or highest integer dkey that has something visible.
     pub fn query_dkey(
         &mut self,
-        _container: ContainerId,
-        _at: Epoch,
-        _group: u32,
-        _oid: ObjectId,
-        _edge: Edge,
+        container: ContainerId,
+        at: Epoch,
+        group: u32,
+        oid: ObjectId,
+        edge: Edge,
     ) -> Result<Option<u64>> {
-        Err(Error::Stopped)
+        self.look(container, |shard, pages| query::dkey(shard, pages, at, (group, oid), edge))
     }
+
     /// Lowest or highest integer akey under `dkey` that has something visible.
     pub fn query_akey(
         &mut self,
-        _container: ContainerId,
-        _at: Epoch,
-        _group: u32,
-        _oid: ObjectId,
-        _dkey: &Key,
-        _edge: Edge,
+        container: ContainerId,
+        at: Epoch,
+        group: u32,
+        oid: ObjectId,
+        dkey: &Key,
+        edge: Edge,
     ) -> Result<Option<u64>> {
-        Err(Error::Stopped)
+        self.look(container, |shard, pages| query::akey(shard, pages, at, (group, oid, dkey), edge))
     }
+
     /// End of the array under one dkey and akey.
     pub fn query_array(
         &mut self,
-        _container: ContainerId,
-        _at: Epoch,
-        _group: u32,
-        _oid: ObjectId,
-        _dkey: &Key,
-        _akey: &Key,
+        container: ContainerId,
+        at: Epoch,
+        group: u32,
+        oid: ObjectId,
+        dkey: &Key,
+        akey: &Key,
     ) -> Result<ArrayEnd> {
-        Err(Error::Stopped)
+        self.look(container, |shard, pages| query::array(shard, pages, at, (group, oid, dkey, akey)))
     }
+
     /// The highest integer dkey whose `akey` holds array records, and where they end.
     pub fn query_array_tail(
         &mut self,
-        _container: ContainerId,
-        _at: Epoch,
-        _group: u32,
-        _oid: ObjectId,
-        _akey: &Key,
+        container: ContainerId,
+        at: Epoch,
+        group: u32,
+        oid: ObjectId,
+        akey: &Key,
     ) -> Result<Option<ArrayTail>> {
-        Err(Error::Stopped)
+        self.look(container, |shard, pages| query::array_tail(shard, pages, at, (group, oid, akey)))
     }
 
-    /// Does up to `budget` pages' worth of deferred work; true when more is left.
-    pub fn maintain(&mut self, _budget: usize) -> Result<bool> {
-        Err(Error::Stopped)
+    // Upkeep.
+
+    /// Does up to `steps` small steps of deferred deletion (each well under a millisecond); true when more
+    /// is left.
+    ///
+    /// # Errors
+    /// `Media(LogFull)`: wait for `relieved`; `Corrupt`.
+    pub fn maintain(&mut self, steps: usize) -> Result<bool> {
+        for _ in 0..steps {
+            self.running()?;
+            let record = match maintain::next(&self.catalog, &mut self.progress)? {
+                Step::Nothing => return Ok(false),
+                Step::Free { owner, leaves } => Record::Free { owner, leaves },
+                Step::Reclaim(step) => Record::Reclaim(step),
+            };
+            self.change(Origin::default(), Reserve::Critical, &record)?;
+        }
+        Ok(!self.catalog.garbage.is_empty() || !self.catalog.pending.is_empty())
     }
 
-    /// What the page pool holds.
-    pub fn page_use(&self) -> media::PoolUse {
-        self.pages.usage()
+    /// Walks everything and says what breaks an invariant; the report is empty when nothing does. Call it
+    /// while no checkpoint runs.
+    pub fn check(&self) -> Report {
+        check::store(&self.media, &self.catalog)
     }
+
+    fn running(&self) -> Result<()> {
+        if self.is_stopped { Err(Error::Stopped) } else { Ok(()) }
+    }
+
+    #[inline]
+    fn look<T>(
+        &mut self,
+        container: ContainerId,
+        read: impl FnOnce(&crate::shard::Shard, &Pages) -> Result<T>,
+    ) -> Result<T> {
+        let mut pages = self.media.pages();
+        pages.begin_op();
+        read(self.catalog.shard(container)?, &pages)
+    }
+
+    /// Logs and applies a change other than a request.
+    fn change(&mut self, origin: Origin, reserve: Reserve, record: &Record<'_>) -> Result<Lsn> {
+        self.running()?;
+        let number = record::encode(&mut self.scratch.log, origin, record);
+        self.media.pages().begin_op();
+        let lsn = self.media.append(number, &[&self.scratch.log], reserve)?;
+        let done = self.apply(record);
+        self.settle(lsn, done)?;
+        Ok(lsn)
+    }
+
+    /// Applies a record read back.
+    fn replay(&mut self, lsn: Lsn, record: &Record<'_>) -> Result<()> {
+        self.media.pages().begin_op();
+        self.apply(record)?;
+        if let Record::Update { update, .. } = record {
+            let marked = update.with(|update| {
+                let mut marked = Ok(());
+                each_payload(update, &mut |payload| {
+                    if let Payload::Bulk { at, .. } = payload {
+                        for piece in at.extents() {
+                            if marked.is_ok() {
+                                marked = self.media.mark_allocated(*piece);
+                            }
+                        }
+                    }
+                });
+                marked
+            });
+            marked?;
+        }
+        self.release_freed(lsn)
+    }
+
+    fn apply(&mut self, record: &Record<'_>) -> Result<()> {
+        let Store { media, catalog, scratch, progress, .. } = self;
+        let mut pages = media.pages();
+        let pages = &mut *pages;
+        match record {
+            Record::Update { container, version, update } => catalog.with_shard(*container, |shard| {
+                update.with(|update| update::apply(shard, pages, *version, update, None, scratch))
+            }),
+            Record::Punch { container, version, punch } => {
+                apply_punch(catalog, pages, *container, *version, &punch.borrow(), scratch)
+            }
+            Record::CreatePool { pool, quota } | Record::SetQuota { pool, quota } => {
+                catalog.apply_create_pool(pages, *pool, *quota)
+            }
+            Record::DestroyPool { pool } => catalog.apply_destroy_pool(pages, *pool),
+            Record::CreateContainer { container, pool } => catalog.apply_create_container(pages, *pool, *container),
+            Record::DestroyContainer { container } => catalog.apply_destroy_container(pages, *container),
+            Record::SetSnapshots { container, epochs } => catalog.apply_snapshots(pages, *container, epochs.clone()),
+            Record::Reclaim(step) => {
+                let next = maintain::apply_reclaim(catalog, pages, step, &mut scratch.freed)?;
+                progress.advance(next);
+                Ok(())
+            }
+            Record::Free { owner, leaves } => maintain::apply_free(catalog, pages, *owner, *leaves, &mut scratch.freed),
+        }
+    }
+
+    /// Ends a logged change: gives freed blocks back, or stops the store when the change failed.
+    #[inline]
+    fn settle(&mut self, lsn: Lsn, done: Result<()>) -> Result<()> {
+        let done = match done {
+            Ok(()) if self.scratch.freed.is_empty() => return Ok(()),
+            Ok(()) => self.release_freed(lsn),
+            failed => failed,
+        };
+        self.is_stopped |= done.is_err();
+        done
+    }
+
+    fn release_freed(&mut self, lsn: Lsn) -> Result<()> {
+        for piece in self.scratch.freed.drain(..) {
+            self.media.release(piece, lsn)?;
+        }
+        Ok(())
+    }
+}
+
+impl std::fmt::Debug for Store {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        write!(f, "vos::Store on {:?}", self.media)
+    }
+}
+
+fn apply_punch(
+    catalog: &mut Catalog,
+    pages: &mut Pages,
+    container: ContainerId,
+    version: crate::key::Version,
+    punch: &Punch<'_>,
+    scratch: &mut Scratch,
+) -> Result<()> {
+    let scopes = catalog.with_shard(container, |shard| punch::apply(shard, pages, version, punch, scratch))?;
+    scopes.iter().try_for_each(|scope| catalog.add_reclaim(pages, container, scope, version))
+}
+
+fn each_payload<'a>(update: &Update<'a>, each: &mut dyn FnMut(&Payload<'a>)) {
+    for write in update.akeys {
+        match &write.value {
+            ValueWrite::Single(payload) => each(payload),
+            ValueWrite::Array { extents, .. } => extents.iter().for_each(|(_, payload)| each(payload)),
+        }
+    }
+}
+
+fn each_reservation(update: &Update<'_>, each: &mut dyn FnMut(&Reservation)) {
+    each_payload(update, &mut |payload| {
+        if let Payload::Bulk { at, .. } = payload {
+            each(at);
+        }
+    });
+}
+
+/// Each reservation is of the container's pool, unused, and named once.
+fn check_reservations(update: &Update<'_>, pool: PoolId) -> Result<()> {
+    let (mut all, mut fresh) = (Vec::new(), true);
+    each_reservation(update, &mut |reservation| {
+        fresh &= reservation.pool() == pool && !reservation.is_taken();
+        all.extend(reservation.extents().first().map(|piece| piece.block));
+    });
+    all.sort_unstable();
+    if !fresh || all.windows(2).any(|pair| pair[0] == pair[1]) {
+        return Err(Error::Invalid("a bulk payload has a reservation of its own, of the container's pool"));
+    }
+    Ok(())
 }

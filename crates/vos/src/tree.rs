@@ -17,7 +17,7 @@ use media::{Page, PageId, Pages};
 use smallvec::SmallVec;
 
 use crate::error::{Error, Result};
-use crate::node::{self, Body, KIND_NODE, Value};
+use crate::node::{self, Body, KIND_NODE, KeyRef, Value};
 
 /// Cache lines asked for ahead of a visit: the header and the slots a bisection looks at first.
 const PREFETCH_LINES: usize = 8;
@@ -74,6 +74,19 @@ impl Tree {
             Err(index) => (index, false),
         };
         Ok(Spot { path, leaf: id, index, found })
+    }
+
+    /// The leaf where `key` belongs, and the position in it: for readers, who need no path.
+    #[inline]
+    pub(crate) fn leaf<'a>(&self, pages: &'a Pages, key: &[u8]) -> Result<(&'a Body, usize)> {
+        let mut id = self.root;
+        let mut body = body(pages, id)?;
+        while !node::is_leaf(body) {
+            (id, body) = child_of(pages, id, body, node::search_child(body, key))?;
+        }
+        match node::search(body, key) {
+            Ok(index) | Err(index) => Ok((body, index)),
+        }
     }
 
     /// Finds the places of several keys, descending level by level, so that the cache misses of one
@@ -172,7 +185,11 @@ impl Tree {
 
     /// Removes the first leaf with all its records, which `each` gets to see; false when the tree is an
     /// empty leaf, which stays.
-    pub(crate) fn drop_first_leaf(&mut self, pages: &mut Pages, mut each: impl FnMut(&[u8])) -> Result<bool> {
+    pub(crate) fn drop_first_leaf(
+        &mut self,
+        pages: &mut Pages,
+        mut each: impl FnMut(KeyRef<'_>, &[u8]),
+    ) -> Result<bool> {
         let mut path = Path::new();
         let mut id = self.root;
         let mut current = body(pages, id)?;
@@ -182,7 +199,7 @@ impl Tree {
             (id, current) = next;
         }
         for index in 0..node::count(current) {
-            each(node::value(current, index));
+            each(node::key(current, index), node::value(current, index));
         }
         if path.is_empty() {
             let any = node::count(current) > 0;
@@ -440,11 +457,11 @@ mod tests {
             }
         }
         verify(&tree, &pages, &model);
-        while random.below(200) > 0 && tree.drop_first_leaf(&mut pages, |_| {}).unwrap() {
+        while random.below(200) > 0 && tree.drop_first_leaf(&mut pages, |_, _| {}).unwrap() {
             let walk = check::walk(&tree, &pages, |_, _| {});
             assert_eq!(walk.problems, Vec::<String>::new());
         }
-        while tree.drop_first_leaf(&mut pages, |_| {}).unwrap() {}
+        while tree.drop_first_leaf(&mut pages, |_, _| {}).unwrap() {}
         tree.destroy(&mut pages).unwrap();
         assert_eq!(pages.usage().pages, 0);
     }

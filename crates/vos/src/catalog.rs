@@ -1,0 +1,375 @@
+//! The pools and containers of a target, and the work that deleting left behind.
+//!
+//! A tree of its own, little-endian values. Ours. Keys:
+//!
+//! | key                                             | value      | meaning                               |
+//! |-------------------------------------------------|------------|---------------------------------------|
+//! | 01, pool 16                                     | quota 8    | a pool                                |
+//! | 02, container 16                                | head 4     | a container: the page of its head     |
+//! | 03, tree number 4 BE                            | head 4     | a container being destroyed           |
+//! | 04, container 16, scope, ~epoch 8, ~minor 2     | state 1    | a punch whose scope is to be reclaimed |
+//!
+//! A reclaim is pending (0), or held (1): looked at, but snapshots still need some of it.
+//! The root kept by `media` is `b"VOS1"` and the page id of the catalog's own head, 4 bytes.
+
+use std::cell::Cell;
+use std::collections::{BTreeMap, BTreeSet};
+use std::rc::Rc;
+
+use media::{BLOCK_BYTES, PAGE_BYTES, PageId, Pages};
+use types::{ContainerId, Epoch, PoolId};
+
+use crate::cursor::Cursor;
+use crate::error::{Error, Result};
+use crate::key::{VERSION_BYTES, Version};
+use crate::node::Value;
+use crate::request::PoolSpace;
+use crate::shard::Shard;
+use crate::tree::Tree;
+
+const POOL: u8 = 1;
+const SHARD: u8 = 2;
+const GARBAGE: u8 = 3;
+const RECLAIM: u8 = 4;
+const PENDING: u8 = 0;
+const HELD: u8 = 1;
+
+const ROOT_MAGIC: [u8; 4] = *b"VOS1";
+/// Number of the catalog's own tree.
+const CATALOG_OWNER: u32 = 0;
+
+/// A pool on this target.
+pub(crate) struct Pool {
+    pub(crate) quota: u64,
+    /// Tree and head pages of its containers, those being destroyed included.
+    pub(crate) pages: u64,
+    /// Bulk blocks of their values.
+    pub(crate) blocks: u64,
+    /// Bulk blocks set aside for updates to come.
+    pub(crate) reserved: Rc<Cell<u64>>,
+}
+
+impl Pool {
+    fn new(quota: u64) -> Pool {
+        Pool { quota, pages: 0, blocks: 0, reserved: Rc::default() }
+    }
+
+    pub(crate) fn space(&self) -> PoolSpace {
+        let pages = self.pages * PAGE_BYTES as u64;
+        let bulk = (self.blocks + self.reserved.get()) * BLOCK_BYTES as u64;
+        PoolSpace { quota: self.quota, used: pages + bulk, pages, bulk }
+    }
+
+    /// # Errors
+    /// `NoSpace`, when `wanted` more bytes do not fit.
+    #[inline]
+    pub(crate) fn admit(&self, pool: PoolId, wanted: u64) -> Result<()> {
+        let PoolSpace { quota, used, .. } = self.space();
+        if used.saturating_add(wanted) > quota {
+            return Err(Error::NoSpace { pool, used, quota, wanted });
+        }
+        Ok(())
+    }
+}
+
+/// All that a target holds, in memory, with the tree it is kept in.
+pub(crate) struct Catalog {
+    own: Shard,
+    pub(crate) pools: BTreeMap<PoolId, Pool>,
+    pub(crate) shards: BTreeMap<ContainerId, Shard>,
+    /// Shards being destroyed, by the number of their tree.
+    pub(crate) garbage: BTreeMap<u32, Shard>,
+    /// Catalog keys of pending reclaims.
+    pub(crate) pending: BTreeSet<Vec<u8>>,
+}
+
+/// A reclaim, from its catalog key.
+pub(crate) struct Reclaim {
+    pub(crate) container: ContainerId,
+    pub(crate) scope: Vec<u8>,
+    pub(crate) version: Version,
+}
+
+impl Reclaim {
+    pub(crate) fn read(key: &[u8]) -> Option<Reclaim> {
+        let rest = key.strip_prefix(&[RECLAIM])?;
+        let (container, rest) = rest.split_first_chunk::<16>()?;
+        let (scope, version) = rest.split_last_chunk::<VERSION_BYTES>()?;
+        Some(Reclaim {
+            container: ContainerId::from_bytes(*container),
+            scope: scope.to_vec(),
+            version: Version::from_bytes(*version),
+        })
+    }
+
+    fn key(container: ContainerId, scope: &[u8], version: Version) -> Vec<u8> {
+        let mut key = vec![RECLAIM];
+        key.extend_from_slice(&container.to_bytes());
+        key.extend_from_slice(scope);
+        key.extend_from_slice(&version.to_bytes());
+        key
+    }
+}
+
+fn pool_key(pool: PoolId) -> Vec<u8> {
+    [&[POOL][..], &pool.to_bytes()].concat()
+}
+
+fn shard_key(container: ContainerId) -> Vec<u8> {
+    [&[SHARD][..], &container.to_bytes()].concat()
+}
+
+fn garbage_key(owner: u32) -> Vec<u8> {
+    [&[GARBAGE][..], &owner.to_be_bytes()].concat()
+}
+
+impl Catalog {
+    /// An empty catalog, and the root to keep.
+    pub(crate) fn create(pages: &mut Pages) -> Result<(Catalog, Vec<u8>)> {
+        let none = ContainerId::from_bytes([0; 16]);
+        let own = Shard::create(pages, none, PoolId::from_bytes([0; 16]), CATALOG_OWNER)?;
+        let root = [&ROOT_MAGIC[..], &own.head.0.to_le_bytes()].concat();
+        let catalog = Catalog {
+            own,
+            pools: BTreeMap::new(),
+            shards: BTreeMap::new(),
+            garbage: BTreeMap::new(),
+            pending: BTreeSet::new(),
+        };
+        Ok((catalog, root))
+    }
+
+    /// Reads the catalog back from its root: the whole of it, and the head of every container.
+    pub(crate) fn load(pages: &Pages, root: &[u8]) -> Result<Catalog> {
+        let Some(head) = root.strip_prefix(&ROOT_MAGIC).and_then(|rest| <[u8; 4]>::try_from(rest).ok()) else {
+            return Err(unreadable("the root"));
+        };
+        let own = Shard::load(pages, PageId(u32::from_le_bytes(head)))?;
+        let mut catalog = Catalog {
+            pools: BTreeMap::new(),
+            shards: BTreeMap::new(),
+            garbage: BTreeMap::new(),
+            pending: BTreeSet::new(),
+            own,
+        };
+        let mut key = Vec::new();
+        let mut cursor = Cursor::at(&catalog.own.tree, pages, &[])?;
+        while cursor.is_valid() {
+            cursor.key().copy_to(&mut key);
+            let entry = key.split_first().and_then(|(kind, id)| {
+                let value = cursor.value();
+                let head = || value.try_into().ok().map(|head| PageId(u32::from_le_bytes(head)));
+                Some(match *kind {
+                    POOL => {
+                        Entry::Pool(PoolId::from_bytes(id.try_into().ok()?), u64::from_le_bytes(value.try_into().ok()?))
+                    }
+                    SHARD => Entry::Shard(head()?),
+                    GARBAGE => Entry::Garbage(head()?),
+                    RECLAIM => Entry::Reclaim(*value.first()?),
+                    _ => return None,
+                })
+            });
+            match entry.ok_or_else(|| unreadable("an entry"))? {
+                Entry::Pool(pool, quota) => drop(catalog.pools.insert(pool, Pool::new(quota))),
+                Entry::Shard(head) => {
+                    let shard = Shard::load(pages, head)?;
+                    if key != shard_key(shard.id) {
+                        return Err(unreadable("the head of another container"));
+                    }
+                    catalog.count(&shard);
+                    catalog.shards.insert(shard.id, shard);
+                }
+                Entry::Garbage(head) => {
+                    let shard = Shard::load(pages, head)?;
+                    catalog.count(&shard);
+                    catalog.garbage.insert(shard.tree.owner, shard);
+                }
+                Entry::Reclaim(PENDING) => drop(catalog.pending.insert(key.clone())),
+                Entry::Reclaim(_) => {}
+            }
+            cursor.next()?;
+        }
+        Ok(catalog)
+    }
+
+    fn count(&mut self, shard: &Shard) {
+        if let Some(pool) = self.pools.get_mut(&shard.pool) {
+            pool.pages += shard.pages();
+            pool.blocks += shard.blocks;
+        }
+    }
+
+    #[inline]
+    pub(crate) fn shard(&self, container: ContainerId) -> Result<&Shard> {
+        self.shards.get(&container).ok_or(Error::NoContainer(container))
+    }
+
+    pub(crate) fn pool(&self, pool: PoolId) -> Result<&Pool> {
+        self.pools.get(&pool).ok_or(Error::NoPool(pool))
+    }
+
+    /// Runs `change` on a shard and keeps its pool's sums.
+    #[inline]
+    pub(crate) fn with_shard<T>(
+        &mut self,
+        container: ContainerId,
+        change: impl FnOnce(&mut Shard) -> Result<T>,
+    ) -> Result<T> {
+        let shard = self.shards.get_mut(&container).ok_or(Error::NoContainer(container))?;
+        let (pages, blocks) = (shard.pages(), shard.blocks);
+        let done = change(shard);
+        if let Some(pool) = self.pools.get_mut(&shard.pool) {
+            pool.pages = pool.pages + shard.pages() - pages;
+            pool.blocks = pool.blocks + shard.blocks - blocks;
+        }
+        done
+    }
+
+    pub(crate) fn apply_create_pool(&mut self, pages: &mut Pages, pool: PoolId, quota: u64) -> Result<()> {
+        self.put(pages, &pool_key(pool), &quota.to_le_bytes())?;
+        self.pools.entry(pool).or_insert_with(|| Pool::new(quota)).quota = quota;
+        self.own.save_all(pages)
+    }
+
+    pub(crate) fn apply_destroy_pool(&mut self, pages: &mut Pages, pool: PoolId) -> Result<()> {
+        let members: Vec<_> = self.shards.values().filter(|s| s.pool == pool).map(|s| s.id).collect();
+        for container in members {
+            self.apply_destroy_container(pages, container)?;
+        }
+        // A pool of the same name to come must not pay for the remains of this one.
+        for shard in self.garbage.values_mut().filter(|shard| shard.pool == pool) {
+            shard.pool = PoolId::from_bytes([0; 16]);
+            shard.save_all(pages)?;
+        }
+        self.own.tree.remove(pages, &pool_key(pool))?;
+        self.pools.remove(&pool);
+        self.own.save_all(pages)
+    }
+
+    pub(crate) fn apply_create_container(
+        &mut self,
+        pages: &mut Pages,
+        pool: PoolId,
+        container: ContainerId,
+    ) -> Result<()> {
+        self.own.counter += 1;
+        let shard = Shard::create(pages, container, pool, self.own.counter)?;
+        self.put(pages, &shard_key(container), &shard.head.0.to_le_bytes())?;
+        self.count(&shard);
+        self.shards.insert(container, shard);
+        self.own.save_all(pages)
+    }
+
+    pub(crate) fn apply_destroy_container(&mut self, pages: &mut Pages, container: ContainerId) -> Result<()> {
+        let shard = self.shards.remove(&container).ok_or(Error::NoContainer(container))?;
+        self.own.tree.remove(pages, &shard_key(container))?;
+        self.put(pages, &garbage_key(shard.tree.owner), &shard.head.0.to_le_bytes())?;
+        self.garbage.insert(shard.tree.owner, shard);
+        self.own.save_all(pages)
+    }
+
+    pub(crate) fn apply_snapshots(
+        &mut self,
+        pages: &mut Pages,
+        container: ContainerId,
+        epochs: Vec<Epoch>,
+    ) -> Result<()> {
+        let shard = self.shards.get_mut(&container).ok_or(Error::NoContainer(container))?;
+        let dropped = shard.snapshots.iter().any(|epoch| epochs.binary_search(epoch).is_err());
+        shard.snapshots = epochs;
+        shard.save_all(pages)?;
+        if dropped {
+            self.release_held(pages, container)?;
+        }
+        Ok(())
+    }
+
+    /// What a snapshot held may be free now: looks at all of it again.
+    fn release_held(&mut self, pages: &mut Pages, container: ContainerId) -> Result<()> {
+        let prefix = [&[RECLAIM][..], &container.to_bytes()].concat();
+        let mut held = Vec::new();
+        let mut cursor = Cursor::at(&self.own.tree, pages, &prefix)?;
+        while cursor.starts_with(&prefix) {
+            if cursor.value() == [HELD] {
+                let mut key = Vec::new();
+                cursor.key().copy_to(&mut key);
+                held.push(key);
+            }
+            cursor.next()?;
+        }
+        for key in held {
+            self.put(pages, &key, &[PENDING])?;
+            self.pending.insert(key);
+        }
+        Ok(())
+    }
+
+    /// A punch left `scope` behind.
+    pub(crate) fn add_reclaim(
+        &mut self,
+        pages: &mut Pages,
+        container: ContainerId,
+        scope: &[u8],
+        version: Version,
+    ) -> Result<()> {
+        let key = Reclaim::key(container, scope, version);
+        self.put(pages, &key, &[PENDING])?;
+        self.pending.insert(key);
+        self.own.save_all(pages)
+    }
+
+    /// A reclaim came to the end of its scope; with `held`, snapshots still need some of it.
+    pub(crate) fn end_reclaim(
+        &mut self,
+        pages: &mut Pages,
+        container: ContainerId,
+        scope: &[u8],
+        version: Version,
+        held: bool,
+    ) -> Result<()> {
+        let key = Reclaim::key(container, scope, version);
+        if held {
+            self.put(pages, &key, &[HELD])?;
+        } else {
+            self.own.tree.remove(pages, &key)?;
+        }
+        self.pending.remove(&key);
+        self.own.save_all(pages)
+    }
+
+    /// The last page of a destroyed container is gone.
+    pub(crate) fn end_garbage(&mut self, pages: &mut Pages, owner: u32) -> Result<()> {
+        let shard = self.garbage.remove(&owner).ok_or_else(|| unreadable("a container being destroyed"))?;
+        if let Some(pool) = self.pools.get_mut(&shard.pool) {
+            pool.pages -= shard.pages();
+            pool.blocks -= shard.blocks;
+        }
+        shard.tree.destroy(pages)?;
+        pages.free(shard.head)?;
+        self.own.tree.remove(pages, &garbage_key(owner))?;
+        self.own.save_all(pages)
+    }
+
+    /// Entries of one kind, for `check`.
+    pub(crate) fn trees(&self) -> impl Iterator<Item = (&Tree, PageId, Option<&Shard>)> {
+        let own = std::iter::once((&self.own.tree, self.own.head, None));
+        own.chain(self.shards.values().chain(self.garbage.values()).map(|shard| (&shard.tree, shard.head, Some(shard))))
+    }
+
+    fn put(&mut self, pages: &mut Pages, key: &[u8], value: &[u8]) -> Result<()> {
+        self.own.tree.insert(pages, key, Value { head: value, tail: &[] }, 0)?;
+        Ok(())
+    }
+}
+
+enum Entry {
+    Pool(PoolId, u64),
+    Shard(PageId),
+    Garbage(PageId),
+    Reclaim(u8),
+}
+
+#[cold]
+fn unreadable(what: &str) -> Error {
+    Error::Corrupt { place: "the catalog".into(), fault: format!("{what} that cannot be read") }
+}

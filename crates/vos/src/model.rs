@@ -1,0 +1,267 @@
+//! What a store means, in a page: the same operations over sorted maps. The specification, and the
+//! oracle of the tests. No pages, no log, no space.
+//!
+//! An *op* carries a version: its epoch, and a number that rises with every op at that epoch. A value is
+//! visible at epoch `e` when it is the newest at or below `e` and newer than every punch, at or below
+//! `e`, of its akey, dkey and object. Something exists when something below it is visible. Epoch 0 is
+//! before everything: nothing is written then.
+
+use std::collections::BTreeMap;
+
+use types::{Conditions, Epoch, Extent, Key, ObjectId};
+
+use crate::key::Version;
+
+/// What went wrong: the reactions a caller can tell apart.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Refusal {
+    Exists,
+    NotFound,
+    RecordSize { stored: u32, given: u32 },
+}
+
+/// An object within its group.
+pub type Object = (u32, ObjectId);
+
+/// One container.
+#[derive(Clone, Debug, Default)]
+pub struct Container {
+    objects: BTreeMap<Object, Branch<Branch<Akey>>>,
+    minors: BTreeMap<Epoch, u16>,
+    pub snapshots: Vec<Epoch>,
+}
+
+/// Children by key, and when all of them were punched.
+#[derive(Clone, Debug)]
+struct Branch<T> {
+    punches: Vec<Version>,
+    children: BTreeMap<Key, T>,
+}
+
+impl<T> Default for Branch<T> {
+    fn default() -> Self {
+        Branch { punches: Vec::new(), children: BTreeMap::new() }
+    }
+}
+
+#[derive(Clone, Debug, Default)]
+struct Akey {
+    punches: Vec<Version>,
+    singles: BTreeMap<Version, Vec<u8>>,
+    /// Record size and bytes; a hole has none.
+    extents: Vec<(Version, Extent, Option<(u32, Vec<u8>)>)>,
+}
+
+/// A write to one akey.
+#[derive(Clone, Debug)]
+pub enum Write {
+    Single(Vec<u8>),
+    Array(u32, Vec<(Extent, Vec<u8>)>),
+}
+
+/// How much a punch hides.
+#[derive(Clone, Debug)]
+pub enum Scope {
+    Object,
+    Dkey(Key),
+    Akeys(Key, Vec<Key>),
+    Extents(Key, Key, Vec<Extent>),
+}
+
+/// The newest punch at or below `at`.
+fn punched(punches: &[Version], at: Epoch) -> Version {
+    punches.iter().copied().filter(|v| v.epoch <= at).max().unwrap_or_default()
+}
+
+impl Container {
+    fn next_minor(&mut self, epoch: Epoch) -> Version {
+        let minor = self.minors.entry(epoch).and_modify(|m| *m += 1).or_insert(0);
+        Version { epoch, minor: *minor }
+    }
+
+    /// All or none of `akeys`.
+    pub fn update(
+        &mut self,
+        epoch: Epoch,
+        object: Object,
+        dkey: &Key,
+        conditions: Conditions,
+        akeys: &[(Key, Write)],
+    ) -> Result<(), Refusal> {
+        self.condition(epoch, object, Some(dkey), akeys.iter().map(|(key, _)| key), conditions)?;
+        for (akey, write) in akeys {
+            if let Write::Array(given, _) = write {
+                let hidden = self.hidden(epoch, object, dkey, akey);
+                let extents = self.akey(object, dkey, akey).map_or(&[][..], |a| &a.extents[..]);
+                let newer = extents.iter().filter(|(v, _, data)| *v > hidden && data.is_some());
+                let mut sizes = newer.filter_map(|(_, _, data)| data.as_ref().map(|(size, _)| *size));
+                if let Some(stored) = sizes.find(|size| size != given) {
+                    return Err(Refusal::RecordSize { stored, given: *given });
+                }
+            }
+        }
+        let version = self.next_minor(epoch);
+        let dkey = self.objects.entry(object).or_default().children.entry(dkey.clone()).or_default();
+        for (akey, write) in akeys {
+            let akey = dkey.children.entry(akey.clone()).or_default();
+            match write {
+                Write::Single(bytes) => drop(akey.singles.insert(version, bytes.clone())),
+                Write::Array(size, extents) => {
+                    akey.extents.extend(extents.iter().map(|(e, b)| (version, *e, Some((*size, b.clone())))));
+                }
+            }
+        }
+        Ok(())
+    }
+
+    pub fn punch(
+        &mut self,
+        epoch: Epoch,
+        object: Object,
+        scope: &Scope,
+        conditions: Conditions,
+    ) -> Result<(), Refusal> {
+        let (dkey, akeys): (Option<&Key>, &[Key]) = match scope {
+            Scope::Object => (None, &[]),
+            Scope::Dkey(dkey) => (Some(dkey), &[]),
+            Scope::Akeys(dkey, akeys) => (Some(dkey), akeys),
+            Scope::Extents(dkey, akey, _) => (Some(dkey), std::slice::from_ref(akey)),
+        };
+        self.condition(epoch, object, dkey, akeys.iter(), conditions)?;
+        let version = self.next_minor(epoch);
+        let branch = self.objects.entry(object).or_default();
+        let Some(dkey) = dkey else {
+            branch.punches.push(version);
+            return Ok(());
+        };
+        let branch = branch.children.entry(dkey.clone()).or_default();
+        match scope {
+            Scope::Extents(_, akey, extents) => {
+                let akey = branch.children.entry(akey.clone()).or_default();
+                akey.extents.extend(extents.iter().map(|e| (version, *e, None)));
+            }
+            Scope::Akeys(..) => {
+                akeys.iter().for_each(|k| branch.children.entry(k.clone()).or_default().punches.push(version))
+            }
+            _ => branch.punches.push(version),
+        }
+        Ok(())
+    }
+
+    pub fn single(&self, at: Epoch, object: Object, dkey: &Key, akey: &Key) -> Option<&[u8]> {
+        let hidden = self.hidden(at, object, dkey, akey);
+        let (version, bytes) = self.akey(object, dkey, akey)?.singles.range(..=Version::latest(at)).next_back()?;
+        (*version > hidden).then_some(bytes)
+    }
+
+    /// Version, record size and bytes of what is visible at one index; `None` for a hole.
+    pub fn record(&self, at: Epoch, object: Object, dkey: &Key, akey: &Key, i: u64) -> Option<(Version, u32, &[u8])> {
+        let hidden = self.hidden(at, object, dkey, akey);
+        let covers =
+            |(v, e, _): &&(Version, Extent, Option<_>)| v.epoch <= at && *v > hidden && e.start <= i && i < e.end();
+        let (version, extent, data) =
+            self.akey(object, dkey, akey)?.extents.iter().filter(covers).max_by_key(|(v, _, _)| *v)?;
+        let (size, bytes) = data.as_ref()?;
+        let from = ((i - extent.start) * u64::from(*size)) as usize;
+        Some((*version, *size, &bytes[from..from + *size as usize]))
+    }
+
+    /// Indices at which the visible array may change, ascending: enough to look at.
+    pub fn edges(&self, object: Object, dkey: &Key, akey: &Key) -> Vec<u64> {
+        let extents = self.akey(object, dkey, akey).map_or(&[][..], |a| &a.extents[..]);
+        let mut edges: Vec<u64> = extents.iter().flat_map(|(_, e, _)| [e.start, e.end()]).collect();
+        edges.sort_unstable();
+        edges.dedup();
+        edges
+    }
+
+    /// Highest visible record + 1, and the record size.
+    pub fn array_end(&self, at: Epoch, object: Object, dkey: &Key, akey: &Key) -> (u64, u32) {
+        let edges = self.edges(object, dkey, akey);
+        let last = edges.windows(2).rev().find_map(|w| Some((w[1], self.record(at, object, dkey, akey, w[0])?.1)));
+        last.unwrap_or_default()
+    }
+
+    pub fn objects(&self, at: Epoch) -> Vec<Object> {
+        self.objects.keys().copied().filter(|o| !self.dkeys(at, *o).is_empty()).collect()
+    }
+
+    pub fn dkeys(&self, at: Epoch, object: Object) -> Vec<Key> {
+        let keys = self.objects.get(&object).into_iter().flat_map(|o| o.children.keys());
+        keys.filter(|dkey| !self.akeys(at, object, dkey).is_empty()).cloned().collect()
+    }
+
+    /// Visible akeys: whether each has a single value, and the record size of its array.
+    pub fn akeys(&self, at: Epoch, object: Object, dkey: &Key) -> Vec<(Key, bool, u32)> {
+        let keys = self.objects.get(&object).and_then(|o| o.children.get(dkey)).into_iter();
+        let kinds =
+            |akey: &Key| (self.single(at, object, dkey, akey).is_some(), self.array_end(at, object, dkey, akey).1);
+        let all = keys.flat_map(|d| d.children.keys()).map(|k| (k.clone(), kinds(k)));
+        all.filter(|(_, (single, size))| *single || *size > 0).map(|(k, (single, size))| (k, single, size)).collect()
+    }
+
+    /// Highest epoch of anything stored of the object.
+    pub fn max_write(&self, object: Object) -> Option<Epoch> {
+        let object = self.objects.get(&object)?;
+        let akeys = object.children.values().flat_map(|d| d.children.values());
+        let values = akeys.flat_map(|a| {
+            a.punches.iter().chain(a.singles.keys()).copied().chain(a.extents.iter().map(|(v, _, _)| *v))
+        });
+        let punches = object.children.values().flat_map(|d| d.punches.iter()).chain(&object.punches).copied();
+        values.chain(punches).map(|v| v.epoch).max()
+    }
+
+    /// Forgets what a punch of the object, dkey or akey hides from the latest epoch and every snapshot.
+    pub fn reclaim(&mut self) {
+        let snapshots = self.snapshots.clone();
+        for object in self.objects.values_mut() {
+            for dkey in object.children.values_mut() {
+                for akey in dkey.children.values_mut() {
+                    let punches: Vec<_> =
+                        object.punches.iter().chain(&dkey.punches).chain(&akey.punches).copied().collect();
+                    let gone = |v: Version| {
+                        punches.iter().any(|p| *p > v && !snapshots.iter().any(|s| v.epoch <= *s && *s < p.epoch))
+                    };
+                    akey.singles.retain(|v, _| !gone(*v));
+                    akey.extents.retain(|(v, _, _)| !gone(*v));
+                }
+            }
+        }
+    }
+
+    fn akey(&self, object: Object, dkey: &Key, akey: &Key) -> Option<&Akey> {
+        self.objects.get(&object)?.children.get(dkey)?.children.get(akey)
+    }
+
+    /// The newest version at or below `at` that a punch hides, and with it all older ones.
+    fn hidden(&self, at: Epoch, object: Object, dkey: &Key, akey: &Key) -> Version {
+        let Some(object) = self.objects.get(&object) else { return Version::default() };
+        let dkey = object.children.get(dkey);
+        let akey = dkey.and_then(|d| d.children.get(akey));
+        let lists = [Some(&object.punches), dkey.map(|d| &d.punches), akey.map(|a| &a.punches)];
+        lists.into_iter().flatten().map(|punches| punched(punches, at)).max().unwrap_or_default()
+    }
+
+    fn condition<'k>(
+        &self,
+        at: Epoch,
+        object: Object,
+        dkey: Option<&Key>,
+        mut akeys: impl Iterator<Item = &'k Key>,
+        conditions: Conditions,
+    ) -> Result<(), Refusal> {
+        let exists = match dkey {
+            None => !self.dkeys(at, object).is_empty(),
+            Some(dkey) => !self.akeys(at, object, dkey).is_empty(),
+        };
+        let found: Vec<Key> =
+            dkey.map_or(vec![], |d| self.akeys(at, object, d).into_iter().map(|(k, _, _)| k).collect());
+        match conditions {
+            Conditions::DkeyInsert if exists => Err(Refusal::Exists),
+            Conditions::DkeyExists if !exists => Err(Refusal::NotFound),
+            Conditions::AkeyInsert if akeys.any(|k| found.contains(k)) => Err(Refusal::Exists),
+            Conditions::AkeyExists if !akeys.all(|k| found.contains(k)) => Err(Refusal::NotFound),
+            _ => Ok(()),
+        }
+    }
+}

@@ -1,0 +1,652 @@
+//! Log records: what the target was told to do, and where its bulk data lies.
+//!
+//! Every record begins with `session 8 | seq 8 | id 16` (container; pool for pool records). Then,
+//! little-endian, ours:
+//!
+//! | kind                 | bytes                                                                       |
+//! |----------------------|-----------------------------------------------------------------------------|
+//! | 1 update             | epoch 8, minor 2, group 4, oid 16, dkey, akeys 2, then for each an akey write |
+//! | 2 punch              | epoch 8, minor 2, group 4, oid 16, scope 1, then as the scope says          |
+//! | 3 create pool        | quota 8                                                                     |
+//! | 4 destroy pool       |                                                                             |
+//! | 5 set quota          | quota 8                                                                     |
+//! | 6 create container   | pool 16                                                                     |
+//! | 7 destroy container  |                                                                             |
+//! | 8 set snapshots      | count 4, epochs 8 each                                                      |
+//! | 9 reclaim            | epoch 8, minor 2, limit 4, scope length 2, scope, from length 2, from       |
+//! | 10 free              | tree 4, leaves 4                                                            |
+//!
+//! | part       | bytes                                                                                   |
+//! |------------|-----------------------------------------------------------------------------------------|
+//! | key        | 1, integer 8; or 2, length 2, bytes                                                     |
+//! | akey write | key, then 1, payload; or 2, record bytes 4, extents 2, each start 8, count 8, payload    |
+//! | payload    | 1, length 4, checksums 4 each, bytes; or 2, bytes 8, pieces 2, each block 4, blocks 4, checksums 4 each |
+//! | scope      | 1 object; 2 dkey: key; 3 akeys: key, count 2, keys; 4 extents: key, key, count 2, each start 8, count 8 |
+//!
+//! Conditions were checked before a record was written, so records carry none. The minor is recorded, so
+//! that doing a record again gives the same keys.
+
+use codec::checksum::chunk_count;
+use types::{Conditions, ContainerId, Epoch, Extent, Key, ObjectId, PoolId, SessionId};
+
+use crate::key::Version;
+use crate::request::{AkeyWrite, BulkList, Checksums, Origin, Payload, Punch, PunchScope, Update, ValueWrite};
+use crate::space::{BulkExtent, Reservation};
+use crate::value::EXTENTS_PER_PAYLOAD_MAX;
+
+/// Kind numbers, as in the table.
+pub(crate) mod kind {
+    pub(crate) const UPDATE: u16 = 1;
+    pub(crate) const PUNCH: u16 = 2;
+    pub(crate) const CREATE_POOL: u16 = 3;
+    pub(crate) const DESTROY_POOL: u16 = 4;
+    pub(crate) const SET_QUOTA: u16 = 5;
+    pub(crate) const CREATE_CONTAINER: u16 = 6;
+    pub(crate) const DESTROY_CONTAINER: u16 = 7;
+    pub(crate) const SET_SNAPSHOTS: u16 = 8;
+    pub(crate) const RECLAIM: u16 = 9;
+    pub(crate) const FREE: u16 = 10;
+}
+
+const INTEGER: u8 = 1;
+const BYTES: u8 = 2;
+const SINGLE: u8 = 1;
+const ARRAY: u8 = 2;
+const INLINE: u8 = 1;
+const BULK: u8 = 2;
+
+/// A record read back.
+#[derive(Debug)]
+pub(crate) enum Record<'a> {
+    Update { container: ContainerId, version: Version, update: OwnedUpdate<'a> },
+    Punch { container: ContainerId, version: Version, punch: OwnedPunch },
+    CreatePool { pool: PoolId, quota: u64 },
+    DestroyPool { pool: PoolId },
+    SetQuota { pool: PoolId, quota: u64 },
+    CreateContainer { container: ContainerId, pool: PoolId },
+    DestroyContainer { container: ContainerId },
+    SetSnapshots { container: ContainerId, epochs: Vec<Epoch> },
+    Reclaim(ReclaimStep),
+    Free { owner: u32, leaves: u32 },
+}
+
+/// One step of removing what a punch hides.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) struct ReclaimStep {
+    pub(crate) container: ContainerId,
+    /// The punch.
+    pub(crate) version: Version,
+    /// Records to look at, at most.
+    pub(crate) limit: u32,
+    /// Key prefix of what was punched.
+    pub(crate) scope: Vec<u8>,
+    /// Where the step begins; empty for the start of the scope.
+    pub(crate) from: Vec<u8>,
+}
+
+/// An update that owns its keys and borrows its bytes from the record.
+#[derive(Debug)]
+pub(crate) struct OwnedUpdate<'a> {
+    group: u32,
+    oid: ObjectId,
+    dkey: Key,
+    akeys: Vec<(Key, OwnedValue<'a>)>,
+}
+
+#[derive(Debug)]
+enum OwnedValue<'a> {
+    Single(OwnedPayload<'a>),
+    Array(u32, Vec<(Extent, OwnedPayload<'a>)>),
+}
+
+#[derive(Debug)]
+enum OwnedPayload<'a> {
+    Inline { bytes: &'a [u8], checksums: Checksums },
+    Bulk { at: Reservation, bytes: u64, checksums: Checksums },
+}
+
+impl OwnedPayload<'_> {
+    fn borrow(&self) -> Payload<'_> {
+        match self {
+            OwnedPayload::Inline { bytes, checksums } => Payload::Inline { bytes, checksums },
+            OwnedPayload::Bulk { at, bytes, checksums } => Payload::Bulk { at, bytes: *bytes, checksums },
+        }
+    }
+}
+
+impl OwnedUpdate<'_> {
+    /// Lends the update in the form of a request.
+    pub(crate) fn with<T>(&self, f: impl FnOnce(&Update<'_>) -> T) -> T {
+        let extents: Vec<Vec<(Extent, Payload<'_>)>> = self
+            .akeys
+            .iter()
+            .map(|(_, value)| match value {
+                OwnedValue::Single(_) => Vec::new(),
+                OwnedValue::Array(_, extents) => extents.iter().map(|(e, p)| (*e, p.borrow())).collect(),
+            })
+            .collect();
+        let akeys: Vec<AkeyWrite<'_>> = self
+            .akeys
+            .iter()
+            .zip(&extents)
+            .map(|((akey, value), extents)| AkeyWrite {
+                akey,
+                value: match value {
+                    OwnedValue::Single(payload) => ValueWrite::Single(payload.borrow()),
+                    OwnedValue::Array(record_bytes, _) => ValueWrite::Array { record_bytes: *record_bytes, extents },
+                },
+            })
+            .collect();
+        f(&Update { group: self.group, oid: self.oid, dkey: &self.dkey, conditions: Conditions::None, akeys: &akeys })
+    }
+}
+
+/// A punch that owns its keys.
+#[derive(Debug)]
+pub(crate) struct OwnedPunch {
+    group: u32,
+    oid: ObjectId,
+    scope: OwnedScope,
+}
+
+#[derive(Debug)]
+enum OwnedScope {
+    Object,
+    Dkey(Key),
+    Akeys(Key, Vec<Key>),
+    Extents(Key, Key, Vec<Extent>),
+}
+
+impl OwnedPunch {
+    /// The punch in the form of a request.
+    pub(crate) fn borrow(&self) -> Punch<'_> {
+        let scope = match &self.scope {
+            OwnedScope::Object => PunchScope::Object,
+            OwnedScope::Dkey(dkey) => PunchScope::Dkey(dkey),
+            OwnedScope::Akeys(dkey, akeys) => PunchScope::Akeys(dkey, akeys),
+            OwnedScope::Extents(dkey, akey, extents) => PunchScope::Extents { dkey, akey, extents },
+        };
+        Punch { group: self.group, oid: self.oid, scope, conditions: Conditions::None }
+    }
+}
+
+fn push_head(out: &mut Vec<u8>, origin: Origin, id: [u8; 16]) {
+    out.clear();
+    out.extend_from_slice(&origin.session.0.to_le_bytes());
+    out.extend_from_slice(&origin.seq.to_le_bytes());
+    out.extend_from_slice(&id);
+}
+
+fn push_version(out: &mut Vec<u8>, version: Version) {
+    out.extend_from_slice(&version.epoch.0.to_le_bytes());
+    out.extend_from_slice(&version.minor.to_le_bytes());
+}
+
+fn push_key(out: &mut Vec<u8>, key: &Key) {
+    match key {
+        Key::Integer(n) => {
+            out.push(INTEGER);
+            out.extend_from_slice(&n.to_le_bytes());
+        }
+        Key::Bytes(bytes) => {
+            out.push(BYTES);
+            out.extend_from_slice(&(bytes.len() as u16).to_le_bytes());
+            out.extend_from_slice(bytes);
+        }
+    }
+}
+
+fn push_checksums(out: &mut Vec<u8>, checksums: &[u32]) {
+    checksums.iter().for_each(|checksum| out.extend_from_slice(&checksum.to_le_bytes()));
+}
+
+fn push_extent(out: &mut Vec<u8>, extent: Extent) {
+    out.extend_from_slice(&extent.start.to_le_bytes());
+    out.extend_from_slice(&extent.count.to_le_bytes());
+}
+
+/// Writes a payload's head; returns the inline bytes that belong behind it.
+fn push_payload<'a>(out: &mut Vec<u8>, payload: &Payload<'a>) -> &'a [u8] {
+    match *payload {
+        Payload::Inline { bytes, checksums } => {
+            out.push(INLINE);
+            out.extend_from_slice(&(bytes.len() as u32).to_le_bytes());
+            push_checksums(out, checksums);
+            bytes
+        }
+        Payload::Bulk { at, bytes, checksums } => {
+            out.push(BULK);
+            out.extend_from_slice(&bytes.to_le_bytes());
+            out.extend_from_slice(&(at.extents().len() as u16).to_le_bytes());
+            for piece in at.extents() {
+                out.extend_from_slice(&piece.block.to_le_bytes());
+                out.extend_from_slice(&piece.blocks.to_le_bytes());
+            }
+            push_checksums(out, checksums);
+            &[]
+        }
+    }
+}
+
+/// Replaces `out` by an update record but for its last inline bytes, which are returned: they need no
+/// copy on their way to the log.
+pub(crate) fn encode_update<'a>(
+    out: &mut Vec<u8>,
+    container: ContainerId,
+    version: Version,
+    origin: Origin,
+    update: &Update<'a>,
+) -> &'a [u8] {
+    push_head(out, origin, container.to_bytes());
+    push_version(out, version);
+    out.extend_from_slice(&update.group.to_le_bytes());
+    out.extend_from_slice(&update.oid.to_bytes());
+    push_key(out, update.dkey);
+    out.extend_from_slice(&(update.akeys.len() as u16).to_le_bytes());
+    let mut tail: &[u8] = &[];
+    for write in update.akeys {
+        out.extend_from_slice(std::mem::take(&mut tail));
+        push_key(out, write.akey);
+        match &write.value {
+            ValueWrite::Single(payload) => {
+                out.push(SINGLE);
+                tail = push_payload(out, payload);
+            }
+            ValueWrite::Array { record_bytes, extents } => {
+                out.push(ARRAY);
+                out.extend_from_slice(&record_bytes.to_le_bytes());
+                out.extend_from_slice(&(extents.len() as u16).to_le_bytes());
+                for (extent, payload) in *extents {
+                    out.extend_from_slice(std::mem::take(&mut tail));
+                    push_extent(out, *extent);
+                    tail = push_payload(out, payload);
+                }
+            }
+        }
+    }
+    tail
+}
+
+/// Replaces `out` by a punch record.
+pub(crate) fn encode_punch(
+    out: &mut Vec<u8>,
+    container: ContainerId,
+    version: Version,
+    origin: Origin,
+    punch: &Punch<'_>,
+) {
+    push_head(out, origin, container.to_bytes());
+    push_version(out, version);
+    out.extend_from_slice(&punch.group.to_le_bytes());
+    out.extend_from_slice(&punch.oid.to_bytes());
+    match punch.scope {
+        PunchScope::Object => out.push(1),
+        PunchScope::Dkey(dkey) => {
+            out.push(2);
+            push_key(out, dkey);
+        }
+        PunchScope::Akeys(dkey, akeys) => {
+            out.push(3);
+            push_key(out, dkey);
+            out.extend_from_slice(&(akeys.len() as u16).to_le_bytes());
+            akeys.iter().for_each(|akey| push_key(out, akey));
+        }
+        PunchScope::Extents { dkey, akey, extents } => {
+            out.push(4);
+            push_key(out, dkey);
+            push_key(out, akey);
+            out.extend_from_slice(&(extents.len() as u16).to_le_bytes());
+            extents.iter().for_each(|extent| push_extent(out, *extent));
+        }
+    }
+}
+
+/// Replaces `out` by a record of any other kind, and returns the kind.
+pub(crate) fn encode(out: &mut Vec<u8>, origin: Origin, record: &Record<'_>) -> u16 {
+    match record {
+        Record::Update { .. } | Record::Punch { .. } => {
+            unreachable!("requests are encoded where they are, by encode_update and encode_punch")
+        }
+        Record::CreatePool { pool, quota } | Record::SetQuota { pool, quota } => {
+            push_head(out, origin, pool.to_bytes());
+            out.extend_from_slice(&quota.to_le_bytes());
+            if matches!(record, Record::CreatePool { .. }) { kind::CREATE_POOL } else { kind::SET_QUOTA }
+        }
+        Record::DestroyPool { pool } => {
+            push_head(out, origin, pool.to_bytes());
+            kind::DESTROY_POOL
+        }
+        Record::CreateContainer { container, pool } => {
+            push_head(out, origin, container.to_bytes());
+            out.extend_from_slice(&pool.to_bytes());
+            kind::CREATE_CONTAINER
+        }
+        Record::DestroyContainer { container } => {
+            push_head(out, origin, container.to_bytes());
+            kind::DESTROY_CONTAINER
+        }
+        Record::SetSnapshots { container, epochs } => {
+            push_head(out, origin, container.to_bytes());
+            out.extend_from_slice(&(epochs.len() as u32).to_le_bytes());
+            epochs.iter().for_each(|epoch| out.extend_from_slice(&epoch.0.to_le_bytes()));
+            kind::SET_SNAPSHOTS
+        }
+        Record::Reclaim(step) => {
+            push_head(out, origin, step.container.to_bytes());
+            push_version(out, step.version);
+            out.extend_from_slice(&step.limit.to_le_bytes());
+            for bytes in [&step.scope, &step.from] {
+                out.extend_from_slice(&(bytes.len() as u16).to_le_bytes());
+                out.extend_from_slice(bytes);
+            }
+            kind::RECLAIM
+        }
+        Record::Free { owner, leaves } => {
+            push_head(out, origin, [0; 16]);
+            out.extend_from_slice(&owner.to_le_bytes());
+            out.extend_from_slice(&leaves.to_le_bytes());
+            kind::FREE
+        }
+    }
+}
+
+/// Reads a record; `None` when the bytes are none. Never panics, whatever the bytes.
+pub(crate) fn decode(kind: u16, bytes: &[u8]) -> Option<(Origin, Record<'_>)> {
+    let mut r = Reader(bytes);
+    let origin = Origin { session: SessionId(r.u64()?), seq: r.u64()? };
+    let id = r.array::<16>()?;
+    let (container, pool) = (ContainerId::from_bytes(id), PoolId::from_bytes(id));
+    let record = match kind {
+        kind::UPDATE => {
+            let version = r.version()?;
+            let (group, oid) = (r.u32()?, r.oid()?);
+            let dkey = r.key()?;
+            let count = r.u16()?;
+            let akeys = (0..count).map(|_| Some((r.key()?, r.value()?))).collect::<Option<Vec<_>>>()?;
+            Record::Update { container, version, update: OwnedUpdate { group, oid, dkey, akeys } }
+        }
+        kind::PUNCH => {
+            let version = r.version()?;
+            let (group, oid) = (r.u32()?, r.oid()?);
+            let scope = match r.u8()? {
+                1 => OwnedScope::Object,
+                2 => OwnedScope::Dkey(r.key()?),
+                3 => {
+                    let dkey = r.key()?;
+                    let count = r.u16()?;
+                    OwnedScope::Akeys(dkey, (0..count).map(|_| r.key()).collect::<Option<_>>()?)
+                }
+                4 => {
+                    let (dkey, akey) = (r.key()?, r.key()?);
+                    let count = r.u16()?;
+                    OwnedScope::Extents(dkey, akey, (0..count).map(|_| r.extent()).collect::<Option<_>>()?)
+                }
+                _ => return None,
+            };
+            Record::Punch { container, version, punch: OwnedPunch { group, oid, scope } }
+        }
+        kind::CREATE_POOL => Record::CreatePool { pool, quota: r.u64()? },
+        kind::DESTROY_POOL => Record::DestroyPool { pool },
+        kind::SET_QUOTA => Record::SetQuota { pool, quota: r.u64()? },
+        kind::CREATE_CONTAINER => Record::CreateContainer { container, pool: PoolId::from_bytes(r.array()?) },
+        kind::DESTROY_CONTAINER => Record::DestroyContainer { container },
+        kind::SET_SNAPSHOTS => {
+            let count = r.u32()?;
+            let epochs = (0..count).map(|_| r.u64().map(Epoch)).collect::<Option<_>>()?;
+            Record::SetSnapshots { container, epochs }
+        }
+        kind::RECLAIM => {
+            let (version, limit) = (r.version()?, r.u32()?);
+            let mut bytes = || {
+                let len = r.u16()?;
+                Some(r.slice(len.into())?.to_vec())
+            };
+            let (scope, from) = (bytes()?, bytes()?);
+            Record::Reclaim(ReclaimStep { container, version, limit, scope, from })
+        }
+        kind::FREE => Record::Free { owner: r.u32()?, leaves: r.u32()? },
+        _ => return None,
+    };
+    r.0.is_empty().then_some((origin, record))
+}
+
+/// Takes a record apart from its front.
+struct Reader<'a>(&'a [u8]);
+
+impl<'a> Reader<'a> {
+    fn slice(&mut self, len: usize) -> Option<&'a [u8]> {
+        let (head, rest) = self.0.split_at_checked(len)?;
+        self.0 = rest;
+        Some(head)
+    }
+    fn array<const N: usize>(&mut self) -> Option<[u8; N]> {
+        self.slice(N)?.first_chunk().copied()
+    }
+    fn u8(&mut self) -> Option<u8> {
+        self.array().map(u8::from_le_bytes)
+    }
+    fn u16(&mut self) -> Option<u16> {
+        self.array().map(u16::from_le_bytes)
+    }
+    fn u32(&mut self) -> Option<u32> {
+        self.array().map(u32::from_le_bytes)
+    }
+    fn u64(&mut self) -> Option<u64> {
+        self.array().map(u64::from_le_bytes)
+    }
+    fn version(&mut self) -> Option<Version> {
+        Some(Version { epoch: Epoch(self.u64()?), minor: self.u16()? })
+    }
+    fn oid(&mut self) -> Option<ObjectId> {
+        self.array().map(ObjectId::from_bytes)
+    }
+    fn key(&mut self) -> Option<Key> {
+        match self.u8()? {
+            INTEGER => self.u64().map(Key::Integer),
+            BYTES => {
+                let len = self.u16()?;
+                Key::new(self.slice(len.into())?).ok()
+            }
+            _ => None,
+        }
+    }
+    fn extent(&mut self) -> Option<Extent> {
+        Some(Extent::new(self.u64()?, self.u64()?)).filter(|extent| extent.is_valid())
+    }
+    fn checksums(&mut self, bytes: u64) -> Option<Checksums> {
+        if bytes > types::VALUE_BYTES_MAX as u64 {
+            return None;
+        }
+        let stored = self.slice(chunk_count(bytes as usize) * 4)?;
+        Some(stored.as_chunks::<4>().0.iter().map(|b| u32::from_le_bytes(*b)).collect())
+    }
+    fn value(&mut self) -> Option<OwnedValue<'a>> {
+        match self.u8()? {
+            SINGLE => self.payload().map(OwnedValue::Single),
+            ARRAY => {
+                let (record_bytes, count) = (self.u32()?, self.u16()?);
+                let extents =
+                    (0..count).map(|_| Some((self.extent()?, self.payload()?))).collect::<Option<Vec<_>>>()?;
+                let fits = |(extent, payload): &(Extent, OwnedPayload<'_>)| {
+                    extent.count.checked_mul(record_bytes.into()) == Some(payload.borrow().len())
+                };
+                (record_bytes > 0 && extents.iter().all(fits)).then_some(OwnedValue::Array(record_bytes, extents))
+            }
+            _ => None,
+        }
+    }
+    fn payload(&mut self) -> Option<OwnedPayload<'a>> {
+        match self.u8()? {
+            INLINE => {
+                let len = self.u32()?;
+                let checksums = self.checksums(len.into())?;
+                let bytes = self.slice(len as usize)?;
+                (bytes.len() <= crate::INLINE_BYTES_MAX).then_some(OwnedPayload::Inline { bytes, checksums })
+            }
+            BULK => {
+                let (bytes, count) = (self.u64()?, self.u16()?);
+                if usize::from(count) > EXTENTS_PER_PAYLOAD_MAX || bytes == 0 {
+                    return None;
+                }
+                let pieces = (0..count)
+                    .map(|_| Some(BulkExtent { block: self.u32()?, blocks: self.u32()? }))
+                    .collect::<Option<BulkList>>()?;
+                let checksums = self.checksums(bytes)?;
+                Some(OwnedPayload::Bulk { at: Reservation::replayed(pieces, bytes), bytes, checksums })
+            }
+            _ => None,
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn origin() -> Origin {
+        Origin { session: SessionId(0x0102), seq: 0x0304 }
+    }
+
+    fn container() -> ContainerId {
+        ContainerId::from_bytes([0xc0; 16])
+    }
+
+    fn version() -> Version {
+        Version { epoch: Epoch(0x1122), minor: 0x33 }
+    }
+
+    fn hex(bytes: &[u8]) -> String {
+        bytes.iter().map(|b| format!("{b:02x}")).collect()
+    }
+
+    /// `session seq id`, as every record begins.
+    const HEAD: &str = "02010000000000000403000000000000c0c0c0c0c0c0c0c0c0c0c0c0c0c0c0c0";
+    /// `epoch minor group oid`, as requests go on.
+    const OBJECT: &str = "221100000000000033000700000000000000000000010000000000000002";
+
+    fn oid() -> ObjectId {
+        ObjectId { hi: 1, lo: 2 }
+    }
+
+    #[test]
+    fn an_update_has_these_bytes() {
+        let at = Reservation::replayed(BulkList::from_slice(&[BulkExtent { block: 5, blocks: 2 }]), 8192);
+        let (dkey, first, second) = (Key::from(9), Key::literal("a"), Key::literal("b"));
+        let extents = [(Extent::new(16, 2048), Payload::Bulk { at: &at, bytes: 8192, checksums: &[0xee] })];
+        let akeys = [
+            AkeyWrite {
+                akey: &first,
+                value: ValueWrite::Single(Payload::Inline { bytes: b"xyz", checksums: &[0xff] }),
+            },
+            AkeyWrite { akey: &second, value: ValueWrite::Array { record_bytes: 4, extents: &extents } },
+        ];
+        let update = Update { group: 7, oid: oid(), dkey: &dkey, conditions: Conditions::None, akeys: &akeys };
+        let mut out = Vec::new();
+        let tail = encode_update(&mut out, container(), version(), origin(), &update).to_vec();
+        out.extend_from_slice(&tail);
+        let expected = [
+            HEAD,
+            OBJECT,
+            "010900000000000000",
+            "0200",
+            "02010061",
+            "01",
+            "0103000000ff00000078797a",
+            "02010062",
+            "02040000000100",
+            "10000000000000000008000000000000",
+            "02002000000000000001000500000002000000ee000000",
+        ]
+        .concat();
+        assert_eq!(hex(&out), expected);
+        let (back, record) = decode(kind::UPDATE, &out).unwrap();
+        assert_eq!(back, origin());
+        let Record::Update { update, .. } = &record else { panic!("{record:?}") };
+        let mut again = Vec::new();
+        update.with(|update| {
+            let tail = encode_update(&mut again, container(), version(), origin(), update).to_vec();
+            again.extend_from_slice(&tail);
+        });
+        assert_eq!(again, out);
+    }
+
+    #[test]
+    fn punches_have_these_bytes() {
+        let (dkey, akeys) = (Key::from(9), [Key::literal("a"), Key::from(3)]);
+        let extents = [Extent::new(1, 2)];
+        let cases = [
+            (PunchScope::Object, "01"),
+            (PunchScope::Dkey(&dkey), "02010900000000000000"),
+            (PunchScope::Akeys(&dkey, &akeys), "030109000000000000000200020100610103000000000000 00"),
+            (
+                PunchScope::Extents { dkey: &dkey, akey: &akeys[0], extents: &extents },
+                "04010900000000000000020100610100 0100000000000000 0200000000000000",
+            ),
+        ];
+        for (scope, expected) in cases {
+            let punch = Punch { group: 7, oid: oid(), scope, conditions: Conditions::None };
+            let mut out = Vec::new();
+            encode_punch(&mut out, container(), version(), origin(), &punch);
+            assert_eq!(hex(&out), [HEAD, OBJECT, &expected.replace(' ', "")].concat());
+            let (_, record) = decode(kind::PUNCH, &out).unwrap();
+            let Record::Punch { punch, .. } = &record else { panic!("{record:?}") };
+            let mut again = Vec::new();
+            encode_punch(&mut again, container(), version(), origin(), &punch.borrow());
+            assert_eq!(again, out);
+        }
+    }
+
+    #[test]
+    fn the_other_records_have_these_bytes() {
+        let pool = PoolId::from_bytes([0xc0; 16]);
+        let step = ReclaimStep {
+            container: container(),
+            version: version(),
+            limit: 5,
+            scope: vec![1, 2],
+            from: vec![1, 2, 3],
+        };
+        let cases = [
+            (Record::CreatePool { pool, quota: 0x10 }, 3, "1000000000000000"),
+            (Record::DestroyPool { pool }, 4, ""),
+            (Record::SetQuota { pool, quota: 0x10 }, 5, "1000000000000000"),
+            (Record::CreateContainer { container: container(), pool }, 6, "c0c0c0c0c0c0c0c0c0c0c0c0c0c0c0c0"),
+            (Record::DestroyContainer { container: container() }, 7, ""),
+            (Record::SetSnapshots { container: container(), epochs: vec![Epoch(5)] }, 8, "010000000500000000000000"),
+            (Record::Reclaim(step), 9, "22110000000000003300050000000200010203 00010203"),
+        ];
+        for (record, number, expected) in cases {
+            let mut out = Vec::new();
+            assert_eq!(encode(&mut out, origin(), &record), number);
+            assert_eq!(hex(&out), [HEAD, &expected.replace(' ', "")].concat());
+            let (_, back) = decode(number, &out).unwrap();
+            assert_eq!(format!("{back:?}"), format!("{record:?}"));
+        }
+        let mut out = Vec::new();
+        assert_eq!(encode(&mut out, Origin::default(), &Record::Free { owner: 3, leaves: 4 }), 10);
+        assert_eq!(hex(&out[32..]), "0300000004000000");
+    }
+
+    /// Cut, lengthened and changed records are declined or read as something else, without a panic.
+    #[test]
+    fn no_bytes_make_the_decoder_panic() {
+        let mut out = Vec::new();
+        let punch = Punch {
+            group: 7,
+            oid: oid(),
+            scope: PunchScope::Dkey(&Key::literal("dkey")),
+            conditions: Conditions::None,
+        };
+        encode_punch(&mut out, container(), version(), origin(), &punch);
+        for end in 0..out.len() {
+            assert!(decode(kind::PUNCH, &out[..end]).is_none());
+        }
+        let mut state = 7u64;
+        for round in 0..50_000u64 {
+            state = state.wrapping_mul(6364136223846793005).wrapping_add(1442695040888963407);
+            let at = (state >> 33) as usize % out.len();
+            out[at] = (state >> 56) as u8 & if round % 2 == 0 { 3 } else { 0xff };
+            let _ = decode((round % 12) as u16, &out);
+        }
+    }
+}

@@ -1,0 +1,350 @@
+//! A container's share of this target: its tree, its counters, its snapshots.
+//!
+//! Everything about a shard that changes with every operation lies in one page, its *head*, so that a
+//! checkpoint finds it as it finds the tree.
+
+use std::cell::RefCell;
+use std::mem::{offset_of, size_of};
+
+use hashbrown::HashMap;
+use media::{PAGE_BODY_BYTES, PageId, Pages};
+use types::{ContainerId, Epoch, PoolId};
+use zerocopy::little_endian::{U16, U32, U64};
+use zerocopy::{FromBytes, Immutable, IntoBytes, KnownLayout};
+
+use crate::error::{Error, Result};
+use crate::key::{LIFE, OBJECT_BYTES, OBJECT_FLAG, Version};
+use crate::tree::{Tree, damaged};
+
+/// Page kind of a head.
+pub(crate) const KIND_HEAD: u16 = 2;
+const HEAD_VERSION: u32 = 1;
+/// Epochs whose minors are remembered. Epochs are given out in order and applied almost in order: this
+/// many operations may overtake one another.
+const RECENT: usize = 64;
+/// First minor of an epoch so old that its minors were forgotten: above those of any transaction of
+/// ordinary size, so that what comes later still sorts later.
+const FORGOTTEN_MINOR: u16 = 0x8000;
+/// Most snapshots of a container: what its head has room for.
+pub const SNAPSHOTS_MAX: usize = 900;
+/// Objects whose flag is remembered; all are forgotten when there are more.
+const FLAGS_MAX: usize = 64 << 10;
+
+/// Head of a shard, from the start of a page body; the rest of the body is zero. Little-endian. Ours.
+///
+/// | offset | bytes | field     | meaning                                                        |
+/// |-------:|------:|-----------|----------------------------------------------------------------|
+/// |      0 |     4 | version   | 1                                                              |
+/// |      4 |     4 | root      | root page of the tree                                          |
+/// |      8 |    16 | container | UUID; zero for the catalog                                     |
+/// |     24 |    16 | pool      | UUID; zero when the pool is gone                               |
+/// |     40 |     8 | pages     | nodes of the tree                                              |
+/// |     48 |     8 | blocks    | bulk blocks its values refer to                                |
+/// |     56 |     8 | max epoch | highest epoch of an operation                                  |
+/// |     64 |     8 | punches   | punch records in the tree                                      |
+/// |     72 |     8 | settled   | highest epoch whose minors were forgotten                      |
+/// |     80 |     4 | next      | slot of `recent` that is overwritten next                      |
+/// |     84 |     4 | snapshots | how many                                                       |
+/// |     88 |     4 | owner     | number of the tree                                             |
+/// |     92 |     4 | counter   | catalog: trees made so far                                     |
+/// |     96 |    32 | reserved  | zero                                                           |
+/// |    128 |   512 | epochs    | recent epochs, zero where there is none                        |
+/// |    640 |   128 | minors    | highest minor given at each                                    |
+/// |    768 |  7200 | list      | snapshot epochs, ascending                                     |
+#[derive(FromBytes, IntoBytes, KnownLayout, Immutable)]
+#[repr(C)]
+pub(crate) struct Head {
+    version: U32,
+    root: U32,
+    container: [u8; 16],
+    pool: [u8; 16],
+    pages: U64,
+    blocks: U64,
+    max_epoch: U64,
+    punches: U64,
+    settled: U64,
+    next: U32,
+    snapshots: U32,
+    owner: U32,
+    counter: U32,
+    reserved: [u8; 32],
+    epochs: [U64; RECENT],
+    minors: [U16; RECENT],
+    list: [U64; SNAPSHOTS_MAX],
+}
+const _: () = assert!(offset_of!(Head, pages) == 40);
+const _: () = assert!(offset_of!(Head, owner) == 88);
+const _: () = assert!(offset_of!(Head, epochs) == 128);
+const _: () = assert!(offset_of!(Head, list) == 768);
+const _: () = assert!(size_of::<Head>() == 7968 && size_of::<Head>() <= PAGE_BODY_BYTES);
+
+/// One container on this target. (The catalog is one too, without a container.)
+pub(crate) struct Shard {
+    pub(crate) id: ContainerId,
+    pub(crate) pool: PoolId,
+    pub(crate) head: PageId,
+    pub(crate) tree: Tree,
+    pub(crate) blocks: u64,
+    pub(crate) punches: u64,
+    pub(crate) snapshots: Vec<Epoch>,
+    /// Catalog only: numbers trees.
+    pub(crate) counter: u32,
+    minors: Minors,
+    /// Whether objects have the flag. A cache.
+    flags: RefCell<HashMap<[u8; OBJECT_BYTES], bool>>,
+}
+
+impl Shard {
+    /// A new shard: a head and an empty tree.
+    pub(crate) fn create(pages: &mut Pages, id: ContainerId, pool: PoolId, owner: u32) -> Result<Shard> {
+        let head = pages.allocate()?;
+        let page = pages.get_mut(head)?;
+        page.set_kind(KIND_HEAD);
+        let tree = Tree::create(pages, owner)?;
+        let shard = Shard {
+            id,
+            pool,
+            head,
+            tree,
+            blocks: 0,
+            punches: 0,
+            snapshots: Vec::new(),
+            counter: owner,
+            minors: Minors::default(),
+            flags: RefCell::default(),
+        };
+        shard.save_all(pages)?;
+        Ok(shard)
+    }
+
+    /// Reads a shard back from its head.
+    pub(crate) fn load(pages: &Pages, head: PageId) -> Result<Shard> {
+        let page = pages.get(head)?;
+        if page.kind() != KIND_HEAD {
+            return Err(damaged(head, "not the head of a container"));
+        }
+        let (stored, _) = Head::ref_from_prefix(page.body()).map_err(|_| damaged(head, "a short head"))?;
+        if stored.version.get() != HEAD_VERSION {
+            return Err(damaged(head, "a head of an unknown version"));
+        }
+        let count = stored.snapshots.get() as usize;
+        let Some(list) = stored.list.get(..count) else {
+            return Err(damaged(head, "more snapshots than fit"));
+        };
+        let mut minors = Minors {
+            next: stored.next.get() as usize % RECENT,
+            settled: Epoch(stored.settled.get()),
+            max: Epoch(stored.max_epoch.get()),
+            ..Minors::default()
+        };
+        for (slot, (epoch, minor)) in stored.epochs.iter().zip(&stored.minors).enumerate() {
+            minors.recent[slot] = (Epoch(epoch.get()), minor.get());
+        }
+        Ok(Shard {
+            id: ContainerId::from_bytes(stored.container),
+            pool: PoolId::from_bytes(stored.pool),
+            head,
+            tree: Tree { root: PageId(stored.root.get()), owner: stored.owner.get(), pages: stored.pages.get() },
+            blocks: stored.blocks.get(),
+            punches: stored.punches.get(),
+            snapshots: list.iter().map(|epoch| Epoch(epoch.get())).collect(),
+            counter: stored.counter.get(),
+            minors,
+            flags: RefCell::default(),
+        })
+    }
+
+    /// Pages of the shard, head included.
+    pub(crate) fn pages(&self) -> u64 {
+        self.tree.pages + 1
+    }
+
+    pub(crate) fn max_epoch(&self) -> Epoch {
+        self.minors.max
+    }
+
+    /// The version of an operation at `epoch`, were it to come now.
+    ///
+    /// # Errors
+    /// `EpochFull`; `Invalid` for an epoch that is none.
+    #[inline]
+    pub(crate) fn next_version(&self, epoch: Epoch) -> Result<Version> {
+        if epoch == Epoch::ZERO || epoch == Epoch::MAX {
+            return Err(Error::Invalid("an operation needs an epoch of its own, neither 0 nor the highest"));
+        }
+        Ok(Version { epoch, minor: self.minors.next_at(epoch)? })
+    }
+
+    /// Notes that an operation took `version`, and writes what changed to the head.
+    #[inline]
+    pub(crate) fn applied(&mut self, pages: &mut Pages, version: Version) -> Result<()> {
+        let slot = self.minors.note(version);
+        let (epoch, minor) = self.minors.recent[slot];
+        let head = self.save(pages)?;
+        head.epochs[slot] = epoch.0.into();
+        head.minors[slot] = minor.into();
+        Ok(())
+    }
+
+    /// Writes counters and snapshots to the head.
+    pub(crate) fn save_all(&self, pages: &mut Pages) -> Result<()> {
+        let head = self.save(pages)?;
+        for (slot, (epoch, minor)) in self.minors.recent.iter().enumerate() {
+            head.epochs[slot] = epoch.0.into();
+            head.minors[slot] = (*minor).into();
+        }
+        for (slot, stored) in head.list.iter_mut().enumerate() {
+            *stored = self.snapshots.get(slot).map_or(0, |epoch| epoch.0).into();
+        }
+        Ok(())
+    }
+
+    #[inline]
+    fn save<'a>(&self, pages: &'a mut Pages) -> Result<&'a mut Head> {
+        let (head, _) = Head::mut_from_prefix(pages.get_mut(self.head)?.body_mut())
+            .map_err(|_| damaged(self.head, "a short head"))?;
+        head.version = HEAD_VERSION.into();
+        head.root = self.tree.root.0.into();
+        head.container = self.id.to_bytes();
+        head.pool = self.pool.to_bytes();
+        head.pages = self.tree.pages.into();
+        head.blocks = self.blocks.into();
+        head.max_epoch = self.minors.max.0.into();
+        head.punches = self.punches.into();
+        head.settled = self.minors.settled.0.into();
+        head.next = (self.minors.next as u32).into();
+        head.snapshots = (self.snapshots.len() as u32).into();
+        head.owner = self.tree.owner.into();
+        head.counter = self.counter.into();
+        Ok(head)
+    }
+
+    /// Whether two images of a shard agree. For `check`.
+    pub(crate) fn same_counters(&self, other: &Shard) -> bool {
+        (self.id, self.pool, self.tree, self.blocks, self.punches)
+            == (other.id, other.pool, other.tree, other.blocks, other.punches)
+            && self.snapshots == other.snapshots
+            && self.minors == other.minors
+    }
+
+    /// Whether anything in the object with key prefix `object` was ever punched.
+    pub(crate) fn is_flagged(&self, pages: &Pages, object: &[u8]) -> Result<bool> {
+        if self.punches == 0 {
+            return Ok(false);
+        }
+        let mut probe = [0; OBJECT_BYTES + 2];
+        probe[..OBJECT_BYTES].copy_from_slice(&object[..OBJECT_BYTES]);
+        probe[OBJECT_BYTES..].copy_from_slice(&[LIFE, OBJECT_FLAG]);
+        let name: [u8; OBJECT_BYTES] = *probe.first_chunk().expect("the probe begins with it");
+        if let Some(&known) = self.flags.borrow().get(&name) {
+            return Ok(known);
+        }
+        let found = self.tree.get(pages, &probe)?.is_some();
+        let mut flags = self.flags.borrow_mut();
+        if flags.len() >= FLAGS_MAX {
+            flags.clear();
+        }
+        flags.insert(name, found);
+        Ok(found)
+    }
+
+    /// Forgets what is cached of an object's flag, which is about to change.
+    pub(crate) fn forget_flag(&self, object: &[u8]) {
+        if let Some(name) = object.first_chunk::<OBJECT_BYTES>() {
+            self.flags.borrow_mut().remove(name);
+        }
+    }
+
+    /// Whether some snapshot lies in `from..to`.
+    pub(crate) fn snapshot_within(&self, from: Epoch, to: Epoch) -> bool {
+        let first = self.snapshots.partition_point(|snapshot| *snapshot < from);
+        self.snapshots.get(first).is_some_and(|snapshot| *snapshot < to)
+    }
+}
+
+/// Orders operations at one epoch: the highest minor given at each recent epoch.
+///
+/// An epoch above all others starts at 0 without a look. One that is not remembered, but lies above
+/// every epoch ever forgotten, was never used. Of those below, nothing is known: they start high.
+#[derive(PartialEq, Eq)]
+struct Minors {
+    recent: [(Epoch, u16); RECENT],
+    next: usize,
+    settled: Epoch,
+    max: Epoch,
+}
+
+impl Default for Minors {
+    fn default() -> Self {
+        Minors { recent: [(Epoch::ZERO, 0); RECENT], next: 0, settled: Epoch::ZERO, max: Epoch::ZERO }
+    }
+}
+
+impl Minors {
+    #[inline]
+    fn next_at(&self, epoch: Epoch) -> Result<u16> {
+        if epoch > self.max {
+            return Ok(0);
+        }
+        match self.recent.iter().find(|(known, _)| *known == epoch) {
+            Some((_, minor)) => minor.checked_add(1).ok_or(Error::EpochFull(epoch)),
+            None if epoch > self.settled => Ok(0),
+            None => Ok(FORGOTTEN_MINOR),
+        }
+    }
+
+    /// Returns the slot that changed.
+    #[inline]
+    fn note(&mut self, version: Version) -> usize {
+        if version.epoch <= self.max
+            && let Some(slot) = self.recent.iter().position(|(known, _)| *known == version.epoch)
+        {
+            self.recent[slot].1 = version.minor;
+            return slot;
+        }
+        self.max = self.max.max(version.epoch);
+        let slot = self.next;
+        self.settled = self.settled.max(self.recent[slot].0);
+        self.recent[slot] = (version.epoch, version.minor);
+        self.next = (slot + 1) % RECENT;
+        slot
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn minors_rise_at_one_epoch_and_start_high_once_forgotten() {
+        let mut minors = Minors::default();
+        let mut give = |epoch: u64| {
+            let minor = minors.next_at(Epoch(epoch)).unwrap();
+            minors.note(Version { epoch: Epoch(epoch), minor });
+            minor
+        };
+        assert_eq!([give(10), give(10), give(12), give(11), give(11), give(10)], [0, 1, 0, 0, 1, 2]);
+        for epoch in 100..100 + RECENT as u64 {
+            assert_eq!(give(epoch), 0);
+        }
+        assert_eq!([give(10), give(10)], [FORGOTTEN_MINOR, FORGOTTEN_MINOR + 1]);
+        assert_eq!(give(99), 0, "above every forgotten epoch");
+    }
+
+    #[test]
+    fn a_shard_reads_back_from_its_head() {
+        let mut pages = Pages::in_memory(1 << 20).unwrap();
+        let id = ContainerId::from_bytes([3; 16]);
+        let mut shard = Shard::create(&mut pages, id, PoolId::from_bytes([4; 16]), 9).unwrap();
+        shard.snapshots = vec![Epoch(4), Epoch(7)];
+        shard.blocks = 5;
+        shard.save_all(&mut pages).unwrap();
+        shard.applied(&mut pages, Version { epoch: Epoch(8), minor: 1 }).unwrap();
+        let back = Shard::load(&pages, shard.head).unwrap();
+        assert_eq!((back.id, back.pool, back.tree, back.blocks), (shard.id, shard.pool, shard.tree, 5));
+        assert_eq!(back.snapshots, shard.snapshots);
+        assert_eq!(back.next_version(Epoch(8)).unwrap().minor, 2);
+        assert!(back.snapshot_within(Epoch(5), Epoch(8)) && !back.snapshot_within(Epoch(5), Epoch(7)));
+        assert!(Shard::load(&pages, shard.tree.root).is_err());
+    }
+}

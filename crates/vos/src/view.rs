@@ -1,0 +1,242 @@
+//! An object as it stood at an epoch: what is visible, and what punches hide.
+//!
+//! Most objects were never punched. They have no flag in the tree, and then no life log is looked for:
+//! one descent answers a fetch. For the others the newest punches of object, dkey and akey are looked up;
+//! they lie beside the values.
+
+use media::Pages;
+use types::{Epoch, Key, ObjectId};
+
+use crate::cursor::Cursor;
+use crate::error::{Error, Result};
+use crate::extents::{Merge, Sweep};
+use crate::key::{self, BEYOND, HOLE, INTEGER, LIFE, OBJECT_BYTES, OBJECT_PUNCH, SINGLE, VERSION_BYTES, Version};
+use crate::shard::Shard;
+use crate::tree::Tree;
+use crate::value;
+
+/// One object at one epoch.
+pub(crate) struct View<'a> {
+    pub(crate) tree: &'a Tree,
+    pub(crate) pages: &'a Pages,
+    pub(crate) at: Epoch,
+    /// Something in the object was punched at some time.
+    flagged: bool,
+    /// Newest version that a punch of the object hides.
+    pub(crate) hidden: Version,
+}
+
+impl<'a> View<'a> {
+    /// The object with key prefix `object`, at `at`.
+    pub(crate) fn open(shard: &'a Shard, pages: &'a Pages, object: &[u8], at: Epoch) -> Result<View<'a>> {
+        let flagged = shard.is_flagged(pages, object)?;
+        let mut view = View { tree: &shard.tree, pages, at, flagged, hidden: Version::NEVER };
+        if flagged {
+            let mut probe = object[..OBJECT_BYTES].to_vec();
+            probe.extend_from_slice(&[LIFE, OBJECT_PUNCH]);
+            view.hidden = view.newest(probe)?;
+        }
+        Ok(view)
+    }
+
+    /// Newest version that a punch of `owner` (a dkey or akey, by its key prefix) hides; `above` is what
+    /// punches of its owners hide.
+    pub(crate) fn hidden_below(&self, owner: &[u8], above: Version) -> Result<Version> {
+        if !self.flagged {
+            return Ok(above);
+        }
+        let mut probe = owner.to_vec();
+        probe.push(LIFE);
+        Ok(self.newest(probe)?.max(above))
+    }
+
+    /// What is hidden of an akey, given its key prefix and that of its dkey.
+    pub(crate) fn hidden_akey(&self, dkey: &[u8], akey: &[u8]) -> Result<Version> {
+        self.hidden_below(akey, self.hidden_below(dkey, self.hidden)?)
+    }
+
+    /// Newest version at or below the epoch among records whose keys are `probe` and a version.
+    fn newest(&self, mut probe: Vec<u8>) -> Result<Version> {
+        let len = probe.len();
+        key::push_version(&mut probe, Version::latest(self.at));
+        let cursor = Cursor::at(self.tree, self.pages, &probe)?;
+        Ok(version_under(&cursor, &probe[..len]).unwrap_or(Version::NEVER))
+    }
+
+    /// The visible single value of an akey.
+    pub(crate) fn single(&self, akey: &[u8], hidden: Version) -> Result<Option<(Version, &'a [u8])>> {
+        let mut probe = akey.to_vec();
+        probe.push(SINGLE);
+        let len = probe.len();
+        key::push_version(&mut probe, Version::latest(self.at));
+        let cursor = Cursor::at(self.tree, self.pages, &probe)?;
+        let version = version_under(&cursor, &probe[..len]);
+        Ok(version.filter(|version| *version > hidden).map(|version| (version, cursor.value())))
+    }
+
+    /// Walks the array of an akey over `from..until`.
+    pub(crate) fn sweep(&self, akey: &[u8], hidden: Version, from: u64, until: u64) -> Result<Sweep<'a>> {
+        Ok(Sweep::new(Merge::new(self.tree, self.pages, akey, from, until, self.at, hidden)?))
+    }
+
+    /// Record size of the array of an akey; 0 when no record is visible.
+    pub(crate) fn record_bytes(&self, akey: &[u8], hidden: Version) -> Result<u32> {
+        let mut merge = Merge::new(self.tree, self.pages, akey, 0, u64::MAX, self.at, hidden)?;
+        let value = if merge.has_holes() {
+            Sweep::new(merge).next_data()?.map(|(_, _, top)| top.value)
+        } else {
+            merge.take()?.map(|candidate| candidate.value)
+        };
+        value.map_or(Ok(0), |value| Ok(value::read_data(value).ok_or_else(|| unreadable("array data"))?.1))
+    }
+
+    /// Whether an akey has anything visible.
+    pub(crate) fn akey_visible(&self, akey: &[u8], above: Version) -> Result<bool> {
+        let hidden = self.hidden_below(akey, above)?;
+        Ok(self.single(akey, hidden)?.is_some() || self.record_bytes(akey, hidden)? > 0)
+    }
+
+    /// Whether a dkey has anything visible.
+    pub(crate) fn dkey_visible(&self, dkey: &[u8]) -> Result<bool> {
+        let hidden = self.hidden_below(dkey, self.hidden)?;
+        let mut children = Children::below(self, dkey, None)?;
+        while let Some(akey) = children.key()? {
+            // The first record under the cursor mostly answers: a single value, old enough, never punched.
+            if !self.flagged && children.on_single(&akey, self.at) {
+                return Ok(true);
+            }
+            if self.akey_visible(&akey, hidden)? {
+                return Ok(true);
+            }
+            children.pass(&akey)?;
+        }
+        Ok(false)
+    }
+
+    /// Whether the object has anything visible.
+    pub(crate) fn object_visible(&self, object: &[u8]) -> Result<bool> {
+        let mut children = Children::below(self, object, None)?;
+        while let Some(dkey) = children.key()? {
+            if self.dkey_visible(&dkey)? {
+                return Ok(true);
+            }
+            children.pass(&dkey)?;
+        }
+        Ok(false)
+    }
+
+    /// Record size of any stored data of the akey newer than `hidden`, whatever its epoch.
+    pub(crate) fn stored_record_bytes(&self, akey: &[u8], hidden: Version) -> Result<Option<u32>> {
+        let mut probe = akey.to_vec();
+        probe.push(key::DATA);
+        let len = probe.len();
+        let mut cursor = Cursor::at(self.tree, self.pages, &probe)?;
+        while cursor.starts_with(&probe[..len]) {
+            let version = cursor.key().last::<VERSION_BYTES>().map(Version::from_bytes);
+            if version.is_some_and(|version| version > hidden) {
+                return match value::read_data(cursor.value()) {
+                    Some((_, record_bytes, _)) => Ok(Some(record_bytes)),
+                    None => Err(unreadable("array data")),
+                };
+            }
+            cursor.next()?;
+        }
+        Ok(None)
+    }
+
+    /// Key prefix that ends the data of an akey, for searches from its end.
+    pub(crate) fn data_end(akey: &[u8]) -> Vec<u8> {
+        let mut probe = akey.to_vec();
+        probe.push(HOLE);
+        probe
+    }
+}
+
+/// The version of the record under the cursor, when its key is `prefix` and a version.
+fn version_under(cursor: &Cursor<'_>, prefix: &[u8]) -> Option<Version> {
+    let key = cursor.key();
+    (key.len() == prefix.len() + VERSION_BYTES && key.starts_with(prefix))
+        .then(|| key.last::<VERSION_BYTES>().map(Version::from_bytes))
+        .flatten()
+}
+
+/// The children (dkeys of an object, akeys of a dkey) that have records, in order.
+pub(crate) struct Children<'a> {
+    cursor: Cursor<'a>,
+    owner: Vec<u8>,
+    probe: Vec<u8>,
+}
+
+impl<'a> Children<'a> {
+    /// Children of `owner`, a key prefix, from the one after `after` on.
+    pub(crate) fn below(view: &View<'a>, owner: &[u8], after: Option<&Key>) -> Result<Children<'a>> {
+        let mut probe = owner.to_vec();
+        match after {
+            None => probe.push(INTEGER),
+            Some(after) => {
+                key::push_key(&mut probe, after);
+                probe.push(BEYOND);
+            }
+        }
+        Ok(Children { cursor: Cursor::at(view.tree, view.pages, &probe)?, owner: owner.to_vec(), probe })
+    }
+
+    /// Key prefix of the child under the cursor, if there is one.
+    pub(crate) fn key(&mut self) -> Result<Option<Vec<u8>>> {
+        if !self.cursor.starts_with(&self.owner) {
+            return Ok(None);
+        }
+        self.cursor.key().copy_to(&mut self.probe);
+        let rest = &self.probe[self.owner.len()..];
+        let len = key::key_len(rest).ok_or_else(|| unreadable("a key"))?;
+        Ok(Some(self.probe[..self.owner.len() + len].to_vec()))
+    }
+
+    /// As [`Children::key`], but only for a child whose key is of `kind`.
+    pub(crate) fn key_of_kind(&mut self, kind: u8) -> Result<Option<Vec<u8>>> {
+        if self.cursor.key().after::<1>(self.owner.len()) != Some([kind]) {
+            return Ok(None);
+        }
+        self.key()
+    }
+
+    /// Moves beyond `child`.
+    pub(crate) fn pass(&mut self, child: &[u8]) -> Result<()> {
+        self.probe.clear();
+        self.probe.extend_from_slice(child);
+        self.probe.push(BEYOND);
+        self.cursor.seek(&self.probe)
+    }
+
+    /// Moves to the last child before `child`; false when there is none.
+    pub(crate) fn back(&mut self, child: &[u8]) -> Result<bool> {
+        Ok(self.cursor.seek_before(child)? && self.cursor.starts_with(&self.owner))
+    }
+
+    /// Whether the record under the cursor is a single value of `akey` not newer than `at`.
+    fn on_single(&self, akey: &[u8], at: Epoch) -> bool {
+        let key = self.cursor.key();
+        key.after::<1>(akey.len()) == Some([SINGLE])
+            && key.last::<VERSION_BYTES>().is_some_and(|version| Version::from_bytes(version).epoch <= at)
+    }
+}
+
+/// The dkey or akey at the end of `prefix`, of which `owner` bytes are its owner's.
+pub(crate) fn decode_child(prefix: &[u8], owner: usize) -> Result<Key> {
+    Ok(key::read_key(&prefix[owner..]).ok_or_else(|| unreadable("a key"))?.0)
+}
+
+/// Replaces `out` by the key prefixes of object, dkey and akey, and says where the last two end.
+pub(crate) fn compose(out: &mut Vec<u8>, group: u32, oid: ObjectId, dkey: &Key, akey: &Key) -> (usize, usize) {
+    out.clear();
+    key::push_object(out, group, oid);
+    key::push_key(out, dkey);
+    let dkey_end = out.len();
+    key::push_key(out, akey);
+    (dkey_end, out.len())
+}
+
+#[cold]
+pub(crate) fn unreadable(what: &str) -> Error {
+    Error::Corrupt { place: "a record of the tree".into(), fault: format!("{what} that cannot be read") }
+}
