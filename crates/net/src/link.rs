@@ -102,6 +102,15 @@ impl Link {
         }
     }
 
+    /// How many copies of one frame may arrive. A stream makes none; in the simulator a mem link
+    /// does, and a caller must not be blamed for that.
+    pub(crate) fn copies_max(&self) -> u32 {
+        match self {
+            Link::Stream { .. } => 1,
+            Link::Mem(_) => 2,
+        }
+    }
+
     /// Writes one frame without bulk data.
     pub(crate) async fn send(&mut self, header: &Header, body: &[u8]) -> io::Result<()> {
         let mut bytes = Vec::with_capacity(HEADER_BYTES + body.len());

@@ -59,6 +59,7 @@ pub async fn serve<H: Handler>(incoming: Incoming, limits: Limits, incarnation: 
         host,
         session,
         limits,
+        copies: link.copies_max(),
         under_way: Cell::new(Credits::default()),
         running: Cell::new(0),
         quiet: Notify::new(),
@@ -112,6 +113,8 @@ struct Line {
     host: std::sync::Arc<Host>,
     session: SessionId,
     limits: Limits,
+    /// How often one frame may arrive: twice, where the simulator doubles frames.
+    copies: u32,
     /// Of requests read whose answers have not been taken to be written.
     under_way: Cell<Credits>,
     /// Handlers at work.
@@ -254,11 +257,12 @@ impl Line {
         let mut under_way = self.under_way.get();
         under_way.requests += wanted.requests;
         under_way.bulk += wanted.bulk;
-        if under_way.requests > self.limits.request_credits.max(1) {
-            return protocol(format!("more than the {} requests granted", self.limits.request_credits.max(1)));
+        let Limits { request_credits, bulk_credits } = self.limits;
+        if under_way.requests > request_credits.max(1).saturating_mul(self.copies) {
+            return protocol(format!("more than the {} requests granted", request_credits.max(1)));
         }
-        if under_way.bulk > self.limits.bulk_credits.into() {
-            return protocol(format!("more than the {} bulk bytes granted", self.limits.bulk_credits));
+        if under_way.bulk > u64::from(bulk_credits) * u64::from(self.copies) {
+            return protocol(format!("more than the {bulk_credits} bulk bytes granted"));
         }
         self.under_way.set(under_way);
         Ok(())

@@ -145,12 +145,14 @@ fn whoever_breaks_the_rules_is_sent_away() {
         let stuck = script(|_| std::future::pending());
         let server = start(&address, limits, stuck).await;
         let request = header(Kind::Request);
+        // Where frames may be doubled, the doubles are forgiven.
+        let copies = if matches!(address, net::Address::Mem(_)) { 2 } else { 1 };
         let other_session = wire::frame::Header { session: 8, ..request };
         let late_clock = wire::frame::Header { clock: Epoch::MAX, ..request };
         let half = || Some(IoBuf::zeroed(600));
         for (frames, code, text) in [
-            (vec![(request, None), (request, None), (request, None)], Code::Protocol, "2 requests"),
-            (vec![(request, half()), (request, half())], Code::Protocol, "1000 bulk bytes"),
+            (vec![(request, None); 2 * copies + 1], Code::Protocol, "2 requests"),
+            (vec![(request, half()); 2 * copies], Code::Protocol, "1000 bulk bytes"),
             (vec![(header(Kind::Hello), None)], Code::Protocol, "Hello"),
             (vec![(header(Kind::Response), None)], Code::Protocol, "Response"),
             (vec![(other_session, None)], Code::Protocol, "another session"),
