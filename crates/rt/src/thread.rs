@@ -14,8 +14,9 @@ use crate::task::{JoinError, JoinHandle, panic_message, spawn_local};
 /// sockets work inside, `spawn_local` too. For mains and tests; the simulator has `Sim::run`.
 ///
 /// # Panics
-/// When called from within a runtime, or when the kernel refuses an epoll instance.
+/// When called from within a runtime or a simulation, or when the kernel refuses an epoll instance.
 pub fn block_on<F: Future>(future: F) -> F::Output {
+    assert!(!sim::is_active(), "a simulation does not wait for the real world");
     let runtime = new_runtime().expect("an epoll instance and a few descriptors to start a runtime");
     runtime.block_on(future)
 }

@@ -192,6 +192,12 @@ fn tmpfs_conforms_and_says_that_it_is_memory() {
 }
 
 #[test]
+fn the_simulated_disk_conforms() {
+    let sim = rt::sim::Sim::new(rt::sim::SimConfig::seeded(1));
+    sim.run(check_disk(Path::new("/")));
+}
+
+#[test]
 fn a_ring_survives_its_runtime() {
     let dir = tempfile::tempdir_in(env!("CARGO_TARGET_TMPDIR")).unwrap();
     let path = dir.path().join("f");

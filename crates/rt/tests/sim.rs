@@ -2,6 +2,7 @@
 
 use std::cell::Cell;
 use std::collections::BTreeSet;
+use std::future::Future;
 use std::rc::Rc;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
@@ -304,14 +305,7 @@ fn surviving(seed: u64) -> Vec<u8> {
             disk.sync().await.unwrap();
             disk.write_now(8192, &[3; 4096]).unwrap();
             disk.write(12_288, IoBuf::from_slice(&[4; 8192])).await.0.unwrap();
-            // Not awaited: the sync that follows must not cover it.
-            let late = disk.write(0, IoBuf::from_slice(&[5; 512]));
-            let mut late = Box::pin(late);
-            std::future::poll_fn(|cx| {
-                let _ = late.as_mut().poll(cx);
-                std::task::Poll::Ready(())
-            })
-            .await;
+            begin(disk.write(0, IoBuf::from_slice(&[5; 512]))).await;
         });
         task.await.unwrap();
         sim.crash(node);
@@ -319,7 +313,90 @@ fn surviving(seed: u64) -> Vec<u8> {
     })
 }
 
-use std::future::Future;
+/// Polls a future once and drops it.
+async fn begin(future: impl Future) {
+    let mut future = Box::pin(future);
+    std::future::poll_fn(|cx| {
+        let _ = future.as_mut().poll(cx);
+        std::task::Poll::Ready(())
+    })
+    .await;
+}
+
+#[test]
+fn a_sync_does_not_cover_a_write_in_flight() {
+    let lost = (0..50).filter(|&seed| {
+        let sim = Sim::new(SimConfig::seeded(seed));
+        let node = sim.node("n");
+        sim.run(async {
+            let sim = sim::current();
+            let body = async {
+                let disk = Disk::open("/f", CREATE).unwrap();
+                disk.write_now(0, &[1; 512]).unwrap();
+                begin(disk.write(0, IoBuf::from_slice(&[2; 512]))).await;
+                // Begins before the write has ended, although it ends after it.
+                disk.sync().await.unwrap();
+            };
+            sim.spawn_on(node, body).await.unwrap();
+            sim.crash(node);
+            let bytes = sim.restart(node, async { fs::read("/f").unwrap() }).await.unwrap();
+            assert!(bytes.iter().all(|&byte| byte == 1 || byte == 2));
+            bytes != [2; 512]
+        })
+    });
+    assert!((5..45).contains(&lost.count()));
+}
+
+#[test]
+fn a_simulation_leaves_no_memory_behind() {
+    struct Owner(Arc<()>);
+    impl AsRef<[u8]> for Owner {
+        fn as_ref(&self) -> &[u8] {
+            // Calls into the simulation even as it goes.
+            assert!(Arc::strong_count(&self.0) > 0);
+            &[1, 2, 3]
+        }
+    }
+    impl Drop for Owner {
+        fn drop(&mut self) {
+            rt::now();
+        }
+    }
+    let token = Arc::new(());
+    let mut config = SimConfig::seeded(16);
+    config.network.drop = 0.5;
+    let sim = Sim::new(config);
+    let node = sim.node("n");
+    sim.run(async {
+        sim::current().spawn_on(node, async {
+            let mut listener = mem::listen("s").unwrap();
+            let _unread = listener.accept().await.unwrap();
+            let _unaccepted = listener;
+            std::future::pending::<()>().await;
+        });
+        rt::sleep(MS).await;
+        let link = mem::connect("s").await.unwrap();
+        for _ in 0..40 {
+            link.send(Frame { head: Bytes::from_owner(Owner(Arc::clone(&token))), bulk: None }).await.unwrap();
+        }
+        rt::spawn(rt::sleep(Duration::from_secs(1)));
+        let _second = mem::connect("s").await.unwrap();
+        link.send(Frame { head: Bytes::from_owner(Owner(Arc::clone(&token))), bulk: None }).await.unwrap();
+    });
+    assert!(Arc::strong_count(&token) > 1);
+    drop(sim);
+    assert_eq!(Arc::strong_count(&token), 1);
+}
+
+#[test]
+#[should_panic(expected = "only yield to each other")]
+fn a_livelock_is_found() {
+    Sim::new(SimConfig::seeded(17)).run(async {
+        loop {
+            rt::yield_now().await;
+        }
+    });
+}
 
 #[test]
 fn a_power_cut_tears_what_was_not_synced_and_nothing_else() {

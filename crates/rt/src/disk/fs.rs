@@ -43,16 +43,16 @@ pub fn read(path: impl AsRef<Path>) -> Result<Vec<u8>, DiskError> {
 }
 
 /// Replaces the content of a file, or creates it: after a crash there is the old content or the
-/// new, whole.
+/// new, whole. One writer a file: the draft beside it, `<path>.new`, is shared.
 pub fn write_atomic(path: impl AsRef<Path>, bytes: &[u8]) -> Result<(), DiskError> {
     let path = path.as_ref();
     if sim::is_active() {
         return sim::file::write_atomic(path, bytes);
     }
     let replace = || {
-        // One name a process, so that two writers of one file do not write into each other's draft.
+        // Always the same name, so that a crash leaves at most one draft, which the next call replaces.
         let mut draft = path.as_os_str().to_owned();
-        draft.push(format!(".{}.new", std::process::id()));
+        draft.push(".new");
         let mut file = File::create(&draft)?;
         file.write_all(bytes)?;
         file.sync_all()?;

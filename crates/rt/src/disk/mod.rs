@@ -187,6 +187,10 @@ impl Disk {
 
     /// Makes every write completed before this call durable.
     ///
+    /// Cost: a worker thread of the kernel does it, which takes some 50 us more than
+    /// [`Disk::sync_now`] but leaves this thread free to prepare the next group. With a single waiter
+    /// and nothing else to do, block.
+    ///
     /// # Errors
     /// See [`Disk::sync_now`].
     pub async fn sync(&self) -> io::Result<()> {

@@ -9,12 +9,16 @@ use std::sync::atomic::{AtomicBool, Ordering::Relaxed};
 use std::sync::{Arc, Mutex};
 use std::task::{Context, Poll, Wake, Waker};
 
-use super::world::{Event, Place, Shared};
+use super::world::{Event, Place, Ready, Shared};
 use super::{NodeId, Sim};
 use crate::task::JoinError;
 
 /// The number of the future given to `run`; spawned tasks count from one.
 const MAIN: u64 = 0;
+
+/// Polls without any event in between after which a run counts as hung: some ten seconds of virtual
+/// time in which tasks did nothing but yield to each other.
+const IDLE_POLLS_MAX: u64 = 10_000_000;
 
 /// The part of a simulation that stays on its thread: futures need not be `Send`.
 #[derive(Default)]
@@ -35,13 +39,13 @@ struct TaskWake {
     id: u64,
     is_ready: AtomicBool,
     is_aborted: AtomicBool,
-    shared: Arc<Shared>,
+    ready: Arc<Ready>,
 }
 
 impl TaskWake {
     fn new(id: u64, shared: &Arc<Shared>) -> Arc<TaskWake> {
         let (is_ready, is_aborted) = (AtomicBool::new(false), AtomicBool::new(false));
-        Arc::new(TaskWake { id, is_ready, is_aborted, shared: Arc::clone(shared) })
+        Arc::new(TaskWake { id, is_ready, is_aborted, ready: Arc::clone(&shared.ready) })
     }
 }
 
@@ -52,7 +56,7 @@ impl Wake for TaskWake {
 
     fn wake_by_ref(self: &Arc<Self>) {
         if !self.is_ready.swap(true, Relaxed) {
-            self.shared.ready.lock().expect("pushing a number does not panic").push(self.id);
+            self.ready.lock().expect("pushing a number does not panic").push(self.id);
         }
     }
 }
@@ -237,8 +241,10 @@ impl Sim {
         let wake = TaskWake::new(MAIN, &self.shared);
         wake.wake_by_ref();
         let waker = Waker::from(Arc::clone(&wake));
+        let mut idle_polls = 0;
         let output = loop {
-            self.fire_due();
+            idle_polls = if self.fire_due() { 0 } else { idle_polls + 1 };
+            assert!(idle_polls < IDLE_POLLS_MAX, "the simulation hangs: its tasks only yield to each other");
             match self.choose() {
                 None => self.advance(),
                 Some(MAIN) => {
@@ -296,11 +302,18 @@ impl Sim {
         self.local.current.set(None);
     }
 
-    /// Lets everything happen whose time has come.
-    fn fire_due(&self) {
+    /// Lets everything happen whose time has come. True if there was anything.
+    fn fire_due(&self) -> bool {
+        let mut has_fired = false;
         loop {
             let event = {
                 let mut world = self.shared.world();
+                let trash = world.net.take_trash();
+                if !trash.is_empty() {
+                    drop(world);
+                    drop(trash);
+                    world = self.shared.world();
+                }
                 let now = world.peek_now();
                 match world.events.first_entry() {
                     Some(first) if first.key().0 <= now => {
@@ -308,9 +321,10 @@ impl Sim {
                         world.note(2, key.1);
                         event
                     }
-                    _ => return,
+                    _ => return has_fired,
                 }
             };
+            has_fired = true;
             match event {
                 Event::Wake(waker) => waker.wake(),
                 Event::Call(call) => call(&self.shared),

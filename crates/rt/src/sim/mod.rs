@@ -197,6 +197,7 @@ impl Sim {
             state.is_up = false;
             state.life += 1;
             state.disk.unlock_all();
+            state.disk.recorder = None;
             net::node_stops(&mut world, node, end);
         }
         // Marked dead before this, so that whatever destructors do has no effect any more.
@@ -262,7 +263,7 @@ impl Sim {
         self.shared.world().node_mut(node).disk.volume.set_capacity(bytes);
     }
 
-    /// Records what happens to the disks of `node` from now on.
+    /// Records what happens to the disks of `node` from now on, until it crashes or is killed.
     pub fn record(&self, node: NodeId) -> Recorder {
         let mut world = self.shared.world();
         let disk = &mut world.node_mut(node).disk;

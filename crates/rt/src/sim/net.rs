@@ -6,7 +6,9 @@
 //! handles on them: the handles live with the users, the ends here.
 //!
 //! # Always true
-//! No handle (whose destructor takes the world's lock) is ever stored in here.
+//! 1. No handle (whose destructor takes the world's lock) is ever stored in here.
+//! 2. Frames that perish are set aside and dropped outside the lock: what their bytes belong to may
+//!    have a destructor.
 
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::future::poll_fn;
@@ -49,6 +51,7 @@ pub(super) struct Net {
     pipes: BTreeMap<u64, Pipe>,
     /// Pairs in ascending order.
     partitions: BTreeSet<(NodeId, NodeId)>,
+    trash: Vec<Frame>,
     links_made: u64,
     listeners_made: u64,
 }
@@ -118,6 +121,11 @@ impl Net {
 
     pub(super) fn heal_all(&mut self) {
         self.partitions.clear();
+    }
+
+    /// Frames that have perished, to be dropped outside the lock.
+    pub(super) fn take_trash(&mut self) -> Vec<Frame> {
+        std::mem::take(&mut self.trash)
     }
 
     fn is_cut(&self, a: NodeId, b: NodeId) -> bool {
@@ -305,9 +313,11 @@ fn transmit(world: &mut World, id: u64, frame: Frame) {
     let digest = frame.head.iter().fold(0u64, |hash, &byte| (hash ^ u64::from(byte)).wrapping_mul(0x100_0000_01b3));
     world.note(5, id ^ digest);
     if is_dropped || world.net.is_cut(from.node, to.node) {
+        world.net.trash.push(frame);
         return;
     }
     if !world.is_alive(to) {
+        world.net.trash.push(frame);
         // A machine that is up answers frames for a dead process; one that is off does not.
         if world.node_mut(to.node).is_up {
             let at = world.peek_now() + 2 * delay(world, from.node, to.node);
@@ -333,10 +343,11 @@ fn deliver_later(world: &mut World, id: u64, frame: Frame) {
     world.call_at(at, move |shared| {
         let mut world = shared.world();
         let is_lost = world.net.is_cut(from.node, to.node) || !world.is_alive(to);
-        let Some(pipe) = world.net.pipes.get_mut(&id) else { return };
+        let Some(pipe) = world.net.pipes.get_mut(&id) else { return drop((world, frame)) };
         pipe.in_flight -= 1;
         if is_lost || pipe.is_receiver_gone {
             pipe.wake_senders();
+            world.net.trash.push(frame);
         } else {
             pipe.inbox.push_back(frame);
             pipe.wake_receiver();
@@ -402,7 +413,7 @@ fn sender_goes(world: &mut World, id: u64) {
 
 fn receiver_goes(world: &mut World, id: u64) {
     let Some(pipe) = world.net.pipes.get_mut(&id) else { return };
-    pipe.inbox.clear();
+    world.net.trash.extend(pipe.inbox.drain(..));
     if std::mem::replace(&mut pipe.is_receiver_gone, true) {
         return forget_if_unused(world, id);
     }
@@ -475,7 +486,7 @@ pub(super) fn node_stops(world: &mut World, node: NodeId, end: End) {
         }
         if pipe.to.node == node {
             pipe.is_receiver_gone = true;
-            pipe.inbox.clear();
+            world.net.trash.extend(pipe.inbox.drain(..));
         }
         if pipe.is_sender_gone && pipe.is_receiver_gone {
             world.net.pipes.remove(&id);

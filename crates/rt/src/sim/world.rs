@@ -22,16 +22,23 @@ const START_NANOS: u64 = 3_600_000_000_000;
 /// The calendar at the start: 2026-01-01, to the microsecond.
 const START_WALL_MICROS: u64 = 1_767_225_600_000_000;
 
+/// The numbers of the tasks to be polled.
+pub(super) type Ready = Mutex<Vec<u64>>;
+
+/// What an event does, given the world it happens in.
+type Deed = Box<dyn FnOnce(&Arc<Shared>) + Send>;
+
 /// The part of a simulation that handles of any thread may hold.
 pub(crate) struct Shared {
-    /// Tasks to be polled. Apart from the world, because wakers are called under the world's lock.
-    pub(super) ready: Mutex<Vec<u64>>,
+    /// Tasks to be polled. Apart from the world, because wakers are called under the world's lock,
+    /// and because a waker kept in the world would otherwise keep the world.
+    pub(super) ready: Arc<Ready>,
     world: Mutex<World>,
 }
 
 impl Shared {
     pub(super) fn new(config: SimConfig) -> Arc<Shared> {
-        Arc::new(Shared { ready: Mutex::new(Vec::new()), world: Mutex::new(World::new(config)) })
+        Arc::new(Shared { ready: Arc::default(), world: Mutex::new(World::new(config)) })
     }
 
     pub(crate) fn world(&self) -> MutexGuard<'_, World> {
@@ -58,7 +65,7 @@ pub(super) struct Node {
 pub(super) enum Event {
     Wake(Waker),
     /// Runs outside the lock.
-    Call(Box<dyn FnOnce(&Arc<Shared>) + Send>),
+    Call(Deed),
 }
 
 /// The time of an event, then its place among the events of that time.
