@@ -61,7 +61,10 @@ impl Operation {
     }
 
     /// Sends once and waits for the answer, or for this attempt's share of the time.
-    pub(crate) async fn attempt(&self, link: &Link, out: Outgoing) -> Result<Reply, Failure> {
+    pub(crate) async fn attempt(&self, links: &Links, link: &Link, out: Outgoing) -> Result<Reply, Failure> {
+        if links.is_closed() {
+            return Err(Failure::Broken(Error::new(Code::NoHandle, "the system was closed").remedy("open it again")));
+        }
         let limit = retry::attempt_limit(self.left());
         let (connection, generation) = link.connection(limit).await.map_err(failure_of)?;
         let answer = connection.call(self.opcode, self.sequence, out.body, out.bulk, limit).await;

@@ -14,6 +14,7 @@ use wire::data::{LIST_ENTRIES_MAX, ListObjectsRequest, ListObjectsResponse};
 
 use crate::call::{Outgoing, decode};
 use crate::ids::IdRange;
+use crate::pool::Routed;
 use crate::{Array, IN_FLIGHT_MAX, Kv, Object, Pool};
 
 /// An open container, as it is now or as it was at an epoch.
@@ -215,8 +216,11 @@ impl Container {
         loop {
             let request =
                 ListObjectsRequest { container: self.id(), at: self.read_epoch(), after, limit: LIST_ENTRIES_MAX };
-            let reply =
-                self.inner.pool.call(Opcode::ListObjects, &mut |_| Ok((position, Outgoing::message(&request)))).await;
+            let reply = self
+                .inner
+                .pool
+                .call(Opcode::ListObjects, &mut |_| Ok(Routed { position, out: Outgoing::message(&request) }))
+                .await;
             let page: ListObjectsResponse =
                 self.located(reply.and_then(|reply| decode(Opcode::ListObjects, &reply)))?;
             after = page.objects.last().copied().or(after);

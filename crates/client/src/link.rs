@@ -1,7 +1,7 @@
 //! Links: one connection per service of a server, opened when first needed and again when lost.
 
 use std::collections::BTreeMap;
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
@@ -17,18 +17,38 @@ pub(crate) struct Links {
     /// The number of the next request. One sequence for all links: a request keeps its number when
     /// it is repeated on another.
     next_sequence: AtomicU64,
-    /// Keyed by address and target; `None` is the control service. Grows with the servers and
-    /// targets of the system, which are few.
-    links: Mutex<BTreeMap<(Address, Option<u32>), Arc<Link>>>,
+    closed: AtomicBool,
+    /// Grows with the servers and targets of the system, which are few.
+    links: Mutex<BTreeMap<Door, Arc<Link>>>,
+}
+
+/// A service of a server.
+#[derive(Clone, PartialEq, Eq, PartialOrd, Ord)]
+struct Door {
+    address: Address,
+    /// `None`: the control service.
+    target: Option<u32>,
 }
 
 impl Links {
     pub(crate) fn new(caller: Caller) -> Links {
-        Links { caller, next_sequence: AtomicU64::new(1), links: Mutex::default() }
+        Links { caller, next_sequence: AtomicU64::new(1), closed: AtomicBool::new(false), links: Mutex::default() }
     }
 
     pub(crate) fn next_sequence(&self) -> u64 {
         self.next_sequence.fetch_add(1, Ordering::Relaxed)
+    }
+
+    /// No request is sent from now on.
+    pub(crate) fn close(&self) {
+        self.closed.store(true, Ordering::Release);
+        let mut links = self.links.lock().expect("nothing panics while it holds the list of links");
+        links.values().for_each(|link| link.lock().connection = None);
+        links.clear();
+    }
+
+    pub(crate) fn is_closed(&self) -> bool {
+        self.closed.load(Ordering::Acquire)
     }
 
     /// The link to a server's control service.
@@ -43,7 +63,8 @@ impl Links {
 
     fn get(&self, address: &Address, target: Option<u32>) -> Arc<Link> {
         let mut links = self.links.lock().expect("nothing panics while it holds the list of links");
-        let link = links.entry((address.clone(), target)).or_insert_with(|| {
+        let door = Door { address: address.clone(), target };
+        let link = links.entry(door).or_insert_with(|| {
             let service = target.map_or(Service::Control, |index| Service::Target { index });
             let (address, caller) = (address.clone(), self.caller.clone());
             Arc::new(Link { address, service, caller, current: Mutex::default(), opening: tokio::sync::Mutex::new(()) })

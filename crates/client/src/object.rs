@@ -18,7 +18,7 @@ use wire::{Opcode, Wire};
 
 use crate::call::{Outgoing, decode};
 use crate::container::place_error;
-use crate::pool::{TargetView, View};
+use crate::pool::{Routed, TargetView, View};
 use crate::{Container, IN_FLIGHT_MAX, KeyCursor};
 
 /// A handle on an object, which exists as soon as something is written to it.
@@ -27,7 +27,14 @@ pub struct Object {
     container: Container,
     oid: ObjectId,
     /// Where it lies by the pool map used last.
-    placed: Arc<Mutex<Option<(Arc<View>, Arc<Placed>)>>>,
+    last: Arc<Mutex<Option<Located>>>,
+}
+
+/// Where an object lies by one version of the pool map.
+#[derive(Clone)]
+struct Located {
+    view: Arc<View>,
+    placed: Arc<Placed>,
 }
 
 /// Where one group of an object lies.
@@ -73,7 +80,7 @@ pub(crate) enum Whither<'a> {
 
 impl Object {
     pub(crate) fn new(container: Container, oid: ObjectId) -> Object {
-        Object { container, oid, placed: Arc::default() }
+        Object { container, oid, last: Arc::default() }
     }
 
     pub fn id(&self) -> ObjectId {
@@ -281,7 +288,7 @@ impl Object {
     /// # Errors
     /// `Invalid`, `NotSupported`: its class cannot be placed in this pool.
     pub fn layout(&self) -> Result<Vec<ShardInfo>> {
-        let (view, placed) = self.placement(&self.container.pool().view())?;
+        let Located { view, placed } = self.locate(&self.container.pool().view())?;
         let shard = |(group, found): (usize, &placement::Group)| {
             let TargetView { rank, index, .. } = view.targets[usize::from(found.leader)];
             ShardInfo { group, placement_group: found.pg, rank, target: index }
@@ -290,23 +297,23 @@ impl Object {
     }
 
     pub(crate) fn group_count(&self) -> Result<usize> {
-        Ok(self.placement(&self.container.pool().view())?.1.groups().len())
+        Ok(self.locate(&self.container.pool().view())?.placed.groups().len())
     }
 
     /// The target that holds `dkey` is in this process.
     pub(crate) fn is_local(&self, dkey: &Key) -> Result<bool> {
-        let (view, placed) = self.placement(&self.container.pool().view())?;
+        let Located { view, placed } = self.locate(&self.container.pool().view())?;
         Ok(view.targets[usize::from(placed.groups()[placed.group_of(dkey)].leader)].is_local())
     }
 
-    fn placement(&self, view: &Arc<View>) -> Result<(Arc<View>, Arc<Placed>)> {
-        let mut cached = self.placed.lock().expect("nothing panics while it holds a placement");
-        match &*cached {
-            Some((of, placed)) if Arc::ptr_eq(of, view) => Ok((of.clone(), placed.clone())),
+    fn locate(&self, view: &Arc<View>) -> Result<Located> {
+        let mut last = self.last.lock().expect("nothing panics while it holds a placement");
+        match &*last {
+            Some(known) if Arc::ptr_eq(&known.view, view) => Ok(known.clone()),
             _ => {
-                let placed = view.placement.place(self.oid).map_err(place_error);
-                let fresh = (view.clone(), Arc::new(self.located(placed)?));
-                *cached = Some(fresh.clone());
+                let placed = self.located(view.placement.place(self.oid).map_err(place_error))?;
+                let fresh = Located { view: view.clone(), placed: Arc::new(placed) };
+                *last = Some(fresh.clone());
                 Ok(fresh)
             }
         }
@@ -322,7 +329,7 @@ impl Object {
         let container = self.container.id();
         let oid = self.oid;
         let mut route = |view: &Arc<View>| {
-            let (view, placed) = self.placement(view)?;
+            let Located { view, placed } = self.locate(view)?;
             let index = match whither {
                 Whither::Dkey(dkey) => placed.group_of(dkey),
                 Whither::Group(group) => group,
@@ -331,7 +338,7 @@ impl Object {
                 Error::new(Code::Again, "the pool has shrunk while its objects were walked over").remedy("start over")
             })?;
             let place = Place { container, oid, group: group.pg, map_version: view.version };
-            Ok((usize::from(group.leader), message(place)?))
+            Ok(Routed { position: usize::from(group.leader), out: message(place)? })
         };
         self.located(self.container.pool().call(opcode, &mut route).await)
     }

@@ -59,6 +59,12 @@ pub(crate) struct TargetView {
     link: Arc<Link>,
 }
 
+/// What to send, and to which target, by position in the map.
+pub(crate) struct Routed {
+    pub(crate) position: usize,
+    pub(crate) out: Outgoing,
+}
+
 impl Pool {
     pub(crate) fn new(system: System, map: control::PoolMap) -> Result<Pool> {
         let (id, label) = (map.id, map.label.clone());
@@ -145,20 +151,22 @@ impl Pool {
     pub(crate) async fn call(
         &self,
         opcode: Opcode,
-        route: &mut (dyn FnMut(&Arc<View>) -> Result<(usize, Outgoing)> + Send),
+        route: &mut (dyn FnMut(&Arc<View>) -> Result<Routed> + Send),
     ) -> Result<Reply> {
         let mut operation = Operation::new(self.inner.system.links(), opcode, self.inner.system.deadline());
         let mut last: Option<Failure> = None;
         loop {
             let view = self.view();
-            let (position, out) = match (route(&view), last.take()) {
+            let Routed { position, out } = match (route(&view), last.take()) {
                 (Ok(routed), _) => routed,
                 (Err(_), Some(failure)) => return Err(operation.give_up(failure)),
                 (Err(error), None) => return Err(error),
             };
-            let target = &view.targets[position];
+            let Some(target) = view.targets.get(position) else {
+                return Err(Error::new(Code::Again, "the pool has shrunk while its targets were walked over"));
+            };
             let failure = if target.up {
-                match operation.attempt(&target.link, out).await {
+                match operation.attempt(self.inner.system.links(), &target.link, out).await {
                     Ok(reply) => return Ok(reply),
                     Err(failure) => failure,
                 }

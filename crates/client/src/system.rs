@@ -1,8 +1,8 @@
 //! A system: what is asked of its control service.
 
 use std::any::Any;
-use std::sync::{Arc, OnceLock};
 use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::{Arc, OnceLock};
 use std::time::Duration;
 
 use ::object::retry::Failure;
@@ -148,6 +148,12 @@ impl System {
         let _ = self.inner.companion.set(companion);
     }
 
+    /// Closes every connection. Operations on any handle of this system fail from now on, those
+    /// under way at their next attempt.
+    pub fn close(&self) {
+        self.inner.links.close();
+    }
+
     pub(crate) fn links(&self) -> &Links {
         &self.inner.links
     }
@@ -168,12 +174,13 @@ impl System {
         loop {
             let preferred = self.inner.preferred.load(Ordering::Relaxed);
             let link = self.inner.links.control(&self.inner.addresses[preferred % self.inner.addresses.len()]);
-            let failure = match operation.attempt(&link, Outgoing { body: body.clone(), bulk: None }).await {
-                Ok(reply) => return decode(opcode, &reply),
-                // Here a thing in use is an answer (a pool with containers), not a crowd to wait out.
-                Err(Failure::Refused(error)) if error.code == Code::Busy => return Err(error),
-                Err(failure) => failure,
-            };
+            let failure =
+                match operation.attempt(&self.inner.links, &link, Outgoing { body: body.clone(), bulk: None }).await {
+                    Ok(reply) => return decode(opcode, &reply),
+                    // Here a thing in use is an answer (a pool with containers), not a crowd to wait out.
+                    Err(Failure::Refused(error)) if error.code == Code::Busy => return Err(error),
+                    Err(failure) => failure,
+                };
             if !matches!(failure, Failure::Refused(_)) {
                 // Only if nobody else has moved on already.
                 let next = preferred.wrapping_add(1);
