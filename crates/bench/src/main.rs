@@ -10,8 +10,10 @@
 #![forbid(unsafe_code)]
 #![allow(clippy::disallowed_methods, reason = "it measures the outside world; the simulator never runs it")]
 
+mod copy;
 mod figure;
 mod idle;
+mod log;
 mod measure;
 mod peers;
 mod place;
@@ -19,6 +21,7 @@ mod process;
 mod report;
 mod rpc;
 mod server;
+mod store;
 mod workload;
 
 use std::path::PathBuf;
@@ -38,12 +41,23 @@ struct Bench {
 }
 
 const BENCHES: &[Bench] = &[
+    Bench { name: "store", about: "vos alone: small values and 1 MiB arrays, against redb and fjall", run: store::run },
+    Bench {
+        name: "log",
+        about: "durable appends to the write-ahead log, against bare pwrite + fdatasync",
+        run: log::run,
+    },
     Bench {
         name: "rpc",
         about: "64 B and 1 MiB echoes over mem, unix and tcp, against bare ping-pongs",
         run: rpc::run,
     },
     Bench { name: "server", about: "key-value and array operations through a server over TCP", run: server::run },
+    Bench {
+        name: "copy",
+        about: "filesystem copy of a 2 GiB file and of 20,000 small ones, against cp",
+        run: copy::run,
+    },
     Bench { name: "idle", about: "processor of an idle server, memory of one with 1 GiB", run: idle::run },
 ];
 

@@ -23,7 +23,7 @@ pub fn run(plan: &Plan) -> Result<Vec<Figure>> {
     for place in [Place::Memory, Place::Disk] {
         let directory = place.directory(plan)?;
         let server = ServerProcess::start(directory.path(), &["--targets", "1", "--size", "8GiB"])?;
-        let bench = Bench { plan, place, server: &server, directory: directory.path() };
+        let bench = Bench { plan, place, directory: directory.path() };
         rt::block_on(async {
             let container = server.container(POOL_BYTES).await?;
             figures.extend(bench.small(&container).await?);
@@ -37,7 +37,6 @@ pub fn run(plan: &Plan) -> Result<Vec<Figure>> {
 struct Bench<'a> {
     plan: &'a Plan,
     place: Place,
-    server: &'a ServerProcess,
     directory: &'a std::path::Path,
 }
 
@@ -106,7 +105,7 @@ impl Bench<'_> {
 
     fn bare_appends(&self) -> Result<f64> {
         let mut log = BareLog::create(self.directory)?;
-        log.rate(2_000)
+        log.rate(1, 2_000)
     }
 
     async fn large(&self, container: &Container) -> Result<Vec<Figure>> {

@@ -5,6 +5,7 @@
 //! Loading writes every key once in random order; fetches pick keys at random from what was loaded.
 
 use anyhow::Result;
+use types::Key;
 
 use crate::measure::{Chance, key, timed};
 
@@ -13,13 +14,13 @@ pub trait Engine {
     fn name(&self) -> &'static str;
 
     /// Writes `value` under each key; durable on its medium when this returns.
-    fn write(&mut self, keys: &[[u8; 16]], value: &[u8]) -> Result<()>;
+    fn write(&mut self, keys: &[Key], value: &[u8]) -> Result<()>;
 
     /// Reads the value of each key and returns the bytes read, all copied out of the store.
-    fn read(&mut self, keys: &[[u8; 16]]) -> Result<usize>;
+    fn read(&mut self, keys: &[Key]) -> Result<usize>;
 
-    /// Reads every record in key order and returns how many there were; `None` when not offered.
-    fn scan(&mut self) -> Result<Option<usize>>;
+    /// Walks over every key in order and returns how many there were.
+    fn scan(&mut self) -> Result<usize>;
 }
 
 #[derive(Clone, Copy)]
@@ -35,7 +36,11 @@ pub struct Rates {
     pub update: f64,
     pub fetch: f64,
     pub new_version: f64,
-    pub scan: Option<f64>,
+    pub scan: f64,
+}
+
+fn random_key(n: usize) -> Key {
+    Key::new(key(n).to_vec()).expect("16 bytes are a key")
 }
 
 /// Keys that are prepared outside the measured time, a chunk at a time.
@@ -57,7 +62,7 @@ impl Workload {
         let mut chance = Chance::new(13);
         let new_version = self.write(engine, &value, again, |_| chance.below(self.records))?;
         let (seconds, scanned) = timed(|| engine.scan());
-        let scan = scanned?.map(|records| records as f64 / seconds);
+        let scan = scanned? as f64 / seconds;
         Ok(Rates { update: load, fetch, new_version, scan })
     }
 
@@ -78,7 +83,7 @@ impl Workload {
         let mut done = 0;
         while done < count {
             keys.clear();
-            keys.extend((done..count.min(done + CHUNK)).map(|n| key(pick(n))));
+            keys.extend((done..count.min(done + CHUNK)).map(|n| random_key(pick(n))));
             done += keys.len();
             let (seconds, outcome) = timed(|| keys.chunks(self.batch).try_for_each(|batch| engine.write(batch, value)));
             outcome?;
@@ -93,7 +98,7 @@ impl Workload {
         let mut done = 0;
         while done < count {
             keys.clear();
-            keys.extend((done..count.min(done + CHUNK)).map(|_| key(chance.below(self.records))));
+            keys.extend((done..count.min(done + CHUNK)).map(|_| random_key(chance.below(self.records))));
             done += keys.len();
             let (seconds, bytes) = timed(|| engine.read(&keys));
             assert_eq!(bytes?, keys.len() * self.value_bytes, "{} lost records", engine.name());

@@ -4,6 +4,7 @@ use std::path::Path;
 
 use anyhow::Result;
 use fjall::{Database, Keyspace, KeyspaceCreateOptions, PersistMode};
+use types::Key;
 
 use crate::workload::Engine;
 
@@ -29,19 +30,19 @@ impl Engine for Fjall {
         "fjall"
     }
 
-    fn write(&mut self, keys: &[[u8; 16]], value: &[u8]) -> Result<()> {
+    fn write(&mut self, keys: &[Key], value: &[u8]) -> Result<()> {
         let mut batch = self.database.batch().durability(Some(PersistMode::SyncData));
         for key in keys {
-            batch.insert(&self.records, key.as_slice(), value);
+            key.with_bytes(|key| batch.insert(&self.records, key, value));
         }
         batch.commit()?;
         Ok(())
     }
 
-    fn read(&mut self, keys: &[[u8; 16]]) -> Result<usize> {
+    fn read(&mut self, keys: &[Key]) -> Result<usize> {
         let mut bytes = 0;
         for key in keys {
-            if let Some(value) = self.records.get(key)? {
+            if let Some(value) = key.with_bytes(|key| self.records.get(key))? {
                 self.out.clear();
                 self.out.extend_from_slice(&value);
                 bytes += self.out.len();
@@ -50,13 +51,13 @@ impl Engine for Fjall {
         Ok(bytes)
     }
 
-    fn scan(&mut self) -> Result<Option<usize>> {
+    fn scan(&mut self) -> Result<usize> {
         let mut records = 0;
         for entry in self.records.iter() {
             let (key, value) = entry.into_inner()?;
             std::hint::black_box((key.len(), value.first()));
             records += 1;
         }
-        Ok(Some(records))
+        Ok(records)
     }
 }

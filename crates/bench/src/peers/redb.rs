@@ -4,6 +4,7 @@ use std::path::Path;
 
 use anyhow::Result;
 use redb::{Database, ReadableDatabase, ReadableTable, TableDefinition};
+use types::Key;
 
 use crate::workload::Engine;
 
@@ -32,23 +33,23 @@ impl Engine for Redb {
         "redb"
     }
 
-    fn write(&mut self, keys: &[[u8; 16]], value: &[u8]) -> Result<()> {
+    fn write(&mut self, keys: &[Key], value: &[u8]) -> Result<()> {
         let transaction = self.database.begin_write()?;
         {
             let mut table = transaction.open_table(TABLE)?;
             for key in keys {
-                table.insert(key.as_slice(), value)?;
+                key.with_bytes(|key| table.insert(key, value).map(drop))?;
             }
         }
         transaction.commit()?;
         Ok(())
     }
 
-    fn read(&mut self, keys: &[[u8; 16]]) -> Result<usize> {
+    fn read(&mut self, keys: &[Key]) -> Result<usize> {
         let table = self.database.begin_read()?.open_table(TABLE)?;
         let mut bytes = 0;
         for key in keys {
-            if let Some(value) = table.get(key.as_slice())? {
+            if let Some(value) = key.with_bytes(|key| table.get(key))? {
                 self.out.clear();
                 self.out.extend_from_slice(value.value());
                 bytes += self.out.len();
@@ -57,7 +58,7 @@ impl Engine for Redb {
         Ok(bytes)
     }
 
-    fn scan(&mut self) -> Result<Option<usize>> {
+    fn scan(&mut self) -> Result<usize> {
         let table = self.database.begin_read()?.open_table(TABLE)?;
         let mut records = 0;
         for entry in table.iter()? {
@@ -65,6 +66,6 @@ impl Engine for Redb {
             std::hint::black_box((key.value().len(), value.value().first()));
             records += 1;
         }
-        Ok(Some(records))
+        Ok(records)
     }
 }

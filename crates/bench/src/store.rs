@@ -1,0 +1,360 @@
+//! `vos` alone, on one thread, against redb, fjall and what DAOS's own store does.
+//!
+//! # Shape
+//! [`Workload`] runs the same loads on each store, from empty, in turns. Small values go into the tree;
+//! 1 MiB arrays take the bulk path with four requests under way, against raw transfers of the same size.
+//!
+//! # Not here
+//! Checksums of data: clients compute them and engines verify them; `server` measures both.
+
+use std::cell::RefCell;
+use std::path::Path;
+use std::rc::Rc;
+use std::time::Instant;
+
+use anyhow::{Context, Result, bail};
+use media::{Existing, Identity, Region, Regions};
+use rt::disk::{Disk, IoBuf, OpenMode};
+use types::{Conditions, ContainerId, Epoch, Extent, Key, ObjectClass, ObjectId, ObjectType, PoolId};
+use vos::{AkeyRead, AkeyWrite, Origin, Payload, ReadWhat, Source, Update, ValueRead, ValueWrite};
+
+use crate::figure::{Budget, Figure, Samples, Unit};
+use crate::measure::{Chance, Plan, key};
+use crate::peers::disk::BareDisk;
+use crate::peers::fjall::Fjall;
+use crate::peers::memory;
+use crate::peers::redb::Redb;
+use crate::place::Place;
+use crate::workload::{Engine, Rates, Workload};
+
+const MIB: usize = 1 << 20;
+const GIB: f64 = (1u32 << 30) as f64;
+const POOL: PoolId = PoolId::from_bytes([1; 16]);
+const CONTAINER: ContainerId = ContainerId::from_bytes([2; 16]);
+
+pub fn run(plan: &Plan) -> Result<Vec<Figure>> {
+    let mut figures = Vec::new();
+    for place in [Place::Memory, Place::Disk] {
+        for value_bytes in [64, 4096] {
+            figures.extend(small(plan, place, Workload { records: 100_000, value_bytes, batch: 256 })?);
+        }
+        figures.extend(large(plan, place)?);
+    }
+    if plan.full {
+        let once = Plan { rounds: 1, ..plan.clone() };
+        figures.extend(small(&once, Place::Memory, Workload { records: 10_000_000, value_bytes: 64, batch: 256 })?);
+    }
+    Ok(figures)
+}
+
+/// Rates of the three stores, a round a row.
+#[derive(Default)]
+struct Measured {
+    update: Samples,
+    fetch: Samples,
+    new_version: Samples,
+    scan: Samples,
+}
+
+impl Measured {
+    fn push(&mut self, rates: Rates) {
+        self.update.push(rates.update);
+        self.fetch.push(rates.fetch);
+        self.new_version.push(rates.new_version);
+        self.scan.push(rates.scan);
+    }
+}
+
+fn small(plan: &Plan, place: Place, workload: Workload) -> Result<Vec<Figure>> {
+    let [mut ours, mut redb, mut fjall] = std::array::from_fn(|_| Measured::default());
+    let mut overhead = Samples::default();
+    for _ in 0..plan.rounds {
+        let directory = place.directory(plan)?;
+        let mut vos = Vos::create(directory.path(), Sizes::of(workload))?;
+        ours.push(workload.run(&mut vos)?);
+        overhead.push(vos.page_bytes()? / (2 * workload.records) as f64 - (workload.value_bytes + KEY_BYTES) as f64);
+        drop((vos, directory));
+        let directory = place.directory(plan)?;
+        redb.push(workload.run(&mut Redb::create(directory.path())?)?);
+        drop(directory);
+        let directory = place.directory(plan)?;
+        fjall.push(workload.run(&mut Fjall::create(directory.path())?)?);
+    }
+    let of = match workload.records {
+        n if n >= 1_000_000 => format!("{} M", n / 1_000_000),
+        n => format!("{} k", n / 1000),
+    };
+    let bytes = workload.value_bytes;
+    let figure = |what: &str, pick: fn(&Measured) -> &Samples| {
+        let name = format!("{what} {bytes} B, {of} records, {}", place.name());
+        Figure::new("store", name, Unit::PerSecond, pick(&ours).clone())
+            .beside("redb", pick(&redb).clone())
+            .beside("fjall", pick(&fjall).clone())
+    };
+    let mut update = figure("update", |measured| &measured.update);
+    let mut fetch = figure("fetch", |measured| &measured.fetch);
+    let mut new_version = figure("new version", |measured| &measured.new_version);
+    let mut scan = figure("ordered scan", |measured| &measured.scan);
+    if place == Place::Memory && workload.records == 100_000 {
+        let [daos_update, daos_fetch] = match bytes {
+            64 => [(147_000.0, 176_000.0), (479_000.0, 727_000.0)],
+            _ => [(121_000.0, 142_000.0), (498_000.0, 591_000.0)],
+        };
+        update = update.beside_published("DAOS", daos_update.0, daos_update.1);
+        fetch = fetch.beside_published("DAOS", daos_fetch.0, daos_fetch.1);
+    }
+    if place == Place::Memory {
+        let at_least = |rate| Some(Budget::AtLeast(rate));
+        (update.budget, fetch.budget) = match (bytes, workload.records) {
+            (64, 100_000) => (at_least(800_000.0), at_least(1_800_000.0)),
+            (64, _) => (at_least(300_000.0), at_least(700_000.0)),
+            _ => (at_least(300_000.0), at_least(1_000_000.0)),
+        };
+        if workload.records > 100_000 {
+            new_version.budget = at_least(200_000.0);
+        }
+        if bytes == 64 {
+            scan.budget = at_least(20_000_000.0);
+        }
+    }
+    let mut figures = vec![update, fetch, new_version, scan];
+    if bytes == 64 && place == Place::Memory {
+        let name = format!("bytes a version beyond key and value, {of} keys written twice");
+        figures.push(Figure::new("store", name, Unit::Bytes, overhead).budget(Budget::AtMost(130.0)));
+    }
+    Ok(figures)
+}
+
+/// Of what is measured: dkeys of 16 bytes.
+const KEY_BYTES: usize = 16;
+
+/// How large the files and the memory for pages are.
+struct Sizes {
+    log: u64,
+    data: u64,
+    pages: usize,
+}
+
+impl Sizes {
+    /// Room for every version, and memory for every page, as the peers' caches have.
+    fn of(workload: Workload) -> Sizes {
+        let records = 2 * workload.records as u64;
+        let version = workload.value_bytes as u64 + 200;
+        Sizes {
+            log: (records * (version + 64)).clamp(64 << 20, 2 << 30),
+            data: (2 * records * version).max(256 << 20),
+            pages: (records * version * 2).max(1 << 30) as usize,
+        }
+    }
+}
+
+/// A store with one container.
+struct Vos {
+    store: vos::Store,
+    object: ObjectId,
+    akey: Key,
+    /// Epoch of the latest update; each has its own.
+    epoch: u64,
+    checksums: Vec<u32>,
+    out: Vec<u8>,
+}
+
+impl Vos {
+    fn create(directory: &Path, sizes: Sizes) -> Result<Vos> {
+        let regions =
+            Regions { log: region(directory, "log", sizes.log)?, data: region(directory, "data", sizes.data)? };
+        let identity = Identity { store: *b"bench-vos-store!", target: 0 };
+        let media = media::Store::format(regions, identity, sizes.pages, Existing::Refuse)?;
+        let mut store = vos::Store::format(media)?;
+        store.create_pool(POOL, sizes.data, Origin::default())?;
+        store.create_container(POOL, CONTAINER, Origin::default())?;
+        let class: ObjectClass = "S1".parse().ok().context("class S1")?;
+        let object = ObjectId::new(ObjectType::MultiHashed, class, 0, 1);
+        Ok(Vos { store, object, akey: Key::literal("0"), epoch: 1 << 20, checksums: Vec::new(), out: Vec::new() })
+    }
+
+    fn update(&mut self, dkey: &Key, value: &[u8]) -> Result<()> {
+        self.epoch += 1;
+        let payload = Payload::Inline { bytes: value, checksums: &self.checksums };
+        let akeys = [AkeyWrite { akey: &self.akey, value: ValueWrite::Single(payload) }];
+        let update = Update { group: 0, oid: self.object, dkey, conditions: Conditions::None, akeys: &akeys };
+        loop {
+            match self.store.update(CONTAINER, Epoch(self.epoch), Origin::default(), &update) {
+                Ok(_) => return Ok(()),
+                // No task makes checkpoints here, so it is done in the middle, and its time counts.
+                Err(vos::Error::Media(media::Error::Busy { .. } | media::Error::LogFull { .. })) => {
+                    self.store.media().checkpoint_blocking()?;
+                }
+                Err(error) => return Err(error.into()),
+            }
+        }
+    }
+
+    /// Bytes of the container's pages.
+    fn page_bytes(&self) -> Result<f64> {
+        Ok(self.store.container_info(CONTAINER)?.pages as f64 * media::PAGE_BYTES as f64)
+    }
+}
+
+impl Engine for Vos {
+    fn name(&self) -> &'static str {
+        "vos"
+    }
+
+    fn write(&mut self, keys: &[Key], value: &[u8]) -> Result<()> {
+        if self.checksums.is_empty() {
+            self.checksums = codec::checksum::of_chunks(value);
+        }
+        for key in keys {
+            self.update(key, value)?;
+        }
+        Ok(self.store.media().flush_now()?)
+    }
+
+    fn read(&mut self, keys: &[Key]) -> Result<usize> {
+        let mut bytes = 0;
+        for key in keys {
+            let read = self.store.fetch_value(CONTAINER, Epoch::MAX, 0, self.object, key, &self.akey, &mut self.out)?;
+            if let ValueRead::Inline { .. } = read {
+                bytes += self.out.len();
+            }
+        }
+        Ok(bytes)
+    }
+
+    fn scan(&mut self) -> Result<usize> {
+        let mut records = 0;
+        let mut after = None;
+        loop {
+            let page = self.store.list_dkeys(CONTAINER, Epoch::MAX, 0, self.object, after.as_ref(), vos::LIST_MAX)?;
+            records += page.entries.len();
+            match (page.more, page.entries.into_iter().next_back()) {
+                (true, Some(last)) => after = Some(last),
+                _ => return Ok(records),
+            }
+        }
+    }
+}
+
+/// A file of `bytes`, opened as a server opens it.
+fn region(directory: &Path, name: &str, bytes: u64) -> Result<Region> {
+    let mode = OpenMode { create: true, direct: true, exclusive_lock: true };
+    Ok(Region { disk: Disk::open(directory.join(name), mode)?, base: 0, bytes })
+}
+
+/// Requests for large values under way.
+const DEPTH: usize = 4;
+/// Large values of one round.
+const LARGE: usize = 512;
+
+/// Arrays of 1 MiB by the bulk path.
+fn large(plan: &Plan, place: Place) -> Result<Vec<Figure>> {
+    let directory = place.directory(plan)?;
+    let sizes = Sizes { log: 64 << 20, data: 4 << 30, pages: 64 << 20 };
+    let mut bare = BareDisk::create(directory.path(), LARGE)?;
+    let [mut writes, mut reads, mut raw_writes, mut raw_reads, mut copies] =
+        std::array::from_fn(|_| Samples::default());
+    let vos = Rc::new(RefCell::new(Vos::create(directory.path(), sizes)?));
+    rt::block_on(async {
+        let media = vos.borrow().store.media().clone();
+        media.start();
+        for round in 0..plan.rounds {
+            // Two sets of keys in turn: a new version of one waits for no room that the last one holds.
+            let first = (round % 2) * LARGE;
+            let shared = vos.clone();
+            writes.push(in_tasks(first, move |n| write_large(shared.clone(), n)).await?);
+            raw_writes.push(bare.write_rate(DEPTH)?);
+            let shared = vos.clone();
+            reads.push(in_tasks(first, move |n| read_large(shared.clone(), n)).await?);
+            raw_reads.push(bare.read_rate()?);
+            copies.push(memory::copy_rate(MIB));
+        }
+        media.stop().await?;
+        anyhow::Ok(())
+    })?;
+    let figure = |what: &str, samples: Samples, raw: Samples| {
+        let name = format!("{what} 1 MiB, {DEPTH} under way, {}", place.name());
+        let figure = Figure::new("store", name, Unit::GibPerSecond, samples);
+        match place {
+            Place::Memory => figure.beside("copy in memory", copies.clone()).beside("raw transfers", raw),
+            Place::Disk => figure.beside("raw transfers", raw),
+        }
+        .budget(Budget::AtLeastTimes(0.9))
+    };
+    let mut write = figure("update", writes, raw_writes);
+    let mut read = figure("fetch", reads, raw_reads);
+    if place == Place::Memory {
+        write = write.beside_published("DAOS", 2.9, 3.5);
+        read = read.beside_published("DAOS", 10.0, 10.8);
+    }
+    Ok(vec![write, read])
+}
+
+/// GiB/s of [`LARGE`] operations, [`DEPTH`] at a time.
+async fn in_tasks<F: Future<Output = Result<()>> + 'static>(
+    first: usize,
+    each: impl Fn(usize) -> F + Clone + 'static,
+) -> Result<f64> {
+    let start = Instant::now();
+    let tasks: Vec<_> = (0..DEPTH)
+        .map(|task| {
+            let each = each.clone();
+            rt::spawn_local(async move {
+                for n in (task..LARGE).step_by(DEPTH) {
+                    each(first + n).await?;
+                }
+                anyhow::Ok(())
+            })
+        })
+        .collect();
+    for task in tasks {
+        task.await.context("a task ended early")??;
+    }
+    Ok((LARGE * MIB) as f64 / GIB / start.elapsed().as_secs_f64())
+}
+
+async fn write_large(vos: Rc<RefCell<Vos>>, n: usize) -> Result<()> {
+    let mut buffer = IoBuf::zeroed(MIB);
+    // A request's buffer comes filled from the network; a few bytes stand for it.
+    Chance::new(n as u64).fill(&mut buffer[..64]);
+    let dkey = Key::new(key(n).to_vec())?;
+    let media = vos.borrow().store.media().clone();
+    let reservation = vos.borrow_mut().store.reserve_bulk(CONTAINER, MIB as u64)?;
+    let live = reservation.media().context("a reservation that was just made")?;
+    let (outcome, _) = media.bulk_write(live, 0, buffer).await;
+    outcome?;
+    let checksums = [0; MIB / types::CHECKSUM_CHUNK_BYTES];
+    let lsn = {
+        let mut vos = vos.borrow_mut();
+        vos.epoch += 1;
+        let payload = Payload::Bulk { at: &reservation, bytes: MIB as u64, checksums: &checksums };
+        let extents = [(Extent { start: 0, count: MIB as u64 }, payload)];
+        let Vos { store, object, akey, epoch, .. } = &mut *vos;
+        let akeys = [AkeyWrite { akey, value: ValueWrite::Array { record_bytes: 1, extents: &extents } }];
+        let update = Update { group: 0, oid: *object, dkey: &dkey, conditions: Conditions::None, akeys: &akeys };
+        store.update(CONTAINER, Epoch(*epoch), Origin::default(), &update)?
+    };
+    Ok(media.durable(lsn).await?)
+}
+
+async fn read_large(vos: Rc<RefCell<Vos>>, n: usize) -> Result<()> {
+    let dkey = Key::new(key(n).to_vec())?;
+    let media = vos.borrow().store.media().clone();
+    let plan = {
+        let mut vos = vos.borrow_mut();
+        let Vos { store, object, akey, .. } = &mut *vos;
+        let extents = [Extent { start: 0, count: MIB as u64 }];
+        let reads = [AkeyRead { akey, what: ReadWhat::Array(&extents) }];
+        store.fetch(CONTAINER, Epoch::MAX, 0, *object, &dkey, &reads, Conditions::None)?
+    };
+    let mut bytes = 0;
+    for piece in plan.akeys.iter().flat_map(|akey| &akey.pieces) {
+        let Source::Bulk { extents, .. } = &piece.source else { bail!("a large value that is not bulk data") };
+        for extent in extents {
+            let length = (extent.blocks as usize) * media::BLOCK_BYTES;
+            bytes += media.bulk_read(*extent, 0, length, media.pin()).await?.len();
+        }
+    }
+    anyhow::ensure!(bytes == MIB, "{bytes} bytes came back");
+    Ok(())
+}
