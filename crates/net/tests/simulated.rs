@@ -92,7 +92,7 @@ async fn call_reopening(link: &tokio::sync::Mutex<Option<Connection>>, sequence:
         link.clone().expect("just opened")
     };
     let body = sequence.to_le_bytes().to_vec();
-    let bulk = (sequence % 5 == 0).then(|| rt::disk::IoBuf::from_slice(&[sequence as u8; 5000]));
+    let bulk = sequence.is_multiple_of(5).then(|| rt::disk::IoBuf::from_slice(&[sequence as u8; 5000]));
     let reply = connection.call(Opcode::Echo, sequence, body.clone(), bulk, SECOND).await?;
     assert_eq!(reply.body, body, "every caller gets its own answer");
     Ok(())
