@@ -1,2 +1,16 @@
 #![forbid(unsafe_code)]
-//! (not yet written)
+//! The server as a program: configuration, storage, listening, life and death.
+//!
+//! # Shape
+//! - [`config`]: the server's YAML file and its defaults.
+//! - [`storage`]: directories and devices, cut into the regions of targets; one server at a time.
+//! - [`server`]: a listening server, from start to SIGTERM.
+//! - [`embedded`]: the same server inside a client's process, on an in-process link.
+//!
+//! # Not here
+//! What requests mean (`engine`); commands and their output (`cli`).
+
+pub mod config;
+pub mod embedded;
+pub mod server;
+pub mod storage;

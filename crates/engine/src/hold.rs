@@ -1,0 +1,54 @@
+//! Holding back reclaim while a snapshot is being made.
+//!
+//! A target gives up what a punch at epoch `p` hid when no snapshot it knows of can see it. A new
+//! snapshot's epoch is chosen before the targets hear of it, so between the two a target could give
+//! up something the snapshot sees. The hold closes that gap without a lock:
+//!
+//! - the service takes the hold, *then* reads the clock for the snapshot's epoch `s`;
+//! - a target looks at the hold, *then*, without a pause, reclaims behind punches it has applied.
+//!
+//! If the target saw no hold, the service reads `s` after that look, and the target had read `p`
+//! from the same clock before it: `p < s`, so what it gives up was already hidden at `s`.
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU32, Ordering};
+
+/// Shared by the control service and the targets of one server.
+#[derive(Clone, Default)]
+pub struct ReclaimHold(Arc<AtomicU32>);
+
+/// Reclaim waits while one of these lives.
+pub struct Held(Arc<AtomicU32>);
+
+impl ReclaimHold {
+    pub fn take(&self) -> Held {
+        self.0.fetch_add(1, Ordering::SeqCst);
+        Held(self.0.clone())
+    }
+
+    pub fn is_held(&self) -> bool {
+        self.0.load(Ordering::SeqCst) > 0
+    }
+}
+
+impl Drop for Held {
+    fn drop(&mut self) {
+        self.0.fetch_sub(1, Ordering::SeqCst);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_hold_lasts_until_its_last_holder_lets_go() {
+        let hold = ReclaimHold::default();
+        assert!(!hold.is_held());
+        let (one, two) = (hold.take(), hold.clone().take());
+        drop(one);
+        assert!(hold.is_held());
+        drop(two);
+        assert!(!hold.is_held());
+    }
+}

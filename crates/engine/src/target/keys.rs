@@ -1,0 +1,124 @@
+//! Listings and key queries: what there is, without its values.
+
+use net::Request;
+use types::{ARRAY_INDEX_MAX, Epoch, Error, Extent, Key};
+use vos::{Edge, ListedObject};
+use wire::data::{
+    LIST_ENTRIES_MAX, ListAkeysRequest, ListDkeysRequest, ListExtentsRequest, ListExtentsResponse, ListKeysResponse,
+    ListObjectsRequest, ListObjectsResponse, QueryKeysRequest, QueryKeysResponse,
+};
+
+use super::Target;
+use crate::service::parse;
+
+impl Target {
+    pub(super) fn list_objects(&self, request: &Request) -> Result<ListObjectsResponse, Error> {
+        let list: ListObjectsRequest = parse(&request.body)?;
+        let after = list.after.map(|(group, oid)| ListedObject { group, oid });
+        let listed = self.store.borrow_mut().list_objects(list.container, list.at, after, bounded(list.limit));
+        let listing = listed.map_err(|e| self.refusal(list.container, e))?;
+        let objects = listing.entries.into_iter().map(|o| (o.group, o.oid)).collect();
+        Ok(ListObjectsResponse { objects, more: listing.more })
+    }
+
+    pub(super) fn list_dkeys(&self, request: &Request) -> Result<ListKeysResponse, Error> {
+        let list: ListDkeysRequest = parse(&request.body)?;
+        let place = &list.place;
+        let limit = bounded(list.limit);
+        let listed = self.store.borrow_mut().list_dkeys(
+            place.container,
+            list.at,
+            place.group,
+            place.oid,
+            list.after.as_ref(),
+            limit,
+        );
+        let listing = listed.map_err(|e| self.refusal(place.container, e))?;
+        Ok(ListKeysResponse { keys: listing.entries, more: listing.more })
+    }
+
+    pub(super) fn list_akeys(&self, request: &Request) -> Result<ListKeysResponse, Error> {
+        let list: ListAkeysRequest = parse(&request.body)?;
+        let place = &list.place;
+        let limit = bounded(list.limit);
+        let listed = self.store.borrow_mut().list_akeys(
+            place.container,
+            list.at,
+            place.group,
+            place.oid,
+            &list.dkey,
+            list.after.as_ref(),
+            limit,
+        );
+        let listing = listed.map_err(|e| self.refusal(place.container, e))?;
+        Ok(ListKeysResponse { keys: listing.entries.into_iter().map(|a| a.akey).collect(), more: listing.more })
+    }
+
+    pub(super) fn list_extents(&self, request: &Request) -> Result<ListExtentsResponse, Error> {
+        let list: ListExtentsRequest = parse(&request.body)?;
+        if list.from >= ARRAY_INDEX_MAX {
+            return Ok(ListExtentsResponse { record_bytes: 0, extents: Vec::new(), more: false });
+        }
+        let place = &list.place;
+        let within = Extent::new(list.from, ARRAY_INDEX_MAX - list.from);
+        let limit = bounded(list.limit);
+        let listed = self.store.borrow_mut().list_extents(
+            place.container,
+            list.at,
+            place.group,
+            place.oid,
+            &list.dkey,
+            &list.akey,
+            within,
+            limit,
+        );
+        let listing = listed.map_err(|e| self.refusal(place.container, e))?;
+        let record_bytes = listing.entries.first().map_or(0, |e| e.record_bytes);
+        let extents = listing.entries.into_iter().map(|e| (e.extent, e.epoch)).collect();
+        Ok(ListExtentsResponse { record_bytes, extents, more: listing.more })
+    }
+
+    pub(super) fn query_keys(&self, request: &Request) -> Result<QueryKeysResponse, Error> {
+        let query: QueryKeysRequest = parse(&request.body)?;
+        self.query(&query).map_err(|e| self.refusal(query.place.container, e))
+    }
+
+    fn query(&self, query: &QueryKeysRequest) -> Result<QueryKeysResponse, vos::Error> {
+        let place = &query.place;
+        let store = &mut *self.store.borrow_mut();
+        let last_write = store.object_max_write(place.container, place.group, place.oid)?.unwrap_or(Epoch::ZERO);
+        let mut answer =
+            QueryKeysResponse { dkey_min: None, dkey_max: None, array_end: 0, record_bytes: 0, last_write };
+        match (&query.dkey, &query.akey) {
+            (Some(dkey), akey) => {
+                if let Some(akey) = akey {
+                    let end = store.query_array(place.container, query.at, place.group, place.oid, dkey, akey)?;
+                    (answer.array_end, answer.record_bytes) = (end.end, end.record_bytes);
+                }
+                if let Key::Integer(n) = dkey {
+                    (answer.dkey_min, answer.dkey_max) = (Some(*n), Some(*n));
+                }
+            }
+            (None, Some(akey)) => {
+                // The end of an array spread over integer dkeys: the highest that holds records.
+                let tail = store.query_array_tail(place.container, query.at, place.group, place.oid, akey)?;
+                if let Some(tail) = tail {
+                    answer.dkey_max = Some(tail.dkey);
+                    (answer.array_end, answer.record_bytes) = (tail.end, tail.record_bytes);
+                }
+            }
+            (None, None) => {
+                answer.dkey_min = store.query_dkey(place.container, query.at, place.group, place.oid, Edge::Lowest)?;
+                answer.dkey_max = store.query_dkey(place.container, query.at, place.group, place.oid, Edge::Highest)?;
+            }
+        }
+        Ok(answer)
+    }
+}
+
+fn bounded(limit: u32) -> usize {
+    limit.clamp(1, LIST_ENTRIES_MAX) as usize
+}
+
+/// A limit of 0 would make a listing that never ends.
+const _: () = assert!(LIST_ENTRIES_MAX > 0);

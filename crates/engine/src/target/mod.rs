@@ -1,0 +1,153 @@
+//! One target: one thread, one store, the requests for its data.
+//!
+//! # Shape
+//! A target's thread runs three kinds of task: links ([`net::serve`], which calls [`Target`] as
+//! their handler), the queue of [`order`]s from the service, and upkeep (giving up what nobody can
+//! see any more). All share the store through one `RefCell` that is never borrowed across an await:
+//! plan, wait for bulk data, apply in one call, wait for durability, answer.
+//!
+//! # Not here
+//! What a request means inside the store (`vos`), frames (`net`).
+
+mod fetch;
+mod keys;
+pub mod open;
+pub mod order;
+mod orders;
+mod punch;
+mod update;
+mod upkeep;
+
+use std::cell::RefCell;
+use std::rc::Rc;
+
+use net::{Handler, Reply, Request};
+use rt::Hlc;
+use tokio::sync::Notify;
+use types::{Code, ContainerId, Error, TargetIndex};
+use wire::opcode::Repeat;
+use wire::{Opcode, Wire};
+
+use crate::hold::ReclaimHold;
+use crate::sessions::Sessions;
+
+/// A target, on its own thread.
+pub struct Target {
+    index: TargetIndex,
+    store: RefCell<vos::Store>,
+    /// The same media that the store keeps its data in: for waiting, and for bulk data.
+    media: media::Store,
+    hlc: Hlc,
+    hold: ReclaimHold,
+    sessions: Sessions,
+    /// Something was removed or hidden: upkeep may find space to give back.
+    work: Notify,
+}
+
+impl Target {
+    /// Waits until the store takes changes again, or the caller has stopped waiting.
+    ///
+    /// # Errors
+    /// `Busy`, when the deadline passes first.
+    async fn relieved(&self, deadline: rt::Instant) -> Result<(), Error> {
+        let left = deadline - rt::now();
+        match rt::timeout(left, self.media.relieved()).await {
+            Ok(relieved) => relieved.map_err(|e| Error::new(Code::Io, format!("target {}: {e}", self.index))),
+            Err(_) => {
+                let text = format!("target {} is writing down changes and takes no more for now", self.index);
+                Err(Error::new(Code::Busy, text).remedy("try again in a moment"))
+            }
+        }
+    }
+
+    /// Waits until everything up to `lsn` is on the device.
+    async fn durable(&self, lsn: media::Lsn) -> Result<(), Error> {
+        self.media.durable(lsn).await.map_err(|failed| Error::new(Code::Io, format!("target {}: {failed}", self.index)))
+    }
+}
+
+impl Handler for Target {
+    async fn handle(self: Rc<Self>, request: Request) -> Result<Reply, Error> {
+        match request.opcode {
+            Opcode::Echo => return Ok(Reply { body: request.body, bulk: request.bulk }),
+            Opcode::Fetch => return self.fetch(request).await,
+            _ => {}
+        }
+        let (session, sequence, repeat) = (request.session.0, request.sequence, request.opcode.repeat());
+        let work = self.answer(request);
+        let body = match repeat {
+            Repeat::Harmless => work.await?,
+            Repeat::Once => self.sessions.once(session, sequence, work).await?,
+        };
+        Ok(Reply { body: body.into(), bulk: None })
+    }
+}
+
+impl Target {
+    async fn answer(&self, request: Request) -> Result<Vec<u8>, Error> {
+        match request.opcode {
+            Opcode::Update => Ok(self.update(request).await?.to_bytes()),
+            Opcode::Punch => Ok(self.punch(request).await?.to_bytes()),
+            Opcode::ListObjects => Ok(self.list_objects(&request)?.to_bytes()),
+            Opcode::ListDkeys => Ok(self.list_dkeys(&request)?.to_bytes()),
+            Opcode::ListAkeys => Ok(self.list_akeys(&request)?.to_bytes()),
+            Opcode::ListExtents => Ok(self.list_extents(&request)?.to_bytes()),
+            Opcode::QueryKeys => Ok(self.query_keys(&request)?.to_bytes()),
+            other => {
+                let text = format!("{} is a request for the control service, not for a target", other.name());
+                Err(Error::new(Code::Protocol, text))
+            }
+        }
+    }
+
+    /// The store's refusal, as its user sees it.
+    fn refusal(&self, container: ContainerId, error: vos::Error) -> Error {
+        let target = self.index;
+        match error {
+            vos::Error::NoPool(id) => Error::new(Code::NotFound, format!("no pool {id}")),
+            vos::Error::NoContainer(_) => Error::new(Code::NotFound, format!("no container {container}"))
+                .remedy("it was destroyed, or never made"),
+            vos::Error::PoolExists(_) | vos::Error::ContainerExists(_) => Error::new(Code::Exists, error.to_string()),
+            vos::Error::Exists => Error::new(Code::Exists, "the key exists already"),
+            vos::Error::NotFound => Error::new(Code::NotFound, "the key does not exist"),
+            vos::Error::NoSpace { pool, used, quota, wanted } => Error::new(
+                Code::NoSpace,
+                format!(
+                    "pool {pool} is full: {} of its {} on target {target} are used, {} more were wanted",
+                    types::ByteSize(used),
+                    types::ByteSize(quota),
+                    types::ByteSize(wanted)
+                ),
+            )
+            .remedy("delete something, or create a larger pool"),
+            vos::Error::DeviceFull { wanted, free } => Error::new(
+                Code::NoSpace,
+                format!(
+                    "the storage of target {target} is full: {} are free, {} were wanted",
+                    types::ByteSize(free),
+                    types::ByteSize(wanted)
+                ),
+            )
+            .remedy("delete something, or give the server more storage"),
+            vos::Error::RecordSize { .. } => {
+                Error::new(Code::RecordSize, error.to_string()).remedy("punch the akey first to change it")
+            }
+            vos::Error::KeyTooLong { .. } => Error::new(Code::KeyTooBig, error.to_string()),
+            vos::Error::Invalid(_) => Error::new(Code::Invalid, error.to_string()),
+            vos::Error::EpochFull(_) => Error::new(Code::Again, error.to_string()),
+            vos::Error::Corrupt { .. } => Error::new(Code::Checksum, format!("target {target}: {error}"))
+                .remedy("other data stays readable; restore this from a copy"),
+            vos::Error::Stopped | vos::Error::Media(media::Error::Failed(_)) => {
+                Error::new(Code::Io, format!("target {target}: {error}"))
+                    .remedy("see the server's log, then restart it")
+            }
+            vos::Error::Media(media::Error::TooLarge { .. }) => Error::new(Code::ValueTooBig, error.to_string()),
+            vos::Error::Media(_) => Error::new(Code::Io, format!("target {target}: {error}")),
+        }
+    }
+}
+
+/// The store asks for a pause: a checkpoint must finish first.
+fn is_pressure(error: &vos::Error) -> bool {
+    matches!(error, vos::Error::Media(media::Error::Busy { .. } | media::Error::LogFull { .. }))
+}

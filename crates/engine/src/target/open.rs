@@ -1,0 +1,125 @@
+//! Opening a target: its regions, its store, its thread.
+
+use std::cell::RefCell;
+use std::path::PathBuf;
+use std::rc::Rc;
+
+use media::{Existing, Identity, Region, Regions};
+use net::Limits;
+use rt::Hlc;
+use rt::disk::{Disk, OpenMode};
+use tokio::sync::{Notify, oneshot};
+use types::{Code, Error, TargetIndex};
+use uuid::Uuid;
+
+use super::Target;
+use super::order::{TargetHandle, channel};
+use crate::hold::ReclaimHold;
+use crate::sessions::Sessions;
+
+/// A part of a file or device.
+#[derive(Clone, Debug)]
+pub struct RegionConfig {
+    pub path: PathBuf,
+    pub base: u64,
+    pub bytes: u64,
+}
+
+/// Where one target keeps its data, and how much memory it may use.
+#[derive(Clone, Debug)]
+pub struct TargetConfig {
+    pub index: TargetIndex,
+    /// Names the target's store, so that a foreign or swapped device is noticed.
+    pub store: Uuid,
+    pub log: RegionConfig,
+    pub data: RegionConfig,
+    /// Bytes of the page pool.
+    pub memory: u64,
+    /// Make the store anew, whatever the regions hold.
+    pub format: bool,
+}
+
+/// What all targets of a server share.
+#[derive(Clone)]
+pub struct Shared {
+    pub hlc: Hlc,
+    pub hold: ReclaimHold,
+    pub limits: Limits,
+    pub incarnation: u64,
+}
+
+/// Starts a target's thread and waits until its store is recovered.
+///
+/// # Errors
+/// `Io` when a region cannot be opened; `BadFormat` when what it holds is not this target's store.
+pub async fn start(config: TargetConfig, shared: Shared) -> Result<(TargetHandle, rt::ThreadHandle<()>), Error> {
+    let index = config.index;
+    let (handle, orders) = channel(index);
+    let (opened, ready) = oneshot::channel();
+    let thread = rt::spawn_thread(&format!("target-{index}"), move || async move {
+        let target = match open(config, &shared).await {
+            Ok(target) => target,
+            Err(error) => {
+                let _ = opened.send(Err(error));
+                return;
+            }
+        };
+        let _ = opened.send(Ok(()));
+        let mut tasks = rt::TaskSet::new();
+        tasks.spawn_local(target.clone().upkeep());
+        target.carry_out(orders, shared.limits, shared.incarnation).await;
+    })
+    .map_err(|e| Error::new(Code::NoMemory, format!("cannot start a thread for target {index}: {e}")))?;
+    let gone = |_| Error::new(Code::ShuttingDown, format!("target {index} ended while it was starting"));
+    ready.await.map_err(gone)??;
+    Ok((handle, thread))
+}
+
+async fn open(config: TargetConfig, shared: &Shared) -> Result<Rc<Target>, Error> {
+    let index = config.index;
+    let (store, media) = open_store(config)?;
+    media.start();
+    Ok(Rc::new(Target {
+        index,
+        store: RefCell::new(store),
+        media,
+        hlc: shared.hlc.clone(),
+        hold: shared.hold.clone(),
+        sessions: Sessions::default(),
+        work: Notify::new(),
+    }))
+}
+
+/// Opens (or makes) a target's store and brings it up to date from its log.
+///
+/// # Errors
+/// As [`start`].
+pub fn open_store(config: TargetConfig) -> Result<(vos::Store, media::Store), Error> {
+    let index = config.index;
+    let regions = Regions { log: region(&config.log)?, data: region(&config.data)? };
+    let memory = usize::try_from(config.memory).unwrap_or(usize::MAX);
+    let bad = |cause: &dyn std::fmt::Display| Error::new(Code::BadFormat, format!("target {index}: {cause}"));
+    if config.format {
+        let identity = Identity { store: *config.store.as_bytes(), target: index.0 };
+        // A start that stopped in mid-format comes here again: nothing was stored yet.
+        let media = media::Store::format(regions, identity, memory, Existing::Destroy).map_err(|e| bad(&e))?;
+        let store = vos::Store::format(media.clone()).map_err(|e| bad(&e))?;
+        return Ok((store, media));
+    }
+    let (media, recovery) = media::Store::open(regions, memory).map_err(|e| bad(&e))?;
+    if (media.uuid(), media.target()) != (*config.store.as_bytes(), index.0) {
+        let text = format!("it holds target {} of another store", media.target());
+        return Err(bad(&text).remedy("put the devices back in their places"));
+    }
+    let (store, recovered) = vos::Store::recover(media.clone(), recovery, &mut |_, _| ()).map_err(|e| bad(&e))?;
+    if recovered.records > 0 {
+        tracing::info!(target_index = %index, records = recovered.records, "recovered from the log");
+    }
+    Ok((store, media))
+}
+
+fn region(config: &RegionConfig) -> Result<Region, Error> {
+    let mode = OpenMode { create: true, direct: true, exclusive_lock: false };
+    let disk = Disk::open(&config.path, mode).map_err(|e| Error::new(Code::Io, e.to_string()))?;
+    Ok(Region { disk, base: config.base, bytes: config.bytes })
+}

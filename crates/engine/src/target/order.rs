@@ -1,0 +1,117 @@
+//! What the rest of the server asks of a target, as messages to its thread.
+//!
+//! Every order is idempotent: the services repeat them after a restart until what a target holds
+//! agrees with what the service's state says.
+
+use tokio::sync::{mpsc, oneshot};
+use types::{Code, ContainerId, Epoch, Error, PoolId, TargetIndex};
+
+/// Orders waiting for a target's thread. They are rare; a queue this long means it is stuck, and
+/// callers wait.
+const ORDERS_MAX: usize = 64;
+
+/// A message to a target's thread.
+pub enum Order {
+    CreatePool {
+        id: PoolId,
+        quota: u64,
+        done: Done<()>,
+    },
+    DestroyPool {
+        id: PoolId,
+        done: Done<()>,
+    },
+    PoolSpace {
+        id: PoolId,
+        done: Done<PoolSpace>,
+    },
+    CreateContainer {
+        pool: PoolId,
+        id: ContainerId,
+        done: Done<()>,
+    },
+    DestroyContainer {
+        id: ContainerId,
+        done: Done<()>,
+    },
+    SetSnapshots {
+        id: ContainerId,
+        snapshots: Vec<Epoch>,
+        done: Done<()>,
+    },
+    Holdings {
+        done: Done<Holdings>,
+    },
+    Storage {
+        done: Done<Storage>,
+    },
+    /// A connection that said hello to this target; it is served here from now on.
+    Serve {
+        incoming: net::Incoming,
+    },
+    /// Write everything down and end.
+    Stop {
+        done: Done<()>,
+    },
+}
+
+pub type Done<T> = oneshot::Sender<Result<T, Error>>;
+
+/// A pool's share of a target, in bytes.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct PoolSpace {
+    pub quota: u64,
+    pub metadata: u64,
+    pub data: u64,
+}
+
+/// What a target holds: compared with the services' state at start.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Holdings {
+    pub pools: Vec<(PoolId, Vec<ContainerId>)>,
+}
+
+/// A target's own space, in bytes.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Storage {
+    pub capacity: u64,
+    pub reserved: u64,
+    pub used: u64,
+    pub log_bytes: u64,
+    pub failure: Option<String>,
+}
+
+/// The sending end, for any thread.
+#[derive(Clone)]
+pub struct TargetHandle {
+    pub index: TargetIndex,
+    orders: mpsc::Sender<Order>,
+}
+
+/// The pair: the handle, and the queue that the target's thread drains.
+pub fn channel(index: TargetIndex) -> (TargetHandle, mpsc::Receiver<Order>) {
+    let (orders, queue) = mpsc::channel(ORDERS_MAX);
+    (TargetHandle { index, orders }, queue)
+}
+
+impl TargetHandle {
+    /// Sends the order that `order` makes, and waits for its answer.
+    ///
+    /// # Errors
+    /// The target's, or `ShuttingDown` when its thread has ended.
+    pub async fn ask<T>(&self, order: impl FnOnce(Done<T>) -> Order) -> Result<T, Error> {
+        let (done, answer) = oneshot::channel();
+        self.send(order(done)).await?;
+        answer.await.map_err(|_| self.gone())?
+    }
+
+    /// Sends an order without an answer.
+    pub async fn send(&self, order: Order) -> Result<(), Error> {
+        self.orders.send(order).await.map_err(|_| self.gone())
+    }
+
+    fn gone(&self) -> Error {
+        Error::new(Code::ShuttingDown, format!("target {} has stopped", self.index))
+            .remedy("see the server's log for why, then restart it")
+    }
+}

@@ -1,0 +1,146 @@
+//! Orders from the service, one after another.
+
+use std::rc::Rc;
+use std::time::Duration;
+
+use net::Limits;
+use tokio::sync::mpsc;
+use types::{Code, ContainerId, Epoch, Error, PoolId};
+
+use super::order::{Holdings, Order, PoolSpace, Storage};
+use super::{Target, is_pressure};
+
+/// How long an order waits for a checkpoint to make room.
+const ORDER_PATIENCE: Duration = Duration::from_secs(30);
+
+impl Target {
+    /// Carries orders out until the last handle is gone or one says stop.
+    pub(super) async fn carry_out(
+        self: &Rc<Self>,
+        mut orders: mpsc::Receiver<Order>,
+        limits: Limits,
+        incarnation: u64,
+    ) {
+        let mut links = rt::TaskSet::new();
+        // A caller that no longer waits for an answer is no reason to stop: `send` may fail.
+        while let Some(order) = orders.recv().await {
+            match order {
+                Order::CreatePool { id, quota, done } => drop(done.send(self.create_pool(id, quota).await)),
+                Order::DestroyPool { id, done } => drop(done.send(self.destroy_pool(id).await)),
+                Order::PoolSpace { id, done } => drop(done.send(self.pool_space(id))),
+                Order::CreateContainer { pool, id, done } => drop(done.send(self.create_container(pool, id).await)),
+                Order::DestroyContainer { id, done } => drop(done.send(self.destroy_container(id).await)),
+                Order::SetSnapshots { id, snapshots, done } => {
+                    drop(done.send(self.set_snapshots(id, &snapshots).await));
+                }
+                Order::Holdings { done } => drop(done.send(Ok(self.holdings()))),
+                Order::Storage { done } => drop(done.send(Ok(self.storage()))),
+                Order::Serve { incoming } => {
+                    links.spawn_local(net::serve(incoming, limits, incarnation, self.clone()));
+                }
+                Order::Stop { done } => {
+                    drop(done.send(self.close().await));
+                    return;
+                }
+            }
+        }
+    }
+
+    async fn create_pool(&self, id: PoolId, quota: u64) -> Result<(), Error> {
+        if self.store.borrow().pools().contains(&id) {
+            return self.change(None, |store| store.set_quota(id, quota, vos::Origin::default())).await;
+        }
+        self.change(None, |store| store.create_pool(id, quota, vos::Origin::default())).await
+    }
+
+    async fn destroy_pool(&self, id: PoolId) -> Result<(), Error> {
+        if !self.store.borrow().pools().contains(&id) {
+            return Ok(());
+        }
+        let containers = self.store.borrow().containers(id);
+        for container in containers {
+            self.destroy_container(container).await?;
+        }
+        self.change(None, |store| store.destroy_pool(id, vos::Origin::default())).await?;
+        self.work.notify_one();
+        Ok(())
+    }
+
+    async fn create_container(&self, pool: PoolId, id: ContainerId) -> Result<(), Error> {
+        if self.store.borrow().containers(pool).contains(&id) {
+            return Ok(());
+        }
+        self.change(Some(id), |store| store.create_container(pool, id, vos::Origin::default())).await
+    }
+
+    async fn destroy_container(&self, id: ContainerId) -> Result<(), Error> {
+        let destroyed = self.change(Some(id), |store| store.destroy_container(id, vos::Origin::default())).await;
+        self.work.notify_one();
+        match destroyed {
+            Err(e) if e.code == Code::NotFound => Ok(()),
+            other => other,
+        }
+    }
+
+    async fn set_snapshots(&self, id: ContainerId, snapshots: &[Epoch]) -> Result<(), Error> {
+        self.change(Some(id), |store| store.set_snapshots(id, snapshots, vos::Origin::default())).await?;
+        self.work.notify_one();
+        Ok(())
+    }
+
+    fn pool_space(&self, id: PoolId) -> Result<PoolSpace, Error> {
+        let space = self.store.borrow().pool_space(id);
+        let space = space.map_err(|e| self.refusal(ContainerId::from_bytes([0; 16]), e))?;
+        Ok(PoolSpace { quota: space.quota, metadata: space.pages, data: space.bulk })
+    }
+
+    fn holdings(&self) -> Holdings {
+        let store = self.store.borrow();
+        Holdings { pools: store.pools().into_iter().map(|pool| (pool, store.containers(pool))).collect() }
+    }
+
+    fn storage(&self) -> Storage {
+        let store = self.store.borrow();
+        let usage = self.media.usage();
+        let quotas = store.pools().into_iter().filter_map(|pool| store.pool_space(pool).ok());
+        Storage {
+            capacity: usable_bytes(&usage),
+            reserved: quotas.map(|pool| pool.quota).sum(),
+            used: (usage.space.capacity - usage.space.free) * media::BLOCK_BYTES as u64,
+            log_bytes: usage.log_bytes,
+            failure: self.media.failure().map(|failed| failed.to_string()),
+        }
+    }
+
+    async fn close(&self) -> Result<(), Error> {
+        self.media.stop().await.map_err(|e| Error::new(Code::Io, format!("target {}: {e}", self.index)))
+    }
+
+    /// Applies a change and waits until it is durable, pausing while the store is under pressure.
+    async fn change(
+        &self,
+        container: Option<ContainerId>,
+        apply: impl Fn(&mut vos::Store) -> vos::Result<media::Lsn>,
+    ) -> Result<(), Error> {
+        let deadline = rt::now() + ORDER_PATIENCE;
+        let lsn = loop {
+            let applied = apply(&mut self.store.borrow_mut());
+            match applied {
+                Ok(lsn) => break lsn,
+                Err(error) if is_pressure(&error) => self.relieved(deadline).await?,
+                Err(error) => {
+                    return Err(self.refusal(container.unwrap_or(ContainerId::from_bytes([0; 16])), error));
+                }
+            }
+        };
+        self.durable(lsn).await
+    }
+}
+
+/// What pools may reserve together: the data region less room for a checkpoint's copies of changed
+/// pages, so that writing down never competes with pools for the last block.
+fn usable_bytes(usage: &media::Usage) -> u64 {
+    let capacity = usage.space.capacity * media::BLOCK_BYTES as u64;
+    let copies = usage.pages.budget * media::PAGE_BYTES as u64;
+    capacity.saturating_sub(copies.max(capacity / 16))
+}
