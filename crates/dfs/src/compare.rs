@@ -159,7 +159,7 @@ async fn directories(compare: Arc<Compare>, job: Job, crew: Crew<Job>) -> Result
                 if page.is_empty() {
                     break;
                 }
-                here.extend(page);
+                here.extend(page.into_iter().filter(|(name, _)| !compare.ledger.is_excluded(&pair.here.join(name))));
                 listing = rest;
             }
             for entry in pair.there.read_dir(".").await? {

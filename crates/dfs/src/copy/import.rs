@@ -129,6 +129,9 @@ async fn work(copy: Arc<Import>, job: Job, crew: Crew<Job>) -> Result<(), DfsErr
             }
             for (name, stat) in page {
                 let name = PathBuf::from(name);
+                if copy.ledger.is_excluded(&directory.from.join(&name)) {
+                    continue;
+                }
                 directory.left.fetch_add(1, Ordering::AcqRel);
                 match stat.kind {
                     LocalKind::Directory => crew.push(Job::Enter(directory.clone(), name)),

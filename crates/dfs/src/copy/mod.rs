@@ -32,6 +32,9 @@ pub use export::copy_out;
 pub use import::copy_in;
 pub(crate) use import::pieces;
 
+/// Says yes or no to a local path.
+pub type PathFilter = Arc<dyn Fn(&Path) -> bool + Send + Sync>;
+
 /// How a copy goes about it.
 #[derive(Clone)]
 pub struct CopyOptions {
@@ -41,6 +44,9 @@ pub struct CopyOptions {
     pub bytes_in_flight: usize,
     /// Leave files alone whose size and time of modification are the same on both sides.
     pub skip_unchanged: bool,
+    /// Says which local paths below the source a copy in or a comparison leaves out, whole
+    /// directories included. Paths begin as the source was given.
+    pub exclude: Option<PathFilter>,
     /// Called after each file and each chunk of a large one, from the copying thread: be quick.
     pub progress: Option<Arc<dyn Fn(&Progress<'_>) + Send + Sync>>,
 }
@@ -51,6 +57,7 @@ impl Default for CopyOptions {
             files_in_flight: FILES_IN_FLIGHT,
             bytes_in_flight: BYTES_IN_FLIGHT,
             skip_unchanged: false,
+            exclude: None,
             progress: None,
         }
     }
@@ -136,6 +143,10 @@ impl Ledger {
 
     pub(crate) fn skip_unchanged(&self) -> bool {
         self.options.skip_unchanged
+    }
+
+    pub(crate) fn is_excluded(&self, path: &Path) -> bool {
+        self.options.exclude.as_ref().is_some_and(|exclude| exclude(path))
     }
 
     pub(crate) fn file_done(&self, path: &Path) {
