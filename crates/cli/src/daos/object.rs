@@ -1,0 +1,132 @@
+//! `daos object`: where an object lies, and what it holds.
+
+use clap::{Args, Subcommand};
+use serde_json::json;
+use types::{Key, ObjectId};
+
+use super::container::Named;
+use crate::failure::Result;
+use crate::options::SystemOptions;
+use crate::output::Outcome;
+use crate::session::{self, Missing, Session};
+use crate::table::{pairs, table};
+
+/// How many keys are fetched at a time.
+const LIST_PAGE: usize = 1024;
+
+#[derive(Args, Debug)]
+pub(crate) struct Which {
+    #[command(flatten)]
+    named: Named,
+    /// The object's id: HI.LO
+    #[arg(value_name = "HI.LO", value_parser = object_id, required_unless_present = "option")]
+    oid: Option<ObjectId>,
+    /// The same, said with an option
+    #[arg(short = 'i', long = "oid", value_name = "HI.LO", value_parser = object_id, conflicts_with = "oid")]
+    option: Option<ObjectId>,
+}
+
+fn object_id(text: &str) -> Result<ObjectId, String> {
+    text.parse()
+}
+
+#[derive(Subcommand, Debug)]
+pub(crate) enum Verb {
+    /// Show an object's type, class and layout over targets
+    Query(Which),
+    /// List an object's dkeys, or the akeys of one
+    ListKeys {
+        #[command(flatten)]
+        which: Which,
+        /// List the akeys of this dkey
+        #[arg(long)]
+        dkey: Option<String>,
+        /// At most this many
+        #[arg(short = 'n', long, value_name = "COUNT")]
+        limit: Option<usize>,
+    },
+    /// List the objects of a container
+    #[command(visible_alias = "ls")]
+    List(Named),
+}
+
+impl Verb {
+    pub(crate) async fn run(self, system: &SystemOptions) -> Result<Outcome> {
+        session::with(system, Missing::Refuse, async |session| match &self {
+            Verb::Query(which) => query(session, which).await,
+            Verb::ListKeys { which, dkey, limit } => {
+                list_keys(session, which, dkey.as_deref(), limit.unwrap_or(usize::MAX)).await
+            }
+            Verb::List(named) => {
+                let objects = named.open(session).await?.list_objects().await?;
+                let row = |oid: &ObjectId| vec![oid.to_string(), kind(*oid), class(*oid)];
+                let text = match objects.is_empty() {
+                    true => "no objects".to_string(),
+                    false => table(&["Object", "Type", "Class"], objects.iter().map(row).collect()),
+                };
+                let object =
+                    |oid: &ObjectId| json!({ "oid": oid.to_string(), "type": kind(*oid), "class": class(*oid) });
+                Ok(Outcome::new(json!({ "objects": objects.iter().map(object).collect::<Vec<_>>() }), text))
+            }
+        })
+        .await
+    }
+}
+
+impl Which {
+    async fn open(&self, session: &Session) -> Result<(ObjectId, client::Object)> {
+        let oid = self.oid.or(self.option).unwrap_or_default();
+        Ok((oid, self.named.open(session).await?.object(oid)))
+    }
+}
+
+fn kind(oid: ObjectId) -> String {
+    oid.kind().map_or_else(|| format!("unknown ({})", oid.hi >> 56), |kind| kind.name().to_string())
+}
+
+fn class(oid: ObjectId) -> String {
+    oid.class().map_or_else(|| "unknown".to_string(), |class| class.to_string())
+}
+
+async fn query(session: &Session, which: &Which) -> Result<Outcome> {
+    let (oid, object) = which.open(session).await?;
+    let layout = object.layout()?;
+    let shards: Vec<_> =
+        layout.iter().map(|s| json!({ "group": s.group, "rank": s.rank.0, "target": s.target.0 })).collect();
+    let groups = layout.iter().map(|s| s.group).max().map_or(0, |last| last + 1);
+    let rows = layout.iter().map(|s| vec![s.group.to_string(), s.rank.to_string(), s.target.to_string()]).collect();
+    let facts =
+        [("Object", oid.to_string()), ("Type", kind(oid)), ("Class", class(oid)), ("Groups", groups.to_string())];
+    let text = format!("{}\n{}", pairs(&facts), table(&["Group>", "Rank>", "Target>"], rows));
+    let response =
+        json!({ "oid": oid.to_string(), "type": kind(oid), "class": class(oid), "groups": groups, "shards": shards });
+    Ok(Outcome::new(response, text))
+}
+
+async fn list_keys(session: &Session, which: &Which, dkey: Option<&str>, limit: usize) -> Result<Outcome> {
+    let (oid, object) = which.open(session).await?;
+    let dkey = dkey.map(|text| parse_key(oid, text)).transpose()?;
+    let mut keys: Vec<String> = Vec::new();
+    let mut after: Option<Key> = None;
+    while keys.len() < limit {
+        let wanted = LIST_PAGE.min(limit - keys.len());
+        let page = match &dkey {
+            Some(dkey) => object.list_akeys(dkey, after.as_ref(), wanted).await?,
+            None => object.list_dkeys(after.as_ref(), wanted).await?,
+        };
+        let Some(last) = page.last() else { break };
+        after = Some(last.clone());
+        keys.extend(page.iter().map(Key::to_string));
+    }
+    let level = if dkey.is_some() { "akey" } else { "dkey" };
+    let text = if keys.is_empty() { format!("no {level}s") } else { keys.join("\n") };
+    Ok(Outcome::new(json!({ "oid": oid.to_string(), "level": level, "keys": keys }), text))
+}
+
+/// A dkey as its object spells them: a number where dkeys are numbers.
+fn parse_key(oid: ObjectId, text: &str) -> Result<Key> {
+    match text.parse::<u64>() {
+        Ok(number) if oid.kind().is_some_and(|kind| kind.dkey_is_integer()) => Ok(Key::from(number)),
+        _ => Ok(Key::try_from(text).map_err(|e| types::Error::new(types::Code::Invalid, e.to_string()))?),
+    }
+}

@@ -1,0 +1,100 @@
+//! `daos container *-snap`: versions of a container that stay.
+
+use clap::Subcommand;
+use serde::Serialize;
+use serde_json::json;
+use types::{Epoch, Label};
+use wire::control::SnapshotInfo;
+
+use super::container::Named;
+use crate::failure::{Failure, Result};
+use crate::output::Outcome;
+use crate::session::{Session, snapshot_error};
+use crate::show::time;
+use crate::table::table;
+
+#[derive(Subcommand, Debug)]
+pub(crate) enum Verb {
+    /// Keep the container as it is now
+    #[command(visible_alias = "snap")]
+    CreateSnap {
+        #[command(flatten)]
+        named: Named,
+        /// A name for it; without one it is known by its epoch
+        #[arg(value_name = "NAME")]
+        name: Option<String>,
+        /// The same, said with an option
+        #[arg(short, long, value_name = "NAME", conflicts_with = "name")]
+        snap: Option<String>,
+    },
+    /// List snapshots, oldest first
+    #[command(visible_alias = "list-snap")]
+    ListSnaps(Named),
+    /// Let a snapshot go
+    DestroySnap {
+        #[command(flatten)]
+        named: Named,
+        /// Name or epoch
+        #[arg(value_name = "SNAPSHOT", required_unless_present_any = ["snap", "epc"])]
+        snapshot: Option<String>,
+        /// Its name
+        #[arg(short, long, value_name = "NAME", conflicts_with = "snapshot")]
+        snap: Option<String>,
+        /// Its epoch
+        #[arg(short, long, value_name = "EPOCH", conflicts_with_all = ["snapshot", "snap"])]
+        epc: Option<Epoch>,
+    },
+}
+
+#[derive(Serialize)]
+struct Snapshot {
+    epoch: u64,
+    timestamp: String,
+    name: String,
+}
+
+impl Snapshot {
+    fn new(info: SnapshotInfo) -> Snapshot {
+        Snapshot { epoch: info.epoch.0, timestamp: time(info.epoch), name: info.name }
+    }
+}
+
+impl Verb {
+    pub(crate) async fn run(&self, session: &Session) -> Result<Outcome> {
+        match self {
+            Verb::CreateSnap { named, name, snap } => {
+                let name = name.as_deref().or(snap.as_deref());
+                if let Some(name) = name {
+                    Label::parse(name).map_err(|e| Failure::usage(e.to_string(), "choose another name"))?;
+                }
+                let info = named.open(session).await?.create_snapshot(name).await?;
+                let text = match name {
+                    Some(name) => format!("snapshot {name} created at epoch {}", info.epoch),
+                    None => format!("snapshot created at epoch {}", info.epoch),
+                };
+                Ok(Outcome::new(Snapshot::new(info), text))
+            }
+            Verb::ListSnaps(named) => {
+                let list = named.open(session).await?.snapshots().await?;
+                let snapshots: Vec<Snapshot> = list.into_iter().map(Snapshot::new).collect();
+                let row = |s: &Snapshot| vec![s.name.clone(), Epoch(s.epoch).to_string(), s.timestamp.clone()];
+                let text = match snapshots.is_empty() {
+                    true => "no snapshots".to_string(),
+                    false => table(&["Name", "Epoch", "Taken"], snapshots.iter().map(row).collect()),
+                };
+                Ok(Outcome::new(snapshots, text))
+            }
+            Verb::DestroySnap { named, snapshot, snap, epc } => {
+                let wanted = match (snapshot, snap, epc) {
+                    (Some(text), _, _) | (None, Some(text), _) => text.clone(),
+                    (None, None, epoch) => epoch.unwrap_or_default().to_string(),
+                };
+                let container = named.open(session).await?;
+                match container.destroy_snapshot(&wanted).await {
+                    Ok(()) => Ok(Outcome::new(json!(null), format!("snapshot {wanted} destroyed"))),
+                    Err(error) => Err(snapshot_error(&container, error, &wanted).await),
+                }
+            }
+        }
+    }
+}

@@ -1,0 +1,102 @@
+//! `daos_server start`: configuration from the file, then from the options, then serve.
+
+use std::path::PathBuf;
+
+use clap::Args;
+use control::config::{Config, Storage};
+use serde_json::json;
+use types::{ByteSize, Code, Error};
+
+use crate::failure::{Failure, Result};
+use crate::output::Outcome;
+
+#[derive(Args, Debug)]
+pub(crate) struct Start {
+    /// Configuration file; options override it
+    #[arg(short = 'o', short_alias = 'c', long, value_name = "FILE")]
+    config: Option<PathBuf>,
+    /// Number of targets [default: one a core]
+    #[arg(short, long, value_name = "COUNT", value_parser = clap::value_parser!(u32).range(1..=128))]
+    targets: Option<u32>,
+    /// Directory for data [default: ./daos-storage]
+    #[arg(short, long, value_name = "DIR")]
+    storage: Option<PathBuf>,
+    /// Storage of all targets together: 100GB [default: 80% of what is free]
+    #[arg(long, value_name = "SIZE", value_parser = crate::options::size)]
+    size: Option<ByteSize>,
+    /// Address to answer on, host:port or unix:///path; may be repeated [default: 127.0.0.1:10001]
+    #[arg(long, value_name = "ADDR")]
+    listen: Vec<String>,
+    /// Port to answer on, at the default address; 0: any free one
+    #[arg(short, long, conflicts_with = "listen")]
+    port: Option<u16>,
+}
+
+impl Start {
+    pub(crate) fn run(self) -> Result<Outcome> {
+        let config = self.configure()?;
+        rt::block_on(control::server::run(config))?;
+        Ok(Outcome::new(json!(null), ""))
+    }
+
+    /// The file's settings, or the defaults, with the options over them.
+    fn configure(self) -> Result<Config> {
+        let mut config = match &self.config {
+            Some(path) => Config::load(path)?,
+            None => Config::default(),
+        };
+        if let Some(targets) = self.targets {
+            config.targets = targets;
+            config.targets_chosen = true;
+        }
+        if let Some(path) = self.storage {
+            let bytes = match config.storage {
+                Storage::Directory { bytes, .. } => bytes,
+                Storage::Devices { .. } => None,
+            };
+            config.storage = Storage::Directory { path, bytes };
+        }
+        if let Some(size) = self.size {
+            match &mut config.storage {
+                Storage::Directory { bytes, .. } => *bytes = Some(size.0),
+                Storage::Devices { .. } => {
+                    let error = Error::new(Code::Invalid, "--size does not go with devices");
+                    return Err(error.remedy("leave it out: devices are used whole").into());
+                }
+            }
+        }
+        if let Some(port) = self.port {
+            config.listen = vec![net::Address::Tcp(format!("127.0.0.1:{port}"))];
+        }
+        if !self.listen.is_empty() {
+            let parse = |text: &String| {
+                text.parse().map_err(|e: net::AddressError| {
+                    Failure::usage(format!("--listen '{}': {}", e.text, e.why), "write host:port or unix:///path")
+                })
+            };
+            config.listen = self.listen.iter().map(parse).collect::<Result<_>>()?;
+        }
+        Ok(config)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn options_override_the_defaults() {
+        let start = Start {
+            config: None,
+            targets: Some(3),
+            storage: Some("/x".into()),
+            size: Some(ByteSize(7)),
+            listen: Vec::new(),
+            port: Some(0),
+        };
+        let config = start.configure().unwrap();
+        assert_eq!((config.targets, config.targets_chosen), (3, true));
+        assert_eq!(config.storage, Storage::Directory { path: "/x".into(), bytes: Some(7) });
+        assert_eq!(config.listen[0].to_string(), "tcp://127.0.0.1:0");
+    }
+}

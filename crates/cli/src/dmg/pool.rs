@@ -1,0 +1,193 @@
+//! `dmg pool`.
+
+use clap::{Args, Subcommand};
+use serde_json::json;
+use types::{ByteSize, Code, Error, PoolProperty};
+
+use crate::failure::{Failure, Result};
+use crate::options::{Names, Pairs, Share, SystemOptions};
+use crate::output::Outcome;
+use crate::properties;
+use crate::session::{self, Missing, Session};
+use crate::show;
+
+#[derive(Subcommand, Debug)]
+pub(crate) enum Verb {
+    /// Reserve space on every target and give it a name
+    Create(Create),
+    /// List pools
+    #[command(visible_alias = "ls")]
+    List(List),
+    /// Show one pool: space, targets, containers
+    Query {
+        /// Label or UUID
+        pool: String,
+    },
+    /// Delete a pool and give its space back
+    Destroy(Destroy),
+    /// Show properties
+    #[command(visible_alias = "getprop")]
+    GetProp {
+        /// Label or UUID
+        pool: String,
+        /// Names: key[,key...]; all, if none
+        properties: Option<Names>,
+    },
+    /// Change properties
+    #[command(visible_alias = "setprop")]
+    SetProp {
+        /// Label or UUID
+        pool: String,
+        /// key:value[,key:value...]
+        properties: Pairs,
+    },
+}
+
+#[derive(Args, Debug)]
+pub(crate) struct Create {
+    /// The new pool's label
+    label: String,
+    /// Size over all targets: 10GB, 5TiB, or a share of what is free: 50%
+    #[arg(short = 'z', long, value_name = "SIZE")]
+    size: Share,
+    /// Properties: key:value[,key:value...]
+    #[arg(short = 'P', long, value_name = "PROPERTIES")]
+    properties: Option<Pairs>,
+}
+
+#[derive(Args, Debug)]
+pub(crate) struct List {
+    /// Also show UUIDs
+    #[arg(short, long)]
+    pub(crate) verbose: bool,
+    /// Accepted for upstream's scripts; lists always show usage
+    #[arg(short, long, hide = true)]
+    no_query: bool,
+}
+
+#[derive(Args, Debug)]
+pub(crate) struct Destroy {
+    /// Label or UUID
+    pool: String,
+    /// Also with containers in it
+    #[arg(short, long)]
+    recursive: bool,
+    /// Accepted for upstream's scripts; open handles never hold a pool back here
+    #[arg(short, long, hide = true)]
+    force: bool,
+}
+
+impl Verb {
+    pub(crate) async fn run(self, system: &SystemOptions) -> Result<Outcome> {
+        match self {
+            // The one command that makes an embedded system: an administrator's, and meant.
+            Verb::Create(create) => session::with(system, Missing::Create, async |s| create.run(s).await).await,
+            Verb::List(list) => {
+                session::with(system, Missing::Refuse, async |session| {
+                    let none = "no pools yet: create one with `dmg pool create POOL --size 1GB`";
+                    let (response, text) = show::pools(&session.pools().await?, list.verbose, none);
+                    Ok(Outcome::new(response, text))
+                })
+                .await
+            }
+            Verb::Query { pool } => session::with(system, Missing::Refuse, async |s| query(s, &pool).await).await,
+            Verb::Destroy(destroy) => session::with(system, Missing::Refuse, async |s| destroy.run(s).await).await,
+            Verb::GetProp { pool, properties } => {
+                session::with(system, Missing::Refuse, async |s| get_properties(s, &pool, properties.as_ref()).await)
+                    .await
+            }
+            Verb::SetProp { pool, properties } => {
+                let checked = properties::checked(PoolProperty::TABLE, properties, false)?;
+                session::with(system, Missing::Refuse, async |s| {
+                    match s.set_pool_properties(&pool, checked.clone()).await {
+                        Ok(()) => Ok(Outcome::new(json!(null), format!("properties of pool {pool} set"))),
+                        Err(error) => Err(s.pool_error(error, &pool).await),
+                    }
+                })
+                .await
+            }
+        }
+    }
+}
+
+/// `pool query` of either program.
+pub(crate) async fn query(session: &Session, pool: &str) -> Result<Outcome> {
+    match session.pool_info(pool).await {
+        Ok(info) => {
+            let (response, text) = show::pool(&info);
+            Ok(Outcome::new(response, text))
+        }
+        Err(error) => Err(session.pool_error(error, pool).await),
+    }
+}
+
+impl Create {
+    async fn run(&self, session: &Session) -> Result<Outcome> {
+        types::Label::parse(&self.label).map_err(|e| Failure::usage(e.to_string(), "choose another label"))?;
+        let properties = match self.properties.clone() {
+            Some(pairs) => properties::checked(PoolProperty::TABLE, pairs, true)?,
+            None => Vec::new(),
+        };
+        let bytes = self.bytes(session).await?;
+        let pool = session.create_pool(&self.label, bytes, properties).await?;
+        let ranks: Vec<u32> = session.info().await?.members.iter().map(|m| m.rank.0).collect();
+        let per_rank = pool.space.total / ranks.len().max(1) as u64;
+        let response = json!({
+            "uuid": pool.id.to_string(),
+            "label": pool.label,
+            "svc_ldr": 0,
+            "svc_reps": [0],
+            "tgt_ranks": ranks,
+            "tier_bytes": [per_rank],
+        });
+        let text = format!(
+            "pool {} created: {} on {} targets\nUUID: {}",
+            pool.label,
+            ByteSize(pool.space.total),
+            pool.targets,
+            pool.id
+        );
+        Ok(Outcome::new(response, text))
+    }
+
+    async fn bytes(&self, session: &Session) -> Result<u64> {
+        let percent = match self.size {
+            Share::Bytes(bytes) => return Ok(bytes),
+            Share::Percent(percent) => u64::from(percent),
+        };
+        let devices = session.storage().await?.devices;
+        // Space is reserved evenly, so the fullest target bounds what the others can give.
+        let least = devices.iter().map(|d| d.total.saturating_sub(d.reserved)).min().unwrap_or(0);
+        let free = least * devices.len() as u64;
+        match free / 100 * percent {
+            0 => {
+                let error = Error::new(Code::NoSpace, "no space is left to reserve");
+                Err(error.remedy("destroy a pool, or give the server more storage").into())
+            }
+            bytes => Ok(bytes),
+        }
+    }
+}
+
+impl Destroy {
+    async fn run(&self, session: &Session) -> Result<Outcome> {
+        match session.destroy_pool(&self.pool, self.recursive).await {
+            Ok(()) => Ok(Outcome::new(json!(null), format!("pool {} destroyed", self.pool))),
+            Err(error) if error.code == Code::Busy && !self.recursive => {
+                let remedy = "destroy its containers first, or use --recursive";
+                Err(Error { remedy: Some(remedy.to_string()), ..error }.into())
+            }
+            Err(error) => Err(session.pool_error(error, &self.pool).await),
+        }
+    }
+}
+
+async fn get_properties(session: &Session, pool: &str, wanted: Option<&Names>) -> Result<Outcome> {
+    match session.pool_properties(pool).await {
+        Ok(values) => {
+            let (response, text) = properties::shown(PoolProperty::TABLE, &values, wanted)?;
+            Ok(Outcome::new(response, text))
+        }
+        Err(error) => Err(session.pool_error(error, pool).await),
+    }
+}

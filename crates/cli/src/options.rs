@@ -1,0 +1,113 @@
+//! Options and argument forms that commands share.
+
+use std::path::PathBuf;
+use std::str::FromStr;
+
+use clap::Args;
+use types::ByteSize;
+
+/// How to print.
+#[derive(Args, Clone, Debug, Default)]
+pub struct PrintOptions {
+    /// Print one JSON object instead of text
+    #[arg(short = 'j', long, global = true, help_heading = "Global options")]
+    pub json: bool,
+    /// Log what happens, in detail, to stderr
+    #[arg(long, global = true, help_heading = "Global options")]
+    pub debug: bool,
+}
+
+/// Which system to talk to.
+#[derive(Args, Clone, Debug, Default)]
+pub struct SystemOptions {
+    /// Server to talk to: host:port or unix:///path [default: $DAOS_SERVER, else 127.0.0.1:10001]
+    #[arg(long, global = true, value_name = "ADDR", help_heading = "Global options")]
+    pub server: Option<String>,
+    /// Use the embedded system in this directory instead of a server
+    #[arg(long, global = true, value_name = "DIR", help_heading = "Global options")]
+    pub embedded: Option<PathBuf>,
+}
+
+/// A size: bytes, or a number with a unit.
+pub(crate) fn size(text: &str) -> Result<ByteSize, String> {
+    text.parse().map_err(|e: types::SizeError| e.to_string())
+}
+
+/// A size, absolute or as a share of what is free.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub(crate) enum Share {
+    Bytes(u64),
+    Percent(u8),
+}
+
+impl FromStr for Share {
+    type Err = String;
+
+    fn from_str(text: &str) -> Result<Share, String> {
+        match text.strip_suffix('%') {
+            Some(number) => match number.trim().parse::<u8>() {
+                Ok(percent @ 1..=100) => Ok(Share::Percent(percent)),
+                _ => Err(format!("'{text}' is not a percentage from 1% to 100%")),
+            },
+            None => size(text).map(|s| Share::Bytes(s.0)).map_err(|e| format!("{e}, or a percentage such as 50%")),
+        }
+    }
+}
+
+/// `key:value[,key:value...]`; `=` does as well as `:`.
+#[derive(Clone, Debug, PartialEq)]
+pub(crate) struct Pairs(pub(crate) Vec<(String, String)>);
+
+impl FromStr for Pairs {
+    type Err = String;
+
+    fn from_str(text: &str) -> Result<Pairs, String> {
+        let pair = |part: &str| {
+            let (name, value) = part
+                .split_once([':', '='])
+                .ok_or_else(|| format!("'{part}' is not key:value; write key:value[,key:value...]"))?;
+            match name.trim() {
+                "" => Err(format!("'{part}' has no key before the value")),
+                name => Ok((name.to_string(), value.trim().to_string())),
+            }
+        };
+        text.split(',').map(pair).collect::<Result<_, _>>().map(Pairs)
+    }
+}
+
+/// `key[,key...]`.
+#[derive(Clone, Debug, PartialEq)]
+pub(crate) struct Names(pub(crate) Vec<String>);
+
+impl FromStr for Names {
+    type Err = String;
+
+    fn from_str(text: &str) -> Result<Names, String> {
+        let names: Vec<String> = text.split(',').map(|n| n.trim().to_string()).collect();
+        if names.iter().any(String::is_empty) {
+            return Err(format!("'{text}' has an empty name; write key[,key...]"));
+        }
+        Ok(Names(names))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn pairs_take_either_sign_and_keep_the_rest() {
+        let pairs: Pairs = "a:1,b=x:y, c : ".parse().unwrap();
+        assert_eq!(pairs.0, [("a", "1"), ("b", "x:y"), ("c", "")].map(|(k, v)| (k.to_string(), v.to_string())));
+        assert!("a".parse::<Pairs>().unwrap_err().contains("key:value"));
+        assert!(":1".parse::<Pairs>().is_err());
+    }
+
+    #[test]
+    fn a_share_is_bytes_or_a_percentage() {
+        assert_eq!("10GB".parse(), Ok(Share::Bytes(10_000_000_000)));
+        assert_eq!("50%".parse(), Ok(Share::Percent(50)));
+        assert!("0%".parse::<Share>().is_err());
+        assert!("lots".parse::<Share>().unwrap_err().contains("50%"));
+    }
+}

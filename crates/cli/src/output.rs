@@ -1,0 +1,109 @@
+//! What a command says: a JSON response for programs, text for people.
+//!
+//! The envelope is upstream's: `{"response": ..., "error": null | string, "status": 0 | -DER}`,
+//! indented, one object a run.
+
+use std::io::{IsTerminal, Write};
+
+use serde::Serialize;
+use serde_json::Value;
+use types::Error;
+
+use crate::failure::{self, Failure, Result};
+
+/// A finished command.
+pub(crate) struct Outcome {
+    /// What goes under `response`.
+    pub(crate) response: Value,
+    /// What a person reads; empty when the command wrote to stdout itself.
+    pub(crate) text: String,
+}
+
+impl Outcome {
+    pub(crate) fn new(response: impl Serialize, text: impl Into<String>) -> Outcome {
+        let response = serde_json::to_value(response).expect("responses are plain structs with string keys");
+        Outcome { response, text: text.into() }
+    }
+}
+
+/// Writes `bytes` to stdout as they are.
+pub(crate) fn write_raw(bytes: &[u8]) -> Result<()> {
+    let mut out = std::io::stdout().lock();
+    out.write_all(bytes).and_then(|()| out.flush()).map_err(failure::stdout)
+}
+
+/// Prints the end of a command and returns the exit status.
+pub(crate) fn finish(result: Result<Outcome>, json: bool) -> u8 {
+    let (status, envelope, text) = match result {
+        Ok(outcome) if json => (0, envelope(outcome.response, None), None),
+        Ok(outcome) => (0, String::new(), Some(outcome.text)),
+        Err(Failure::ReaderGone) => return 0,
+        Err(Failure::Usage(error)) if json => (2, envelope(Value::Null, Some(&error)), None),
+        Err(Failure::Failed(error)) if json => (1, envelope(Value::Null, Some(&error)), None),
+        Err(Failure::Usage(error)) => return complain(&error, 2),
+        Err(Failure::Failed(error)) => return complain(&error, 1),
+    };
+    let mut printed = text.unwrap_or(envelope);
+    if !printed.is_empty() && !printed.ends_with('\n') {
+        printed.push('\n');
+    }
+    match write_raw(printed.as_bytes()) {
+        Ok(()) | Err(Failure::ReaderGone) => status,
+        Err(Failure::Usage(error) | Failure::Failed(error)) => complain(&error, 1),
+    }
+}
+
+/// Field order is upstream's.
+#[derive(Serialize)]
+struct Envelope {
+    response: Value,
+    error: Option<String>,
+    status: i32,
+}
+
+fn envelope(response: Value, error: Option<&Error>) -> String {
+    let text = error.map(|e| match &e.remedy {
+        Some(remedy) => format!("{}: {remedy}", e.message),
+        None => e.message.clone(),
+    });
+    let status = error.map_or(0, Error::status);
+    serde_json::to_string_pretty(&Envelope { response, error: text, status }).expect("a JSON value prints")
+}
+
+/// Says what went wrong on stderr: `error: cause`, `remedy: what to do`.
+fn complain(error: &Error, status: u8) -> u8 {
+    let (red, cyan, plain) = if colours() { ("\x1b[1;31m", "\x1b[36m", "\x1b[0m") } else { ("", "", "") };
+    let mut lines = format!("{red}error:{plain} {} ({})\n", error.message.trim_end(), error.code.symbol());
+    if let Some(remedy) = &error.remedy {
+        for line in remedy.lines() {
+            lines.push_str(&format!("{cyan}remedy:{plain} {line}\n"));
+        }
+    }
+    // Nobody can be told that stderr is gone.
+    let _ = std::io::stderr().lock().write_all(lines.as_bytes());
+    status
+}
+
+fn colours() -> bool {
+    std::io::stderr().is_terminal() && std::env::var_os("NO_COLOR").is_none()
+}
+
+#[cfg(test)]
+mod tests {
+    use serde_json::json;
+    use types::Code;
+
+    use super::*;
+
+    #[test]
+    fn the_envelope_is_upstreams() {
+        let ok: Value = serde_json::from_str(&envelope(json!({"a": 1}), None)).unwrap();
+        assert_eq!(ok, json!({"response": {"a": 1}, "error": null, "status": 0}));
+        let error = Error::new(Code::NotFound, "no pool 'tank'").remedy("list pools with `daos pool list`");
+        let failed: Value = serde_json::from_str(&envelope(Value::Null, Some(&error))).unwrap();
+        assert_eq!(
+            failed,
+            json!({"response": null, "error": "no pool 'tank': list pools with `daos pool list`", "status": -1005})
+        );
+    }
+}

@@ -1,0 +1,125 @@
+//! A `daos_server` for the length of a quickstart.
+
+use std::os::unix::process::CommandExt;
+use std::path::{Path, PathBuf};
+use std::process::{Command, Stdio};
+use std::time::Duration;
+
+use rustix::process::{Pid, Signal, kill_process};
+use types::{Code, Error};
+
+use crate::failure::{self, Result};
+use crate::session::Session;
+
+/// How long a server may take to answer, and to stop.
+const PATIENCE: Duration = Duration::from_secs(60);
+const POLL: Duration = Duration::from_millis(20);
+/// How much of its log is shown when it ends too early, in lines.
+const LOG_LINES: usize = 5;
+/// The kernel's limit for a socket's path, with room for the name of ours.
+const SOCKET_DIRECTORY_BYTES_MAX: usize = 70;
+
+/// A server process of ours. Dropped in the middle of something, it is killed: what it
+/// acknowledged is durable.
+pub(super) struct Child {
+    process: std::process::Child,
+    socket: PathBuf,
+    log: PathBuf,
+}
+
+impl Child {
+    /// Starts a server on `storage`, on a socket of its own: no port can be in use.
+    pub(super) async fn start(storage: &Path, bytes: Option<u64>) -> Result<Child> {
+        let name = format!("daos-quickstart-{}-{:08x}", std::process::id(), rt::random_u64() as u32);
+        let mut directory = std::env::temp_dir();
+        if directory.as_os_str().len() > SOCKET_DIRECTORY_BYTES_MAX {
+            directory = PathBuf::from("/tmp");
+        }
+        let (socket, log) = (directory.join(format!("{name}.sock")), directory.join(format!("{name}.log")));
+        let output = std::fs::File::create(&log).map_err(|e| failure::local("create", &log, &e))?;
+        let program = std::env::current_exe().map_err(|e| Error::new(Code::Io, failure::reason(&e)))?;
+        let mut command = Command::new(program);
+        // One file is all our programs; the name says which to be.
+        command.arg0("daos_server").arg("start").arg("--storage").arg(storage);
+        command.arg("--listen").arg(format!("unix://{}", socket.display()));
+        if let Some(bytes) = bytes {
+            command.arg("--size").arg(bytes.to_string());
+        }
+        command.stdin(Stdio::null()).stdout(Stdio::null()).stderr(output);
+        let process = command
+            .spawn()
+            .map_err(|e| Error::new(Code::Io, format!("cannot start daos_server: {}", failure::reason(&e))))?;
+        Ok(Child { process, socket, log })
+    }
+
+    /// Connects, as soon as the server answers.
+    pub(super) async fn connect(&mut self) -> Result<Session> {
+        let address = format!("unix://{}", self.socket.display());
+        let deadline = rt::now() + PATIENCE;
+        loop {
+            if self.socket.exists() {
+                match Session::connect(&address).await {
+                    Ok(session) => return Ok(session),
+                    Err(error) if rt::now() > deadline || self.is_gone() => {
+                        return Err(self.explain().unwrap_or(error));
+                    }
+                    Err(_) => {}
+                }
+            }
+            if self.is_gone() || rt::now() > deadline {
+                let silent = Error::new(Code::NoService, "daos_server did not start to answer");
+                return Err(self.explain().unwrap_or(silent.into()));
+            }
+            rt::sleep(POLL).await;
+        }
+    }
+
+    /// SIGTERM, and waits for the end.
+    pub(super) async fn stop(mut self) -> Result<()> {
+        let end = |text: String| Error::new(Code::Misc, text).remedy("see its log on stderr with --debug");
+        // A process that is gone already has a status all the same.
+        let _ = kill_process(Pid::from_child(&self.process), Signal::TERM);
+        let deadline = rt::now() + PATIENCE;
+        while rt::now() < deadline {
+            match self.process.try_wait() {
+                Ok(Some(status)) if status.success() => return Ok(()),
+                Ok(Some(status)) => return Err(end(format!("daos_server ended badly: {status}")).into()),
+                Ok(None) => rt::sleep(POLL).await,
+                Err(error) => return Err(end(format!("daos_server: {}", failure::reason(&error))).into()),
+            }
+        }
+        Err(end("daos_server did not stop in time, and was killed".to_string()).into())
+    }
+
+    fn is_gone(&mut self) -> bool {
+        !matches!(self.process.try_wait(), Ok(None))
+    }
+
+    /// Why the server ended, in its own words.
+    fn explain(&self) -> Option<failure::Failure> {
+        let log = std::fs::read_to_string(&self.log).ok()?;
+        let lines: Vec<&str> = log.lines().filter(|line| !line.trim().is_empty()).collect();
+        let cause = lines.iter().find_map(|line| line.strip_prefix("error: "));
+        let remedy = lines.iter().find_map(|line| line.strip_prefix("remedy: "));
+        let tail = lines[lines.len().saturating_sub(LOG_LINES)..].join("; ");
+        let text = cause.map(str::to_string).unwrap_or(tail);
+        if text.is_empty() {
+            return None;
+        }
+        let error = Error::new(Code::NoService, format!("daos_server did not start: {text}"));
+        Some(failure::Failure::Failed(match remedy {
+            Some(remedy) => error.remedy(remedy),
+            None => error,
+        }))
+    }
+}
+
+impl Drop for Child {
+    fn drop(&mut self) {
+        // All of these fail when there is nothing left to clean, which is well.
+        let _ = self.process.kill();
+        let _ = self.process.wait();
+        let _ = std::fs::remove_file(&self.socket);
+        let _ = std::fs::remove_file(&self.log);
+    }
+}

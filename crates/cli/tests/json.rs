@@ -1,0 +1,168 @@
+//! Every command's JSON keeps its schema, embedded and against a server.
+
+mod support;
+
+use std::collections::BTreeSet;
+use std::path::Path;
+
+use serde_json::{Value, json};
+use support::{DAOS, DAOS_SERVER, DMG, Ran, Reach, Server, run, schema, small_tree};
+
+/// Runs commands and checks each against the schema of its name.
+struct Checker {
+    reach: Reach,
+    seen: BTreeSet<String>,
+}
+
+impl Checker {
+    /// Runs `arguments` of `program` with `--json`; `command` names the schema: `pool list`.
+    #[track_caller]
+    fn check(&mut self, program: &str, command: &str, arguments: &[&str]) -> Value {
+        let words: Vec<&str> = command.split(' ').chain(arguments.iter().copied()).chain(["--json"]).collect();
+        let ran = self.reach.run(program, &words);
+        self.seen.insert(checked(program, command, &ran));
+        ran.ok().json()["response"].clone()
+    }
+
+    #[track_caller]
+    fn daos(&mut self, command: &str, arguments: &[&str]) -> Value {
+        self.check(DAOS, command, arguments)
+    }
+
+    #[track_caller]
+    fn dmg(&mut self, command: &str, arguments: &[&str]) -> Value {
+        self.check(DMG, command, arguments)
+    }
+}
+
+/// Checks one run against the schema of its command, and returns the schema's name.
+#[track_caller]
+fn checked(program: &str, command: &str, ran: &Ran) -> String {
+    let envelope = ran.json();
+    assert_eq!((&envelope["error"], &envelope["status"]), (&Value::Null, &json!(0)), "{command}: {ran:?}");
+    let program = Path::new(program).file_name().unwrap().to_str().unwrap();
+    let name = format!("{program}-{}", command.replace(' ', "-"));
+    let path = Path::new(env!("CARGO_MANIFEST_DIR")).join("schemas").join(format!("{name}.json"));
+    let text = std::fs::read_to_string(&path).unwrap_or_else(|e| panic!("{}: {e}", path.display()));
+    let schema: Value = serde_json::from_str(&text).unwrap();
+    schema::validate(&schema, &envelope["response"]).unwrap_or_else(|e| panic!("{name}: {e}\n{}", ran.stdout));
+    name
+}
+
+/// Every command that needs a system, in an order in which each finds what it needs.
+fn every_command(reach: Reach, at: &Path) -> BTreeSet<String> {
+    let mut c = Checker { reach, seen: BTreeSet::new() };
+    let tree = small_tree(at);
+    let tree = tree.to_str().unwrap();
+
+    let pool = c.dmg("pool create", &["tank", "--size", "512MiB"]);
+    c.dmg("pool list", &[]);
+    let queried = c.dmg("pool query", &["tank"]);
+    assert_eq!(queried["uuid"], pool["uuid"]);
+    c.dmg("pool query", &[pool["uuid"].as_str().unwrap()]);
+    c.dmg("pool set-prop", &["tank", "space_rb:5"]);
+    let properties = c.dmg("pool get-prop", &["tank", "space_rb"]);
+    assert_eq!(properties[0]["value"], "5");
+    c.dmg("system query", &[]);
+    c.dmg("storage query", &[]);
+    c.daos("system query", &[]);
+    c.daos("pool list", &[]);
+    c.daos("pool query", &["tank"]);
+
+    c.daos("container create", &["tank", "files", "--type", "POSIX", "--attrs", "owner:me"]);
+    c.daos("container create", &["tank", "data", "--properties", "rd_fac:0"]);
+    c.daos("container list", &["tank"]);
+    c.daos("pool list-containers", &["tank"]);
+    c.daos("container query", &["tank", "files"]);
+    c.daos("container set-prop", &["tank", "data", "status:healthy"]);
+    c.daos("container get-prop", &["tank", "data"]);
+    c.daos("container set-attr", &["tank", "data", "colour:blue,size:large"]);
+    let attributes = c.daos("container get-attr", &["tank", "data", "colour"]);
+    assert_eq!(attributes, json!([{ "name": "colour", "value": "blue", "encoding": "text" }]));
+    assert_eq!(c.daos("container list-attrs", &["tank", "data"]), json!(["colour", "size"]));
+    c.daos("container del-attr", &["tank", "data", "size"]);
+
+    c.daos("kv put", &["tank", "data", "greeting", "hello"]);
+    c.daos("kv put", &["tank", "data", "other", "value"]);
+    assert_eq!(c.daos("kv get", &["tank", "data", "greeting"])["value"], "hello");
+    assert_eq!(c.daos("kv list", &["tank", "data"])["keys"], json!([{ "key": "greeting" }, { "key": "other" }]));
+    c.daos("kv list", &["tank", "data", "--values"]);
+    c.daos("container create-snap", &["tank", "data", "before"]);
+    c.daos("kv del", &["tank", "data", "other"]);
+    assert_eq!(c.daos("kv list", &["tank", "data"])["keys"].as_array().unwrap().len(), 1);
+    assert_eq!(c.daos("kv get", &["tank", "data", "other", "--snap", "before"])["value"], "value");
+    let objects = c.daos("object list", &["tank", "data"]);
+    let oid = objects["objects"][0]["oid"].as_str().unwrap().to_string();
+    c.daos("object query", &["tank", "data", &oid]);
+    c.daos("object list-keys", &["tank", "data", &oid]);
+    assert_eq!(c.daos("container list-snaps", &["tank", "data"])[0]["name"], "before");
+    c.daos("container destroy-snap", &["tank", "data", "before"]);
+
+    let copied = c.daos("filesystem copy", &[tree, "daos://tank/files/"]);
+    assert!(copied["copy_stats"]["num_files"].as_u64().unwrap() > 20, "{copied}");
+    let listed = c.daos("filesystem ls", &["daos://tank/files/tree"]);
+    let names: Vec<&str> = listed["entries"].as_array().unwrap().iter().map(|e| e["name"].as_str().unwrap()).collect();
+    assert_eq!(names, ["README.md", "large.bin", "run.sh", "src"]);
+    assert_eq!(c.daos("filesystem cat", &["daos://tank/files/tree/README.md"])["value"], "# A small tree\n");
+    c.daos("filesystem mkdir", &["daos://tank/files/new"]);
+    let stat = c.daos("filesystem stat", &["daos://tank/files/tree/run.sh"]);
+    assert_eq!((&stat["mode"], &stat["type"]), (&json!("0755"), &json!("file")));
+    c.daos("filesystem rm", &["daos://tank/files/tree/README.md"]);
+    let back = at.join("back");
+    c.daos("filesystem copy", &["-s", "daos://tank/files/tree", "-d", back.to_str().unwrap()]);
+    assert_eq!(std::fs::read(back.join("large.bin")).unwrap(), std::fs::read(format!("{tree}/large.bin")).unwrap());
+    assert_eq!(std::fs::read_link(back.join("src/link")).unwrap(), Path::new("../README.md"));
+
+    c.daos("container destroy", &["tank", "data"]);
+    c.dmg("pool destroy", &["tank", "--recursive"]);
+    assert_eq!(c.dmg("pool list", &[])["pools"], json!([]));
+    c.seen
+}
+
+/// Commands that need no system.
+fn without_a_system(at: &Path) -> BTreeSet<String> {
+    let file = at.join("daos_server.yml");
+    std::fs::write(&file, "name: lab\ntargets: 2\nstorage:\n  path: /srv/daos\n").unwrap();
+    let check = |program, command: &str, more: &[&str]| {
+        let words: Vec<&str> = command.split(' ').chain(more.iter().copied()).chain(["--json"]).collect();
+        checked(program, command, &run(program, &words).ok())
+    };
+    [
+        check(DAOS, "version", &[]),
+        check(DMG, "version", &[]),
+        check(DAOS_SERVER, "version", &[]),
+        check(DAOS_SERVER, "config check", &[file.to_str().unwrap()]),
+        check(DAOS, "quickstart", &[small_tree(at).to_str().unwrap(), "--path", at.join("quick").to_str().unwrap()]),
+    ]
+    .into()
+}
+
+#[test]
+fn every_command_keeps_its_schema_embedded() {
+    let at = tempfile::tempdir().unwrap();
+    let mut seen = every_command(Reach::embedded(&at.path().join("system")), at.path());
+    seen.append(&mut without_a_system(at.path()));
+    let schemas = std::fs::read_dir(Path::new(env!("CARGO_MANIFEST_DIR")).join("schemas")).unwrap();
+    let known: BTreeSet<String> =
+        schemas.map(|e| e.unwrap().path().file_stem().unwrap().to_str().unwrap().to_string()).collect();
+    assert_eq!(known, seen, "every schema belongs to a command that was run");
+}
+
+#[test]
+fn every_command_keeps_its_schema_against_a_server() {
+    let at = tempfile::tempdir().unwrap();
+    let server = Server::start(&at.path().join("storage"));
+    every_command(server.reach(), at.path());
+}
+
+/// A script that asks for JSON gets JSON, also when it asks wrongly.
+#[test]
+fn failures_are_json_too() {
+    let at = tempfile::tempdir().unwrap();
+    let nowhere = at.path().join("nowhere");
+    let absent = run(DAOS, &["pool", "list", "--json", "--embedded", nowhere.to_str().unwrap()]);
+    assert_eq!((absent.status, absent.json()["status"].as_i64()), (1, Some(-1005)), "{absent:?}");
+    let wrong = run(DAOS, &["pool", "lst", "--json"]);
+    assert_eq!((wrong.status, wrong.json()["status"].as_i64()), (2, Some(-1003)), "{wrong:?}");
+    assert!(wrong.json()["response"].is_null());
+}
