@@ -64,19 +64,20 @@ impl Store {
     /// - `TooLarge`, `Failed`, `Stopped`.
     pub fn reserve(&self, bytes: u64) -> Result<Reservation> {
         self.shared.running()?;
-        let demand = self.shared.page_demand();
-        let mut reserved = self.shared.space.borrow_mut().reserve(bytes, demand);
+        let shared = &self.shared;
+        let demand = shared.page_demand();
+        let mut reserved = shared.space.borrow_mut().reserve(bytes, demand);
         if let Err(Error::NoSpace { .. }) = reserved {
-            let durable = self.shared.log.borrow().durable();
-            let mut space = self.shared.space.borrow_mut();
-            space.drain(durable);
-            reserved = space.reserve(bytes, demand);
+            let durable = shared.log.borrow().durable();
+            shared.space.borrow_mut().drain(durable);
+            reserved = shared.space.borrow_mut().reserve(bytes, demand);
             if let Err(Error::NoSpace { wanted, .. }) = reserved {
-                drop(space);
-                // Only what is in quarantine can become bulk space: pages never do by themselves.
-                let usage = self.shared.space.borrow().usage();
-                if usage.quarantined > 0 && wanted <= usage.free + usage.quarantined {
-                    return Err(self.shared.no_room(wanted));
+                // A flush or a checkpoint frees what is in quarantine, and a checkpoint what is kept for
+                // changed pages. Only when that could do is it worth the wait.
+                let usage = shared.space.borrow().usage();
+                let is_coming = usage.quarantined > 0 || shared.is_changed();
+                if is_coming && wanted <= usage.free + usage.quarantined {
+                    return Err(shared.refuse_reservation());
                 }
             }
         }

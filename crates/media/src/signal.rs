@@ -3,7 +3,7 @@
 //! Whoever may change the fact calls [`Waiters::wake`]; waiters look again. Nothing is lost in between:
 //! looking and registering happen in one poll, and all of it on one thread.
 
-use std::cell::RefCell;
+use std::cell::{Cell, RefCell};
 use std::future::{Future, poll_fn};
 use std::task::{Poll, Waker};
 
@@ -11,6 +11,7 @@ use std::task::{Poll, Waker};
 #[derive(Default)]
 pub(crate) struct Waiters {
     wakers: RefCell<Vec<Waker>>,
+    changes: Cell<u64>,
 }
 
 impl Waiters {
@@ -28,9 +29,15 @@ impl Waiters {
     /// Wakes everybody who waits.
     #[inline]
     pub(crate) fn wake(&self) {
+        self.changes.set(self.changes.get() + 1);
         if !self.wakers.borrow().is_empty() {
             self.wake_waiting();
         }
+    }
+
+    /// How often `wake` was called: whether anything may have changed since a moment.
+    pub(crate) fn changes(&self) -> u64 {
+        self.changes.get()
     }
 
     #[cold]

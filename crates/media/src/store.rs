@@ -83,6 +83,8 @@ pub(crate) struct Shared {
     checkpoints: Cell<Counts>,
     /// Room was made, a checkpoint ended, or the store failed.
     pub(crate) relieved: Rc<Waiters>,
+    /// A reservation was refused as `Busy` when `relieved` had seen so many changes.
+    refused_at: Cell<Option<u64>>,
 }
 
 /// Checkpoints of this opening.
@@ -155,6 +157,7 @@ impl Store {
             wanted: Waiters::default(),
             checkpoints: Cell::default(),
             relieved: space.relieved(),
+            refused_at: Cell::new(None),
             space: RefCell::new(space),
         };
         Store { shared: Rc::new(shared), tasks: Rc::default() }
@@ -473,7 +476,15 @@ impl Shared {
         let space = self.space.borrow();
         let is_cramped = !space.has_room(crate::log::Reserve::Normal, self.page_demand())
             && (self.dirty.get() > 0 || space.usage().quarantined > 0);
-        self.dirty.get() > self.dirty_max || log.is_tight() || is_cramped
+        let is_refused = self.refused_at.get() == Some(self.relieved.changes());
+        self.dirty.get() > self.dirty_max || log.is_tight() || is_cramped || is_refused
+    }
+
+    /// A reservation is refused for now: whoever waits, waits for the next change at least.
+    pub(crate) fn refuse_reservation(&self) -> Error {
+        self.refused_at.set(Some(self.relieved.changes()));
+        self.wanted.wake();
+        Error::Busy { dirty: self.dirty.get(), frames: self.pages_budget() }
     }
 
     /// # Errors
@@ -528,17 +539,18 @@ impl Shared {
         counts.requested
     }
 
-    fn is_changed(&self) -> bool {
+    /// Whether a checkpoint would write anything.
+    pub(crate) fn is_changed(&self) -> bool {
         let log = self.log.borrow();
         log.end() > log.tail() || self.dirty.get() > 0 || self.space.borrow().is_changed()
     }
 
     fn wants_checkpoint(&self) -> bool {
         let counts = self.checkpoints.get();
-        self.log.borrow().wants_checkpoint()
-            || self.dirty.get() > self.dirty_wanted
-            || counts.requested > counts.begun
-            || self.pressure()
+        // When nothing changed, a checkpoint would relieve nothing.
+        counts.requested > counts.begun
+            || self.is_changed()
+                && (self.log.borrow().wants_checkpoint() || self.dirty.get() > self.dirty_wanted || self.pressure())
     }
 
     pub(crate) fn flush_now(&self) -> std::result::Result<(), Failed> {
