@@ -1,7 +1,8 @@
-//! How fast a small request travels: `echo [tcp|unix|mem] [same|threads] [depth] [seconds]`.
+//! How fast a request travels: `echo [tcp|unix|mem] [same|threads] [depth] [seconds] [bulk bytes]`.
 //!
-//! Prints the rate and the mean round trip of 64-byte echoes, and of a bare tokio ping-pong of the
-//! same kind beside it (depth 1).
+//! Prints the rate and the mean round trip of 64-byte echoes (with bulk data if asked for), and at
+//! depth 1 those of a bare tokio ping-pong of the same kind and size beside it. `SPIN=20` lets links
+//! spin for 20 us.
 
 use std::rc::Rc;
 use std::sync::Arc;
@@ -81,15 +82,15 @@ fn main() {
             print!(", {:.2} GiB/s each way", rate * bulk as f64 / (1u64 << 30) as f64);
         }
         println!();
-        if provider != "mem" && depth == 1 && bulk == 0 {
-            let bare = bare_ping_pong(&provider, &place, seconds).await;
+        if provider != "mem" && depth == 1 {
+            let bare = bare_ping_pong(&provider, &place, seconds, 64.max(bulk)).await;
             println!("  bare ping-pong: {bare:.2} us each");
         }
     });
 }
 
-/// Mean round trip of 64 bytes over streams without anything of ours.
-async fn bare_ping_pong(provider: &str, place: &str, seconds: f64) -> f64 {
+/// Mean round trip of `size` bytes over streams without anything of ours.
+async fn bare_ping_pong(provider: &str, place: &str, seconds: f64, size: usize) -> f64 {
     use rt::stream::{Stream, TcpListener, UnixListener};
     let path = std::path::PathBuf::from(format!("/tmp/net-bare-{}.sock", std::process::id()));
     let (told, bound) = tokio::sync::oneshot::channel();
@@ -106,7 +107,7 @@ async fn bare_ping_pong(provider: &str, place: &str, seconds: f64) -> f64 {
             listener.accept().await.unwrap()
         };
         let (mut reader, mut writer) = stream.into_split();
-        let mut bytes = [0; 64];
+        let mut bytes = vec![0; size];
         while reader.read_exact(&mut bytes).await.is_ok() && writer.write_all(&bytes).await.is_ok() {}
     };
     if place == "same" {
@@ -119,7 +120,7 @@ async fn bare_ping_pong(provider: &str, place: &str, seconds: f64) -> f64 {
     let (mut reader, mut writer) = stream.unwrap().into_split();
     let began = rt::now();
     let end = began + Duration::from_secs_f64(seconds);
-    let (mut bytes, mut count) = ([0; 64], 0u64);
+    let (mut bytes, mut count) = (vec![0; size], 0u64);
     while rt::now() < end {
         writer.write_all(&bytes).await.unwrap();
         reader.read_exact(&mut bytes).await.unwrap();

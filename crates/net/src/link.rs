@@ -22,8 +22,13 @@ use crate::Address;
 use crate::outbox::Batch;
 use crate::polling::Spinner;
 
-/// Size of a stream's read buffer: a few hundred small frames in one system call.
-const READ_BUFFER_BYTES: usize = 64 * 1024;
+/// Size of a stream's read buffer: some two hundred small frames in one system call. What is in it
+/// of bulk data has to be copied once more, so it is not larger.
+const READ_BUFFER_BYTES: usize = 32 * 1024;
+
+/// What is missing of bulk data is read straight to its place if it is as much as this; less comes
+/// through the buffer, with the frames after it, instead of by a system call of its own.
+const DIRECT_READ_BYTES_MIN: usize = 16 * 1024;
 
 /// Longest a write may make no end. A peer that reads nothing for so long is taken for dead, so
 /// that the frames waiting for it do not hold memory for ever.
@@ -318,7 +323,7 @@ impl ReadBuffer {
     /// Reads until at least `needed` bytes are held, at most the buffer's size. False at the end of
     /// the stream.
     async fn fill<S: Source>(&mut self, source: &mut S, needed: usize) -> io::Result<bool> {
-        debug_assert!(needed <= self.bytes.len());
+        debug_assert!(needed <= self.bytes.len(), "a buffer is not asked for more than its size");
         while self.end - self.start < needed {
             if self.start == self.end {
                 (self.start, self.end) = (0, 0);
@@ -382,14 +387,19 @@ async fn read_frame<S: Source>(
     Ok(Some(Arrival { header, body, bulk }))
 }
 
-/// Fills `into`: from the buffer first, then directly.
+/// Fills `into`: from the buffer what it holds, directly what is much.
 async fn read_exact<S: Source>(source: &mut S, buffer: &mut ReadBuffer, into: &mut [u8]) -> Result<(), LinkError> {
     let mut done = buffer.take(into);
-    while done < into.len() {
+    while into.len() - done >= DIRECT_READ_BYTES_MIN {
         match source.read(&mut into[done..]).await? {
             0 => return Err(LinkError::Torn),
             count => done += count,
         }
     }
+    let rest = &mut into[done..];
+    if !buffer.fill(source, rest.len()).await? {
+        return Err(LinkError::Torn);
+    }
+    buffer.take(rest);
     Ok(())
 }
