@@ -12,6 +12,7 @@
 
 mod media;
 mod messages;
+mod store;
 
 use codec::crc32c;
 use wire::frame;
@@ -25,6 +26,8 @@ pub const TARGETS: &[(&str, fn(&[u8]))] = &[
     ("root", media::root),
     ("log", media::log),
     ("page", media::page),
+    ("store-record", store::record),
+    ("store-page", store::page),
 ];
 
 /// The target called `name`.

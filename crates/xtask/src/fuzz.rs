@@ -42,16 +42,17 @@ pub(crate) fn run(root: &Path, arguments: &[String]) -> Result<()> {
     }
     let names = if options.names.is_empty() { targets(&workspace)? } else { options.names.clone() };
     let program = build(&workspace, guided)?;
+    let scratch = Scratch::new(&workspace)?;
     for name in &names {
         let corpus = workspace.join("corpus").join(name);
         std::fs::create_dir_all(&corpus).with_context(|| format!("create {}", corpus.display()))?;
         let seeds = seeds(root)?;
         let mut command = Command::new(&program);
-        command.current_dir(&workspace).env("FUZZ_TARGET", name);
+        command.current_dir(&workspace).env("FUZZ_TARGET", name).env("FUZZ_SCRATCH", &scratch.0);
         if guided {
             command.arg(format!("-max_total_time={}", options.seconds));
             command.arg(format!("-max_len={INPUT_BYTES_MAX}"));
-            command.args(["-print_final_stats=1", "-timeout=10", "-rss_limit_mb=2048"]);
+            command.args(["-print_final_stats=1", "-timeout=10", "-rss_limit_mb=4096"]);
             command.arg(format!("-artifact_prefix={name}-"));
             command.arg(&corpus).args(&seeds);
         } else {
@@ -92,6 +93,26 @@ impl Options {
             }
         }
         Ok(options)
+    }
+}
+
+/// A directory for files that targets make, in memory where there is such a place; gone when dropped.
+struct Scratch(PathBuf);
+
+impl Scratch {
+    fn new(workspace: &Path) -> Result<Scratch> {
+        let memory = Path::new("/dev/shm");
+        let parent = if memory.is_dir() { memory.to_owned() } else { workspace.join("target") };
+        let directory = parent.join(format!("daos-fuzz-{}", std::process::id()));
+        std::fs::create_dir_all(&directory).with_context(|| format!("create {}", directory.display()))?;
+        Ok(Scratch(directory))
+    }
+}
+
+impl Drop for Scratch {
+    fn drop(&mut self) {
+        // Only files of this run are in it; one that stays does no harm.
+        let _ = std::fs::remove_dir_all(&self.0);
     }
 }
 

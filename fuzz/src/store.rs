@@ -1,0 +1,183 @@
+//! A whole store of `vos` on damaged ground: log records and pages that are not what it wrote, but carry
+//! right checksums.
+//!
+//! # Shape
+//! A small store with every kind of record is made once. Each run starts from its files, plants the
+//! input, opens it, and uses what opens: nothing may panic, and nothing may loop.
+
+use std::path::PathBuf;
+use std::sync::LazyLock;
+
+use media::{Existing, Identity, Region, Regions, Reserve};
+use rt::disk::{Disk, OpenMode};
+use types::{Conditions, ContainerId, Epoch, Extent, Key, ObjectClass, ObjectId, ObjectType, PoolId};
+use vos::{AkeyRead, AkeyWrite, Edge, Origin, Payload, Punch, PunchScope, ReadWhat, Store, Update, ValueWrite};
+
+const POOL: PoolId = PoolId::from_bytes([1; 16]);
+const CONTAINER: ContainerId = ContainerId::from_bytes([2; 16]);
+const LOG_BYTES: u64 = 128 << 10;
+const DATA_BYTES: u64 = 4 << 20;
+const PAGES_BYTES: usize = 4 << 20;
+/// Enough for an inner node above some leaves.
+const KEYS: u64 = 300;
+/// Steps of maintenance after which something must have come to an end.
+const STEPS_MAX: usize = 100;
+
+/// The files of the small store.
+struct Files {
+    log: Vec<u8>,
+    data: Vec<u8>,
+}
+
+static FILES: LazyLock<Files> = LazyLock::new(|| {
+    write(&Files { log: Vec::new(), data: Vec::new() });
+    let identity = Identity { store: *b"fuzz-vos-store!!", target: 0 };
+    let media = media::Store::format(regions(), identity, PAGES_BYTES, Existing::Destroy).expect("format");
+    let mut store = Store::format(media).expect("format");
+    fill(&mut store).expect("a healthy store takes updates");
+    store.media().flush_now().expect("flush");
+    store.media().checkpoint_blocking().expect("checkpoint");
+    drop(store);
+    let [log, data] = paths().map(|path| std::fs::read(path).expect("the store's files are there"));
+    Files { log, data }
+});
+
+/// Records planted behind those of the store: kind 1, length 2, payload, again and again.
+pub(crate) fn record(data: &[u8]) {
+    write(&FILES);
+    let Some(store) = open() else { unreachable!("the small store opens") };
+    let mut rest = data;
+    while let Some((&[kind, low, high], payload)) = rest.split_first_chunk() {
+        let length = usize::from(u16::from_le_bytes([low, high])).min(payload.len());
+        let (payload, next) = payload.split_at(length);
+        rest = next;
+        if store.media().append(u16::from(kind), &[payload], Reserve::Critical).is_err() {
+            break;
+        }
+    }
+    let _ = store.media().flush_now();
+    drop(store);
+    if let Some(mut store) = open() {
+        use_all(&mut store);
+    }
+}
+
+/// Bytes planted in one page: which page 2, offset 2, the bytes.
+pub(crate) fn page(data: &[u8]) {
+    let Some((&[low, high, at_low, at_high], bytes)) = data.split_first_chunk() else { return };
+    write(&FILES);
+    let Some(store) = open() else { unreachable!("the small store opens") };
+    {
+        let mut pages = store.media().pages();
+        pages.begin_op();
+        let ids: Vec<_> = pages.ids().collect();
+        let id = ids[usize::from(u16::from_le_bytes([low, high])) % ids.len()];
+        let Ok(page) = pages.get_mut(id) else { return };
+        let body = page.body_mut();
+        let at = usize::from(u16::from_le_bytes([at_low, at_high])) % body.len();
+        let length = bytes.len().min(body.len() - at);
+        body[at..at + length].copy_from_slice(&bytes[..length]);
+    }
+    let _ = store.media().checkpoint_blocking();
+    drop(store);
+    if let Some(mut store) = open() {
+        use_all(&mut store);
+    }
+}
+
+fn object() -> ObjectId {
+    let class: ObjectClass = "S1".parse().expect("a class");
+    ObjectId::new(ObjectType::MultiHashed, class, 0, 7)
+}
+
+/// Single values, arrays, holes, punches, a snapshot.
+fn fill(store: &mut Store) -> vos::Result<()> {
+    let origin = Origin::default();
+    store.create_pool(POOL, DATA_BYTES, origin)?;
+    store.create_container(POOL, CONTAINER, origin)?;
+    let (single, array) = (Key::literal("single"), Key::literal("array"));
+    for n in 0..KEYS {
+        let dkey = if n % 2 == 0 { Key::from(n) } else { Key::new(n.to_be_bytes()).expect("eight bytes") };
+        let value = vec![n as u8; 1 + n as usize % 100];
+        let payload = Payload::Inline { bytes: &value, checksums: &[n as u32] };
+        let extents = [(Extent { start: n * 10, count: value.len() as u64 }, payload)];
+        let akeys = [
+            AkeyWrite { akey: &single, value: ValueWrite::Single(payload) },
+            AkeyWrite { akey: &array, value: ValueWrite::Array { record_bytes: 1, extents: &extents } },
+        ];
+        let update = Update { group: 0, oid: object(), dkey: &dkey, conditions: Conditions::None, akeys: &akeys };
+        store.update(CONTAINER, Epoch(1000 + n), origin, &update)?;
+        if n % 50 == 0 {
+            let scope = PunchScope::Extents { dkey: &dkey, akey: &array, extents: &[Extent { start: 0, count: 5 }] };
+            let punch = Punch { group: 0, oid: object(), scope, conditions: Conditions::None };
+            store.punch(CONTAINER, Epoch(1000 + n), origin, &punch)?;
+        }
+    }
+    store.set_snapshots(CONTAINER, &[Epoch(1100)], origin)?;
+    let scope = PunchScope::Dkey(&Key::Integer(4));
+    let punch = Punch { group: 0, oid: object(), scope, conditions: Conditions::None };
+    store.punch(CONTAINER, Epoch(5000), origin, &punch)?;
+    Ok(())
+}
+
+/// Every question and a few changes; any answer will do.
+fn use_all(store: &mut Store) {
+    let (single, array) = (Key::literal("single"), Key::literal("array"));
+    let everything = Extent { start: 0, count: 1 << 20 };
+    for container in store.pools().into_iter().flat_map(|pool| store.containers(pool)).collect::<Vec<_>>() {
+        for at in [Epoch(1100), Epoch::MAX] {
+            let _ = store.list_objects(container, at, None, 10);
+            for group in [0, 1] {
+                let _ = store.list_dkeys(container, at, group, object(), None, 1000);
+                let _ = store.query_dkey(container, at, group, object(), Edge::Highest);
+                let _ = store.query_array_tail(container, at, group, object(), &array);
+            }
+            for dkey in [Key::from(0), Key::from(4), Key::new(7u64.to_be_bytes()).expect("eight bytes")] {
+                let extents = [everything];
+                let reads = [
+                    AkeyRead { akey: &single, what: ReadWhat::Single },
+                    AkeyRead { akey: &array, what: ReadWhat::Array(&extents) },
+                ];
+                let _ = store.fetch(container, at, 0, object(), &dkey, &reads, Conditions::None);
+                let _ = store.list_akeys(container, at, 0, object(), &dkey, None, 10);
+                let _ = store.list_extents(container, at, 0, object(), &dkey, &array, everything, 10);
+            }
+        }
+        let dkey = Key::from(2);
+        let payload = Payload::Inline { bytes: b"after", checksums: &[1] };
+        let akeys = [AkeyWrite { akey: &single, value: ValueWrite::Single(payload) }];
+        let update = Update { group: 0, oid: object(), dkey: &dkey, conditions: Conditions::None, akeys: &akeys };
+        let _ = store.update(container, Epoch(1 << 40), Origin::default(), &update);
+        let punch = Punch { group: 0, oid: object(), scope: PunchScope::Object, conditions: Conditions::None };
+        let _ = store.punch(container, Epoch(1 << 41), Origin::default(), &punch);
+    }
+    let _ = store.check();
+    let _ = store.maintain(STEPS_MAX);
+    let _ = store.check();
+}
+
+fn open() -> Option<Store> {
+    let (media, recovery) = media::Store::open(regions(), PAGES_BYTES).ok()?;
+    Store::recover(media, recovery, &mut |_, _| {}).ok().map(|(store, _)| store)
+}
+
+/// Where the files are: in memory, if `FUZZ_SCRATCH` says where.
+fn paths() -> [PathBuf; 2] {
+    let directory = std::env::var_os("FUZZ_SCRATCH").map_or_else(std::env::temp_dir, PathBuf::from);
+    ["log", "data"].map(|name| directory.join(format!("fuzz-{name}-{}", std::process::id())))
+}
+
+fn write(files: &Files) {
+    for (path, bytes) in paths().iter().zip([&files.log, &files.data]) {
+        std::fs::write(path, bytes).expect("the scratch directory takes files");
+    }
+}
+
+fn regions() -> Regions {
+    let region = |path: &PathBuf, bytes| {
+        let mode = OpenMode { create: true, direct: false, exclusive_lock: false };
+        Region { disk: Disk::open(path, mode).expect("a scratch file opens"), base: 0, bytes }
+    };
+    let [log, data] = paths();
+    Regions { log: region(&log, LOG_BYTES), data: region(&data, DATA_BYTES) }
+}
