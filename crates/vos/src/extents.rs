@@ -231,6 +231,9 @@ impl<'a> Sweep<'a> {
     pub(crate) fn next(&mut self) -> Result<Option<(u64, u64, Candidate<'a>)>> {
         loop {
             let position = self.position;
+            if position >= self.merge.until {
+                return Ok(None);
+            }
             self.open.retain(|c| c.end > position);
             let next = self.merge.peek();
             let Some(top) = self.open.iter().copied().max_by_key(|c| c.version) else {

@@ -1,0 +1,108 @@
+//! Random operation sequences against the model: everything that can be read, at every epoch, agrees.
+//!
+//! `VOS_SEQUENCES=5000` runs more; `VOS_SEED=17` runs one.
+
+mod rig;
+
+use rig::{Generator, Model, Op, compare_at, compare_lists, on_node, submit};
+use types::Epoch;
+use vos::Store;
+
+const SEQUENCES: u64 = 500;
+
+fn seeds() -> std::ops::Range<u64> {
+    let number = |name: &str| std::env::var(name).ok().and_then(|text| text.parse::<u64>().ok());
+    match number("VOS_SEED") {
+        Some(seed) => seed..seed + 1,
+        None => 0..number("VOS_SEQUENCES").unwrap_or(SEQUENCES),
+    }
+}
+
+fn step(store: &mut Store, model: &mut Model, op: &Op, seq: u64) {
+    let expected = model.apply(op);
+    let (found, _) = submit(store, op, seq).unwrap_or_else(|error| panic!("{op:?}: {error}"));
+    assert_eq!(found, expected, "{op:?}");
+}
+
+/// One sequence: history stays whole, so all epochs are compared.
+fn sequence(seed: u64) {
+    let mut store = rig::format(1 << 20, 16 << 20, 4 << 20);
+    let mut model = Model::default();
+    let mut generator = Generator::new(seed);
+    step(&mut store, &mut model, &Op::CreatePool(0, 8 << 20), 0);
+    for container in 0..generator.containers {
+        step(&mut store, &mut model, &Op::CreateContainer(0, container), 0);
+    }
+    let steps = 20 + generator.dice.below(60);
+    for seq in 1..=steps {
+        let op = generator.op();
+        step(&mut store, &mut model, &op, seq);
+        if generator.dice.chance(20) {
+            let at = Epoch(generator.dice.below(generator.newest() + 2));
+            compare_at(&mut store, &model, generator.objects, at);
+        }
+        if generator.dice.chance(25) {
+            store.media().checkpoint_blocking().unwrap();
+        }
+    }
+    for at in (0..=generator.newest() + 1).map(Epoch).chain([Epoch::MAX]) {
+        compare_at(&mut store, &model, generator.objects, at);
+    }
+    compare_lists(&mut store, &model);
+    for (id, (_, container)) in &model.containers {
+        for number in 0..generator.objects {
+            let (group, oid) = rig::object(number);
+            let found = store.object_max_write(*id, group, oid).unwrap();
+            assert_eq!(found, container.max_write((group, oid)), "last write of object {number} of {id}");
+        }
+    }
+    store.check().expect_clean();
+    forget(&mut store, &mut model, generator);
+}
+
+/// From here on history is reclaimed: the latest state and the snapshots still agree, and what is kept is
+/// no more than the model keeps.
+fn forget(store: &mut Store, model: &mut Model, mut generator: Generator) {
+    generator.in_order = true;
+    for seq in 0..20 {
+        if seq % 5 == 0 {
+            submit(store, &Op::Maintain, seq).unwrap();
+            store.check().expect_clean();
+            compare_kept(store, model, generator.objects);
+        }
+        // A new epoch each, above all before: older ones no longer read as they did.
+        generator.epoch();
+        let op = match generator.op() {
+            Op::Snapshots(container, epochs) => {
+                Op::Snapshots(container, epochs.into_iter().filter(|epoch| epoch.0 >= generator.newest()).collect())
+            }
+            op => op,
+        };
+        step(store, model, &op, seq);
+    }
+    submit(store, &Op::Maintain, 99).unwrap();
+    compare_kept(store, model, generator.objects);
+    store.check().expect_clean();
+}
+
+fn compare_kept(store: &mut Store, model: &Model, objects: u64) {
+    compare_at(store, model, objects, Epoch::MAX);
+    let mut snapshots: Vec<Epoch> = model.containers.values().flat_map(|(_, m)| m.snapshots.clone()).collect();
+    snapshots.sort();
+    snapshots.dedup();
+    for at in snapshots {
+        let mut pinned = model.clone();
+        pinned.containers.retain(|_, (_, container)| container.snapshots.contains(&at));
+        compare_at(store, &pinned, objects, at);
+    }
+}
+
+#[test]
+fn random_sequences_agree_with_the_model() {
+    for seed in seeds() {
+        let outcome = std::panic::catch_unwind(|| on_node(seed, move || sequence(seed)));
+        if outcome.is_err() {
+            panic!("sequence {seed} failed: run it alone with VOS_SEED={seed}");
+        }
+    }
+}

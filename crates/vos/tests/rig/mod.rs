@@ -1,0 +1,621 @@
+//! A store and its model side by side, for tests: does the same operations to both, and compares all that
+//! can be read.
+#![allow(dead_code)]
+
+use std::collections::BTreeMap;
+
+use codec::checksum;
+use media::{Existing, Identity, Lsn, Recovered, Region, Regions};
+use rt::disk::{Disk, OpenMode};
+use types::{Conditions, ContainerId, Epoch, Extent, Key, ObjectId, PoolId, SessionId};
+use vos::model::{self, Object, Refusal, Scope, Write};
+use vos::{
+    AkeyRead, AkeyWrite, Edge, Error, FetchPlan, ListedExtent, ListedObject, Origin, Payload, Punch, PunchScope,
+    ReadWhat, Reservation, Source, Store, Update, ValueRead, ValueWrite,
+};
+
+/// Indices read one by one; some extents lie far beyond.
+const SPAN: u64 = 48;
+/// Payloads from this size on go to bulk blocks: small, so that few bytes test both ways.
+const BULK_FROM: usize = 300;
+
+/// A seeded source of choices.
+pub struct Dice(pub u64);
+
+impl Dice {
+    pub fn next(&mut self) -> u64 {
+        self.0 = self.0.wrapping_add(0x9e37_79b9_7f4a_7c15);
+        let mut x = self.0;
+        x = (x ^ (x >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
+        x = (x ^ (x >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
+        x ^ (x >> 31)
+    }
+    pub fn below(&mut self, n: u64) -> u64 {
+        self.next() % n
+    }
+    pub fn chance(&mut self, one_in: u64) -> bool {
+        self.below(one_in) == 0
+    }
+    pub fn pick<'a, T>(&mut self, from: &'a [T]) -> &'a T {
+        &from[self.below(from.len() as u64) as usize]
+    }
+}
+
+pub fn pool(n: u8) -> PoolId {
+    PoolId::from_bytes([0xa0 + n; 16])
+}
+
+pub fn container(n: u8) -> ContainerId {
+    ContainerId::from_bytes([n + 1; 16])
+}
+
+pub fn object(n: u64) -> Object {
+    ((n % 2) as u32, ObjectId { hi: 7, lo: n })
+}
+
+pub fn dkeys() -> Vec<Key> {
+    let bytes = |b: &[u8]| Key::new(b).unwrap();
+    vec![Key::from(0), Key::from(7), Key::from(u64::MAX), bytes(b"a"), bytes(b"a\0"), bytes(b"\0\0"), bytes(&[9; 200])]
+}
+
+pub fn akeys() -> Vec<Key> {
+    let bytes = |b: &[u8]| Key::new(b).unwrap();
+    vec![Key::from(1), Key::from(2), bytes(b"x"), bytes(b"x\0y"), bytes(&[0; 130])]
+}
+
+/// Something to do to a store.
+#[derive(Clone, Debug)]
+pub enum Op {
+    CreatePool(u8, u64),
+    DestroyPool(u8),
+    SetQuota(u8, u64),
+    CreateContainer(u8, u8),
+    DestroyContainer(u8),
+    Snapshots(u8, Vec<Epoch>),
+    Update { container: u8, epoch: Epoch, object: u64, dkey: Key, conditions: Conditions, akeys: Vec<(Key, Write)> },
+    Punch { container: u8, epoch: Epoch, object: u64, scope: Scope, conditions: Conditions },
+    Maintain,
+}
+
+/// What a target should hold.
+#[derive(Clone, Default)]
+pub struct Model {
+    pub pools: BTreeMap<PoolId, u64>,
+    pub containers: BTreeMap<ContainerId, (PoolId, model::Container)>,
+}
+
+/// How an operation ended, as far as a caller can tell.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Outcome {
+    Done,
+    Refused(Refusal),
+    Missing,
+    Present,
+}
+
+impl Model {
+    pub fn apply(&mut self, op: &Op) -> Outcome {
+        let done = |result: Result<(), Refusal>| result.map_or_else(Outcome::Refused, |()| Outcome::Done);
+        match op {
+            Op::CreatePool(n, quota) if self.pools.contains_key(&pool(*n)) => {
+                let _ = quota;
+                Outcome::Present
+            }
+            Op::CreatePool(n, quota) => {
+                self.pools.insert(pool(*n), *quota);
+                Outcome::Done
+            }
+            Op::SetQuota(n, quota) => match self.pools.get_mut(&pool(*n)) {
+                Some(stored) => {
+                    *stored = *quota;
+                    Outcome::Done
+                }
+                None => Outcome::Missing,
+            },
+            Op::DestroyPool(n) => {
+                if self.pools.remove(&pool(*n)).is_none() {
+                    return Outcome::Missing;
+                }
+                self.containers.retain(|_, (owner, _)| *owner != pool(*n));
+                Outcome::Done
+            }
+            Op::CreateContainer(p, c) => {
+                if !self.pools.contains_key(&pool(*p)) {
+                    return Outcome::Missing;
+                }
+                if self.containers.contains_key(&container(*c)) {
+                    return Outcome::Present;
+                }
+                self.containers.insert(container(*c), (pool(*p), model::Container::default()));
+                Outcome::Done
+            }
+            Op::DestroyContainer(c) => match self.containers.remove(&container(*c)) {
+                Some(_) => Outcome::Done,
+                None => Outcome::Missing,
+            },
+            Op::Snapshots(c, epochs) => match self.containers.get_mut(&container(*c)) {
+                Some((_, model)) => {
+                    model.snapshots = epochs.clone();
+                    model.snapshots.sort();
+                    model.snapshots.dedup();
+                    Outcome::Done
+                }
+                None => Outcome::Missing,
+            },
+            Op::Update { container: c, epoch, object: o, dkey, conditions, akeys } => {
+                match self.containers.get_mut(&container(*c)) {
+                    Some((_, model)) => done(model.update(*epoch, object(*o), dkey, *conditions, akeys)),
+                    None => Outcome::Missing,
+                }
+            }
+            Op::Punch { container: c, epoch, object: o, scope, conditions } => {
+                match self.containers.get_mut(&container(*c)) {
+                    Some((_, model)) => done(model.punch(*epoch, object(*o), scope, *conditions)),
+                    None => Outcome::Missing,
+                }
+            }
+            Op::Maintain => Outcome::Done,
+        }
+    }
+}
+
+pub fn disk(path: &str) -> Disk {
+    Disk::open(path, OpenMode { create: true, ..OpenMode::default() }).unwrap()
+}
+
+pub fn regions(log_bytes: u64, data_bytes: u64) -> Regions {
+    Regions {
+        log: Region { disk: disk("/log"), base: 0, bytes: log_bytes },
+        data: Region { disk: disk("/data"), base: 0, bytes: data_bytes },
+    }
+}
+
+pub fn format(log_bytes: u64, data_bytes: u64, memory_bytes: usize) -> Store {
+    let identity = Identity { store: *b"0123456789abcdef", target: 0 };
+    let media = media::Store::format(regions(log_bytes, data_bytes), identity, memory_bytes, Existing::Refuse).unwrap();
+    Store::format(media).unwrap()
+}
+
+pub fn open(memory_bytes: usize) -> Result<(Store, Recovered, Vec<(Lsn, Origin)>), Error> {
+    let regions = Regions { log: Region::whole(disk("/log")).unwrap(), data: Region::whole(disk("/data")).unwrap() };
+    let (media, recovery) = media::Store::open(regions, memory_bytes)?;
+    let mut seen = Vec::new();
+    let (store, recovered) = Store::recover(media, recovery, &mut |lsn, origin| seen.push((lsn, origin)))?;
+    Ok((store, recovered, seen))
+}
+
+/// Runs `body` on a machine of its own with empty disks.
+pub fn on_node<T: 'static>(seed: u64, body: impl FnOnce() -> T + 'static) -> T {
+    let sim = rt::sim::Sim::new(rt::sim::SimConfig::seeded(seed));
+    let node = sim.node("target");
+    sim.run(async move { rt::sim::current().spawn_on(node, async move { body() }).await.unwrap() })
+}
+
+/// The bytes of a write: their own, so that a mix-up shows.
+pub fn content(seed: u64, len: usize) -> Vec<u8> {
+    let mut dice = Dice(seed);
+    (0..len).map(|_| dice.next() as u8).collect()
+}
+
+/// Operations at random: few objects, keys and indices, so that they meet.
+pub struct Generator {
+    pub dice: Dice,
+    pub containers: u8,
+    pub objects: u64,
+    newest: u64,
+    /// Epochs may fall behind the newest; not any more once `maintain` has forgotten history.
+    pub in_order: bool,
+    pub epochs_max: u64,
+}
+
+impl Generator {
+    pub fn new(seed: u64) -> Generator {
+        let mut dice = Dice(seed);
+        let in_order = dice.chance(2);
+        Generator { containers: 1 + dice.below(2) as u8, objects: 3, newest: 1, in_order, epochs_max: 24, dice }
+    }
+
+    pub fn epoch(&mut self) -> Epoch {
+        if self.in_order || self.dice.chance(3) {
+            self.newest += self.dice.below(3);
+        }
+        let back = if self.in_order { 0 } else { self.dice.below(self.newest.min(6)) };
+        Epoch(self.newest - back)
+    }
+
+    pub fn newest(&self) -> u64 {
+        self.newest
+    }
+
+    pub fn op(&mut self) -> Op {
+        let container = self.dice.below(u64::from(self.containers)) as u8;
+        match self.dice.below(100) {
+            0 => Op::Snapshots(
+                container,
+                (0..self.dice.below(4)).map(|back| Epoch(self.newest.saturating_sub(back).max(1))).collect(),
+            ),
+            1 if self.dice.chance(3) => Op::DestroyContainer(container),
+            2 | 3 => Op::CreateContainer(0, container),
+            4 if self.dice.chance(4) => Op::SetQuota(0, 1 << (24 + self.dice.below(4))),
+            n if n < 30 => self.punch(container),
+            _ => self.update(container),
+        }
+    }
+
+    fn conditions(&mut self) -> Conditions {
+        if self.dice.chance(5) { Conditions::from_code(self.dice.below(5) as u8).unwrap() } else { Conditions::None }
+    }
+
+    pub fn update(&mut self, container: u8) -> Op {
+        let epoch = self.epoch();
+        let (object, dkey) = (self.dice.below(self.objects), self.dice.pick(&dkeys()).clone());
+        let conditions = self.conditions();
+        let mut all = akeys();
+        let count = if self.dice.chance(3) { 1 + self.dice.below(3) } else { 1 };
+        let akeys = (0..count)
+            .map(|_| {
+                let index = self.dice.below(all.len() as u64) as usize;
+                let akey = all.swap_remove(index);
+                (akey.clone(), self.write(&akey))
+            })
+            .collect();
+        Op::Update { container, epoch, object, dkey, conditions, akeys }
+    }
+
+    fn write(&mut self, akey: &Key) -> Write {
+        if self.dice.chance(3) {
+            let len = match self.dice.below(8) {
+                0 => 0,
+                1 => 2000 + self.dice.below(2000),
+                2 => 4096 + self.dice.below(9000),
+                _ => self.dice.below(100),
+            };
+            return Write::Single(content(self.dice.next(), len as usize));
+        }
+        // Each akey has its record size; sometimes another is tried.
+        let usual = 1 + akey.len() as u32 % 3;
+        let record_bytes = if self.dice.chance(12) { usual + 1 } else { usual };
+        let extents = self.extents(true);
+        let extents = extents
+            .into_iter()
+            .map(|extent| (extent, content(self.dice.next(), (extent.count * u64::from(record_bytes)) as usize)))
+            .collect();
+        Write::Array(record_bytes, extents)
+    }
+
+    fn extents(&mut self, data: bool) -> Vec<Extent> {
+        let mut extents = Vec::new();
+        let mut at = 0;
+        for _ in 0..1 + self.dice.below(3) {
+            let start = at + self.dice.below(SPAN - 8);
+            let count = match self.dice.below(12) {
+                0 => 1,
+                1 => 64 + self.dice.below(if data { 2000 } else { 1 << 40 }),
+                2 => 16,
+                _ => 1 + self.dice.below(20),
+            };
+            extents.push(Extent::new(start, count));
+            at = start + count;
+            if at > SPAN {
+                break;
+            }
+        }
+        if self.dice.chance(20) {
+            extents.push(Extent::new((1 << 40) + at + self.dice.below(100), 1 + self.dice.below(5)));
+        }
+        extents
+    }
+
+    pub fn punch(&mut self, container: u8) -> Op {
+        let epoch = self.epoch();
+        let object = self.dice.below(self.objects);
+        let conditions = self.conditions();
+        let dkey = self.dice.pick(&dkeys()).clone();
+        let scope = match self.dice.below(10) {
+            0 => Scope::Object,
+            1 | 2 => Scope::Dkey(dkey),
+            3 | 4 => {
+                let first = self.dice.below(4) as usize;
+                Scope::Akeys(dkey, akeys()[first..first + 1 + self.dice.below(2) as usize].to_vec())
+            }
+            _ => Scope::Extents(dkey, self.dice.pick(&akeys()).clone(), self.extents(false)),
+        };
+        Op::Punch { container, epoch, object, scope, conditions }
+    }
+}
+
+/// Does `op` to the store. Refusals by the model's rules are outcomes; anything else is an error.
+pub fn submit(store: &mut Store, op: &Op, seq: u64) -> Result<(Outcome, Option<Lsn>), Error> {
+    let origin = Origin { session: SessionId(9), seq };
+    let result = match op {
+        Op::CreatePool(n, quota) => store.create_pool(pool(*n), *quota, origin),
+        Op::DestroyPool(n) => store.destroy_pool(pool(*n), origin),
+        Op::SetQuota(n, quota) => store.set_quota(pool(*n), *quota, origin),
+        Op::CreateContainer(p, c) => store.create_container(pool(*p), container(*c), origin),
+        Op::DestroyContainer(c) => store.destroy_container(container(*c), origin),
+        Op::Snapshots(c, epochs) => store.set_snapshots(container(*c), epochs, origin),
+        Op::Maintain => {
+            while store.maintain(1)? {}
+            return Ok((Outcome::Done, None));
+        }
+        Op::Update { container: c, epoch, object: o, dkey, conditions, akeys } => {
+            update(store, container(*c), *epoch, origin, object(*o), dkey, *conditions, akeys)
+        }
+        Op::Punch { container: c, epoch, object: o, scope, conditions } => {
+            let (group, oid) = object(*o);
+            let scope = match scope {
+                Scope::Object => PunchScope::Object,
+                Scope::Dkey(dkey) => PunchScope::Dkey(dkey),
+                Scope::Akeys(dkey, akeys) => PunchScope::Akeys(dkey, akeys),
+                Scope::Extents(dkey, akey, extents) => PunchScope::Extents { dkey, akey, extents },
+            };
+            store.punch(container(*c), *epoch, origin, &Punch { group, oid, scope, conditions: *conditions })
+        }
+    };
+    match result {
+        Ok(lsn) => Ok((Outcome::Done, Some(lsn))),
+        Err(Error::NoPool(_) | Error::NoContainer(_)) => Ok((Outcome::Missing, None)),
+        Err(Error::PoolExists(_) | Error::ContainerExists(_)) => Ok((Outcome::Present, None)),
+        Err(Error::Exists) => Ok((Outcome::Refused(Refusal::Exists), None)),
+        Err(Error::NotFound) => Ok((Outcome::Refused(Refusal::NotFound), None)),
+        Err(Error::RecordSize { stored, given }) => Ok((Outcome::Refused(Refusal::RecordSize { stored, given }), None)),
+        Err(error) => Err(error),
+    }
+}
+
+#[allow(clippy::too_many_arguments)]
+pub fn update(
+    store: &mut Store,
+    container: ContainerId,
+    epoch: Epoch,
+    origin: Origin,
+    (group, oid): Object,
+    dkey: &Key,
+    conditions: Conditions,
+    akeys: &[(Key, Write)],
+) -> Result<Lsn, Error> {
+    let mut placed: Vec<Vec<(Vec<u32>, Option<Reservation>)>> = Vec::new();
+    for (_, write) in akeys {
+        let values: Vec<&[u8]> = match write {
+            Write::Single(bytes) => vec![bytes],
+            Write::Array(_, extents) => extents.iter().map(|(_, bytes)| &bytes[..]).collect(),
+        };
+        let mut rows = Vec::new();
+        for bytes in values {
+            let reservation = if bytes.len() >= BULK_FROM {
+                let reservation = store.reserve_bulk(container, bytes.len() as u64)?;
+                store.media().bulk_write_now(reservation.media().unwrap(), 0, bytes)?;
+                Some(reservation)
+            } else {
+                None
+            };
+            rows.push((checksum::of_chunks(bytes), reservation));
+        }
+        placed.push(rows);
+    }
+    fn lend<'a>(bytes: &'a [u8], row: &'a (Vec<u32>, Option<Reservation>)) -> Payload<'a> {
+        match &row.1 {
+            Some(at) => Payload::Bulk { at, bytes: bytes.len() as u64, checksums: &row.0 },
+            None => Payload::Inline { bytes, checksums: &row.0 },
+        }
+    }
+    let extents: Vec<Vec<(Extent, Payload<'_>)>> = akeys
+        .iter()
+        .zip(&placed)
+        .map(|((_, write), rows)| match write {
+            Write::Single(_) => Vec::new(),
+            Write::Array(_, extents) => {
+                extents.iter().zip(rows).map(|((extent, bytes), row)| (*extent, lend(bytes, row))).collect()
+            }
+        })
+        .collect();
+    let writes: Vec<AkeyWrite<'_>> = akeys
+        .iter()
+        .zip(&placed)
+        .zip(&extents)
+        .map(|(((akey, write), rows), extents)| AkeyWrite {
+            akey,
+            value: match write {
+                Write::Single(bytes) => ValueWrite::Single(lend(bytes, &rows[0])),
+                Write::Array(record_bytes, _) => ValueWrite::Array { record_bytes: *record_bytes, extents },
+            },
+        })
+        .collect();
+    store.update(container, epoch, origin, &Update { group, oid, dkey, conditions, akeys: &writes })
+}
+
+/// The bytes a plan names, verified; holes are zeros.
+pub fn bytes_of(store: &Store, plan: &FetchPlan, akey: usize) -> Vec<(Extent, Option<Vec<u8>>)> {
+    plan.akeys[akey]
+        .pieces
+        .iter()
+        .map(|piece| {
+            let (payload, checksums, part) = match &piece.source {
+                Source::Hole => return (piece.extent, None),
+                Source::Inline { payload, checksums, part } => (plan.inline[payload.clone()].to_vec(), checksums, part),
+                Source::Bulk { extents, bytes, checksums, part } => {
+                    assert!(plan.pin.is_some(), "bulk is pinned");
+                    let mut payload = Vec::new();
+                    for extent in extents {
+                        let read = store.media().bulk_read_now(*extent, 0, extent.bytes() as usize).unwrap();
+                        payload.extend_from_slice(&read);
+                    }
+                    payload.truncate(*bytes as usize);
+                    (payload, checksums, part)
+                }
+            };
+            checksum::verify_chunks(&payload, checksums).unwrap();
+            (piece.extent, Some(payload[part.start as usize..part.end as usize].to_vec()))
+        })
+        .collect()
+}
+
+/// Compares all that can be read of every container at `at`.
+pub fn compare_at(store: &mut Store, model: &Model, objects: u64, at: Epoch) {
+    for (id, (_, model)) in &model.containers {
+        compare_container(store, *id, model, objects, at);
+    }
+}
+
+pub fn compare_lists(store: &mut Store, model: &Model) {
+    assert_eq!(store.pools(), model.pools.keys().copied().collect::<Vec<_>>());
+    for pool in model.pools.keys() {
+        let expected: Vec<_> = model.containers.iter().filter(|(_, (p, _))| p == pool).map(|(c, _)| *c).collect();
+        assert_eq!(store.containers(*pool), expected);
+        assert_eq!(store.pool_space(*pool).unwrap().quota, model.pools[pool]);
+    }
+    for (id, (_, model)) in &model.containers {
+        assert_eq!(store.container_info(*id).unwrap().snapshots, model.snapshots);
+    }
+}
+
+fn compare_container(store: &mut Store, id: ContainerId, model: &model::Container, objects: u64, at: Epoch) {
+    let what = format!("container {id} at {at}");
+    let mut listed = Vec::new();
+    loop {
+        let after = listed.last().map(|&(group, oid)| ListedObject { group, oid });
+        let part = store.list_objects(id, at, after, 2).unwrap();
+        listed.extend(part.entries.iter().map(|o| (o.group, o.oid)));
+        if !part.more {
+            break;
+        }
+    }
+    assert_eq!(listed, model.objects(at), "objects of {what}");
+    for number in 0..objects {
+        compare_object(store, id, model, object(number), at, &format!("object {number} of {what}"));
+    }
+}
+
+fn compare_object(store: &mut Store, id: ContainerId, model: &model::Container, object: Object, at: Epoch, what: &str) {
+    let (group, oid) = object;
+    let mut listed: Vec<Key> = Vec::new();
+    loop {
+        let part = store.list_dkeys(id, at, group, oid, listed.last(), 3).unwrap();
+        listed.extend(part.entries);
+        if !part.more {
+            break;
+        }
+    }
+    assert_eq!(listed, model.dkeys(at, object), "dkeys of {what}");
+    let integers: Vec<u64> =
+        listed.iter().filter_map(|k| if let Key::Integer(n) = k { Some(*n) } else { None }).collect();
+    assert_eq!(store.query_dkey(id, at, group, oid, Edge::Lowest).unwrap(), integers.first().copied(), "{what}");
+    assert_eq!(store.query_dkey(id, at, group, oid, Edge::Highest).unwrap(), integers.last().copied(), "{what}");
+    for akey in &akeys() {
+        let tail = store.query_array_tail(id, at, group, oid, akey).unwrap();
+        let expected = integers.iter().rev().find_map(|n| {
+            let (end, size) = model.array_end(at, object, &Key::from(*n), akey);
+            (end > 0).then_some((*n, end, size))
+        });
+        assert_eq!(tail.map(|t| (t.dkey, t.end, t.record_bytes)), expected, "tail of {akey} in {what}");
+    }
+    for dkey in &dkeys() {
+        let what = format!("dkey {dkey} of {what}");
+        let mut listed: Vec<Key> = Vec::new();
+        let mut kinds = Vec::new();
+        loop {
+            let part = store.list_akeys(id, at, group, oid, dkey, listed.last(), 2).unwrap();
+            kinds.extend(part.entries.iter().map(|a| (a.akey.clone(), a.single, a.record_bytes)));
+            listed.extend(part.entries.into_iter().map(|a| a.akey));
+            if !part.more {
+                break;
+            }
+        }
+        assert_eq!(kinds, model.akeys(at, object, dkey), "akeys of {what}");
+        let integers: Vec<u64> =
+            listed.iter().filter_map(|k| if let Key::Integer(n) = k { Some(*n) } else { None }).collect();
+        let lowest = store.query_akey(id, at, group, oid, dkey, Edge::Lowest).unwrap();
+        let highest = store.query_akey(id, at, group, oid, dkey, Edge::Highest).unwrap();
+        assert_eq!((lowest, highest), (integers.first().copied(), integers.last().copied()), "{what}");
+        for akey in &akeys() {
+            compare_akey(store, id, model, object, dkey, akey, at, &format!("akey {akey} of {what}"));
+        }
+    }
+}
+
+#[allow(clippy::too_many_arguments)]
+fn compare_akey(
+    store: &mut Store,
+    id: ContainerId,
+    model: &model::Container,
+    object: Object,
+    dkey: &Key,
+    akey: &Key,
+    at: Epoch,
+    what: &str,
+) {
+    let (group, oid) = object;
+    let end = store.query_array(id, at, group, oid, dkey, akey).unwrap();
+    assert_eq!((end.end, end.record_bytes), model.array_end(at, object, dkey, akey), "end of {what}");
+    let span = [Extent::new(0, SPAN / 2), Extent::new(SPAN / 2, SPAN / 2)];
+    let reads = [AkeyRead { akey, what: ReadWhat::Single }, AkeyRead { akey, what: ReadWhat::Array(&span) }];
+    let plan = store.fetch(id, at, group, oid, dkey, &reads, Conditions::None).unwrap();
+    let single = bytes_of(store, &plan, 0).into_iter().next().and_then(|(_, bytes)| bytes);
+    assert_eq!(single.as_deref(), model.single(at, object, dkey, akey), "single value of {what}");
+    let mut quick = Vec::new();
+    match store.fetch_value(id, at, group, oid, dkey, akey, &mut quick).unwrap() {
+        ValueRead::Absent => assert_eq!(single, None, "quick {what}"),
+        ValueRead::Inline { checksums } => {
+            checksum::verify_chunks(&quick, &checksums).unwrap();
+            assert_eq!(single.as_ref(), Some(&quick), "quick {what}");
+        }
+        ValueRead::Bulk => assert!(single.is_some_and(|s| s.len() >= BULK_FROM), "quick {what}"),
+    }
+    let mut index = 0;
+    for (extent, bytes) in bytes_of(store, &plan, 1) {
+        assert_eq!(extent.start, index, "pieces of {what} follow one another");
+        for i in 0..extent.count {
+            let expected = model.record(at, object, dkey, akey, index + i).map(|(_, _, bytes)| bytes);
+            let size = plan.akeys[1].record_bytes as usize;
+            let found = bytes.as_ref().map(|bytes| &bytes[i as usize * size..(i as usize + 1) * size]);
+            assert_eq!(found, expected, "record {} of {what}", index + i);
+        }
+        index = extent.end();
+    }
+    assert_eq!(index, SPAN);
+    compare_extents(store, id, model, object, dkey, akey, at, what);
+}
+
+/// All visible runs, wherever they lie.
+#[allow(clippy::too_many_arguments)]
+fn compare_extents(
+    store: &mut Store,
+    id: ContainerId,
+    model: &model::Container,
+    object: Object,
+    dkey: &Key,
+    akey: &Key,
+    at: Epoch,
+    what: &str,
+) {
+    let (group, oid) = object;
+    let mut found: Vec<ListedExtent> = Vec::new();
+    let limit = 1 << 62;
+    loop {
+        let from = found.last().map_or(0, |run| run.extent.end());
+        let within = Extent::new(from, limit - from);
+        let part = store.list_extents(id, at, group, oid, dkey, akey, within, 4).unwrap();
+        found.extend(part.entries);
+        if !part.more {
+            break;
+        }
+    }
+    // Cut both at every edge, and compare run by run.
+    let edges = model.edges(object, dkey, akey);
+    let mut expected = Vec::new();
+    for pair in edges.windows(2) {
+        if let Some((version, size, _)) = model.record(at, object, dkey, akey, pair[0]) {
+            expected.push((pair[0], pair[1], version.epoch, size));
+        }
+    }
+    let mut cut = Vec::new();
+    for run in &found {
+        let mut start = run.extent.start;
+        for &edge in edges.iter().filter(|&&e| e > run.extent.start && e < run.extent.end()) {
+            cut.push((start, edge, run.epoch, run.record_bytes));
+            start = edge;
+        }
+        cut.push((start, run.extent.end(), run.epoch, run.record_bytes));
+    }
+    assert_eq!(cut, expected, "extents of {what}");
+}
