@@ -178,3 +178,48 @@ pub(crate) fn verify(bytes: &[u8], expected: Seal) -> Result<PageHeader, Fault> 
 pub(crate) fn field(field: &'static str, stored: u64, expected: u64) -> Fault {
     Fault::Field { field, stored, expected }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn sealed() -> Vec<u8> {
+        let mut bytes: Vec<u8> = (0..PAGE_BYTES).map(|at| at as u8).collect();
+        seal(&mut bytes, Seal { page: 9, kind: 5, lsn: 0x4000, store: 0xabcd, checkpoint: 3 });
+        bytes
+    }
+
+    #[test]
+    fn page_has_its_golden_bytes() {
+        crate::golden::check("page_header", &sealed()[..64]);
+        let header = decode_page(&sealed()).unwrap();
+        assert_eq!((header.page.get(), header.kind.get(), header.lsn.get()), (9, 5, 0x4000));
+    }
+
+    #[test]
+    fn every_flipped_bit_of_a_page_is_found() {
+        let mut bytes = sealed();
+        for bit in (0..PAGE_BYTES * 8).filter(|bit| bit / 8 < 64 || bit % 97 == 0) {
+            bytes[bit / 8] ^= 1 << (bit % 8);
+            assert!(matches!(decode_page(&bytes), Err(Fault::Checksum { .. })), "bit {bit}");
+            bytes[bit / 8] ^= 1 << (bit % 8);
+        }
+        assert!(decode_page(&bytes[1..]).is_err() && decode_page(&[]).is_err());
+    }
+
+    /// A whole page in the wrong place: each part of its header is compared with what is expected there.
+    #[test]
+    fn a_page_of_somewhere_else_is_refused() {
+        let expected = Seal { page: 9, kind: 5, lsn: 0, store: 0xabcd, checkpoint: 3 };
+        assert!(verify(&sealed(), expected).is_ok());
+        assert!(verify(&sealed(), Seal { checkpoint: 4, ..expected }).is_ok(), "older is fine");
+        for wrong in [
+            Seal { page: 8, ..expected },
+            Seal { store: 1, ..expected },
+            Seal { checkpoint: 2, ..expected },
+            Seal { kind: KIND_MAP, ..expected },
+        ] {
+            assert!(matches!(verify(&sealed(), wrong), Err(Fault::Field { .. })), "{wrong:?}");
+        }
+    }
+}

@@ -31,7 +31,7 @@ fn pages_beyond_the_memory_budget_read_back_the_same() {
         ledger.store.start();
         let mut dice = Dice(3);
         for _ in 0..4000 {
-            let op = dice.op(ledger::KEYS_MAX);
+            let op = dice.op(ledger::KEYS_MAX, 20 << 10);
             while let Err(error) = ledger.submit(&op, &model).await {
                 assert!(matches!(error, Error::Busy { .. } | Error::LogFull { .. }), "{error}");
                 ledger.store.relieved().await.unwrap();
@@ -57,7 +57,7 @@ fn recovering_twice_is_recovering_once() {
         let ledger = Ledger::format(ledger::regions(LOG_BYTES, DATA_BYTES), 1 << 20);
         let mut dice = Dice(4);
         for step in 0..500 {
-            ledger.submit_now(&dice.op(300), &model).unwrap();
+            ledger.submit_now(&dice.op(300, 20 << 10), &model).unwrap();
             if step == 200 {
                 ledger.store.checkpoint_blocking().unwrap();
             }

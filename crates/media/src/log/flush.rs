@@ -102,3 +102,64 @@ impl Log {
 pub(super) fn offset(position: u64) -> u64 {
     BLOCK_BYTES as u64 + position
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::log::Reserve;
+    use crate::log::record::{decode_batch_header, decode_record, verify_batch};
+
+    fn log() -> Log {
+        let mut log = Log::new((128 << 10) + BLOCK_BYTES as u64, *b"0123456789abcdef");
+        log.resume(Lsn(0), Lsn(0), 4, 9);
+        log
+    }
+
+    #[test]
+    fn batch_has_its_golden_bytes() {
+        let mut log = log();
+        let first = log.append(0x0102, &[b"hello ", b"world"], Reserve::Normal).unwrap();
+        let second = log.append(3, &[], Reserve::Normal).unwrap();
+        assert_eq!((first, second), (Lsn(64), Lsn(64 + 40)));
+        let work = log.take().unwrap();
+        let [(offset, bytes)] = &work.writes[..] else { panic!("one batch is one write") };
+        assert_eq!((*offset, bytes.len()), (BLOCK_BYTES as u64, BLOCK_BYTES));
+        crate::golden::check("batch", &bytes[..160]);
+        let header = decode_batch_header(bytes).unwrap();
+        verify_batch(&header, bytes).unwrap();
+        let (record, payload) = decode_record(&bytes[64..], 64, 4).unwrap();
+        assert_eq!((record.kind.get(), payload), (0x0102, &b"hello world"[..]));
+        for byte in 0..128 {
+            let mut bytes = bytes.to_vec();
+            bytes[byte] ^= 0x10;
+            let whole =
+                decode_batch_header(&bytes).map_err(|_| ()).and_then(|h| verify_batch(&h, &bytes).map_err(|_| ()));
+            // Bytes 64 + 35 .. 64 + 40 pad the first record.
+            assert!(whole.is_err() || (99..104).contains(&byte), "byte {byte}");
+        }
+    }
+
+    #[test]
+    fn a_batch_across_the_end_of_the_area_is_written_in_two_parts() {
+        let mut log = log();
+        let payload = [5; 5000];
+        let mut lsn = 0;
+        while lsn < 1 << 20 {
+            lsn = log.append(1, &[&payload, &payload[..3000]], Reserve::Normal).unwrap().0;
+            let work = log.take().unwrap();
+            let length: usize = work.writes.iter().map(|(_, bytes)| bytes.len()).sum();
+            assert_eq!(length, 2 * BLOCK_BYTES);
+            assert!(work.writes.iter().all(|(at, bytes)| at + bytes.len() as u64 <= log.area + BLOCK_BYTES as u64));
+            assert!(log.complete(work).is_empty());
+            assert_eq!(log.durable(), Lsn(lsn + 2 * BLOCK_BYTES as u64 - 64));
+            let end = log.boundary();
+            log.truncate(end, 9);
+            // Odd starts, so that the end of the area is met in the middle of a batch.
+            if lsn % 7 == 0 {
+                log.append(1, &[b"x"], Reserve::Normal).unwrap();
+                let work = log.take().unwrap();
+                let _ = log.complete(work);
+            }
+        }
+    }
+}

@@ -158,3 +158,50 @@ fn for_words(extent: Extent, mut each: impl FnMut(usize, u64)) {
         at += bits;
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::page::{KIND_BITMAP, Seal, seal};
+
+    #[test]
+    fn bitmap_page_has_its_golden_bytes() {
+        let mut bitmap = Bitmap::new(BITMAP_BLOCKS + 100);
+        bitmap.set(Extent { block: 0, blocks: 6 });
+        bitmap.set(Extent { block: 60, blocks: 70 });
+        bitmap.set(Extent { block: BITMAP_BLOCKS + 1, blocks: 2 });
+        let mut page = vec![0; PAGE_BYTES];
+        bitmap.store(0, &mut page);
+        seal(&mut page, Seal { page: 0, kind: KIND_BITMAP, lsn: 0x4000, store: 0xabcd, checkpoint: 3 });
+        crate::golden::check("bitmap_page", &page[..96]);
+        let mut again = Bitmap::new(BITMAP_BLOCKS + 100);
+        again.load(0, &page);
+        bitmap.store(1, &mut page);
+        again.load(1, &page);
+        assert_eq!(again.words, bitmap.words);
+        assert_eq!(bitmap.take_changed().into_iter().collect::<Vec<_>>(), [0, 1]);
+        assert_eq!(page_count(BITMAP_BLOCKS + 100), 2);
+        assert_eq!((slot_block(0, 0), slot_block(0, 1), slot_block(1, 0)), (2, 4, 6));
+    }
+
+    #[test]
+    fn runs_are_found_across_words_and_ends() {
+        let mut bitmap = Bitmap::new(1000);
+        bitmap.set(Extent { block: 0, blocks: 10 });
+        bitmap.set(Extent { block: 100, blocks: 400 });
+        bitmap.set(Extent { block: 999, blocks: 1 });
+        let mut runs = Vec::new();
+        let mut at = 0;
+        while let Some(run) = bitmap.next_clear_run(at, 1000) {
+            runs.push((run.block, run.blocks));
+            at = run.block + run.blocks;
+        }
+        assert_eq!(runs, [(10, 90), (500, 499)]);
+        assert_eq!(bitmap.next_clear_run(999, 1000), None);
+        assert_eq!(bitmap.count(Extent { block: 0, blocks: 1000 }), 411);
+        assert!(bitmap.all_set(Extent { block: 100, blocks: 400 }) && !bitmap.all_set(Extent { block: 99, blocks: 2 }));
+        assert!(
+            bitmap.all_clear(Extent { block: 10, blocks: 90 }) && !bitmap.all_clear(Extent { block: 98, blocks: 3 })
+        );
+    }
+}

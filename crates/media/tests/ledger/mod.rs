@@ -6,9 +6,7 @@ use std::cell::RefCell;
 use std::collections::BTreeMap;
 use std::rc::Rc;
 
-use media::{
-    BLOCK_BYTES, Error, Existing, Extent, Identity, Lsn, PageId, Record, Recovered, Region, Regions, Reserve, Store,
-};
+use media::{Error, Existing, Extent, Identity, Lsn, PageId, Record, Recovered, Region, Regions, Reserve, Store};
 use rt::disk::{Disk, IoBuf, OpenMode};
 
 pub const STORE: [u8; 16] = *b"0123456789abcdef";
@@ -329,11 +327,11 @@ impl Dice {
         (self.0 >> 33) % bound
     }
 
-    pub fn op(&mut self, keys: u32) -> Op {
+    pub fn op(&mut self, keys: u32, bulk_bytes_max: u64) -> Op {
         let key = self.below(keys as u64) as u32;
         let action = match self.below(10) {
             0..=4 => Action::Inline(self.below(1 << 30)),
-            5..=7 => Action::Bulk(self.below(5 * BLOCK_BYTES as u64) as u32 + 1),
+            5..=7 => Action::Bulk(self.below(bulk_bytes_max) as u32 + 1),
             _ => Action::Delete,
         };
         Op { key, action }
