@@ -21,6 +21,8 @@
 //! # Not here
 //! Retries (`client`), what a request means (`engine`, `control`), shared-memory rings, TLS.
 
+#![forbid(unsafe_code)]
+
 mod address;
 mod call_error;
 mod calls;
