@@ -29,7 +29,7 @@ use crate::config::{BYTES_PER_TARGET_MIN, Config, Storage, default_bytes};
 /// Log of one target: a share of its bytes, within these bounds.
 const LOG_SHARE: u64 = 16;
 const LOG_BYTES_MIN: u64 = 16 << 20;
-const LOG_BYTES_MAX: u64 = 1 << 30;
+const LOG_BYTES_MAX: u64 = 256 << 20;
 /// Regions begin and end at multiples of this.
 const ALIGNMENT: u64 = 1 << 20;
 
@@ -64,6 +64,7 @@ struct RegionLayout {
     path: PathBuf,
     base: u64,
     bytes: u64,
+    thin: bool,
 }
 
 /// Storage that this process owns until it drops it.
@@ -156,7 +157,7 @@ impl Owned {
         if let Some(parent) = path.parent() {
             fs::create_dir_all(parent).map_err(io)?;
         }
-        Ok(RegionConfig { path, base: region.base, bytes: region.bytes })
+        Ok(RegionConfig { path, base: region.base, bytes: region.bytes, thin: region.thin })
     }
 }
 
@@ -188,6 +189,8 @@ fn new_layout(config: &Config, directory: &Path) -> Result<Layout, Error> {
     match &config.storage {
         Storage::Directory { bytes, .. } => {
             let free = fs::free_space(directory).map_err(io)?;
+            // A size that nobody asked for must not be taken from the user's disk at once.
+            let thin = bytes.is_none();
             let bytes = bytes.unwrap_or_else(|| default_bytes(free));
             if bytes > free {
                 let text =
@@ -202,8 +205,8 @@ fn new_layout(config: &Config, directory: &Path) -> Result<Layout, Error> {
                 let log_bytes = log_bytes(share);
                 let path = |name: &str| PathBuf::from(format!("target-{index}")).join(name);
                 targets.push(TargetLayout {
-                    log: RegionLayout { path: path("log"), base: 0, bytes: log_bytes },
-                    data: RegionLayout { path: path("data"), base: 0, bytes: share - log_bytes },
+                    log: RegionLayout { path: path("log"), base: 0, bytes: log_bytes, thin: false },
+                    data: RegionLayout { path: path("data"), base: 0, bytes: share - log_bytes, thin },
                 });
             }
         }
@@ -222,8 +225,13 @@ fn new_layout(config: &Config, directory: &Path) -> Result<Layout, Error> {
                 let base = (index / devices) * share;
                 let log_bytes = log_bytes(share);
                 targets.push(TargetLayout {
-                    log: RegionLayout { path: path.clone(), base, bytes: log_bytes },
-                    data: RegionLayout { path: path.clone(), base: base + log_bytes, bytes: share - log_bytes },
+                    log: RegionLayout { path: path.clone(), base, bytes: log_bytes, thin: false },
+                    data: RegionLayout {
+                        path: path.clone(),
+                        base: base + log_bytes,
+                        bytes: share - log_bytes,
+                        thin: false,
+                    },
                 });
             }
         }

@@ -86,7 +86,7 @@ impl Recovery {
 impl Store {
     /// Makes an empty store in `regions` and opens it. `budget_bytes` is for pages in memory.
     ///
-    /// A file is extended to the end of its region, with its space reserved.
+    /// A file that is shorter than its region is extended, with its space reserved.
     ///
     /// # Errors
     /// `Format`: there is a store already, a region is too small or too large, or a device fails.
@@ -94,7 +94,12 @@ impl Store {
         let regions = trim(regions)?;
         let Regions { log: log_region, data } = &regions;
         for region in [log_region, data] {
-            region.disk.allocate(region.base + region.bytes).map_err(|error| device_error(region, error))?;
+            // A file that has its size already was made so on purpose: thin, for a store that shall take
+            // space only as it fills.
+            let end = region.base + region.bytes;
+            if region.disk.len().map_err(|error| device_error(region, error))? < end {
+                region.disk.allocate(end).map_err(|error| device_error(region, error))?;
+            }
         }
         if existing == Existing::Refuse {
             refuse_existing(&regions)?;

@@ -23,6 +23,9 @@ pub struct RegionConfig {
     pub path: PathBuf,
     pub base: u64,
     pub bytes: u64,
+    /// Take space from the file system only as the region fills. Cheap to make; a file system that
+    /// fills up meanwhile stops the target.
+    pub thin: bool,
 }
 
 /// Where one target keeps its data, and how much memory it may use.
@@ -96,7 +99,7 @@ async fn open(config: TargetConfig, shared: &Shared) -> Result<Rc<Target>, Error
 /// As [`start`].
 pub fn open_store(config: TargetConfig) -> Result<(vos::Store, media::Store), Error> {
     let index = config.index;
-    let regions = Regions { log: region(&config.log)?, data: region(&config.data)? };
+    let regions = Regions { log: region(&config.log, config.format)?, data: region(&config.data, config.format)? };
     let memory = usize::try_from(config.memory).unwrap_or(usize::MAX);
     let bad = |cause: &dyn std::fmt::Display| Error::new(Code::BadFormat, format!("target {index}: {cause}"));
     if config.format {
@@ -118,8 +121,13 @@ pub fn open_store(config: TargetConfig) -> Result<(vos::Store, media::Store), Er
     Ok((store, media))
 }
 
-fn region(config: &RegionConfig) -> Result<Region, Error> {
+fn region(config: &RegionConfig, format: bool) -> Result<Region, Error> {
+    let io = |e: rt::disk::DiskError| Error::new(Code::Io, e.to_string());
     let mode = OpenMode { create: true, direct: true, exclusive_lock: false };
-    let disk = Disk::open(&config.path, mode).map_err(|e| Error::new(Code::Io, e.to_string()))?;
+    let disk = Disk::open(&config.path, mode).map_err(io)?;
+    let end = config.base + config.bytes;
+    if format && config.thin && disk.len().map_err(io)? < end {
+        disk.set_len(end).map_err(io)?;
+    }
     Ok(Region { disk, base: config.base, bytes: config.bytes })
 }

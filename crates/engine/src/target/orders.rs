@@ -106,7 +106,7 @@ impl Target {
         Storage {
             capacity: usable_bytes(&usage),
             reserved: quotas.map(|pool| pool.quota).sum(),
-            used: (usage.space.capacity - usage.space.free) * media::BLOCK_BYTES as u64,
+            used: usage.space.capacity - usage.space.free,
             log_bytes: usage.log_bytes,
             failure: self.media.failure().map(|failed| failed.to_string()),
         }
@@ -140,7 +140,7 @@ impl Target {
 /// What pools may reserve together: the data region less room for a checkpoint's copies of changed
 /// pages, so that writing down never competes with pools for the last block.
 fn usable_bytes(usage: &media::Usage) -> u64 {
-    let capacity = usage.space.capacity * media::BLOCK_BYTES as u64;
+    let capacity = usage.space.capacity;
     let copies = usage.pages.budget * media::PAGE_BYTES as u64;
     capacity.saturating_sub(copies.max(capacity / 16))
 }
