@@ -145,7 +145,15 @@ struct Pair {
 
 enum Job {
     Directory(Arc<Pair>),
-    Entry(Arc<Pair>, PathBuf, LocalStat, Inode),
+    Entry(Box<Met>),
+}
+
+/// A name that both directories have.
+struct Met {
+    pair: Arc<Pair>,
+    name: PathBuf,
+    stat: LocalStat,
+    inode: Inode,
 }
 
 async fn directories(compare: Arc<Compare>, job: Job, crew: Crew<Job>) -> Result<(), DfsError> {
@@ -166,7 +174,10 @@ async fn directories(compare: Arc<Compare>, job: Job, crew: Crew<Job>) -> Result
                 let path = pair.path.join(&entry.name);
                 match here.remove(&entry.name) {
                     None => compare.note(path, What::OnlyDfs),
-                    Some(stat) => crew.push(Job::Entry(pair.clone(), PathBuf::from(entry.name), stat, entry.inode)),
+                    Some(stat) => {
+                        let (pair, name) = (pair.clone(), PathBuf::from(entry.name));
+                        crew.push(Job::Entry(Box::new(Met { pair, name, stat, inode: entry.inode })));
+                    }
                 }
             }
             for (name, stat) in here {
@@ -177,12 +188,13 @@ async fn directories(compare: Arc<Compare>, job: Job, crew: Crew<Job>) -> Result
             }
             Ok(())
         }
-        Job::Entry(pair, name, stat, inode) => compare.entry(&pair, &name, &stat, &inode, &crew).await,
+        Job::Entry(met) => compare.entry(&met, &crew).await,
     }
 }
 
 impl Compare {
-    async fn entry(&self, pair: &Pair, name: &Path, stat: &LocalStat, inode: &Inode, crew: &Crew<Job>) -> Result<()> {
+    async fn entry(&self, met: &Met, crew: &Crew<Job>) -> Result<()> {
+        let Met { pair, name, stat, inode } = met;
         let (path, here) = (pair.path.join(name), pair.here.join(name));
         let spot = Spot { directory: pair.there.node.oid, name: bytes_of(name) };
         let mount = &pair.there.mount;

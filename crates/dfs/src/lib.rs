@@ -88,7 +88,7 @@ use client::Container;
 use types::{Code, Conditions, Key, Layout};
 
 pub use compare::compare;
-pub use copy::{CopyOptions, CopyReport, PathFilter, copy_in, copy_out};
+pub use copy::{CopyOptions, CopyReport, PathFilter, Progress, ProgressCall, copy_in, copy_out};
 pub use create::{Attributes, Draft, IfExists};
 pub use dir::{Dir, Follow};
 pub use entry::{XATTR_NAME_BYTES_MAX, XATTR_VALUE_BYTES_MAX, XATTRS_MAX};

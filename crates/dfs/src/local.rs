@@ -201,7 +201,7 @@ impl Local {
             Err(error) if error.kind() == ErrorKind::AlreadyExists => match fs::symlink_metadata(&path)?.is_dir() {
                 true => Ok(()),
                 // A link is not followed: it could lead anywhere.
-                false => Err(ErrorKind::NotADirectory.into()),
+                false => Err(Errno::NOTDIR.into()),
             },
             outcome => outcome,
         })
@@ -441,18 +441,22 @@ fn xattrs_with(
     list: impl Fn(&mut [u8]) -> Result<usize, Errno>,
     get: impl Fn(&OsStr, &mut [u8]) -> Result<usize, Errno>,
 ) -> io::Result<Xattrs> {
-    // Most files have none: ask for the length before taking room for the names.
-    let bytes = match list(&mut []) {
+    // Most files have none or few.
+    let mut few = [0; 512];
+    let mut many = Vec::new();
+    let names = match list(&mut few) {
         Ok(0) | Err(Errno::OPNOTSUPP | Errno::NOSYS) => return Ok(Xattrs::new()),
-        Ok(bytes) => bytes,
+        Ok(bytes) => &few[..bytes],
+        Err(Errno::RANGE) => {
+            many.resize(XATTR_BYTES_MAX, 0);
+            let bytes = list(&mut many)?;
+            &many[..bytes]
+        }
         Err(error) => return Err(error.into()),
     };
-    // Some may be added between the two calls.
-    let mut names = vec![0; (bytes + 256).max(XATTR_BYTES_MAX)];
-    let bytes = list(&mut names)?;
     let mut xattrs = Xattrs::new();
     let mut value = vec![0; XATTR_BYTES_MAX];
-    for name in names[..bytes].split(|byte| *byte == 0).filter(|name| !name.is_empty()) {
+    for name in names.split(|byte| *byte == 0).filter(|name| !name.is_empty()) {
         match get(OsStr::from_bytes(name), &mut value) {
             Ok(bytes) => xattrs.push((name.to_vec(), Bytes::copy_from_slice(&value[..bytes]))),
             // Removed meanwhile, or listed but not for us to read.
@@ -479,7 +483,7 @@ fn create(path: &Path) -> io::Result<fs::File> {
 /// Removes the file or link at `path`; never a directory, and never what a link leads to.
 fn make_way(path: &Path) -> io::Result<()> {
     match fs::symlink_metadata(path)?.is_dir() {
-        true => Err(ErrorKind::IsADirectory.into()),
+        true => Err(Errno::ISDIR.into()),
         false => fs::remove_file(path),
     }
 }
@@ -522,4 +526,36 @@ fn note_refusal(outcome: Result<(), Errno>, name: &[u8], refused: &mut Refused) 
 fn times(finish: &Finish) -> Timestamps {
     let spec = |time: Timestamp| Timespec { tv_sec: time.seconds, tv_nsec: time.nanos.into() };
     Timestamps { last_access: spec(finish.accessed), last_modification: spec(finish.modified) }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn all_attributes_are_listed_few_or_many() {
+        let directory = tempfile::tempdir().unwrap();
+        if rustix::fs::setxattr(directory.path(), "user.0", b"", XattrFlags::empty()).is_err() {
+            return;
+        }
+        let mut expected = vec![(b"user.0".to_vec(), Bytes::new())];
+        assert_eq!(path_xattrs(directory.path()).unwrap(), expected);
+        for i in 1..8 {
+            let name = format!("user.{i}{}", "n".repeat(100));
+            rustix::fs::setxattr(directory.path(), &*name, name.as_bytes(), XattrFlags::empty()).unwrap();
+            expected.push((name.clone().into_bytes(), name.into_bytes().into()));
+        }
+        assert_eq!(path_xattrs(directory.path()).unwrap(), expected);
+    }
+
+    #[test]
+    fn holes_are_found() {
+        let directory = tempfile::tempdir().unwrap();
+        let file = create(&directory.path().join("f")).unwrap();
+        file.write_all_at(&[1; 4096], 1 << 20).unwrap();
+        file.set_len(3 << 20).unwrap();
+        let stretches = data_stretches(&file, 3 << 20).unwrap();
+        // A file system without holes says all is data.
+        assert!(stretches == [(1 << 20, (1 << 20) + 4096)] || stretches == [(0, 3 << 20)], "{stretches:?}");
+    }
 }

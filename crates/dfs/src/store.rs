@@ -136,7 +136,9 @@ impl Store {
 
     pub(crate) async fn punch_dkey(&self, oid: ObjectId, dkey: &Key, conditions: Conditions) -> Result<()> {
         match self {
-            Store::Container(container) => container.object(oid).punch_dkeys(&[dkey.clone()], conditions).await,
+            Store::Container(container) => {
+                container.object(oid).punch_dkeys(std::slice::from_ref(dkey), conditions).await
+            }
             #[cfg(test)]
             Store::Memory(memory) => {
                 rt::yield_now().await;

@@ -171,7 +171,13 @@ impl Call {
             }),
             Call::MkdirAll(path) => done(host_mkdir_all(root, path)),
             Call::Write { path, offset, bytes, seed } => {
-                let file = fs::OpenOptions::new().read(true).write(true).create(true).mode(0o644).open(at(path));
+                let file = fs::OpenOptions::new()
+                    .read(true)
+                    .write(true)
+                    .create(true)
+                    .truncate(false)
+                    .mode(0o644)
+                    .open(at(path));
                 file.and_then(|file| file.write_all_at(&content(*bytes, *seed), *offset)).map(|()| String::new())
             }
             Call::CreateNew(path) => {

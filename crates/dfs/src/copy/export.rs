@@ -1,6 +1,6 @@
 //! From DFS to the local file system; from a snapshot's view as well.
 
-use std::os::unix::ffi::OsStrExt;
+use std::os::unix::ffi::{OsStrExt, OsStringExt};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
@@ -117,10 +117,10 @@ async fn work(copy: Arc<Export>, job: Job, crew: Crew<Job>) -> Result<(), DfsErr
             let mount = &directory.from.mount;
             let page = mount.page(directory.from.node.oid, after.as_deref(), PAGE_ENTRIES_MAX).await;
             let page = page.at(bytes_of(&directory.path))?;
-            match page.next {
+            let at_end = page.next.is_none();
+            if let Some(next) = page.next {
                 // Before the entries in the list, so done after them: the list stays short.
-                Some(next) => crew.push(Job::Next(directory.clone(), Some(next.as_bytes().to_vec()))),
-                None => directory.done(&crew),
+                crew.push(Job::Next(directory.clone(), Some(next.into_vec())));
             }
             for entry in page.entries {
                 let name = PathBuf::from(entry.name);
@@ -130,6 +130,10 @@ async fn work(copy: Arc<Export>, job: Job, crew: Crew<Job>) -> Result<(), DfsErr
                     Kind::File => Job::File(directory.clone(), name, entry.inode),
                     Kind::Symlink => Job::Symlink(directory.clone(), name, entry.inode),
                 });
+            }
+            // Only now: the last thing done in a directory finishes it.
+            if at_end {
+                directory.done(&crew);
             }
         }
         Job::File(directory, name, inode) => {

@@ -35,6 +35,9 @@ pub(crate) use import::pieces;
 /// Says yes or no to a local path.
 pub type PathFilter = Arc<dyn Fn(&Path) -> bool + Send + Sync>;
 
+/// Is told how far a copy is.
+pub type ProgressCall = Arc<dyn Fn(&Progress<'_>) + Send + Sync>;
+
 /// How a copy goes about it.
 #[derive(Clone)]
 pub struct CopyOptions {
@@ -48,7 +51,7 @@ pub struct CopyOptions {
     /// directories included. Paths begin as the source was given.
     pub exclude: Option<PathFilter>,
     /// Called after each file and each chunk of a large one, from the copying thread: be quick.
-    pub progress: Option<Arc<dyn Fn(&Progress<'_>) + Send + Sync>>,
+    pub progress: Option<ProgressCall>,
 }
 
 impl Default for CopyOptions {
