@@ -200,22 +200,17 @@ impl Ring {
         }
     }
 
-    /// Submits what waits, and collects what has completed. True if it may be worth another turn.
-    fn turn(&mut self, ended: &mut Vec<(oneshot::Sender<Done>, Done)>) -> bool {
-        let mut to_submit = 0;
+    /// Submits what waits, and collects what has completed.
+    fn turn(&mut self, ended: &mut Vec<(oneshot::Sender<Done>, Done)>) {
         while self.in_kernel < IN_KERNEL_MAX {
             let Some(index) = self.waiting.pop_front() else { break };
             self.queue(index);
             self.in_kernel += 1;
-            to_submit += 1;
         }
-        if self.in_kernel == 0 {
-            return false;
+        if self.in_kernel > 0 {
+            self.enter(0);
+            self.reap(ended);
         }
-        self.enter(0);
-        let before = ended.len();
-        self.reap(ended);
-        to_submit > 0 || ended.len() > before || !self.waiting.is_empty()
     }
 
     /// Writes the entry of one operation into the submission queue.
@@ -306,12 +301,21 @@ impl Op {
     }
 }
 
+/// What the driver does after looking at the ring.
+enum Next {
+    /// Another one has taken over.
+    Stop,
+    Wait,
+    Turn,
+}
+
 /// The driver: turns the ring whenever an operation was started or has completed.
 async fn drive(event: AsyncFd<OwnedFd>, generation: u64) {
     let mut ended = Vec::new();
     poll_fn(|cx: &mut Context<'_>| {
         loop {
-            // Cleared before the completions are taken, so that none can slip in between unseen. The
+            // Cleared before the completions are taken, so that none can slip in between unseen. (An
+            // eventfd, because epoll on the ring itself never woke with deferred task work here.) The
             // counter is never read: each signal is a new edge for epoll whatever its value.
             let signalled = match event.poll_read_ready(cx) {
                 Poll::Ready(Ok(mut ready)) => {
@@ -321,25 +325,30 @@ async fn drive(event: AsyncFd<OwnedFd>, generation: u64) {
                 Poll::Ready(Err(_)) => return Poll::Ready(()),
                 Poll::Pending => false,
             };
-            let again = STATE.with_borrow_mut(|state| {
-                let State::Ready(ring) = state else { return None };
+            let next = STATE.with_borrow_mut(|state| {
+                let State::Ready(ring) = state else { return Next::Stop };
                 if ring.generation != generation {
-                    return None;
+                    return Next::Stop;
                 }
-                let driver = ring.driver.as_mut()?;
+                let driver = ring.driver.as_mut().expect("a ring with a generation has a driver");
                 if !driver.waker.as_ref().is_some_and(|waker| waker.will_wake(cx.waker())) {
                     driver.waker = Some(cx.waker().clone());
                 }
-                Some(ring.turn(&mut ended))
+                // With every place in the kernel taken, only a completion makes room.
+                if !signalled && (ring.waiting.is_empty() || ring.in_kernel == IN_KERNEL_MAX) {
+                    return Next::Wait;
+                }
+                ring.turn(&mut ended);
+                Next::Turn
             });
             for (reply, done) in ended.drain(..) {
                 // Nobody waits any more: the buffer is dropped here, now that the kernel is done with it.
                 let _ = reply.send(done);
             }
-            match again {
-                None => return Poll::Ready(()),
-                Some(false) if !signalled => return Poll::Pending,
-                Some(_) => {}
+            match next {
+                Next::Stop => return Poll::Ready(()),
+                Next::Wait => return Poll::Pending,
+                Next::Turn => {}
             }
         }
     })
