@@ -134,6 +134,9 @@ pub enum Fault {
     /// Valid bytes, but of something else: a misdirected or lost write.
     #[error("{field} is {stored}, expected {expected}")]
     Field { field: &'static str, stored: u64, expected: u64 },
+    /// The checksum holds, but the owner of the page cannot have written this.
+    #[error("contents that its owner never writes")]
+    Contents,
     /// Fewer bytes than the format needs.
     #[error("{bytes} bytes where {expected} are needed")]
     Short { bytes: u64, expected: u64 },

@@ -633,6 +633,11 @@ pub(crate) fn is_sparse(body: &Body) -> bool {
     used(body) < MERGE_BELOW
 }
 
+/// Whether a page read from the device is a node that the functions of this file may trust.
+pub(crate) fn is_whole(page: &media::Page) -> bool {
+    page.kind() == KIND_NODE && verify(page.body()).is_none()
+}
+
 /// Says what makes `body` no node; `None` when it is one. For `check` and for decoding foreign bytes.
 pub(crate) fn verify(body: &Body) -> Option<String> {
     if body[0] != NODE_VERSION {

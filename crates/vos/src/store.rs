@@ -20,7 +20,7 @@ use crate::request::{
 use crate::shard::SNAPSHOTS_MAX;
 use crate::space::Reservation;
 use crate::update::{self, Scratch};
-use crate::{fetch, list, punch, query};
+use crate::{fetch, list, node, punch, query};
 
 /// Largest payload kept in the tree; larger ones go to bulk blocks first. A pool may choose less.
 pub const INLINE_BYTES_MAX: usize = 4096;
@@ -47,6 +47,7 @@ impl Store {
     /// Of `media`.
     pub fn format(media: media::Store) -> Result<Store> {
         let mut pages = media.pages();
+        pages.set_judge(node::is_whole);
         pages.begin_op();
         let (catalog, root) = Catalog::create(&mut pages)?;
         drop(pages);
@@ -68,6 +69,7 @@ impl Store {
             Store::format(media)?
         } else {
             let mut pages = media.pages();
+            pages.set_judge(node::is_whole);
             pages.begin_op();
             let catalog = Catalog::load(&pages, &recovery.root)?;
             drop(pages);

@@ -22,7 +22,7 @@ use std::sync::Arc;
 use super::frame::{Arena, Frame};
 use super::freeze::{Frozen, Image};
 use super::map::{CLEAN, Entry, FIRST_GENERATION, FREE, MAP_ENTRIES, NO_BLOCK, NO_FRAME};
-use crate::error::{Corrupt, Device, Error, FormatError, Place, Result};
+use crate::error::{Corrupt, Device, Error, Fault, FormatError, Place, Result};
 use crate::page::{self, PAGE_BYTES, Page, PageId, Seal};
 
 /// Fewest frames a pool works with: a descent, a split and a checkpoint slice at once.
@@ -58,6 +58,8 @@ pub struct Pages {
     /// it while the owner holds the pool.
     pub(super) dirty: Rc<Cell<u64>>,
     live: u64,
+    /// Whether a page read back is one of the owner's.
+    judge: fn(&Page) -> bool,
     /// Map pages whose addresses changed since the last freeze.
     pub(super) map_changed: BTreeSet<u32>,
     /// Blocks of pages freed since the last freeze: needed by the newest checkpoint until the next.
@@ -126,10 +128,17 @@ impl Pages {
             changed: Vec::new(),
             dirty: Rc::default(),
             live: 0,
+            judge: |_| true,
             map_changed: BTreeSet::new(),
             dropped: Vec::new(),
             frozen: None,
         })
+    }
+
+    /// Sets what each page must pass when it is read from the device, after its checksum. An owner that
+    /// trusts the inside of its pages checks them here, once a load, and nowhere else.
+    pub fn set_judge(&mut self, judge: fn(&Page) -> bool) {
+        self.judge = judge;
     }
 
     /// Ends the operation before, and begins the next: pages touched earlier may be evicted from now.
@@ -391,6 +400,11 @@ impl Pages {
         let verified = loader(block, bytes)
             .map_err(|cause| Error::Read { place, device: Device::Data, cause })
             .and_then(|()| page::verify(bytes, expected).map_err(|fault| Corrupt { place, fault }.into()));
+        // SAFETY: as in `get`; the frame is still nobody else's.
+        let verified = verified.and_then(|_| match (self.judge)(unsafe { &*self.arena.page(frame) }) {
+            true => Ok(()),
+            false => Err(Corrupt { place, fault: Fault::Contents }.into()),
+        });
         let mut frames = self.frames.borrow_mut();
         if let Err(error) = verified {
             frames.free.push(frame);
