@@ -1,8 +1,8 @@
 //! How fast a request travels: `echo [tcp|unix|mem] [same|threads] [depth] [seconds] [bulk bytes]`.
 //!
 //! Prints the rate and the mean round trip of 64-byte echoes (with bulk data if asked for), and at
-//! depth 1 those of a bare tokio ping-pong of the same kind and size beside it. `SPIN=20` lets links
-//! spin for 20 us.
+//! depth 1 those of a bare tokio ping-pong of the same kind and size beside it. `SPIN=50` lets links
+//! spin for 50 us.
 
 use std::rc::Rc;
 use std::sync::Arc;
