@@ -110,8 +110,11 @@ async fn accept(listener: Rc<Listener>, engine: Rc<Engine>) {
 }
 
 fn bind_error(error: BindError) -> Error {
-    match &error {
-        BindError::InUse { .. } => Error::new(Code::Busy, error.to_string()),
-        BindError::Failed { .. } => Error::new(Code::Io, error.to_string()),
+    match error {
+        BindError::InUse { address } => Error::new(Code::Busy, format!("{address} is in use by another program"))
+            .remedy("stop that program, or listen at another address"),
+        BindError::Failed { address, cause, remedy } => {
+            Error::new(Code::Io, format!("cannot listen at {address}: {cause}")).remedy(remedy)
+        }
     }
 }
