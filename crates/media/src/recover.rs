@@ -375,6 +375,11 @@ impl Reader<'_> {
         if root.bitmaps.len() != expected {
             return Err(Corrupt { place, fault: field("bitmaps", root.bitmaps.len() as u64, expected as u64) }.into());
         }
+        // Ids are reused, so there are no more of them than pages were ever alive at once.
+        let maps_max = self.blocks as usize / MAP_ENTRIES + 2;
+        if root.maps.len() > maps_max {
+            return Err(Corrupt { place, fault: field("maps", root.maps.len() as u64, maps_max as u64) }.into());
+        }
         Ok((root, blocks))
     }
 

@@ -127,7 +127,7 @@ fn recover(volume: &Volume, model: &Model, owed: u64, seed: u64, second_life: bo
                         let count = ledger.applied();
                         shared.borrow_mut().acknowledged.push((recording.events(), count));
                     }
-                    if step == 7 && seed % 2 == 0 {
+                    if step == 7 && seed.is_multiple_of(2) {
                         ledger.store.checkpoint_blocking().unwrap();
                     }
                 }
@@ -156,11 +156,11 @@ fn enumerate(run: Run, seeds: u64) {
         let owed = model.owed(events);
         for seed in 0..seeds {
             let seed = events as u64 * seeds + seed;
-            let second_life = seed % 5 == 0;
+            let second_life = seed.is_multiple_of(5);
             furthest = recover(&replay.power_cut(seed), &model, owed, seed, second_life).max(furthest);
             cuts += 1;
         }
-        if events % 7 == 0 {
+        if events.is_multiple_of(7) {
             recover(&replay.kill(), &model, owed, events as u64, true);
         }
         if !replay.step() {
@@ -234,7 +234,7 @@ fn a_log_that_wraps_recovers() {
         let events = replay.events();
         for seed in 0..4 {
             let seed = events as u64 * 4 + seed;
-            recover(&replay.power_cut(seed), &model, model.owed(events), seed, seed % 3 == 0);
+            recover(&replay.power_cut(seed), &model, model.owed(events), seed, seed.is_multiple_of(3));
         }
         if !replay.step() {
             break;

@@ -60,7 +60,7 @@ fn blocks_where(bytes: usize, is: impl Fn(&[u8]) -> bool) -> Vec<u64> {
     disk.read_now(0, &mut image).unwrap();
     (0..DATA_BYTES)
         .step_by(BLOCK_BYTES)
-        .filter(|&at| image.get(at as usize..at as usize + bytes).is_some_and(|block| is(block)))
+        .filter(|&at| image.get(at as usize..at as usize + bytes).is_some_and(&is))
         .collect()
 }
 

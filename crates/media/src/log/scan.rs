@@ -163,10 +163,9 @@ impl Scanner {
             self.fill(position, chunk)?;
             for (index, block) in self.batch.chunks_exact(BLOCK_BYTES).enumerate() {
                 let at = position + (index * BLOCK_BYTES) as u64;
-                if let Ok(header) = decode_batch_header(block).and_then(|header| self.belongs(&header, at)) {
-                    if header.durable.get() > self.position {
-                        return Ok(Some(at));
-                    }
+                let header = decode_batch_header(block).and_then(|header| self.belongs(&header, at));
+                if header.is_ok_and(|header| header.durable.get() > self.position) {
+                    return Ok(Some(at));
                 }
             }
             position += chunk as u64;

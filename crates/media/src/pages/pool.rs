@@ -446,10 +446,10 @@ impl Pages {
         if let Some(frame) = frames.free.pop() {
             return Ok(frame);
         }
-        if frames.high < self.budget || self.loader.is_none() {
-            if let Some(frame) = self.grow(&mut frames) {
-                return Ok(frame);
-            }
+        if (frames.high < self.budget || self.loader.is_none())
+            && let Some(frame) = self.grow(&mut frames)
+        {
+            return Ok(frame);
         }
         if let Some(frame) = self.evict(&mut frames) {
             return Ok(frame);

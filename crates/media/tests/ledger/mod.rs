@@ -58,6 +58,9 @@ impl Model {
     }
 }
 
+/// What a table holds: by key, the operation that wrote it, the value, and where its bulk lies.
+pub type Contents = BTreeMap<u32, (u64, Action, Vec<Extent>)>;
+
 /// The table of one store.
 #[derive(Clone)]
 pub struct Ledger {
@@ -212,7 +215,7 @@ impl Ledger {
     }
 
     /// Everything the table holds, read through pages and bulk.
-    pub fn contents(&self) -> Result<BTreeMap<u32, (u64, Action, Vec<Extent>)>, Error> {
+    pub fn contents(&self) -> Result<Contents, Error> {
         let mut contents = BTreeMap::new();
         let ids = self.table.borrow().pages.clone();
         for (index, id) in (0u32..).zip(ids) {
