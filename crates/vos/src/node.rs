@@ -633,9 +633,13 @@ pub(crate) fn is_sparse(body: &Body) -> bool {
     used(body) < MERGE_BELOW
 }
 
-/// Whether a page read from the device is a node that the functions of this file may trust.
+/// Whether a page read from the device is one of ours: a node that the functions of this file may trust, or
+/// the head of a container, which says for itself when it is loaded.
 pub(crate) fn is_whole(page: &media::Page) -> bool {
-    page.kind() == KIND_NODE && verify(page.body()).is_none()
+    match page.kind() {
+        KIND_NODE => verify(page.body()).is_none(),
+        kind => kind == crate::shard::KIND_HEAD,
+    }
 }
 
 /// Says what makes `body` no node; `None` when it is one. For `check` and for decoding foreign bytes.

@@ -127,6 +127,10 @@ impl Shard {
         if stored.version.get() != HEAD_VERSION {
             return Err(damaged(head, "a head of an unknown version"));
         }
+        // Sums of these must not overflow; no device has as many.
+        if [stored.pages, stored.blocks, stored.punches].iter().any(|count| count.get() > u64::from(u32::MAX)) {
+            return Err(damaged(head, "a head with counts beyond any device"));
+        }
         let count = stored.snapshots.get() as usize;
         let Some(list) = stored.list.get(..count) else {
             return Err(damaged(head, "more snapshots than fit"));

@@ -1,0 +1,296 @@
+//! Crash enumeration: the power fails after every device event of a recorded run, unsynced writes are kept,
+//! lost, torn and reordered; the store is recovered and must hold a prefix of the operations, at least every
+//! acknowledged one, whole (K1, K6, K17), with every invariant in place (K8). Recovering again gives the same.
+
+mod rig;
+
+use std::cell::RefCell;
+use std::rc::Rc;
+
+use media::Lsn;
+use rig::{Generator, Model, Op, Outcome, compare_at, compare_lists, submit};
+use rt::sim::disk::{Recorder, Volume};
+use rt::sim::{Sim, SimConfig};
+use types::{Conditions, Epoch};
+use vos::{Error, Store};
+
+const LOG_BYTES: u64 = 256 << 10;
+const DATA_BYTES: u64 = 8 << 20;
+const MEMORY_BYTES: usize = 2 << 20;
+const POOL_BYTES: u64 = 4 << 20;
+
+/// What was done, where in the log, and what was owed when.
+#[derive(Default)]
+struct Script {
+    /// Operations that took effect, with the position of their (last) record.
+    ops: Vec<(Op, Lsn)>,
+    /// `(device events so far, operations acknowledged)`.
+    acknowledged: Vec<(usize, usize)>,
+    /// From this operation on, history below snapshots is forgotten.
+    forgets_from: Option<usize>,
+}
+
+impl Script {
+    fn owed(&self, events: usize) -> usize {
+        self.acknowledged.iter().take_while(|(at, _)| *at <= events).map(|(_, count)| *count).max().unwrap_or(0)
+    }
+
+    /// The model after the first `count` operations.
+    fn model(&self, count: usize) -> Model {
+        let mut model = Model::default();
+        for (op, _) in &self.ops[..count] {
+            assert_eq!(model.apply(op), Outcome::Done, "only operations that took effect are noted");
+        }
+        model
+    }
+}
+
+/// Does one operation to the store, waiting for room when it must, and notes it.
+fn act(store: &mut Store, op: Op, script: &mut Script, model: &mut Model) {
+    let expected = model.apply(&op);
+    let (found, lsn) = loop {
+        match submit(store, &op, script.ops.len() as u64 + 1) {
+            Err(Error::Media(media::Error::Busy { .. } | media::Error::LogFull { .. })) => {
+                store.media().checkpoint_blocking().unwrap()
+            }
+            done => break done.unwrap_or_else(|error| panic!("{op:?}: {error}")),
+        }
+    };
+    assert_eq!(found, expected, "{op:?}");
+    if matches!(op, Op::Maintain) && script.forgets_from.is_none() {
+        script.forgets_from = Some(script.ops.len());
+    }
+    if let Some(lsn) = lsn {
+        script.ops.push((op, lsn));
+    }
+}
+
+fn settle(store: &Store, script: &mut Script, recorder: &Recorder) {
+    store.media().flush_now().unwrap();
+    script.acknowledged.push((recorder.events(), script.ops.len()));
+}
+
+/// Every kind of record, and checkpoints in between.
+fn record(seed: u64, steps: u64) -> (Recorder, Script) {
+    let sim = Sim::new(SimConfig::seeded(seed));
+    let node = sim.node("target");
+    let recorder = sim.record(node);
+    let (recording, script) = (recorder.clone(), Rc::new(RefCell::new(Script::default())));
+    let noted = script.clone();
+    sim.run(async move {
+        let body = async move {
+            let script = &mut *noted.borrow_mut();
+            let mut model = Model::default();
+            let mut generator = Generator::new(seed);
+            generator.containers = 2;
+            generator.in_order = true;
+            let mut store = rig::format(LOG_BYTES, DATA_BYTES, MEMORY_BYTES);
+            store.media().checkpoint_blocking().unwrap();
+            act(&mut store, Op::CreatePool(0, POOL_BYTES), script, &mut model);
+            act(&mut store, Op::CreatePool(1, POOL_BYTES), script, &mut model);
+            act(&mut store, Op::CreateContainer(0, 0), script, &mut model);
+            act(&mut store, Op::CreateContainer(1, 1), script, &mut model);
+            for step in 1..=steps {
+                // A new epoch each, so that forgetting leaves no doubt about which reads stay whole.
+                while generator.epoch() == Epoch(generator.newest()) && generator.dice.chance(2) {}
+                let op = match generator.op() {
+                    Op::Snapshots(c, epochs) => {
+                        Op::Snapshots(c, epochs.into_iter().filter(|e| e.0 >= generator.newest()).collect())
+                    }
+                    Op::CreateContainer(_, c) => Op::CreateContainer(c, c),
+                    op => op,
+                };
+                act(&mut store, op, script, &mut model);
+                if step % 3 == 0 {
+                    settle(&store, script, &recording);
+                }
+                if step % 11 == 0 {
+                    act(&mut store, Op::Maintain, script, &mut model);
+                }
+                if step % 9 == 0 {
+                    store.media().checkpoint_blocking().unwrap();
+                    script.acknowledged.push((recording.events(), script.ops.len()));
+                }
+            }
+            act(&mut store, Op::DestroyPool(1), script, &mut model);
+            settle(&store, script, &recording);
+            act(&mut store, Op::Maintain, script, &mut model);
+            settle(&store, script, &recording);
+            compare_at(&mut store, &model, generator.objects, Epoch::MAX);
+            store.check().expect_clean();
+        };
+        rt::sim::current().spawn_on(node, body).await.unwrap();
+    });
+    (recorder, Rc::try_unwrap(script).ok().expect("the run is over").into_inner())
+}
+
+/// Recovers from `volume` and compares; returns how many operations are there, and a digest of what is.
+fn recover(volume: &Volume, script: &Script, owed: usize, seed: u64, again: bool) -> (usize, String) {
+    let sim = Sim::new(SimConfig::seeded(seed));
+    let node = sim.node("target");
+    sim.install(node, volume);
+    let ops = script.ops.clone();
+    let forgets_from = script.forgets_from;
+    let found = sim.run(async move {
+        let body = async move {
+            let opened = rig::open(MEMORY_BYTES);
+            let (mut store, recovered, seen) = match opened {
+                Ok(opened) => opened,
+                // A cut during format leaves no store, and nothing was promised.
+                Err(Error::Media(media::Error::Format(_)) | Error::Corrupt { .. }) if owed == 0 => {
+                    return (0, String::new());
+                }
+                Err(error) => panic!("{error}"),
+            };
+            let kept = ops.iter().take_while(|(_, lsn)| *lsn < recovered.to).count();
+            assert!(kept >= owed, "{kept} operations are left of {owed} acknowledged ones");
+            let script = Script { ops, ..Script::default() };
+            // What was replayed names its requests, in order.
+            let replayed: Vec<u64> = seen.iter().map(|(_, origin)| origin.seq).collect();
+            let first = kept - replayed.len();
+            assert_eq!(replayed, (first as u64 + 1..=kept as u64).collect::<Vec<_>>());
+            store.check().expect_clean();
+            let model = script.model(kept);
+            compare_lists(&mut store, &model);
+            compare_at(&mut store, &model, 3, Epoch::MAX);
+            let newest = model.containers.keys().map(|c| store.container_info(*c).unwrap().max_epoch.0).max();
+            if forgets_from.is_none_or(|from| kept < from) {
+                for at in 0..=newest.unwrap_or(0) {
+                    compare_at(&mut store, &model, 3, Epoch(at));
+                }
+            }
+            for (id, (owner, container)) in &model.containers {
+                for at in container.snapshots.clone() {
+                    let mut pinned = Model::default();
+                    pinned.containers.insert(*id, (*owner, container.clone()));
+                    compare_at(&mut store, &pinned, 3, at);
+                }
+            }
+            // It goes on: new work, and what deleting left behind.
+            let digest = format!("{kept} {:?}", store.check().records);
+            if !again {
+                let (mut script, mut model) = (script, model);
+                let mut generator = Generator::new(seed);
+                generator.in_order = true;
+                while generator.newest() <= newest.unwrap_or(0) {
+                    generator.epoch();
+                }
+                script.ops.truncate(kept);
+                for _ in 0..6 {
+                    let op = generator.op();
+                    act(&mut store, op, &mut script, &mut model);
+                }
+                act(&mut store, Op::Maintain, &mut script, &mut model);
+                compare_at(&mut store, &model, 3, Epoch::MAX);
+                store.check().expect_clean();
+            }
+            (kept, digest)
+        };
+        rt::sim::current().spawn_on(node, body).await.unwrap()
+    });
+    if again {
+        // K6: what recovery left on the device recovers to the same.
+        let once_more = recover(&sim.volume(node), script, owed, seed, false);
+        if found.0 > 0 {
+            assert_eq!(once_more, found);
+        }
+    }
+    found
+}
+
+fn enumerate(seed: u64, steps: u64, cuts: u64) {
+    let (recorder, script) = record(seed, steps);
+    let mut replay = recorder.replay();
+    let mut furthest = 0;
+    loop {
+        let events = replay.events();
+        for cut in 0..cuts {
+            let cut = events as u64 * cuts + cut;
+            let volume = replay.power_cut(cut);
+            furthest = recover(&volume, &script, script.owed(events), cut, cut % 3 == 0).0.max(furthest);
+        }
+        if events % 5 == 0 {
+            recover(&replay.kill(), &script, script.owed(events), events as u64, false);
+        }
+        if !replay.step() {
+            break;
+        }
+    }
+    println!("seed {seed}: {} device events, {} operations", recorder.events(), script.ops.len());
+    assert_eq!(furthest, script.ops.len(), "after the last event everything is there");
+}
+
+#[test]
+fn every_acknowledged_operation_survives_a_power_cut_after_any_device_event() {
+    for seed in 1..=3 {
+        enumerate(seed, 60, 2);
+    }
+}
+
+/// A sparse history with a big object: reclaim and free steps are cut between and within.
+#[test]
+fn deferred_deletion_survives_a_power_cut_between_any_two_steps() {
+    let (recorder, script) = {
+        let sim = Sim::new(SimConfig::seeded(9));
+        let node = sim.node("target");
+        let recorder = sim.record(node);
+        let (recording, script) = (recorder.clone(), Rc::new(RefCell::new(Script::default())));
+        let noted = script.clone();
+        sim.run(async move {
+            let body = async move {
+                let script = &mut *noted.borrow_mut();
+                let mut model = Model::default();
+                let mut store = rig::format(LOG_BYTES, DATA_BYTES, MEMORY_BYTES);
+                act(&mut store, Op::CreatePool(0, POOL_BYTES), script, &mut model);
+                for container in 0..2 {
+                    act(&mut store, Op::CreateContainer(0, container), script, &mut model);
+                    for n in 0..1500u64 {
+                        let akeys = vec![(rig::akeys()[0].clone(), vos::model::Write::Single(rig::content(n, 200)))];
+                        let op = Op::Update {
+                            container,
+                            epoch: Epoch(n + 1),
+                            object: n % 2,
+                            dkey: rig::dkeys()[n as usize % 7].clone(),
+                            conditions: Conditions::None,
+                            akeys,
+                        };
+                        act(&mut store, op, script, &mut model);
+                    }
+                }
+                settle(&store, script, &recording);
+                store.media().checkpoint_blocking().unwrap();
+                let scope = vos::model::Scope::Object;
+                let punch =
+                    Op::Punch { container: 0, epoch: Epoch(9000), object: 1, scope, conditions: Conditions::None };
+                act(&mut store, punch, script, &mut model);
+                act(&mut store, Op::DestroyContainer(1), script, &mut model);
+                script.forgets_from = Some(script.ops.len() - 1);
+                settle(&store, script, &recording);
+                let mut steps = 0;
+                while store.maintain(1).unwrap() {
+                    settle(&store, script, &recording);
+                    steps += 1;
+                    if steps % 4 == 0 {
+                        store.media().checkpoint_blocking().unwrap();
+                    }
+                }
+                assert!(steps > 4, "{steps} steps");
+                settle(&store, script, &recording);
+            };
+            rt::sim::current().spawn_on(node, body).await.unwrap();
+        });
+        (recorder, Rc::try_unwrap(script).ok().expect("the run is over").into_inner())
+    };
+    let mut replay = recorder.replay();
+    while script.owed(replay.events()) < script.ops.len() && replay.step() {}
+    loop {
+        let events = replay.events();
+        for cut in 0..2 {
+            let cut = events as u64 * 2 + cut;
+            recover(&replay.power_cut(cut), &script, script.owed(events), cut, cut % 2 == 0);
+        }
+        if !replay.step() {
+            break;
+        }
+    }
+}
