@@ -90,10 +90,10 @@ pub struct Baseline {
 /// What section 10 of the design asks of a figure.
 #[derive(Clone, Copy)]
 pub enum Budget {
-    AtLeast(f64),
-    AtMost(f64),
+    Floor(f64),
+    Ceiling(f64),
     /// Times the first baseline.
-    AtLeastTimes(f64),
+    Times(f64),
 }
 
 #[derive(Clone)]
@@ -139,18 +139,18 @@ impl Figure {
     pub fn verdict(&self) -> Option<bool> {
         let ratio = || self.baselines.first().map(|baseline| self.ratio(baseline));
         Some(match self.budget? {
-            Budget::AtLeast(bound) => self.samples.median() >= bound,
-            Budget::AtMost(bound) => self.samples.median() <= bound,
-            Budget::AtLeastTimes(bound) => ratio()? >= bound,
+            Budget::Floor(bound) => self.samples.median() >= bound,
+            Budget::Ceiling(bound) => self.samples.median() <= bound,
+            Budget::Times(bound) => ratio()? >= bound,
         })
     }
 
     pub fn budget_text(&self) -> String {
         match self.budget {
             None => String::new(),
-            Some(Budget::AtLeast(bound)) => format!(">= {}", number(bound)),
-            Some(Budget::AtMost(bound)) => format!("<= {}", number(bound)),
-            Some(Budget::AtLeastTimes(bound)) => format!(">= {bound:.2}x"),
+            Some(Budget::Floor(bound)) => format!(">= {}", number(bound)),
+            Some(Budget::Ceiling(bound)) => format!("<= {}", number(bound)),
+            Some(Budget::Times(bound)) => format!(">= {bound:.2}x"),
         }
     }
 
@@ -224,10 +224,10 @@ mod tests {
     #[test]
     fn a_budget_is_met_or_missed_in_its_own_direction() {
         let met = |budget| figure(&[20.0], &[10.0]).budget(budget).verdict();
-        assert_eq!(met(Budget::AtLeastTimes(2.0)), Some(true));
-        assert_eq!(met(Budget::AtLeastTimes(2.1)), Some(false));
-        assert_eq!(met(Budget::AtLeast(20.0)), Some(true));
-        assert_eq!(met(Budget::AtMost(19.0)), Some(false));
+        assert_eq!(met(Budget::Times(2.0)), Some(true));
+        assert_eq!(met(Budget::Times(2.1)), Some(false));
+        assert_eq!(met(Budget::Floor(20.0)), Some(true));
+        assert_eq!(met(Budget::Ceiling(19.0)), Some(false));
     }
 
     #[test]

@@ -31,11 +31,11 @@ pub fn run(plan: &Plan) -> Result<Vec<Figure>> {
     let full = idle(&server)?;
     let one = |name: &str, unit, value: f64| Figure::new("idle", name, unit, Samples::from_iter([value]));
     Ok(vec![
-        one("processor, empty server", Unit::Percent, empty).budget(Budget::AtMost(0.2)),
-        one("processor, after 1 GiB of writes", Unit::Percent, full).budget(Budget::AtMost(0.2)),
+        one("processor, empty server", Unit::Percent, empty).budget(Budget::Ceiling(0.2)),
+        one("processor, after 1 GiB of writes", Unit::Percent, full).budget(Budget::Ceiling(0.2)),
         one("memory, empty server", Unit::Mib, started),
-        one("memory, 1 GiB stored", Unit::Mib, held).budget(Budget::AtMost(512.0)),
-        one("memory, peak while writing 1 GiB", Unit::Mib, peak).budget(Budget::AtMost(512.0)),
+        one("memory, 1 GiB stored", Unit::Mib, held).budget(Budget::Ceiling(512.0)),
+        one("memory, peak while writing 1 GiB", Unit::Mib, peak).budget(Budget::Ceiling(512.0)),
     ])
 }
 

@@ -51,8 +51,8 @@ async fn measure(plan: &Plan, place: Place, directory: &Path) -> Result<Vec<Figu
         let mut figure = Figure::new("log", name, Unit::PerSecond, ours).beside("bare pwrite + fdatasync", theirs);
         figure.budget = match (place, depth) {
             // At most 1.3 times as long.
-            (Place::Disk, 1) => Some(Budget::AtLeastTimes(1.0 / 1.3)),
-            (Place::Disk, 256) => Some(Budget::AtLeast(100_000.0)),
+            (Place::Disk, 1) => Some(Budget::Times(1.0 / 1.3)),
+            (Place::Disk, 256) => Some(Budget::Floor(100_000.0)),
             _ => None,
         };
         figures.push(figure);
@@ -74,7 +74,7 @@ fn new_store(directory: &Path) -> Result<Store> {
 /// A file of `bytes`, opened as a server opens it.
 fn region(directory: &Path, name: &str, bytes: u64) -> Result<Region> {
     let mode = OpenMode { create: true, direct: true, exclusive_lock: true };
-    let disk = Disk::open(&directory.join(name), mode)?;
+    let disk = Disk::open(directory.join(name), mode)?;
     Ok(Region { disk, base: 0, bytes })
 }
 

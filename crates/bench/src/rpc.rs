@@ -58,8 +58,8 @@ fn small(plan: &Plan, cores: &str, depths: &[usize]) -> Result<Vec<Figure>> {
             }])?;
             // The budgets: at depth 1 at most twice the time of a bare one, and a rate at depth 64 over TCP.
             let budget = match (kind, depth) {
-                (_, 1) => Some(Budget::AtLeastTimes(0.5)),
-                (Kind::Tcp, 64) => Some(Budget::AtLeast(300_000.0)),
+                (_, 1) => Some(Budget::Times(0.5)),
+                (Kind::Tcp, 64) => Some(Budget::Floor(300_000.0)),
                 _ => None,
             };
             let name = format!("echo 64 B {} depth {depth}, {cores}", kind.name());
@@ -89,8 +89,8 @@ fn bulk(plan: &Plan) -> Result<Vec<Figure>> {
         let figure = Figure::new("rpc", name, Unit::GibPerSecond, ours);
         // Over channels nothing is copied on either side: a copy in memory is the fairer measure.
         figures.push(match kind {
-            Kind::Mem => figure.beside("copy in memory", copy).budget(Budget::AtLeastTimes(0.9)),
-            _ => figure.beside("bare ping-pong", bare).beside("copy in memory", copy).budget(Budget::AtLeastTimes(0.9)),
+            Kind::Mem => figure.beside("copy in memory", copy).budget(Budget::Times(0.9)),
+            _ => figure.beside("bare ping-pong", bare).beside("copy in memory", copy).budget(Budget::Times(0.9)),
         });
     }
     Ok(figures)

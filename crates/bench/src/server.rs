@@ -81,10 +81,10 @@ impl Bench<'_> {
                 get = get.beside_published("DAOS", daos_get, daos_get);
             }
             (put.budget, get.budget) = match (self.place, bytes, depth) {
-                (Place::Memory, 64, 64) => (Some(Budget::AtLeast(140_000.0)), Some(Budget::AtLeast(300_000.0))),
+                (Place::Memory, 64, 64) => (Some(Budget::Floor(140_000.0)), Some(Budget::Floor(300_000.0))),
                 // At most 1.3 times as long as a bare append.
-                (Place::Disk, 64, 1) => (Some(Budget::AtLeastTimes(1.0 / 1.3)), None),
-                (Place::Disk, 64, 256) => (Some(Budget::AtLeast(100_000.0)), None),
+                (Place::Disk, 64, 1) => (Some(Budget::Times(1.0 / 1.3)), None),
+                (Place::Disk, 64, 256) => (Some(Budget::Floor(100_000.0)), None),
                 _ => (None, None),
             };
             figures.extend([put, get]);

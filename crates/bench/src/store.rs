@@ -104,7 +104,7 @@ fn small(plan: &Plan, place: Place, workload: Workload) -> Result<Vec<Figure>> {
         fetch = fetch.beside_published("DAOS", daos_fetch.0, daos_fetch.1);
     }
     if place == Place::Memory {
-        let at_least = |rate| Some(Budget::AtLeast(rate));
+        let at_least = |rate| Some(Budget::Floor(rate));
         (update.budget, fetch.budget) = match (bytes, workload.records) {
             (64, 100_000) => (at_least(800_000.0), at_least(1_800_000.0)),
             (64, _) => (at_least(300_000.0), at_least(700_000.0)),
@@ -120,7 +120,7 @@ fn small(plan: &Plan, place: Place, workload: Workload) -> Result<Vec<Figure>> {
     let mut figures = vec![update, fetch, new_version, scan];
     if bytes == 64 && place == Place::Memory {
         let name = format!("bytes a version beyond key and value, {of} keys written twice");
-        figures.push(Figure::new("store", name, Unit::Bytes, overhead).budget(Budget::AtMost(130.0)));
+        figures.push(Figure::new("store", name, Unit::Bytes, overhead).budget(Budget::Ceiling(130.0)));
     }
     Ok(figures)
 }
@@ -279,7 +279,7 @@ fn large(plan: &Plan, place: Place) -> Result<Vec<Figure>> {
             Place::Memory => figure.beside("copy in memory", copies.clone()).beside("raw transfers", raw),
             Place::Disk => figure.beside("raw transfers", raw),
         }
-        .budget(Budget::AtLeastTimes(0.9))
+        .budget(Budget::Times(0.9))
     };
     let mut write = figure("update", writes, raw_writes);
     let mut read = figure("fetch", reads, raw_reads);

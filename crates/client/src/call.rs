@@ -63,10 +63,15 @@ impl Operation {
     /// Sends once and waits for the answer, or for this attempt's share of the time.
     pub(crate) async fn attempt(&self, links: &Links, link: &Link, out: Outgoing) -> Result<Reply, Failure> {
         if links.is_closed() {
-            return Err(Failure::Broken(Error::new(Code::NoHandle, "the system was closed").remedy("open it again")));
+            return Err(Failure::Final(Error::new(Code::NoHandle, "the system was closed").remedy("open it again")));
         }
         let limit = retry::attempt_limit(self.left());
-        let (connection, generation) = link.connection(limit).await.map_err(failure_of)?;
+        let opened = link.connection(limit).await.map_err(|error| match failure_of(error) {
+            // What was refused is the greeting, not the request.
+            Failure::Refused(error) if error.code == Code::Protocol => Failure::Broken(error),
+            failure => failure,
+        });
+        let (connection, generation) = opened?;
         let answer = connection.call(self.opcode, self.sequence, out.body, out.bulk, limit).await;
         answer.map_err(|error| {
             // After a silence the link itself is in doubt; on a broken one there is no doubt.

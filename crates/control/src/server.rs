@@ -74,15 +74,16 @@ impl Server {
     ///
     /// # Errors
     /// Of a target that could not write; what was acknowledged is in its log all the same.
-    pub async fn stop(mut self) -> Result<(), Error> {
+    pub async fn stop(self) -> Result<(), Error> {
         for listener in &self.listeners {
             listener.stop(STOP_PATIENCE).await;
         }
-        self.accepting.abort_all();
-        rt::yield_now().await;
-        drop(self.accepting);
-        let engine = Rc::try_unwrap(self.engine).map_err(|_| Error::new(Code::Busy, "a link outlived its listener"))?;
-        engine.stop().await
+        // Each ends with its listener, and takes its links along.
+        let _ = self.accepting.finish().await;
+        match Rc::try_unwrap(self.engine) {
+            Ok(engine) => engine.stop().await,
+            Err(_) => unreachable!("only the accepting tasks share the engine, and they have ended"),
+        }
     }
 }
 

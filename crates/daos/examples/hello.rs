@@ -4,7 +4,7 @@
 //! cargo run --release -p daos --example hello [DIRECTORY]
 //! ```
 
-use daos::{Code, ContainerSpec, ObjectType, System};
+use daos::{Code, ContainerSpec, EmbeddedOptions, ObjectType, System};
 
 fn main() {
     let path = std::env::args().nth(1).unwrap_or_else(|| "./daos-hello".into());
@@ -15,7 +15,8 @@ fn main() {
 }
 
 async fn hello(path: &str) -> daos::Result<()> {
-    let system = System::embedded(path).await?;
+    // Without a size it takes half of what is free on the disk.
+    let system = System::embedded_with(path, EmbeddedOptions { bytes: Some(2 << 30), ..Default::default() }).await?;
 
     // The second run finds what the first one made.
     unless_there(system.create_pool("tank", 1 << 30, vec![]).await)?;

@@ -11,7 +11,8 @@
 //! # let path = directory.path().join("data");
 //! daos::block_on(async {
 //!     // A system in this process, in a directory of its own. `System::connect` opens one elsewhere.
-//!     let system = daos::System::embedded(&path).await?;
+//!     let options = daos::EmbeddedOptions { bytes: Some(2 << 30), ..Default::default() };
+//!     let system = daos::System::embedded_with(&path, options).await?;
 //!     system.create_pool("tank", 1 << 30, vec![]).await?;
 //!     let pool = system.pool("tank").await?;
 //!     pool.create_container(daos::ContainerSpec::labelled("notes")).await?;

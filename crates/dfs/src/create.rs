@@ -273,7 +273,8 @@ impl Draft {
             Ok(()) => Ok(()),
             Err(reason) => {
                 // After a failure nobody is sure of (a lost link, say) the name may be there after all.
-                if !matches!(reason, Reason::Store(_)) {
+                let unsure = matches!(&reason, Reason::Store(error) if error.is_transient());
+                if !unsure {
                     self.discard().await;
                 }
                 Err(reason)

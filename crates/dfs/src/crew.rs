@@ -34,22 +34,26 @@ impl<J> Crew<J> {
 /// Does `first`, and all jobs that come of it, at most `width` at once.
 ///
 /// # Errors
-/// The first failure of a job. Jobs in flight are dropped then.
+/// The first failure of a job. Jobs in flight come to their own end first and no new ones begin: a
+/// job dropped half way could not take back what it wrote.
 pub(crate) async fn run<J, F, E>(first: Vec<J>, width: usize, work: impl Fn(J, Crew<J>) -> F) -> Result<(), E>
 where
     F: Future<Output = Result<(), E>>,
 {
     let crew = Crew { ahead: Arc::new(Mutex::new(first)) };
     let mut running = FuturesUnordered::new();
+    let mut first_failure = None;
     loop {
-        while running.len() < width
+        while first_failure.is_none()
+            && running.len() < width
             && let Some(job) = crew.pop()
         {
             running.push(work(job, crew.clone()));
         }
         match running.next().await {
-            Some(outcome) => outcome?,
-            None => return Ok(()),
+            Some(Ok(())) => {}
+            Some(Err(failure)) => first_failure = first_failure.or(Some(failure)),
+            None => return first_failure.map_or(Ok(()), Err),
         }
     }
 }
@@ -79,6 +83,22 @@ mod tests {
         assert_eq!(outcome, Ok(()));
         // 6 jobs find 5 each, and so on down: 1 + 6 + 30 + 120 + 360 + 720 + 720.
         assert_eq!((*done.borrow(), *most.borrow()), (1957, 3));
+    }
+
+    #[test]
+    fn after_a_failure_jobs_in_flight_end_and_no_new_ones_begin() {
+        let ended = RefCell::new(Vec::new());
+        let outcome = rt::block_on(run(vec![4, 3, 2, 1], 3, |job, _| {
+            let ended = &ended;
+            async move {
+                for _ in 0..job {
+                    rt::yield_now().await;
+                }
+                ended.borrow_mut().push(job);
+                if job == 1 { Err(job) } else { Ok(()) }
+            }
+        }));
+        assert_eq!((outcome, ended.into_inner()), (Err(1), vec![1, 2, 3]));
     }
 
     #[test]

@@ -11,6 +11,10 @@ pub const PAUSE_MAX: Duration = Duration::from_millis(500);
 /// The least time one attempt is given before it is repeated, if the deadline allows.
 pub const ATTEMPT_MIN: Duration = Duration::from_secs(2);
 
+/// Repeats for a peer that does not behave: enough to get over one damaged link, few enough to tell
+/// the user of a wrong address at once.
+pub const BROKEN_REPEATS_MAX: u32 = 3;
+
 /// How an attempt failed.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Failure {
@@ -20,8 +24,10 @@ pub enum Failure {
     Lost(Error),
     /// The server said no. It did not take effect.
     Refused(Error),
-    /// It cannot be tried again: the peer is not what it should be, or the data is gone.
+    /// The peer does not behave like a server of this system. A link that was damaged looks the same.
     Broken(Error),
+    /// It cannot be tried again.
+    Final(Error),
 }
 
 impl Failure {
@@ -32,17 +38,21 @@ impl Failure {
 
     pub fn error(&self) -> &Error {
         match self {
-            Failure::Unreachable(error) | Failure::Lost(error) | Failure::Refused(error) | Failure::Broken(error) => {
-                error
-            }
+            Failure::Unreachable(error)
+            | Failure::Lost(error)
+            | Failure::Refused(error)
+            | Failure::Broken(error)
+            | Failure::Final(error) => error,
         }
     }
 
     pub fn into_error(self) -> Error {
         match self {
-            Failure::Unreachable(error) | Failure::Lost(error) | Failure::Refused(error) | Failure::Broken(error) => {
-                error
-            }
+            Failure::Unreachable(error)
+            | Failure::Lost(error)
+            | Failure::Refused(error)
+            | Failure::Broken(error)
+            | Failure::Final(error) => error,
         }
     }
 }
@@ -75,7 +85,8 @@ pub fn next(failure: &Failure, attempt: u32, left: Duration, random: u64) -> Nex
         Failure::Refused(error) if error.code == Code::Stale => Next::Refresh { after },
         Failure::Refused(error) if error.is_transient() => Next::Retry { after },
         Failure::Unreachable(_) | Failure::Lost(_) => Next::Retry { after },
-        Failure::Refused(_) | Failure::Broken(_) => Next::Fail,
+        Failure::Broken(_) if attempt < BROKEN_REPEATS_MAX => Next::Retry { after },
+        Failure::Refused(_) | Failure::Broken(_) | Failure::Final(_) => Next::Fail,
     }
 }
 
@@ -139,7 +150,10 @@ mod tests {
             assert!(matches!(next(&failure, 0, LONG, 7), Next::Retry { .. }), "{failure:?}");
         }
         let broken = Failure::Broken(Error::new(Code::Protocol, "noise"));
-        for failure in [broken, refused(Code::NotFound), refused(Code::Exists), refused(Code::Checksum)] {
+        assert!(matches!(next(&broken, 0, LONG, 7), Next::Retry { .. }));
+        assert_eq!(next(&broken, BROKEN_REPEATS_MAX, LONG, 7), Next::Fail);
+        let closed = Failure::Final(Error::new(Code::NoHandle, "closed"));
+        for failure in [closed, refused(Code::NotFound), refused(Code::Exists), refused(Code::Checksum)] {
             assert_eq!(next(&failure, 0, LONG, 7), Next::Fail, "{failure:?}");
         }
     }

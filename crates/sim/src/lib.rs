@@ -1,2 +1,18 @@
 #![forbid(unsafe_code)]
-//! (not yet written)
+//! Whole-system scenarios in the simulator: real servers and clients, simulated disks and network,
+//! faults from a seed, an oracle that remembers what was promised.
+//!
+//! # Shape
+//! - [`scenario`]: one run from one seed: set up, let clients and faults loose, heal, verify.
+//! - [`workload`]: what a client does; [`oracle`]: what it may then read.
+//! - [`nemesis`]: what goes wrong.
+//!
+//! A failed request is *unknown*, never *absent*: it may have happened, or may yet.
+//!
+//! A seed that fails is replayed by `SIM_SEED=<seed> cargo test -p sim`, and becomes a test with its
+//! story.
+
+pub mod nemesis;
+pub mod oracle;
+pub mod scenario;
+pub mod workload;

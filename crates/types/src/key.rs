@@ -105,7 +105,7 @@ mod tests {
 
     #[test]
     fn integers_come_first_and_order_as_numbers() {
-        let mut keys = vec![Key::try_from("a").unwrap(), Key::from(300), Key::from(2), Key::new([0u8]).unwrap()];
+        let mut keys = [Key::try_from("a").unwrap(), Key::from(300), Key::from(2), Key::new([0u8]).unwrap()];
         keys.sort();
         assert_eq!(keys.iter().map(Key::to_string).collect::<Vec<_>>(), ["2", "300", "0x00", "a"]);
     }

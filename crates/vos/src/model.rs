@@ -4,7 +4,7 @@
 //! An *op* carries a version: its epoch, and a number that rises with every op at that epoch. A value is
 //! visible at epoch `e` when it is the newest at or below `e` and newer than every punch, at or below
 //! `e`, of its akey, dkey and object. Something exists when something below it is visible. Epoch 0 is
-//! before everything: nothing is written then.
+//! before everything: nothing is written then. Records of an array have one size from punch to punch.
 
 use std::collections::BTreeMap;
 
@@ -44,12 +44,14 @@ impl<T> Default for Branch<T> {
     }
 }
 
+/// Record size and bytes; a hole has none.
+type Records = (u32, Vec<u8>);
+
 #[derive(Clone, Debug, Default)]
 struct Akey {
     punches: Vec<Version>,
     singles: BTreeMap<Version, Vec<u8>>,
-    /// Record size and bytes; a hole has none.
-    extents: Vec<(Version, Extent, Option<(u32, Vec<u8>)>)>,
+    extents: Vec<(Version, Extent, Option<Records>)>,
 }
 
 /// A write to one akey.
@@ -66,11 +68,6 @@ pub enum Scope {
     Dkey(Key),
     Akeys(Key, Vec<Key>),
     Extents(Key, Key, Vec<Extent>),
-}
-
-/// The newest punch at or below `at`.
-fn punched(punches: &[Version], at: Epoch) -> Version {
-    punches.iter().copied().filter(|v| v.epoch <= at).max().unwrap_or_default()
 }
 
 impl Container {
@@ -92,9 +89,11 @@ impl Container {
         for (akey, write) in akeys {
             if let Write::Array(given, _) = write {
                 let hidden = self.hidden(epoch, object, dkey, akey);
+                let punches = self.punches(object, dkey, akey);
+                let next = punches.into_iter().filter(|v| v.epoch > epoch).min();
                 let extents = self.akey(object, dkey, akey).map_or(&[][..], |a| &a.extents[..]);
-                let newer = extents.iter().filter(|(v, _, data)| *v > hidden && data.is_some());
-                let mut sizes = newer.filter_map(|(_, _, data)| data.as_ref().map(|(size, _)| *size));
+                let life = extents.iter().filter(|(v, _, _)| *v > hidden && next.is_none_or(|next| *v < next));
+                let mut sizes = life.filter_map(|(_, _, data)| data.as_ref().map(|(size, _)| *size));
                 if let Some(stored) = sizes.find(|size| size != given) {
                     return Err(Refusal::RecordSize { stored, given: *given });
                 }
@@ -233,13 +232,18 @@ impl Container {
         self.objects.get(&object)?.children.get(dkey)?.children.get(akey)
     }
 
-    /// The newest version at or below `at` that a punch hides, and with it all older ones.
-    fn hidden(&self, at: Epoch, object: Object, dkey: &Key, akey: &Key) -> Version {
-        let Some(object) = self.objects.get(&object) else { return Version::default() };
+    /// Every punch that an akey is under.
+    fn punches(&self, object: Object, dkey: &Key, akey: &Key) -> Vec<Version> {
+        let Some(object) = self.objects.get(&object) else { return Vec::new() };
         let dkey = object.children.get(dkey);
         let akey = dkey.and_then(|d| d.children.get(akey));
         let lists = [Some(&object.punches), dkey.map(|d| &d.punches), akey.map(|a| &a.punches)];
-        lists.into_iter().flatten().map(|punches| punched(punches, at)).max().unwrap_or_default()
+        lists.into_iter().flatten().flatten().copied().collect()
+    }
+
+    /// The newest punch at or below `at`: it hides what is older.
+    fn hidden(&self, at: Epoch, object: Object, dkey: &Key, akey: &Key) -> Version {
+        self.punches(object, dkey, akey).into_iter().filter(|v| v.epoch <= at).max().unwrap_or_default()
     }
 
     fn condition<'k>(

@@ -566,7 +566,7 @@ pub(crate) fn split(left: &mut Body, right: &mut Body, at: usize, coming: &[u8])
         if keyed.is_empty() {
             // Nothing with a key here yet. Guess that what comes resembles the neighbour.
             let neighbour = if at == 0 { 0 } else { at - 1 };
-            let guess = if inner || records.len() > 0 { 0 } else { common_keys(key(&old, neighbour), coming) };
+            let guess = if inner || !records.is_empty() { 0 } else { common_keys(key(&old, neighbour), coming) };
             restart(half, &old, &coming[..guess]);
         } else {
             key(&old, keyed.start).copy_to(&mut whole);

@@ -17,18 +17,26 @@ use crate::view::{Children, View, decode_child, unreadable};
 /// First window of indices looked at from the end of an array; each next is twice as long.
 const WINDOW_FIRST: u64 = 1 << 12;
 
-/// Highest epoch of any record of the object, punches included.
-pub(crate) fn max_write(shard: &Shard, pages: &Pages, group: u32, oid: ObjectId) -> Result<Option<Epoch>> {
+/// Highest epoch up to `at` of any record of the object, punches included.
+pub(crate) fn max_write(shard: &Shard, pages: &Pages, at: Epoch, group: u32, oid: ObjectId) -> Result<Option<Epoch>> {
     let mut from = Vec::new();
     key::push_object(&mut from, group, oid);
     let to = beyond(&from);
     let mut best = 0;
-    highest(pages, shard.tree.root, None, &from, &to, &mut best)?;
+    highest(pages, shard.tree.root, None, at, &from, &to, &mut best)?;
     Ok((best > 0).then_some(Epoch(best)))
 }
 
 /// Looks below `id` for records in `from..to`, and only where the noted epochs promise more than `best`.
-fn highest(pages: &Pages, id: PageId, promised: Option<u64>, from: &[u8], to: &[u8], best: &mut u64) -> Result<()> {
+fn highest(
+    pages: &Pages,
+    id: PageId,
+    promised: Option<u64>,
+    at: Epoch,
+    from: &[u8],
+    to: &[u8],
+    best: &mut u64,
+) -> Result<()> {
     if promised.is_some_and(|promised| promised <= *best) {
         return Ok(());
     }
@@ -40,7 +48,10 @@ fn highest(pages: &Pages, id: PageId, promised: Option<u64>, from: &[u8], to: &[
         for index in first..last {
             node::key(body, index).copy_to(&mut key);
             let version = key::read_record(&key).ok_or_else(|| unreadable("a key"))?.version();
-            *best = (*best).max(version.unwrap_or(Version::NEVER).epoch.0);
+            let epoch = version.unwrap_or(Version::NEVER).epoch;
+            if epoch <= at {
+                *best = (*best).max(epoch.0);
+            }
         }
         return Ok(());
     }
@@ -50,7 +61,7 @@ fn highest(pages: &Pages, id: PageId, promised: Option<u64>, from: &[u8], to: &[
         let promised = node::child(body, index).map(|(_, epoch)| epoch);
         if promised.is_some_and(|promised| promised > *best) {
             let (child, _) = child_of(pages, id, body, index)?;
-            highest(pages, child, promised, from, to, best)?;
+            highest(pages, child, promised, at, from, to, best)?;
         }
     }
     Ok(())

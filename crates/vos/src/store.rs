@@ -404,7 +404,22 @@ impl Store {
 
     /// Highest epoch at which anything stored of the object was written or punched.
     pub fn object_max_write(&mut self, container: ContainerId, group: u32, oid: ObjectId) -> Result<Option<Epoch>> {
-        self.look(container, |shard, pages| query::max_write(shard, pages, group, oid))
+        self.object_max_write_at(container, Epoch::MAX, group, oid)
+    }
+
+    /// Highest epoch up to `at` at which anything stored of the object was written or punched: what a
+    /// snapshot knows of it.
+    ///
+    /// Cost: that of [`Self::object_max_write`] when nothing was written since `at`, else up to a walk
+    /// over the object's records.
+    pub fn object_max_write_at(
+        &mut self,
+        container: ContainerId,
+        at: Epoch,
+        group: u32,
+        oid: ObjectId,
+    ) -> Result<Option<Epoch>> {
+        self.look(container, |shard, pages| query::max_write(shard, pages, at, group, oid))
     }
 
     /// Lowest or highest integer dkey that has something visible.

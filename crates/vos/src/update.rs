@@ -161,7 +161,7 @@ pub(crate) fn plan(
             ValueWrite::Array { record_bytes, extents } => {
                 let view = View::open(shard, pages, key, version.epoch)?;
                 let hidden = view.hidden_akey(&key[..dkey_end], &key[..akey_end])?;
-                match view.stored_record_bytes(&key[..akey_end], hidden)? {
+                match view.size_in_life(&key[..dkey_end], &key[..akey_end], hidden)? {
                     Some(stored) if stored != record_bytes => {
                         return Err(Error::RecordSize { stored, given: record_bytes });
                     }

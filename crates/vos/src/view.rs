@@ -125,15 +125,17 @@ impl<'a> View<'a> {
         Ok(false)
     }
 
-    /// Record size of any stored data of the akey newer than `hidden`, whatever its epoch.
-    pub(crate) fn stored_record_bytes(&self, akey: &[u8], hidden: Version) -> Result<Option<u32>> {
+    /// Record size of the data written to the akey between the punches before and after the epoch, if any:
+    /// all of it has one. `hidden` is the punch before.
+    pub(crate) fn size_in_life(&self, dkey: &[u8], akey: &[u8], hidden: Version) -> Result<Option<u32>> {
+        let next = self.next_punch(dkey, akey)?;
         let mut probe = akey.to_vec();
         probe.push(key::DATA);
         let len = probe.len();
         let mut cursor = Cursor::at(self.tree, self.pages, &probe)?;
         while cursor.starts_with(&probe[..len]) {
-            let version = cursor.key().last::<VERSION_BYTES>().map(Version::from_bytes);
-            if version.is_some_and(|version| version > hidden) {
+            let version = cursor.key().last::<VERSION_BYTES>().map(Version::from_bytes).unwrap_or_default();
+            if version > hidden && next.is_none_or(|next| version < next) {
                 return match value::read_data(cursor.value()) {
                     Some((_, record_bytes, _)) => Ok(Some(record_bytes)),
                     None => Err(unreadable("array data")),
@@ -142,6 +144,27 @@ impl<'a> View<'a> {
             cursor.next()?;
         }
         Ok(None)
+    }
+
+    /// The first punch of the akey, dkey or object after the epoch.
+    fn next_punch(&self, dkey: &[u8], akey: &[u8]) -> Result<Option<Version>> {
+        if !self.flagged {
+            return Ok(None);
+        }
+        let mut next: Option<Version> = None;
+        for (owner, life) in [(&dkey[..OBJECT_BYTES], &[LIFE, OBJECT_PUNCH][..]), (dkey, &[LIFE]), (akey, &[LIFE])] {
+            let mut probe = [owner, life].concat();
+            let len = probe.len();
+            key::push_version(&mut probe, Version::latest(self.at));
+            let mut cursor = Cursor::at(self.tree, self.pages, &probe)?;
+            // Newest first: the one just before is the first after.
+            if cursor.seek_before(&probe)?
+                && let Some(version) = version_under(&cursor, &probe[..len])
+            {
+                next = Some(next.map_or(version, |next| next.min(version)));
+            }
+        }
+        Ok(next)
     }
 
     /// Key prefix that ends the data of an akey, for searches from its end.

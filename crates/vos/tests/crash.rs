@@ -207,7 +207,7 @@ fn enumerate(seed: u64, steps: u64, cuts: u64) {
         for cut in 0..cuts {
             let cut = events as u64 * cuts + cut;
             let volume = replay.power_cut(cut);
-            furthest = recover(&volume, &script, script.owed(events), cut, cut % 3 == 0).0.max(furthest);
+            furthest = recover(&volume, &script, script.owed(events), cut, cut.is_multiple_of(3)).0.max(furthest);
         }
         if events % 5 == 0 {
             recover(&replay.kill(), &script, script.owed(events), events as u64, false);
@@ -287,7 +287,7 @@ fn deferred_deletion_survives_a_power_cut_between_any_two_steps() {
         let events = replay.events();
         for cut in 0..2 {
             let cut = events as u64 * 2 + cut;
-            recover(&replay.power_cut(cut), &script, script.owed(events), cut, cut % 2 == 0);
+            recover(&replay.power_cut(cut), &script, script.owed(events), cut, cut.is_multiple_of(2));
         }
         if !replay.step() {
             break;

@@ -79,9 +79,15 @@ enum Stored {
 pub const POOL: PoolId = PoolId::from_bytes([7; 16]);
 
 impl Fake {
-    /// A server with pool `tank` on `targets` targets.
+    /// A server with pool `tank` on `targets` targets, listening.
     pub async fn start(targets: u32) -> Rc<Fake> {
-        let fake = Rc::new(Fake {
+        let fake = Fake::new(targets);
+        fake.clone().listen().await;
+        fake
+    }
+
+    pub fn new(targets: u32) -> Rc<Fake> {
+        Rc::new(Fake {
             name: format!("fake-{:016x}", rt::random_u64()),
             system: RefCell::new("daos_server".into()),
             map_version: Cell::new(1),
@@ -97,9 +103,7 @@ impl Fake {
             links: RefCell::default(),
             seen: RefCell::default(),
             under_way: Cell::default(),
-        });
-        fake.clone().listen().await;
-        fake
+        })
     }
 
     pub async fn listen(self: Rc<Fake>) {

@@ -6,3 +6,4 @@ mod fake;
 mod faults;
 mod handles;
 mod objects;
+mod simulated;

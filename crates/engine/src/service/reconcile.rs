@@ -60,8 +60,8 @@ impl Service {
         let replica = self.pools.borrow_mut().remove(&id);
         match replica {
             Some(replica) => replica.remove()?,
-            None if rt::disk::fs::exists(&pool_path(&self.config, id)) => {
-                let gone = rt::disk::fs::remove_file(&pool_path(&self.config, id));
+            None if rt::disk::fs::exists(pool_path(&self.config, id)) => {
+                let gone = rt::disk::fs::remove_file(pool_path(&self.config, id));
                 gone.map_err(|e| Error::new(types::Code::Io, e.to_string()))?;
             }
             None => {}

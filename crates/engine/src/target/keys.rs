@@ -86,7 +86,8 @@ impl Target {
     fn query(&self, query: &QueryKeysRequest) -> Result<QueryKeysResponse, vos::Error> {
         let place = &query.place;
         let store = &mut *self.store.borrow_mut();
-        let last_write = store.object_max_write(place.container, place.group, place.oid)?.unwrap_or(Epoch::ZERO);
+        let last_write =
+            store.object_max_write_at(place.container, query.at, place.group, place.oid)?.unwrap_or(Epoch::ZERO);
         let mut answer =
             QueryKeysResponse { dkey_min: None, dkey_max: None, array_end: 0, record_bytes: 0, last_write };
         match (&query.dkey, &query.akey) {

@@ -90,10 +90,9 @@ impl Target {
     ) -> Result<media::Lsn, vos::Error> {
         let mut placed = placed.iter().map(Placed::payload);
         let mut next = || placed.next().expect("one for each payload of the request");
-        // Extents of all array akeys, so that the writes can borrow them.
-        let arrays: Vec<Vec<(Extent, Payload)>>;
         let mut singles = Vec::new();
-        arrays = update
+        // Extents of all array akeys, so that the writes can borrow them.
+        let arrays: Vec<Vec<(Extent, Payload)>> = update
             .akeys
             .iter()
             .map(|akey| match &akey.value {

@@ -270,8 +270,11 @@ impl Sim {
             return None;
         }
         let mut world = self.shared.world();
+        // In order of their numbers, not of their wake-ups: `tokio::sync::watch` wakes its waiters in an
+        // order of its own dice.
+        ready.sort_unstable();
         let index = world.order.below(ready.len() as u64) as usize;
-        let id = ready.swap_remove(index);
+        let id = ready.remove(index);
         // A turn takes up to 2 us, so that tasks which only yield to each other do not stop time.
         let cost = world.order.below(2000);
         world.pass(cost);

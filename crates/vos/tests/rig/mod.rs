@@ -176,7 +176,10 @@ pub fn format(log_bytes: u64, data_bytes: u64, memory_bytes: usize) -> Store {
     Store::format(media).unwrap()
 }
 
-pub fn open(memory_bytes: usize) -> Result<(Store, Recovered, Vec<(Lsn, Origin)>), Error> {
+/// The store, what recovery says, and the origins it saw.
+pub type Opened = (Store, Recovered, Vec<(Lsn, Origin)>);
+
+pub fn open(memory_bytes: usize) -> Result<Opened, Error> {
     let regions = Regions { log: Region::whole(disk("/log")).unwrap(), data: Region::whole(disk("/data")).unwrap() };
     let (media, recovery) = media::Store::open(regions, memory_bytes)?;
     let mut seen = Vec::new();
