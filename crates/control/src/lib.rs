@@ -1,4 +1,3 @@
-#![forbid(unsafe_code)]
 //! The server as a program: configuration, storage, listening, life and death.
 //!
 //! # Shape
@@ -9,6 +8,8 @@
 //!
 //! # Not here
 //! What requests mean (`engine`); commands and their output (`cli`).
+
+#![forbid(unsafe_code)]
 
 pub mod config;
 pub mod embedded;

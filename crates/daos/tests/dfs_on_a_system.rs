@@ -97,8 +97,8 @@ fn what_was_copied_is_there_after_a_restart() {
         let (local, options) = (Local::new().unwrap(), CopyOptions::default());
         let (system, _, fs) = mounted(directory.path()).await;
         copy_in(&local, source.path(), &fs, "/tree", &options).await.unwrap();
-        fs.rename("/tree/d", "/moved").await.unwrap();
-        fs.rename("/moved", "/tree/d").await.unwrap();
+        fs.rename("/tree", "/moved").await.unwrap();
+        fs.rename("/moved", "/tree").await.unwrap();
         system.shutdown().await.unwrap();
         drop((system, fs));
 

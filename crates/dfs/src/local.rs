@@ -35,6 +35,9 @@ pub struct Local {
     workers: Arc<Workers>,
 }
 
+/// An open local file.
+pub(crate) type LocalFile = fs::File;
+
 /// What kind of thing a local name is.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum LocalKind {
@@ -166,19 +169,19 @@ impl Local {
         .await
     }
 
-    pub(crate) async fn open(&self, path: &Path) -> io::Result<(Arc<fs::File>, LocalStat, Xattrs)> {
+    pub(crate) async fn open(&self, path: &Path) -> io::Result<(Arc<LocalFile>, LocalStat, Xattrs)> {
         let path = path.to_owned();
         self.run(move || open(&path).map(|(file, stat, xattrs)| (Arc::new(file), stat, xattrs))).await
     }
 
     /// Up to `len` bytes at `offset`; fewer at the end of the file.
-    pub(crate) async fn read_at(&self, file: &Arc<fs::File>, offset: u64, len: usize) -> io::Result<IoBuf> {
+    pub(crate) async fn read_at(&self, file: &Arc<LocalFile>, offset: u64, len: usize) -> io::Result<IoBuf> {
         let file = file.clone();
         self.run(move || read_at(&file, offset, len)).await
     }
 
     /// Where the file has data: stretches in order, holes between.
-    pub(crate) async fn data_stretches(&self, file: &Arc<fs::File>, bytes: u64) -> io::Result<Vec<(u64, u64)>> {
+    pub(crate) async fn data_stretches(&self, file: &Arc<LocalFile>, bytes: u64) -> io::Result<Vec<(u64, u64)>> {
         let file = file.clone();
         self.run(move || data_stretches(&file, bytes)).await
     }
@@ -235,18 +238,18 @@ impl Local {
     }
 
     /// Makes an empty file, in the place of a file that is there.
-    pub(crate) async fn create(&self, path: &Path) -> io::Result<Arc<fs::File>> {
+    pub(crate) async fn create(&self, path: &Path) -> io::Result<Arc<LocalFile>> {
         let path = path.to_owned();
         self.run(move || create(&path).map(Arc::new)).await
     }
 
-    pub(crate) async fn write_at(&self, file: &Arc<fs::File>, offset: u64, data: Bytes) -> io::Result<()> {
+    pub(crate) async fn write_at(&self, file: &Arc<LocalFile>, offset: u64, data: Bytes) -> io::Result<()> {
         let file = file.clone();
         self.run(move || file.write_all_at(&data, offset)).await
     }
 
     /// Sets size and attributes, last of all the times.
-    pub(crate) async fn finish(&self, file: &Arc<fs::File>, bytes: u64, finish: Finish) -> io::Result<Refused> {
+    pub(crate) async fn finish(&self, file: &Arc<LocalFile>, bytes: u64, finish: Finish) -> io::Result<Refused> {
         let file = file.clone();
         self.run(move || {
             file.set_len(bytes)?;

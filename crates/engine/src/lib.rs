@@ -1,4 +1,3 @@
-#![forbid(unsafe_code)]
 //! The server's engine: targets that hold data, and the service that says what they hold.
 //!
 //! # Shape
@@ -14,6 +13,8 @@
 //! # Not here
 //! Listening, configuration and processes (`control`); sockets and frames (`net`); placement of
 //! keys on targets (the client's, by `placement`).
+
+#![forbid(unsafe_code)]
 
 pub mod hold;
 pub mod service;

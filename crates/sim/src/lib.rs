@@ -1,4 +1,3 @@
-#![forbid(unsafe_code)]
 //! Whole-system scenarios in the simulator: real servers and clients, simulated disks and network,
 //! faults from a seed, an oracle that remembers what was promised.
 //!
@@ -11,6 +10,8 @@
 //!
 //! A seed that fails is replayed by `SIM_SEED=<seed> cargo test -p sim`, and becomes a test with its
 //! story.
+
+#![forbid(unsafe_code)]
 
 pub mod nemesis;
 pub mod oracle;

@@ -15,7 +15,7 @@ use crate::create::Draft;
 use crate::crew::{self, Crew};
 use crate::dir::bytes_of;
 use crate::error::{At, DfsError, Reason, Result};
-use crate::local::{Listing, Local, LocalKind, LocalStat, Xattrs};
+use crate::local::{Listing, Local, LocalFile, LocalKind, LocalStat, Xattrs};
 use crate::{Attributes, Changes, Dir, Follow, IfExists, Kind, SetXattr};
 
 /// Copies the local file or directory `source` to `destination`, seen from `into`.
@@ -250,7 +250,7 @@ impl Import {
     }
 
     /// Content of a large file, chunk by chunk, holes left out.
-    async fn stream(&self, draft: &Draft, file: &Arc<std::fs::File>, stat: &LocalStat, from: &Path) -> Result<()> {
+    async fn stream(&self, draft: &Draft, file: &Arc<LocalFile>, stat: &LocalStat, from: &Path) -> Result<()> {
         let stretches = match stat.allocated < stat.bytes {
             true => self.local.data_stretches(file, stat.bytes).await.at(bytes_of(from))?,
             false => vec![(0, stat.bytes)],

@@ -75,6 +75,17 @@ impl Layers {
     }
 }
 
+/// The sources in the crate's directory, and those that its `#[path]` attributes take in from elsewhere.
+fn of_crate<'t>(tree: &'t Tree, directory: &str) -> impl Iterator<Item = &'t Source> {
+    let (own, others): (Vec<_>, Vec<_>) = tree.sources.iter().partition(|source| source.path.starts_with(directory));
+    let taken: Vec<&str> = own.iter().flat_map(|source| source.text.split("#[path = \"").skip(1)).collect();
+    let taken: Vec<&str> = taken.iter().filter_map(|rest| rest.split('"').next()).collect();
+    let is_taken = move |source: &&Source| {
+        taken.iter().any(|path| source.path.ends_with(path.trim_start_matches("../")) && path.starts_with("../"))
+    };
+    own.into_iter().chain(others.into_iter().filter(is_taken))
+}
+
 /// Compares every crate's dependencies with the layers, and with what its sources use.
 pub fn check_crates(tree: &Tree, layers: &Layers) -> Vec<Finding> {
     let mut findings = Vec::new();
@@ -101,8 +112,7 @@ pub fn check_crates(tree: &Tree, layers: &Layers) -> Vec<Finding> {
                     findings.extend(refusal.map(|why| Finding::fail(path, line, why)));
                 }
                 let ident = dependency.replace('-', "_");
-                let of_crate = tree.sources.iter().filter(|source| source.path.starts_with(directory));
-                if !of_crate.into_iter().any(|source| source.find_word(&ident).next().is_some()) {
+                if !of_crate(tree, directory).any(|source| source.find_word(&ident).next().is_some()) {
                     findings.push(Finding::fail(path, line, format!("`{dependency}` is not used: remove it")));
                 }
             }
