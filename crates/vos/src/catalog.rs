@@ -373,3 +373,36 @@ enum Entry {
 fn unreadable(what: &str) -> Error {
     Error::Corrupt { place: "the catalog".into(), fault: format!("{what} that cannot be read") }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn entries_have_their_golden_bytes() {
+        let mut pages = Pages::in_memory(1 << 20).unwrap();
+        let (mut catalog, root) = Catalog::create(&mut pages).unwrap();
+        assert_eq!(root, [b"VOS1", &catalog.own.head.0.to_le_bytes()[..]].concat());
+        let (pool, container) = (PoolId::from_bytes([7; 16]), ContainerId::from_bytes([8; 16]));
+        catalog.apply_create_pool(&mut pages, pool, 0x0102).unwrap();
+        catalog.apply_create_container(&mut pages, pool, container).unwrap();
+        let head = catalog.shards[&container].head.0.to_le_bytes();
+        let mut stored = Vec::new();
+        let mut cursor = Cursor::at(&catalog.own.tree, &pages, &[]).unwrap();
+        while cursor.is_valid() {
+            let mut key = Vec::new();
+            cursor.key().copy_to(&mut key);
+            stored.push((key, cursor.value().to_vec()));
+            cursor.next().unwrap();
+        }
+        let golden = [
+            ([&[1][..], &[7; 16]].concat(), vec![2, 1, 0, 0, 0, 0, 0, 0]),
+            ([&[2][..], &[8; 16]].concat(), head.to_vec()),
+        ];
+        assert_eq!(stored, golden);
+        assert_eq!(garbage_key(0x0102), [3, 0, 0, 1, 2]);
+        let version = Version { epoch: Epoch(1), minor: 2 };
+        let reclaim = [&[4][..], &[8; 16], b"scope", &[0xff; 7], &[0xfe, 0xff, 0xfd]].concat();
+        assert_eq!(Reclaim::key(container, b"scope", version), reclaim);
+    }
+}

@@ -386,4 +386,32 @@ mod tests {
             let _ = (read_key(&bytes), read_record(&bytes), read_object(&bytes));
         }
     }
+
+    #[test]
+    fn keys_have_their_golden_bytes() {
+        let hex = |bytes: &[u8]| bytes.iter().map(|b| format!("{b:02x}")).collect::<String>();
+        let mut object = Vec::new();
+        push_object(&mut object, 7, ObjectId { hi: 1, lo: 2 });
+        assert_eq!(hex(&object), "0000000700000000000000010000000000000002");
+        let zeros = |n: usize| vec![0u8; n];
+        let cases: [(Key, &str); 6] = [
+            (Key::from(0x0102), "010000000000000102"),
+            (Key::literal("ab"), "0261620000"),
+            (Key::new(*b"a\0b").unwrap(), "026100fe620000"),
+            (Key::new(*b"a\0").unwrap(), "02610001"),
+            (Key::new(zeros(127)).unwrap(), "02007f0000"),
+            (Key::new([zeros(130), b"a".to_vec()].concat()).unwrap(), "02007f00fc610000"),
+        ];
+        for (key, golden) in cases {
+            assert_eq!(hex(&encode(&key)), golden, "{key:?}");
+        }
+        assert_eq!(hex(&Version { epoch: Epoch(1), minor: 2 }.to_bytes()), "fffffffffffffffefffd");
+        assert_eq!(
+            [LIFE, INTEGER, BYTES, SINGLE, DATA, HOLE, BEYOND, OBJECT_FLAG, OBJECT_PUNCH],
+            [0, 1, 2, 1, 2, 3, 0xff, 0, 1]
+        );
+        let mut array = Vec::new();
+        push_extent(&mut array, DATA, Extent::new(0x0a, 3));
+        assert_eq!(hex(&array), "0202000000000000000a", "data, class, start");
+    }
 }

@@ -51,9 +51,9 @@ pub use key::Version;
 pub use list::LIST_MAX;
 pub use request::{
     AkeyPlan, AkeyRead, AkeyWrite, ArrayEnd, ArrayTail, BulkList, Checksums, ContainerInfo, Edge, FetchPlan,
-    ListedAkey, ListedExtent, ListedObject, Listing, Origin, Payload, Piece, PoolSpace, Punch, PunchScope, ReadWhat,
-    Source, Update, ValueRead, ValueWrite,
+    INLINE_BYTES_MAX, ListedAkey, ListedExtent, ListedObject, Listing, Origin, Payload, Piece, PoolSpace, Punch,
+    PunchScope, ReadWhat, Source, Update, ValueRead, ValueWrite,
 };
 pub use shard::SNAPSHOTS_MAX;
 pub use space::{BulkExtent, Reservation};
-pub use store::{INLINE_BYTES_MAX, Store};
+pub use store::Store;

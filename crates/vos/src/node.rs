@@ -40,6 +40,8 @@ pub(crate) type Body = [u8; PAGE_BODY_BYTES];
 
 /// Page kind of a node.
 pub(crate) const KIND_NODE: u16 = 1;
+/// Page kind of a shard's head.
+pub(crate) const KIND_HEAD: u16 = 2;
 /// Version of the layout above.
 const NODE_VERSION: u8 = 1;
 /// Slots begin here.
@@ -638,7 +640,7 @@ pub(crate) fn is_sparse(body: &Body) -> bool {
 pub(crate) fn is_whole(page: &media::Page) -> bool {
     match page.kind() {
         KIND_NODE => verify(page.body()).is_none(),
-        kind => kind == crate::shard::KIND_HEAD,
+        kind => kind == KIND_HEAD,
     }
 }
 
@@ -698,4 +700,44 @@ pub(crate) fn verify(body: &Body) -> Option<String> {
     (live + get16(body, GARBAGE) != heap_end - heap).then(|| {
         format!("{live} bytes of records and {} of garbage in a heap of {}", get16(body, GARBAGE), heap_end - heap)
     })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// A leaf with three keys, put in out of order, written down by hand from the table above.
+    #[test]
+    fn a_leaf_has_its_golden_bytes() {
+        let mut body = [0xaa; PAGE_BODY_BYTES];
+        init(&mut body, 0, 0x0102, b"pre");
+        for (index, key, value) in [(0, &b"prefab"[..], &b"1"[..]), (0, b"preen", b""), (2, b"prefect", b"three")] {
+            insert(&mut body, index, key, Value { head: value, tail: b"" });
+        }
+        raise_max_epoch(&mut body, 0x77);
+        let end = PAGE_BODY_BYTES - 3;
+        let (fab, en, fect) = (end - 6, end - 6 - 4, end - 6 - 4 - 11);
+        let mut golden = [0; PAGE_BODY_BYTES];
+        golden[..2].copy_from_slice(&[1, 0]);
+        golden[2..4].copy_from_slice(&3u16.to_le_bytes());
+        golden[4..6].copy_from_slice(&(fect as u16).to_le_bytes());
+        golden[8..10].copy_from_slice(&3u16.to_le_bytes());
+        golden[10..12].copy_from_slice(&2u16.to_le_bytes());
+        golden[16] = 0x77;
+        golden[24..26].copy_from_slice(&[2, 1]);
+        // Offset, suffix length, head read backwards.
+        golden[32..40].copy_from_slice(&[&(en as u16).to_le_bytes()[..], &[2, 0], b"\0\0ne"].concat());
+        golden[40..48].copy_from_slice(&[&(fab as u16).to_le_bytes()[..], &[3, 0], b"\0baf"].concat());
+        golden[48..56].copy_from_slice(&[&(fect as u16).to_le_bytes()[..], &[4, 0], b"tcef"].concat());
+        golden[fect..].copy_from_slice(b"fect\x05\0threeen\0\0fab\x01\x001pre");
+        let differs: Vec<usize> = (0..PAGE_BODY_BYTES).filter(|&at| body[at] != golden[at]).collect();
+        // What lies between slots and heap is nobody's.
+        assert!(differs.iter().all(|at| (56..fect).contains(at)), "{differs:?}");
+        assert_eq!(verify(&body), None);
+    }
+
+    #[test]
+    fn an_inner_value_has_its_golden_bytes() {
+        assert_eq!(child_value(0x0102, 0x0304), [2, 1, 0, 0, 4, 3, 0, 0, 0, 0, 0, 0]);
+    }
 }

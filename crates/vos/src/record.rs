@@ -30,7 +30,9 @@ use codec::checksum::chunk_count;
 use types::{Conditions, ContainerId, Epoch, Extent, Key, ObjectId, PoolId, SessionId};
 
 use crate::key::Version;
-use crate::request::{AkeyWrite, BulkList, Checksums, Origin, Payload, Punch, PunchScope, Update, ValueWrite};
+use crate::request::{
+    AkeyWrite, BulkList, Checksums, INLINE_BYTES_MAX, Origin, Payload, Punch, PunchScope, Update, ValueWrite,
+};
 use crate::space::{BulkExtent, Reservation};
 use crate::value::EXTENTS_PER_PAYLOAD_MAX;
 
@@ -481,7 +483,7 @@ impl<'a> Reader<'a> {
                 let len = self.u32()?;
                 let checksums = self.checksums(len.into())?;
                 let bytes = self.slice(len as usize)?;
-                (bytes.len() <= crate::INLINE_BYTES_MAX).then_some(OwnedPayload::Inline { bytes, checksums })
+                (bytes.len() <= INLINE_BYTES_MAX).then_some(OwnedPayload::Inline { bytes, checksums })
             }
             BULK => {
                 let (bytes, count) = (self.u64()?, self.u16()?);

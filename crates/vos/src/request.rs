@@ -45,11 +45,14 @@ pub enum ValueWrite<'a> {
     },
 }
 
+/// Largest payload kept in the tree; larger ones go to bulk blocks first. A pool may choose less.
+pub const INLINE_BYTES_MAX: usize = 4096;
+
 /// The bytes of a value, or where they already lie. `checksums`: CRC-32C of each
 /// [`types::CHECKSUM_CHUNK_BYTES`] of the payload.
 #[derive(Clone, Copy, Debug)]
 pub enum Payload<'a> {
-    /// At most [`crate::INLINE_BYTES_MAX`] bytes, kept in the tree.
+    /// At most [`INLINE_BYTES_MAX`] bytes, kept in the tree.
     Inline { bytes: &'a [u8], checksums: &'a [u32] },
     /// Already written to the blocks of `at`, from their start; `bytes` of them count.
     Bulk { at: &'a Reservation, bytes: u64, checksums: &'a [u32] },

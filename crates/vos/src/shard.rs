@@ -14,10 +14,9 @@ use zerocopy::{FromBytes, Immutable, IntoBytes, KnownLayout};
 
 use crate::error::{Error, Result};
 use crate::key::{LIFE, OBJECT_BYTES, OBJECT_FLAG, Version};
+use crate::node::KIND_HEAD;
 use crate::tree::{Tree, damaged};
 
-/// Page kind of a head.
-pub(crate) const KIND_HEAD: u16 = 2;
 const HEAD_VERSION: u32 = 1;
 /// Epochs whose minors are remembered. Epochs are given out in order and applied almost in order: this
 /// many operations may overtake one another.
@@ -350,5 +349,30 @@ mod tests {
         assert_eq!(back.next_version(Epoch(8)).unwrap().minor, 2);
         assert!(back.snapshot_within(Epoch(5), Epoch(8)) && !back.snapshot_within(Epoch(5), Epoch(7)));
         assert!(Shard::load(&pages, shard.tree.root).is_err());
+    }
+
+    #[test]
+    fn a_head_has_its_golden_bytes() {
+        let mut pages = Pages::in_memory(1 << 20).unwrap();
+        let id = ContainerId::from_bytes([3; 16]);
+        let mut shard = Shard::create(&mut pages, id, PoolId::from_bytes([4; 16]), 9).unwrap();
+        shard.snapshots = vec![Epoch(4), Epoch(7)];
+        (shard.blocks, shard.punches) = (5, 6);
+        shard.save_all(&mut pages).unwrap();
+        shard.applied(&mut pages, Version { epoch: Epoch(8), minor: 1 }).unwrap();
+        let mut golden = [0; PAGE_BODY_BYTES];
+        let mut put = |at: usize, bytes: &[u8]| golden[at..at + bytes.len()].copy_from_slice(bytes);
+        put(0, &[1]);
+        put(4, &shard.tree.root.0.to_le_bytes());
+        put(8, &[3; 16]);
+        put(24, &[4; 16]);
+        for (at, byte) in [(40, 1), (48, 5), (56, 8), (64, 6), (80, 1), (84, 2), (88, 9), (92, 9)] {
+            put(at, &[byte]);
+        }
+        put(128, &[8]);
+        put(640, &[1]);
+        put(768, &[4]);
+        put(776, &[7]);
+        assert!(pages.get(shard.head).unwrap().body() == &golden);
     }
 }

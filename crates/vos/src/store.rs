@@ -22,9 +22,6 @@ use crate::space::Reservation;
 use crate::update::{self, Scratch};
 use crate::{fetch, list, node, punch, query};
 
-/// Largest payload kept in the tree; larger ones go to bulk blocks first. A pool may choose less.
-pub const INLINE_BYTES_MAX: usize = 4096;
-
 /// Pages that a change may add beyond one for each record: a split on every level.
 const SPLIT_PAGES: u64 = 4;
 /// Changes of more records than this must fit the page budget twice.

@@ -6,11 +6,10 @@ use types::{
     AKEYS_PER_REQUEST_MAX, Conditions, EXTENTS_PER_AKEY_MAX, Epoch, Extent, KEY_BYTES_MAX, Key, VALUE_BYTES_MAX,
 };
 
-use crate::INLINE_BYTES_MAX;
 use crate::error::{Error, Result};
 use crate::key::{self, BEYOND, DATA, SINGLE, Version};
 use crate::node::Value;
-use crate::request::{AkeyWrite, BulkList, Payload, Update, ValueWrite};
+use crate::request::{AkeyWrite, BulkList, INLINE_BYTES_MAX, Payload, Update, ValueWrite};
 use crate::shard::Shard;
 use crate::tree::Spot;
 use crate::value::{self, Head};

@@ -20,10 +20,9 @@ use codec::checksum::chunk_count;
 use smallvec::SmallVec;
 use types::VALUE_BYTES_MAX;
 
-use crate::INLINE_BYTES_MAX;
 use crate::key::COMPOSITE_BYTES_MAX;
 use crate::node::{self, Value};
-use crate::request::{BulkList, Checksums, Payload, Source};
+use crate::request::{BulkList, Checksums, INLINE_BYTES_MAX, Payload, Source};
 use crate::space::BulkExtent;
 
 /// Most runs of blocks that one payload may be scattered over. With its checksums and two longest keys
@@ -172,4 +171,34 @@ fn read_extents(bytes: &[u8]) -> BulkList {
         blocks: u32::from_le_bytes(*b.last_chunk().expect("eight bytes")),
     };
     bytes.as_chunks::<8>().0.iter().map(read).collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn bytes_of(payload: &Payload<'_>, array: Option<(u64, u32)>) -> String {
+        let mut head = Head::new();
+        if let Some((count, record_bytes)) = array {
+            data_head(&mut head, count, record_bytes);
+        }
+        let tail = payload_head(payload, &mut head);
+        head.iter().chain(tail).map(|b| format!("{b:02x}")).collect()
+    }
+
+    #[test]
+    fn values_have_their_golden_bytes() {
+        let inline = Payload::Inline { bytes: b"xyz", checksums: &[0x0a0b_0c0d] };
+        assert_eq!(bytes_of(&inline, None), "010d0c0b0a78797a");
+        assert_eq!(bytes_of(&Payload::Inline { bytes: b"", checksums: &[] }, None), "01");
+        assert_eq!(bytes_of(&inline, Some((3, 1))), "030000000000000001000000010d0c0b0a78797a");
+        let pieces = [BulkExtent { block: 5, blocks: 2 }, BulkExtent { block: 0x100, blocks: 7 }];
+        let at = crate::space::Reservation::replayed(BulkList::from_slice(&pieces), 36_864);
+        let bulk = Payload::Bulk { at: &at, bytes: 36_864, checksums: &[1, 2] };
+        assert_eq!(bytes_of(&bulk, None), "0200900000000000000200050000000200000000010000070000000100000002000000");
+        assert_eq!(
+            (hole(&9u64.to_le_bytes()).head, read_count(&9u64.to_le_bytes())),
+            (&[9, 0, 0, 0, 0, 0, 0, 0][..], Some(9))
+        );
+    }
 }

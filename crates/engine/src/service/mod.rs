@@ -36,6 +36,7 @@ use wire::{Opcode, Wire};
 use crate::hold::ReclaimHold;
 use crate::sessions::Sessions;
 use crate::target::order::{Order, TargetHandle};
+use crate::target::parse;
 use pool::{Container, PoolCommand, PoolState};
 use replica::Replica;
 use system::{Phase, SystemCommand, SystemState};
@@ -428,14 +429,6 @@ fn pool_path(config: &ServiceConfig, id: PoolId) -> PathBuf {
 
 fn parse_label(text: &str) -> Result<Label, Error> {
     Label::parse(text).map_err(|e| Error::new(Code::Invalid, e.to_string()))
-}
-
-/// A request's message.
-///
-/// # Errors
-/// `Protocol`, with what is wrong with the bytes.
-pub(crate) fn parse<M: Wire>(body: &[u8]) -> Result<M, Error> {
-    M::from_bytes(body).map_err(|e| Error::new(Code::Protocol, format!("the request does not decode: {e}")))
 }
 
 /// This release runs a system of one server.

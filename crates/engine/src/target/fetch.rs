@@ -15,8 +15,7 @@ use wire::data::{AkeyData, FetchRequest, FetchResponse, INLINE_BYTES_MAX, Payloa
 use wire::encoding::Bytes;
 use wire::frame::BULK_BYTES_MAX;
 
-use super::Target;
-use crate::service::parse;
+use super::{Target, parse};
 
 impl Target {
     pub(super) async fn fetch(&self, request: Request) -> Result<Reply, Error> {

@@ -8,8 +8,7 @@ use wire::data::{
     ListObjectsRequest, ListObjectsResponse, QueryKeysRequest, QueryKeysResponse,
 };
 
-use super::Target;
-use crate::service::parse;
+use super::{Target, parse};
 
 impl Target {
     pub(super) fn list_objects(&self, request: &Request) -> Result<ListObjectsResponse, Error> {

@@ -66,6 +66,14 @@ impl Target {
     }
 }
 
+/// A request's message.
+///
+/// # Errors
+/// `Protocol`, with what is wrong with the bytes.
+pub(crate) fn parse<M: Wire>(body: &[u8]) -> Result<M, Error> {
+    M::from_bytes(body).map_err(|e| Error::new(Code::Protocol, format!("the request does not decode: {e}")))
+}
+
 impl Handler for Target {
     async fn handle(self: Rc<Self>, request: Request) -> Result<Reply, Error> {
         match request.opcode {

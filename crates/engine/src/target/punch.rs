@@ -4,8 +4,7 @@ use net::Request;
 use types::{AKEYS_PER_REQUEST_MAX, Code, EXTENTS_PER_AKEY_MAX, Error};
 use wire::data::{Committed, PunchRequest, PunchScope};
 
-use super::{Target, is_pressure};
-use crate::service::parse;
+use super::{Target, is_pressure, parse};
 
 impl Target {
     pub(super) async fn punch(&self, request: Request) -> Result<Committed, Error> {

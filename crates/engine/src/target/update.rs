@@ -9,8 +9,7 @@ use types::{AKEYS_PER_REQUEST_MAX, Code, EXTENTS_PER_AKEY_MAX, Error, Extent, Ke
 use vos::{AkeyWrite, Payload, Reservation, Update, ValueWrite};
 use wire::data::{Committed, UpdateRequest, Value};
 
-use super::{Target, is_pressure};
-use crate::service::parse;
+use super::{Target, is_pressure, parse};
 
 /// A payload of the request, with the blocks it went to if it is large.
 struct Placed<'a> {
