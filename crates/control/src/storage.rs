@@ -29,7 +29,7 @@ use crate::config::{BYTES_PER_TARGET_MIN, Config, Storage, default_bytes};
 /// Log of one target: a share of its bytes, within these bounds.
 const LOG_SHARE: u64 = 16;
 const LOG_BYTES_MIN: u64 = 16 << 20;
-const LOG_BYTES_MAX: u64 = 256 << 20;
+const LOG_BYTES_MAX: u64 = 128 << 20;
 /// Regions begin and end at multiples of this.
 const ALIGNMENT: u64 = 1 << 20;
 

@@ -72,6 +72,12 @@ impl Region {
         (outcome.map_err(|error: io::Error| told(error)), buffer)
     }
 
+    pub(crate) async fn write_durable(&self, offset: u64, buffer: IoBuf) -> (Result<(), Cause>, IoBuf) {
+        self.check(offset, buffer.len());
+        let (outcome, buffer) = self.disk.write_durable(self.base + offset, buffer).await;
+        (outcome.map_err(|error: io::Error| told(error)), buffer)
+    }
+
     pub(crate) async fn sync(&self) -> Result<(), Cause> {
         self.disk.sync().await.map_err(|error: io::Error| told(error))
     }

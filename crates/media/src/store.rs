@@ -576,12 +576,19 @@ impl Shared {
         if self.bulk_unsynced.replace(false) {
             self.regions.data.sync().await.map_err(|cause| self.fail(Device::Data, cause))?;
         }
-        for (offset, slot) in &mut work.writes {
-            let (outcome, bytes) = self.regions.log.write(*offset, std::mem::take(slot)).await;
+        let log = &self.regions.log;
+        if let [(offset, slot)] = &mut work.writes[..] {
+            let (outcome, bytes) = log.write_durable(*offset, std::mem::take(slot)).await;
             *slot = bytes;
             outcome.map_err(|cause| self.fail(Device::Log, cause))?;
+        } else {
+            for (offset, slot) in &mut work.writes {
+                let (outcome, bytes) = log.write(*offset, std::mem::take(slot)).await;
+                *slot = bytes;
+                outcome.map_err(|cause| self.fail(Device::Log, cause))?;
+            }
+            log.sync().await.map_err(|cause| self.fail(Device::Log, cause))?;
         }
-        self.regions.log.sync().await.map_err(|cause| self.fail(Device::Log, cause))?;
         // A checkpoint may have failed in the meantime: then nothing more is acknowledged.
         self.not_failed()?;
         self.flushed(work);

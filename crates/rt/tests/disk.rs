@@ -47,6 +47,13 @@ async fn check_transfers(path: &Path, mode: OpenMode) {
         disk.read_now(offset, &mut again).unwrap();
         assert!(again == bytes);
         again.reverse();
+        let (outcome, buffer) = disk.write_durable(offset, IoBuf::from_slice(&again)).await;
+        outcome.unwrap();
+        assert!(buffer[..] == again[..]);
+        let (outcome, buffer) = disk.read(offset, IoBuf::for_read(len)).await;
+        outcome.unwrap();
+        assert!(buffer[..] == again[..]);
+        again.rotate_left(len / 3);
         disk.write_now(offset, &again).unwrap();
         let (outcome, buffer) = disk.read(offset, IoBuf::for_read(len)).await;
         outcome.unwrap();

@@ -185,6 +185,26 @@ impl Disk {
         }
     }
 
+    /// Writes all of `buffer` at `offset`, durably, and gives it back. Says nothing of other writes: only
+    /// [`Disk::sync`] makes them durable too.
+    ///
+    /// Cost: one operation, and one wake-up, where a write and a sync are two of each.
+    ///
+    /// # Errors
+    /// As of [`Disk::write`], and those of a sync: stop using the file.
+    pub async fn write_durable(&self, offset: u64, buffer: IoBuf) -> (io::Result<()>, IoBuf) {
+        match &self.inner {
+            DiskInner::Os(file) => os::write_durable(file, offset, buffer).await,
+            DiskInner::Sim(file) => {
+                let (outcome, buffer) = file.write(offset, buffer).await;
+                match outcome {
+                    Ok(()) => (file.sync().await, buffer),
+                    Err(error) => (Err(error), buffer),
+                }
+            }
+        }
+    }
+
     /// Makes every write completed before this call durable.
     ///
     /// Cost: a worker thread of the kernel does it, which takes some 50 us more than

@@ -193,6 +193,16 @@ pub(super) async fn write(file: &Arc<OsFile>, offset: u64, buffer: IoBuf) -> (io
     }
 }
 
+pub(super) async fn write_durable(file: &Arc<OsFile>, offset: u64, buffer: IoBuf) -> (io::Result<()>, IoBuf) {
+    match start(Kind::DurableWrite, file, offset, buffer) {
+        Ok(done) => finish(Kind::DurableWrite, file, done).await,
+        Err(buffer) => {
+            let outcome = file.write_now(offset, &buffer).and_then(|()| file.sync_now());
+            (outcome.map_err(io::Error::from), buffer)
+        }
+    }
+}
+
 pub(super) async fn sync(file: &Arc<OsFile>) -> io::Result<()> {
     match start(Kind::Sync, file, 0, IoBuf::default()) {
         Ok(done) => finish(Kind::Sync, file, done).await.0,
@@ -210,6 +220,7 @@ async fn finish(kind: Kind, file: &OsFile, done: oneshot::Receiver<Done>) -> Don
     let operation = match kind {
         Kind::Read => "read",
         Kind::Write => "write",
+        Kind::DurableWrite => "write durably",
         Kind::Sync => "sync",
     };
     match done.await {

@@ -43,6 +43,8 @@ pub(super) type Done = (io::Result<()>, IoBuf);
 pub(super) enum Kind {
     Read,
     Write,
+    /// A write and the sync of just what it wrote, in one operation.
+    DurableWrite,
     Sync,
 }
 
@@ -223,11 +225,14 @@ impl Ring {
         let start = rest.as_mut_ptr();
         let fd = types::Fd(match op.kind {
             Kind::Sync => op.file.sync_fd(),
-            Kind::Read | Kind::Write => op.file.file_for(offset, start, len).as_raw_fd(),
+            Kind::Read | Kind::Write | Kind::DurableWrite => op.file.file_for(offset, start, len).as_raw_fd(),
         });
         let entry = match op.kind {
             Kind::Read => opcode::Read::new(fd, start, len as u32).offset(offset).build(),
             Kind::Write => opcode::Write::new(fd, start, len as u32).offset(offset).build(),
+            Kind::DurableWrite => {
+                opcode::Write::new(fd, start, len as u32).offset(offset).rw_flags(libc::RWF_DSYNC).build()
+            }
             Kind::Sync => opcode::Fsync::new(fd).flags(types::FsyncFlags::DATASYNC).build(),
         };
         // SAFETY: the buffer and the file named by the entry live in `ops` until the completion has
@@ -291,7 +296,7 @@ impl Op {
             (Kind::Sync, _) => Progress::End(Ok(())),
             (_, 0) if done == len => Progress::End(Ok(())),
             (Kind::Read, 0) => Progress::End(Err(io::ErrorKind::UnexpectedEof.into())),
-            (Kind::Write, 0) => Progress::End(Err(io::ErrorKind::WriteZero.into())),
+            (Kind::Write | Kind::DurableWrite, 0) => Progress::End(Err(io::ErrorKind::WriteZero.into())),
             (_, count) => {
                 self.done += count as usize;
                 assert!(self.done <= len, "the kernel transfers no more than it was asked for");
