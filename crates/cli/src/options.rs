@@ -23,6 +23,9 @@ pub struct SystemOptions {
     /// Server to talk to: host:port or unix:///path [default: $DAOS_SERVER, else 127.0.0.1:10001]
     #[arg(long, global = true, value_name = "ADDR", help_heading = "Global options")]
     pub server: Option<String>,
+    /// Name of the system meant: a server of another one is refused
+    #[arg(long, global = true, value_name = "NAME", help_heading = "Global options")]
+    pub sys_name: Option<String>,
     /// Use the embedded system in this directory instead of a server
     #[arg(long, global = true, value_name = "DIR", help_heading = "Global options")]
     pub embedded: Option<PathBuf>,

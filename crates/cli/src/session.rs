@@ -56,10 +56,10 @@ impl Session {
                 }
                 Session::embedded(path, EmbeddedOptions::default()).await
             }
-            (None, Some(address)) => Session::connect(address).await,
+            (None, Some(address)) => Session::connect(address, options.sys_name.clone()).await,
             (None, None) => {
                 let address = std::env::var(SERVER_VARIABLE).ok().filter(|text| !text.is_empty());
-                Session::connect(address.as_deref().unwrap_or(SERVER_DEFAULT)).await
+                Session::connect(address.as_deref().unwrap_or(SERVER_DEFAULT), options.sys_name.clone()).await
             }
         }
     }
@@ -69,11 +69,13 @@ impl Session {
         Ok(Session { system: ::daos::System::embedded_with(path, options).await? })
     }
 
-    pub(crate) async fn connect(address: &str) -> Result<Session> {
+    /// Connects to the server at `address`; with `system`, only if that is its system's name.
+    pub(crate) async fn connect(address: &str, system: Option<String>) -> Result<Session> {
         let parsed = address.parse().map_err(|e: net::AddressError| {
             Failure::usage(format!("'{}' is no address: {}", e.text, e.why), "write host:port or unix:///path")
         })?;
-        let connected = ::daos::System::connect(&[parsed], Default::default()).await;
+        let options = ::daos::SystemOptions { system, ..Default::default() };
+        let connected = ::daos::System::connect(&[parsed], options).await;
         let system = connected.map_err(|error| match error.code {
             Code::Unreachable | Code::NoService => Error::new(error.code, format!("no server at {address}"))
                 .remedy("start one with `daos_server start`, name another with --server ADDR, or use --embedded DIR"),

@@ -147,7 +147,7 @@ fn a_server_answers_on_a_unix_socket_and_by_environment() {
     let file = at.path().join("daos_server.yml");
     std::fs::write(
         &file,
-        format!("listen: {socket}\ntargets: 1\nstorage: {{ path: {}, size: 1GiB }}\n", storage.display()),
+        format!("name: lab\nlisten: {socket}\ntargets: 1\nstorage: {{ path: {}, size: 1GiB }}\n", storage.display()),
     )
     .unwrap();
     let mut server = std::process::Command::new(DAOS_SERVER).args(["start", "-c"]).arg(&file).spawn().unwrap();
@@ -156,7 +156,11 @@ fn a_server_answers_on_a_unix_socket_and_by_environment() {
         run_in(at.path(), DAOS, &["--server", &socket, "system", "query"]).status == 0
     });
     let ran = std::process::Command::new(DAOS).args(["system", "query"]).env("DAOS_SERVER", &socket).output();
+    let named = |name| run_in(at.path(), DAOS, &["--server", &socket, "--sys-name", name, "system", "query"]);
+    let (right, wrong) = (named("lab"), named("other"));
     server.kill().unwrap();
     server.wait().unwrap();
+    assert_eq!(right.status, 0);
+    assert!(wrong.status != 0 && wrong.stderr.contains("'lab', not 'other'"), "{}", wrong.stderr);
     assert!(answered && ran.unwrap().status.success());
 }

@@ -25,15 +25,15 @@ const CONNECT_MAX: Duration = Duration::from_secs(3);
 /// How a client behaves.
 #[derive(Clone, Debug)]
 pub struct SystemOptions {
-    /// Name of the system meant, so that a wrong address is noticed.
-    pub system: String,
+    /// Name of the system meant, so that a wrong address is noticed; `None` for whichever is there.
+    pub system: Option<String>,
     /// The time one operation may take, repeats included.
     pub deadline: Duration,
 }
 
 impl Default for SystemOptions {
     fn default() -> SystemOptions {
-        SystemOptions { system: "daos_server".into(), deadline: Duration::from_secs(30) }
+        SystemOptions { system: None, deadline: Duration::from_secs(30) }
     }
 }
 
@@ -65,7 +65,7 @@ impl System {
                 .remedy("give one, such as localhost:10001 or unix:///path/to/socket"));
         }
         let session = SessionId(rt::random_u64());
-        let caller = Caller { session, system: options.system.clone(), clock: rt::Hlc::new() };
+        let caller = Caller { session, system: options.system.clone().unwrap_or_default(), clock: rt::Hlc::new() };
         let time = options.deadline.min(CONNECT_MAX);
         let inner = Inner {
             addresses: addresses.to_vec(),

@@ -36,7 +36,7 @@ const REQUEST_CREDITS_MAX: u32 = 64 * 1024;
 pub struct Caller {
     /// A number drawn at random when the program (or its pool handle) started.
     pub session: SessionId,
-    /// Name of the system meant, so that a wrong address is noticed.
+    /// Name of the system meant, so that a wrong address is noticed; empty for whichever is there.
     pub system: String,
     /// The program's clock; it observes the server's.
     pub clock: Hlc,
@@ -405,7 +405,7 @@ async fn greet(mut link: Link, to: &Address, service: Service, caller: &Caller) 
     if !(Version::OLDEST as u8..=Version::NEWEST as u8).contains(&welcome.version) {
         return Err(protocol(format!("it chose version {}, which was not offered", welcome.version)));
     }
-    if welcome.system != caller.system {
+    if !caller.system.is_empty() && welcome.system != caller.system {
         return Err(protocol(format!("it belongs to system '{}', not '{}'", welcome.system, caller.system)));
     }
     if welcome.request_credits == 0 {

@@ -72,7 +72,7 @@ impl Listener {
     /// Starts to listen. A port of 0 takes a free one: see [`Listener::address`]. A unix socket left
     /// behind by a server that was killed is replaced; one that still answers is not.
     ///
-    /// `system`: callers that name another are refused. `clock` observes theirs. The listener's
+    /// `system`: callers that name another are refused (those that name none are not). `clock` observes theirs. The listener's
     /// tasks run on this thread.
     pub async fn bind(address: &Address, system: &str, clock: Hlc) -> Result<Listener, BindError> {
         let (acceptor, address) = Acceptor::bind(address).await.map_err(|error| bind_error(address, &error))?;
@@ -288,7 +288,7 @@ fn judge(arrival: Arrival, host: &Host) -> Result<(Hello, u8), Error> {
         );
         return Err(Error::new(Code::Protocol, text).remedy("use a client of the server's release"));
     }
-    if hello.system != host.system {
+    if !hello.system.is_empty() && hello.system != host.system {
         let text = format!("this server belongs to system '{}', not '{}'", host.system, hello.system);
         return Err(Error::new(Code::Mismatch, text).remedy("correct the address or the system's name"));
     }

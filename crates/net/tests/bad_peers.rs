@@ -90,6 +90,11 @@ fn a_peer_of_another_version_or_system_is_told() {
             let reason = raw.goodbye().await;
             assert!(reason.code == code && reason.message.contains(text), "{reason}");
         }
+        // Who names no system means this one.
+        let mut raw = Raw::connect(server.address()).await;
+        let anyone = Hello { system: String::new(), ..hello() };
+        raw.send_frame(header(Kind::Hello), &anyone.to_bytes(), None).await;
+        assert_eq!(raw.receive().await.unwrap().0.kind, Kind::Welcome);
         // A newer caller that still speaks our version is welcome.
         let mut raw = Raw::connect(server.address()).await;
         let newer = Hello { oldest: 1, newest: 200, ..hello() };

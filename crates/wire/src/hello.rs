@@ -21,7 +21,7 @@ message! {
         pub service: Service,
         /// The caller's session; a number it drew at random when it started.
         pub session: u64,
-        /// Name of the system the caller means, so that a wrong address is noticed.
+        /// Name of the system the caller means, so that a wrong address is noticed; empty for whichever it is.
         pub system: String,
     }
 }

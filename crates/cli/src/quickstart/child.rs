@@ -58,7 +58,7 @@ impl Child {
         let deadline = rt::now() + PATIENCE;
         loop {
             if self.socket.exists() {
-                match Session::connect(&address).await {
+                match Session::connect(&address, None).await {
                     Ok(session) => return Ok(session),
                     Err(error) if rt::now() > deadline || self.is_gone() => {
                         return Err(self.explain().unwrap_or(error));

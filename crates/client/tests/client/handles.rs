@@ -146,9 +146,13 @@ fn no_server_is_said_soon_and_with_a_remedy() {
 fn another_systems_name_is_noticed() {
     rt::block_on(async {
         let fake = Fake::start(1).await;
-        let options = SystemOptions { system: "other".into(), ..SystemOptions::default() };
+        let options = SystemOptions { system: Some("other".into()), ..SystemOptions::default() };
         let error = System::connect(&[fake.address()], options).await.err().unwrap();
         assert!(error.message.contains("other"), "{error}");
+        for named in [None, Some("daos_server".to_owned())] {
+            let options = SystemOptions { system: named, ..SystemOptions::default() };
+            System::connect(&[fake.address()], options).await.unwrap();
+        }
     });
 }
 
