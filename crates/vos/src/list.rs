@@ -83,7 +83,7 @@ pub(crate) fn dkeys(
         if page.is_full() {
             return Ok(page.end(true));
         }
-        if view.dkey_visible(&dkey)? {
+        if children.shows(&view, &dkey) || view.dkey_visible(&dkey)? {
             page.entries.push(decode_child(&dkey, OBJECT_BYTES)?);
         }
         children.pass(&dkey)?;

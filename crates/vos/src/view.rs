@@ -223,8 +223,13 @@ impl<'a> Children<'a> {
         self.key()
     }
 
-    /// Moves beyond `child`.
+    /// Moves beyond `child`, which the cursor is in.
     pub(crate) fn pass(&mut self, child: &[u8]) -> Result<()> {
+        // Most children have one record.
+        self.cursor.next()?;
+        if !self.cursor.starts_with(child) {
+            return Ok(());
+        }
         self.probe.clear();
         self.probe.extend_from_slice(child);
         self.probe.push(BEYOND);
@@ -234,6 +239,13 @@ impl<'a> Children<'a> {
     /// Moves to the last child before `child`; false when there is none.
     pub(crate) fn back(&mut self, child: &[u8]) -> Result<bool> {
         Ok(self.cursor.seek_before(child)? && self.cursor.starts_with(&self.owner))
+    }
+
+    /// Whether the record that [`Children::key`] just looked at shows by itself that its child, a dkey, is
+    /// visible.
+    pub(crate) fn shows(&self, view: &View<'_>, dkey: &[u8]) -> bool {
+        let akey = key::key_len(&self.probe[dkey.len()..]);
+        !view.flagged && akey.is_some_and(|len| self.on_single(&self.probe[..dkey.len() + len], view.at))
     }
 
     /// Whether the record under the cursor is a single value of `akey` not newer than `at`.

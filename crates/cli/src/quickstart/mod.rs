@@ -92,7 +92,7 @@ impl Quickstart {
                 child = Some(started);
                 session?
             }
-            Way::Running(address) => Session::connect(address, None).await?,
+            Way::Running(address) => Session::connect(address, system.sys_name.clone()).await?,
         };
         let report = tour(&session, &way, &path, &source, &tree, &teller).await;
         let closed = session.close().await;
