@@ -32,6 +32,7 @@ fn duplicate_labels_are_refused() {
     let at = tempfile::tempdir().unwrap();
     let reach = system(at.path(), "256MiB");
     reach.dmg(&["pool", "create", "tank", "--size", "256MiB"]).failed(1).says("tank").says("DER_EXIST");
+    reach.dmg(&["pool", "create", "tank", "--size", "100TB"]).failed(1).says("DER_EXIST");
     reach.daos(&["container", "create", "tank", "files"]).failed(1).says("files").says("DER_EXIST");
     reach.daos(&["container", "create-snap", "tank", "files", "one"]).ok();
     reach.daos(&["container", "create-snap", "tank", "files", "one"]).failed(1).says("one").says("DER_EXIST");

@@ -225,6 +225,8 @@ impl Service {
             pool::checked(types::PoolProperty::TABLE, name, value, true)?;
         }
         let _change = self.changes.lock().await;
+        // Who repeats a command that made the pool should hear that, and not of the space it took.
+        self.system.borrow().state().check_label(&label, None)?;
         let bytes_per_target = self.pool_share(&label, request.bytes).await?;
         let id = PoolId(rt::random_uuid());
         self.propose_system(SystemCommand::CreatePool { id, label: label.clone(), bytes_per_target })?;

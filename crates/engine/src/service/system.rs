@@ -100,7 +100,11 @@ impl SystemState {
         self.pools.get_mut(&id).ok_or_else(|| Error::new(Code::NotFound, format!("no pool {id}")))
     }
 
-    fn check_label(&self, label: &Label, except: Option<PoolId>) -> Result<(), Error> {
+    /// Whether a pool may be called `label`. `except`: the pool that is to be renamed.
+    ///
+    /// # Errors
+    /// `Exists`.
+    pub fn check_label(&self, label: &Label, except: Option<PoolId>) -> Result<(), Error> {
         match self.pools.iter().find(|(id, row)| row.label == label.as_str() && Some(**id) != except) {
             Some((id, _)) => Err(Error::new(Code::Exists, format!("a pool labelled '{label}' exists already ({id})"))
                 .remedy("choose another label")),
