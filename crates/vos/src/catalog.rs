@@ -7,13 +7,11 @@
 //! | 01, pool 16                                     | quota 8    | a pool                                |
 //! | 02, container 16                                | head 4     | a container: the page of its head     |
 //! | 03, tree number 4 BE                            | head 4     | a container being destroyed           |
-//! | 04, container 16, scope, ~epoch 8, ~minor 2     | state 1    | a punch whose scope is to be reclaimed |
 //!
-//! A reclaim is pending (0), or held (1): looked at, but snapshots still need some of it.
 //! The root kept by `media` is `b"VOS1"` and the page id of the catalog's own head, 4 bytes.
 
 use std::cell::Cell;
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeMap;
 use std::rc::Rc;
 
 use media::{BLOCK_BYTES, PAGE_BYTES, PageId, Pages};
@@ -21,7 +19,6 @@ use types::{ContainerId, Epoch, PoolId};
 
 use crate::cursor::Cursor;
 use crate::error::{Error, Result};
-use crate::key::{VERSION_BYTES, Version};
 use crate::node::Value;
 use crate::request::PoolSpace;
 use crate::shard::Shard;
@@ -30,9 +27,6 @@ use crate::tree::Tree;
 const POOL: u8 = 1;
 const SHARD: u8 = 2;
 const GARBAGE: u8 = 3;
-const RECLAIM: u8 = 4;
-const PENDING: u8 = 0;
-const HELD: u8 = 1;
 
 const ROOT_MAGIC: [u8; 4] = *b"VOS1";
 /// Number of the catalog's own tree.
@@ -79,36 +73,6 @@ pub(crate) struct Catalog {
     pub(crate) shards: BTreeMap<ContainerId, Shard>,
     /// Shards being destroyed, by the number of their tree.
     pub(crate) garbage: BTreeMap<u32, Shard>,
-    /// Catalog keys of pending reclaims.
-    pub(crate) pending: BTreeSet<Vec<u8>>,
-}
-
-/// A reclaim, from its catalog key.
-pub(crate) struct Reclaim {
-    pub(crate) container: ContainerId,
-    pub(crate) scope: Vec<u8>,
-    pub(crate) version: Version,
-}
-
-impl Reclaim {
-    pub(crate) fn read(key: &[u8]) -> Option<Reclaim> {
-        let rest = key.strip_prefix(&[RECLAIM])?;
-        let (container, rest) = rest.split_first_chunk::<16>()?;
-        let (scope, version) = rest.split_last_chunk::<VERSION_BYTES>()?;
-        Some(Reclaim {
-            container: ContainerId::from_bytes(*container),
-            scope: scope.to_vec(),
-            version: Version::from_bytes(*version),
-        })
-    }
-
-    fn key(container: ContainerId, scope: &[u8], version: Version) -> Vec<u8> {
-        let mut key = vec![RECLAIM];
-        key.extend_from_slice(&container.to_bytes());
-        key.extend_from_slice(scope);
-        key.extend_from_slice(&version.to_bytes());
-        key
-    }
 }
 
 fn pool_key(pool: PoolId) -> Vec<u8> {
@@ -129,13 +93,7 @@ impl Catalog {
         let none = ContainerId::from_bytes([0; 16]);
         let own = Shard::create(pages, none, PoolId::from_bytes([0; 16]), CATALOG_OWNER)?;
         let root = [&ROOT_MAGIC[..], &own.head.0.to_le_bytes()].concat();
-        let catalog = Catalog {
-            own,
-            pools: BTreeMap::new(),
-            shards: BTreeMap::new(),
-            garbage: BTreeMap::new(),
-            pending: BTreeSet::new(),
-        };
+        let catalog = Catalog { own, pools: BTreeMap::new(), shards: BTreeMap::new(), garbage: BTreeMap::new() };
         Ok((catalog, root))
     }
 
@@ -145,13 +103,7 @@ impl Catalog {
             return Err(unreadable("the root"));
         };
         let own = Shard::load(pages, PageId(u32::from_le_bytes(head)))?;
-        let mut catalog = Catalog {
-            pools: BTreeMap::new(),
-            shards: BTreeMap::new(),
-            garbage: BTreeMap::new(),
-            pending: BTreeSet::new(),
-            own,
-        };
+        let mut catalog = Catalog { pools: BTreeMap::new(), shards: BTreeMap::new(), garbage: BTreeMap::new(), own };
         let mut key = Vec::new();
         let mut cursor = Cursor::at(&catalog.own.tree, pages, &[])?;
         while cursor.is_valid() {
@@ -165,7 +117,6 @@ impl Catalog {
                     }
                     SHARD => Entry::Shard(head()?),
                     GARBAGE => Entry::Garbage(head()?),
-                    RECLAIM => Entry::Reclaim(*value.first()?),
                     _ => return None,
                 })
             });
@@ -184,8 +135,6 @@ impl Catalog {
                     catalog.count(&shard);
                     catalog.garbage.insert(shard.tree.owner, shard);
                 }
-                Entry::Reclaim(PENDING) => drop(catalog.pending.insert(key.clone())),
-                Entry::Reclaim(_) => {}
             }
             cursor.next()?;
         }
@@ -275,66 +224,13 @@ impl Catalog {
         epochs: Vec<Epoch>,
     ) -> Result<()> {
         let shard = self.shards.get_mut(&container).ok_or(Error::NoContainer(container))?;
-        let dropped = shard.snapshots.iter().any(|epoch| epochs.binary_search(epoch).is_err());
+        // What only a dropped snapshot saw was overwritten after it: there the next sweep begins.
+        if let Some(first) = shard.snapshots.iter().find(|epoch| epochs.binary_search(epoch).is_err()) {
+            shard.aggregated = shard.aggregated.min(*first);
+            shard.pass = None;
+        }
         shard.snapshots = epochs;
-        shard.save_all(pages)?;
-        if dropped {
-            self.release_held(pages, container)?;
-        }
-        Ok(())
-    }
-
-    /// What a snapshot held may be free now: looks at all of it again.
-    fn release_held(&mut self, pages: &mut Pages, container: ContainerId) -> Result<()> {
-        let prefix = [&[RECLAIM][..], &container.to_bytes()].concat();
-        let mut held = Vec::new();
-        let mut cursor = Cursor::at(&self.own.tree, pages, &prefix)?;
-        while cursor.starts_with(&prefix) {
-            if cursor.value() == [HELD] {
-                let mut key = Vec::new();
-                cursor.key().copy_to(&mut key);
-                held.push(key);
-            }
-            cursor.next()?;
-        }
-        for key in held {
-            self.put(pages, &key, &[PENDING])?;
-            self.pending.insert(key);
-        }
-        Ok(())
-    }
-
-    /// A punch left `scope` behind.
-    pub(crate) fn add_reclaim(
-        &mut self,
-        pages: &mut Pages,
-        container: ContainerId,
-        scope: &[u8],
-        version: Version,
-    ) -> Result<()> {
-        let key = Reclaim::key(container, scope, version);
-        self.put(pages, &key, &[PENDING])?;
-        self.pending.insert(key);
-        self.own.save_all(pages)
-    }
-
-    /// A reclaim came to the end of its scope; with `held`, snapshots still need some of it.
-    pub(crate) fn end_reclaim(
-        &mut self,
-        pages: &mut Pages,
-        container: ContainerId,
-        scope: &[u8],
-        version: Version,
-        held: bool,
-    ) -> Result<()> {
-        let key = Reclaim::key(container, scope, version);
-        if held {
-            self.put(pages, &key, &[HELD])?;
-        } else {
-            self.own.tree.remove(pages, &key)?;
-        }
-        self.pending.remove(&key);
-        self.own.save_all(pages)
+        shard.save_all(pages)
     }
 
     /// The last page of a destroyed container is gone.
@@ -366,7 +262,6 @@ enum Entry {
     Pool(PoolId, u64),
     Shard(PageId),
     Garbage(PageId),
-    Reclaim(u8),
 }
 
 #[cold]
@@ -401,8 +296,5 @@ mod tests {
         ];
         assert_eq!(stored, golden);
         assert_eq!(garbage_key(0x0102), [3, 0, 0, 1, 2]);
-        let version = Version { epoch: Epoch(1), minor: 2 };
-        let reclaim = [&[4][..], &[8; 16], b"scope", &[0xff; 7], &[0xfe, 0xff, 0xfd]].concat();
-        assert_eq!(Reclaim::key(container, b"scope", version), reclaim);
     }
 }

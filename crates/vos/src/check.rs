@@ -20,6 +20,8 @@ pub struct Report {
     /// Records of all containers, and pages of everything.
     pub records: u64,
     pub pages: u64,
+    /// Of the records of live containers: single values and extents of data.
+    pub values: u64,
     pub space: Option<SpaceUse>,
 }
 
@@ -65,6 +67,7 @@ pub(crate) fn store(media: &media::Store, catalog: &Catalog) -> Report {
             }
             let live = catalog.shards.contains_key(&shard.id) && !catalog.garbage.contains_key(&tree.owner);
             if live {
+                report.values += facts.values;
                 facts.end(shard, &mut report.problems);
             }
             match Shard::load(&pages, head) {
@@ -101,6 +104,7 @@ pub(crate) fn store(media: &media::Store, catalog: &Catalog) -> Report {
 #[derive(Default)]
 struct Facts {
     punches: u64,
+    values: u64,
     /// Object prefix of the latest flag.
     flag: Option<Vec<u8>>,
     max_epoch: u64,
@@ -131,8 +135,9 @@ impl Facts {
                 }
             }
             key::Record::Single(_) if value::read_payload(value).is_none() => problem("a single value that is none"),
-            key::Record::Single(_) => {}
+            key::Record::Single(_) => self.values += 1,
             key::Record::Array { hole, class, start, .. } => {
+                self.values += u64::from(!hole);
                 let count = if hole {
                     value::read_count(value).filter(|_| value.len() == 8)
                 } else {

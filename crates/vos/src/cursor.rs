@@ -83,6 +83,56 @@ impl<'a> Cursor<'a> {
         if self.index < node::count(self.leaf) { Ok(()) } else { self.settle() }
     }
 
+    /// Moves to the next record; from the end of a leaf, only to one whose leaf may hold an epoch above
+    /// `since`. True when leaves were passed over.
+    ///
+    /// Cost: what is older is never read; only inner nodes on the way are.
+    pub(crate) fn next_changed(&mut self, since: u64) -> Result<bool> {
+        self.index += 1;
+        if self.index < node::count(self.leaf) { Ok(false) } else { self.turn_changed(since) }
+    }
+
+    /// Leaves the present leaf, when it holds no epoch above `since`, for the next that may. True when
+    /// leaves were passed over.
+    pub(crate) fn seek_changed(&mut self, since: u64) -> Result<bool> {
+        if node::max_epoch(self.leaf) > since {
+            return Ok(false);
+        }
+        self.turn_changed(since)?;
+        Ok(true)
+    }
+
+    /// Moves to the first record of the next leaf that may hold an epoch above `since`, or past the end.
+    fn turn_changed(&mut self, since: u64) -> Result<bool> {
+        let mut passed = false;
+        while let Some((id, index)) = self.path.pop() {
+            let inner = body(self.pages, id)?;
+            let Some(mut take) = changed_child(inner, usize::from(index) + 1, since) else {
+                passed |= usize::from(index) + 1 < node::count(inner);
+                continue;
+            };
+            passed |= take > usize::from(index) + 1;
+            let (mut id, mut current) = (id, inner);
+            loop {
+                let (child, below) = child_of(self.pages, id, current, take)?;
+                self.path.push((id, take as u16));
+                (id, current) = (child, below);
+                if node::is_leaf(current) {
+                    (self.leaf, self.index) = (current, 0);
+                    self.settle()?;
+                    return Ok(passed);
+                }
+                // What a node notes may be higher than what is left below it: then go on beside it.
+                let Some(next) = changed_child(current, 0, since) else { break };
+                passed |= next > 0;
+                take = next;
+            }
+            passed = true;
+        }
+        self.index = node::count(self.leaf);
+        Ok(passed)
+    }
+
     /// Moves to the record before; false, and past the end, when there is none.
     pub(crate) fn back(&mut self) -> Result<bool> {
         while self.index == 0 {
@@ -149,4 +199,9 @@ impl<'a> Cursor<'a> {
         }
         Ok(false)
     }
+}
+
+/// The first child at or after `from` that notes an epoch above `since`.
+fn changed_child(inner: &Body, from: usize, since: u64) -> Option<usize> {
+    (from..node::count(inner)).find(|&index| node::child(inner, index).is_some_and(|(_, epoch)| epoch > since))
 }

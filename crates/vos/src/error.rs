@@ -43,6 +43,13 @@ pub enum Error {
     #[error("epoch {0} holds as many modifications as it can")]
     EpochFull(Epoch),
 
+    /// History before the horizon is gone but for snapshots: read a snapshot, or a moment at or after it.
+    #[error("epoch {at} is no longer kept: the container's history reaches back to {horizon}, and to its snapshots")]
+    Forgotten { at: Epoch, horizon: Epoch },
+    /// The container is going back to an earlier moment: try again when that is done.
+    #[error("the container is being rolled back to epoch {to}")]
+    RollingBack { to: Epoch },
+
     /// Stored bytes are not what was written. `place` says where; other data stays readable.
     #[error("corruption at {place}: {fault}")]
     Corrupt { place: String, fault: String },

@@ -8,6 +8,8 @@
 //! # Not here
 //! Which versions are hidden by punches of keys: the caller says up to which version (`view`).
 
+use std::ops::Range;
+
 use media::Pages;
 use smallvec::SmallVec;
 use types::Epoch;
@@ -47,12 +49,14 @@ pub(crate) struct Merge<'a> {
     until: u64,
     at: Epoch,
     hidden: Version,
+    /// Versions that newer ones of the same place cover come too.
+    all: bool,
     streams: SmallVec<[Stream<'a>; 2]>,
 }
 
 impl<'a> Merge<'a> {
     /// Extents of the akey with key prefix `akey` that touch `from..until`, are not newer than `at`, and
-    /// newer than `hidden`.
+    /// newer than `hidden`. Some that others cover are left out.
     pub(crate) fn new(
         tree: &Tree,
         pages: &'a Pages,
@@ -62,7 +66,32 @@ impl<'a> Merge<'a> {
         at: Epoch,
         hidden: Version,
     ) -> Result<Merge<'a>> {
-        let mut merge = Merge { akey: SmallVec::from_slice(akey), from, until, at, hidden, streams: SmallVec::new() };
+        Merge::open(tree, pages, akey, from..until, at, hidden, false)
+    }
+
+    /// Every extent of the akey that touches `from..until` and is not newer than `at`, covered or not.
+    pub(crate) fn all(
+        tree: &Tree,
+        pages: &'a Pages,
+        akey: &[u8],
+        from: u64,
+        until: u64,
+        at: Epoch,
+    ) -> Result<Merge<'a>> {
+        Merge::open(tree, pages, akey, from..until, at, Version::NEVER, true)
+    }
+
+    fn open(
+        tree: &Tree,
+        pages: &'a Pages,
+        akey: &[u8],
+        Range { start: from, end: until }: Range<u64>,
+        at: Epoch,
+        hidden: Version,
+        all: bool,
+    ) -> Result<Merge<'a>> {
+        let mut merge =
+            Merge { akey: SmallVec::from_slice(akey), from, until, at, hidden, all, streams: SmallVec::new() };
         let mut probe = akey.to_vec();
         probe.push(DATA);
         let mut cursor = Cursor::at(tree, pages, &probe)?;
@@ -125,7 +154,7 @@ impl<'a> Merge<'a> {
 
     /// Moves over older versions of the same place when none can reach beyond `taken`.
     fn skip_covered(&self, stream: &mut Stream<'a>, taken: Candidate<'a>) -> Result<()> {
-        if stream.class > 62 || taken.end - taken.start < 1 << stream.class {
+        if self.all || stream.class > 62 || taken.end - taken.start < 1 << stream.class {
             return Ok(());
         }
         let mut steps = 0;

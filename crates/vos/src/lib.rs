@@ -22,6 +22,7 @@
 //! clients, verified by the engine; kept here).
 #![forbid(unsafe_code)]
 
+mod aggregate;
 mod catalog;
 mod check;
 mod cursor;

@@ -1,65 +1,52 @@
-//! Making room: removes what punches hide, and what destroyed containers held, a step at a time.
+//! Making room, a step at a time: what destroyed containers held, what a rollback undoes, what nobody can
+//! see any more.
 //!
 //! Each step is a log record of its own, small, and the same when done again on the same state; so a crash
 //! between two steps, or in one, loses nothing and leaks nothing.
 
 use media::Pages;
+use types::Epoch;
 
-use crate::catalog::{Catalog, Reclaim};
+use crate::aggregate::AggregateStep;
+use crate::catalog::Catalog;
 use crate::cursor::Cursor;
-use crate::error::{Error, Result};
+use crate::error::Result;
 use crate::key;
-use crate::record::ReclaimStep;
+use crate::record::Record;
 use crate::request::BulkList;
+use crate::shard::{Carry, Shard};
 use crate::update;
 use crate::value;
 
-/// Records that one step of a reclaim looks at: bounds the time on the target's thread to well under a
-/// millisecond when they are in memory.
+/// Records that one step looks at: bounds the time on the target's thread to well under a millisecond
+/// when they are in memory.
 pub(crate) const RECORDS_PER_STEP: u32 = 256;
 /// Leaves that one step frees of a destroyed container.
 pub(crate) const LEAVES_PER_STEP: u32 = 16;
 
-/// Where the reclaim in progress stands. Forgotten in a crash: it then starts over, and finds less.
-#[derive(Default)]
-pub(crate) struct Progress {
-    key: Vec<u8>,
-    from: Vec<u8>,
-}
-
-/// What to do next.
-pub(crate) enum Step {
-    Free { owner: u32, leaves: u32 },
-    Reclaim(ReclaimStep),
-    Nothing,
-}
-
-/// Chooses the next step: destroyed containers first, they free most.
-pub(crate) fn next(catalog: &Catalog, progress: &mut Progress) -> Result<Step> {
+/// Chooses the next step: destroyed containers first, they free most; then rollbacks, somebody waits for
+/// them; then the pass under way, and then the container whose last pass is longest ago.
+pub(crate) fn next(catalog: &Catalog) -> Option<Record<'static>> {
     if let Some(&owner) = catalog.garbage.keys().next() {
-        return Ok(Step::Free { owner, leaves: LEAVES_PER_STEP });
+        return Some(Record::Free { owner, leaves: LEAVES_PER_STEP });
     }
-    let Some(key) = catalog.pending.first() else {
-        return Ok(Step::Nothing);
-    };
-    if *key != progress.key {
-        *progress = Progress { key: key.clone(), from: Vec::new() };
+    let limit = RECORDS_PER_STEP;
+    if let Some(shard) = catalog.shards.values().find(|shard| shard.rollback.is_some()) {
+        return Some(Record::Discard { container: shard.id, limit, from: shard.discard_from.clone() });
     }
-    let Some(Reclaim { container, scope, version }) = Reclaim::read(key) else {
-        return Err(Error::Corrupt { place: "the catalog".into(), fault: "a reclaim that cannot be read".into() });
+    let behind = catalog.shards.values().filter(|shard| shard.wants_aggregation());
+    let shard = behind.min_by_key(|shard| (shard.pass.is_none(), shard.aggregated))?;
+    let (since, until, carry, from) = match &shard.pass {
+        Some(pass) => (pass.since, pass.until, pass.carry.clone(), pass.from.clone()),
+        None => (shard.aggregated, shard.horizon, Carry::default(), Vec::new()),
     };
-    let from = progress.from.clone();
-    Ok(Step::Reclaim(ReclaimStep { container, version, limit: RECORDS_PER_STEP, scope, from }))
+    Some(Record::Aggregate(AggregateStep { container: shard.id, since, until, limit, carry, from }))
 }
 
-impl Progress {
-    /// The step just done ended before `next`, or came to the end.
-    pub(crate) fn advance(&mut self, next: Option<Vec<u8>>) {
-        match next {
-            Some(next) => self.from = next,
-            None => *self = Progress::default(),
-        }
-    }
+/// Whether anything is left to do.
+pub(crate) fn is_wanted(catalog: &Catalog) -> bool {
+    !catalog.garbage.is_empty()
+        || catalog.shards.values().any(|shard| shard.rollback.is_some() || shard.wants_aggregation())
 }
 
 /// Frees some leaves of a destroyed container, and at last its root and head.
@@ -100,66 +87,54 @@ pub(crate) fn apply_free(
     Ok(())
 }
 
-/// Removes, among the next records of the scope, values older than the punch that no snapshot sees.
-/// Returns where to go on, or `None` at the end of the scope.
-pub(crate) fn apply_reclaim(
-    catalog: &mut Catalog,
-    pages: &mut Pages,
-    step: &ReclaimStep,
-    freed: &mut BulkList,
-) -> Result<Option<Vec<u8>>> {
-    if catalog.shard(step.container).is_err() {
-        // The container went in the meantime, with all it held.
-        catalog.end_reclaim(pages, step.container, &step.scope, step.version, false)?;
-        return Ok(None);
-    }
-    let (next, held) = catalog.with_shard(step.container, |shard| {
-        let start = if step.from.is_empty() { &step.scope } else { &step.from };
-        let (mut gone, mut next, mut held) = (Vec::new(), None, false);
-        let mut key = Vec::new();
-        let mut cursor = Cursor::at(&shard.tree, pages, start)?;
-        let mut seen = 0;
-        while cursor.starts_with(&step.scope) {
-            cursor.key().copy_to(&mut key);
-            if seen >= step.limit {
-                next = Some(key.clone());
-                break;
-            }
-            seen += 1;
-            match key::read_record(&key).filter(|record| record.is_value()).and_then(key::Record::version) {
-                Some(version) if version < step.version => {
-                    if shard.snapshot_within(version.epoch, step.version.epoch) {
-                        held = true;
-                    } else {
-                        gone.push(key.clone());
-                    }
-                }
-                _ => {}
-            }
-            cursor.next()?;
-        }
-        for key in &gone {
-            update::remove(shard, pages, key, freed)?;
-        }
-        shard.save_all(pages)?;
-        Ok((next, held))
-    })?;
-    if next.is_none() {
-        // Steps before this one may have left something behind too: an answer from the whole scope needs
-        // no memory of them.
-        let held = held || still_held(catalog, pages, step)?;
-        catalog.end_reclaim(pages, step.container, &step.scope, step.version, held)?;
-    }
-    Ok(next)
+/// The container goes back to `to`: what is later is out of sight at once.
+pub(crate) fn apply_rollback(shard: &mut Shard, pages: &mut Pages, to: Epoch) -> Result<()> {
+    shard.rollback = Some(to);
+    shard.snapshots.retain(|snapshot| *snapshot <= to);
+    shard.pass = None;
+    shard.discard_from.clear();
+    shard.save_all(pages)
 }
 
-/// Whether anything older than the punch is left in its scope.
-fn still_held(catalog: &Catalog, pages: &Pages, step: &ReclaimStep) -> Result<bool> {
-    let shard = catalog.shard(step.container)?;
-    if shard.snapshots.is_empty() || step.from.is_empty() {
-        return Ok(false);
+/// Removes some of what was written after the moment that the container goes back to. When all is gone, the
+/// container is itself again.
+pub(crate) fn apply_discard(
+    shard: &mut Shard,
+    pages: &mut Pages,
+    limit: u32,
+    from: &[u8],
+    freed: &mut BulkList,
+) -> Result<()> {
+    let Some(to) = shard.rollback else {
+        return Ok(());
+    };
+    let (mut gone, mut next) = (Vec::new(), None);
+    let mut key = Vec::new();
+    let mut cursor = Cursor::at(&shard.tree, pages, from)?;
+    cursor.seek_changed(to.0)?;
+    for looked in 0.. {
+        if !cursor.is_valid() {
+            break;
+        }
+        cursor.key().copy_to(&mut key);
+        if looked >= limit {
+            next = Some(key.clone());
+            break;
+        }
+        if let Some(record) = key::read_record(&key)
+            && record.version().is_some_and(|version| version.epoch > to)
+        {
+            gone.push(key.clone());
+            shard.punches = shard.punches.saturating_sub(u64::from(!record.is_value()));
+        }
+        cursor.next_changed(to.0)?;
     }
-    // Snapshots may hold any part of it; only the age of one would tell, so it stays in the list.
-    Ok(shard.snapshots.iter().any(|snapshot| *snapshot < step.version.epoch)
-        && Cursor::at(&shard.tree, pages, &step.scope)?.starts_with(&step.scope))
+    for key in &gone {
+        update::remove(shard, pages, key, freed)?;
+    }
+    if next.is_none() {
+        shard.rollback = None;
+    }
+    shard.discard_from = next.unwrap_or_default();
+    shard.save_all(pages)
 }

@@ -4,7 +4,8 @@
 //! An *op* carries a version: its epoch, and a number that rises with every op at that epoch. A value is
 //! visible at epoch `e` when it is the newest at or below `e` and newer than every punch, at or below
 //! `e`, of its akey, dkey and object. Something exists when something below it is visible. Epoch 0 is
-//! before everything: nothing is written then. Records of an array have one size from punch to punch.
+//! before everything: nothing is written then. Records of an array have one size from punch to punch, as
+//! far as it is remembered: a size is forgotten with the last record that has it.
 
 use std::collections::BTreeMap;
 
@@ -210,22 +211,53 @@ impl Container {
         values.chain(punches).map(|v| v.epoch).max()
     }
 
-    /// Forgets what a punch of the object, dkey or akey hides from the latest epoch and every snapshot.
-    pub fn reclaim(&mut self) {
-        let snapshots = self.snapshots.clone();
-        for object in self.objects.values_mut() {
-            for dkey in object.children.values_mut() {
-                for akey in dkey.children.values_mut() {
-                    let punches: Vec<_> =
-                        object.punches.iter().chain(&dkey.punches).chain(&akey.punches).copied().collect();
-                    let gone = |v: Version| {
-                        punches.iter().any(|p| *p > v && !snapshots.iter().any(|s| v.epoch <= *s && *s < p.epoch))
-                    };
-                    akey.singles.retain(|v, _| !gone(*v));
-                    akey.extents.retain(|(v, _, _)| !gone(*v));
+    /// Forgets values that can be seen at no snapshot before `horizon`, and at no moment from there on. A
+    /// version is needed when it is visible at the first of these at or after its epoch. Returns the number
+    /// of values left.
+    pub fn forget(&mut self, horizon: Epoch) -> usize {
+        let before = self.clone();
+        let moment = |v: Version| {
+            let held = before.snapshots.iter().filter(|s| **s >= v.epoch).min().copied();
+            held.map_or(horizon, |held| held.min(horizon))
+        };
+        let mut left = 0;
+        for (object, branch) in &mut self.objects {
+            for (dkey, branch) in &mut branch.children {
+                for (akey, stored) in &mut branch.children {
+                    let edges = before.edges(*object, dkey, akey);
+                    stored.singles.retain(|v, _| {
+                        let hidden = before.hidden(moment(*v), *object, dkey, akey);
+                        let known = before.akey(*object, dkey, akey).map(|a| &a.singles);
+                        let newest = known.and_then(|s| s.keys().rfind(|n| n.epoch <= moment(*v)));
+                        v.epoch > horizon || newest == Some(v) && *v > hidden
+                    });
+                    stored.extents.retain(|(v, extent, data)| {
+                        let top = |i: u64| before.record(moment(*v), *object, dkey, akey, i).map(|(top, _, _)| top);
+                        let mut inside = edges.iter().filter(|i| extent.start <= **i && **i < extent.end());
+                        data.is_none() || v.epoch > horizon || inside.any(|i| top(*i) == Some(*v))
+                    });
+                    left += stored.singles.len() + stored.extents.iter().filter(|(_, _, data)| data.is_some()).count();
                 }
             }
         }
+        left
+    }
+
+    /// Undoes everything after `to`.
+    pub fn rollback(&mut self, to: Epoch) {
+        let keep = |punches: &mut Vec<Version>| punches.retain(|v| v.epoch <= to);
+        for object in self.objects.values_mut() {
+            keep(&mut object.punches);
+            for dkey in object.children.values_mut() {
+                keep(&mut dkey.punches);
+                for akey in dkey.children.values_mut() {
+                    keep(&mut akey.punches);
+                    akey.singles.retain(|v, _| v.epoch <= to);
+                    akey.extents.retain(|(v, _, _)| v.epoch <= to);
+                }
+            }
+        }
+        self.snapshots.retain(|snapshot| *snapshot <= to);
     }
 
     fn akey(&self, object: Object, dkey: &Key, akey: &Key) -> Option<&Akey> {

@@ -61,40 +61,33 @@ pub(crate) fn plan(shard: &Shard, pages: &Pages, version: Version, punch: &Punch
     looked
 }
 
-/// Does a logged punch to the tree, and names the scopes (key prefixes) that are hidden now, for
-/// `maintain` to remove. The same for a request and for a record read back.
+/// Does a logged punch to the tree. The same for a request and for a record read back.
 pub(crate) fn apply(
     shard: &mut Shard,
     pages: &mut Pages,
     version: Version,
     punch: &Punch<'_>,
     scratch: &mut Scratch,
-) -> Result<Vec<Vec<u8>>> {
+) -> Result<()> {
     let mut keys = Vec::new();
     each_key(punch, version, &mut |key, count| keys.push((key.to_vec(), count)));
-    let mut scopes = Vec::new();
+    let is_hole = matches!(punch.scope, PunchScope::Extents { .. });
     for (key, count) in &keys {
         let count = count.to_le_bytes();
-        let is_hole = matches!(punch.scope, PunchScope::Extents { .. });
         let value = if is_hole { value::hole(&count) } else { EMPTY };
         update::remove(shard, pages, key, &mut scratch.freed)?;
         shard.tree.insert(pages, key, value, version.epoch.0)?;
-        if !is_hole {
-            shard.punches += 1;
-            let life = if matches!(punch.scope, PunchScope::Object) { 2 } else { 1 };
-            scopes.push(key[..key.len() - key::VERSION_BYTES - life].to_vec());
-        }
+        shard.punches += u64::from(!is_hole);
     }
-    if !scopes.is_empty() {
+    if !is_hole {
         let flag = &mut scratch.key;
         flag.clear();
         key::push_object(flag, punch.group, punch.oid);
-        shard.forget_flag(flag);
+        shard.note_punch(flag);
         flag.extend_from_slice(&[LIFE, OBJECT_FLAG]);
         shard.tree.insert(pages, flag, EMPTY, 0)?;
     }
-    shard.applied(pages, version)?;
-    Ok(scopes)
+    shard.applied(pages, version)
 }
 
 /// Calls `each` with every key the punch writes, and the record count of a hole.

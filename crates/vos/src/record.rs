@@ -13,14 +13,19 @@
 //! | 6 create container   | pool 16                                                                     |
 //! | 7 destroy container  |                                                                             |
 //! | 8 set snapshots      | count 4, epochs 8 each                                                      |
-//! | 9 reclaim            | epoch 8, minor 2, limit 4, scope length 2, scope, from length 2, from       |
+//! | 9 aggregate          | since 8, until 8, limit 4, carry, from                                      |
 //! | 10 free              | tree 4, leaves 4                                                            |
+//! | 11 advance           | horizon 8                                                                   |
+//! | 12 rollback          | epoch 8                                                                     |
+//! | 13 discard           | limit 4, from                                                               |
 //!
 //! | part       | bytes                                                                                   |
 //! |------------|-----------------------------------------------------------------------------------------|
 //! | key        | 1, integer 8; or 2, length 2, bytes                                                     |
 //! | akey write | key, then 1, payload; or 2, record bytes 4, extents 2, each start 8, count 8, payload    |
 //! | payload    | 1, length 4, checksums 4 each, bytes; or 2, bytes 8, pieces 2, each block 4, blocks 4, checksums 4 each |
+//! | from       | length 2, composite key (empty: from the first)                                         |
+//! | carry      | lowest version kept of object, dkey, akey: epoch 8, minor 2 each; newer 8; flags 1       |
 //! | scope      | 1 object; 2 dkey: key; 3 akeys: key, count 2, keys; 4 extents: key, key, count 2, each start 8, count 8 |
 //!
 //! Conditions were checked before a record was written, so records carry none. The minor is recorded, so
@@ -29,10 +34,12 @@
 use codec::checksum::chunk_count;
 use types::{Conditions, ContainerId, Epoch, Extent, Key, ObjectId, PoolId, SessionId};
 
+use crate::aggregate::AggregateStep;
 use crate::key::Version;
 use crate::request::{
     AkeyWrite, BulkList, Checksums, INLINE_BYTES_MAX, Origin, Payload, Punch, PunchScope, Update, ValueWrite,
 };
+use crate::shard::Carry;
 use crate::space::{BulkExtent, Reservation};
 use crate::value::EXTENTS_PER_PAYLOAD_MAX;
 
@@ -46,8 +53,11 @@ pub(crate) mod kind {
     pub(crate) const CREATE_CONTAINER: u16 = 6;
     pub(crate) const DESTROY_CONTAINER: u16 = 7;
     pub(crate) const SET_SNAPSHOTS: u16 = 8;
-    pub(crate) const RECLAIM: u16 = 9;
+    pub(crate) const AGGREGATE: u16 = 9;
     pub(crate) const FREE: u16 = 10;
+    pub(crate) const ADVANCE: u16 = 11;
+    pub(crate) const ROLLBACK: u16 = 12;
+    pub(crate) const DISCARD: u16 = 13;
 }
 
 const INTEGER: u8 = 1;
@@ -68,22 +78,11 @@ pub(crate) enum Record<'a> {
     CreateContainer { container: ContainerId, pool: PoolId },
     DestroyContainer { container: ContainerId },
     SetSnapshots { container: ContainerId, epochs: Vec<Epoch> },
-    Reclaim(ReclaimStep),
+    Aggregate(AggregateStep),
     Free { owner: u32, leaves: u32 },
-}
-
-/// One step of removing what a punch hides.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub(crate) struct ReclaimStep {
-    pub(crate) container: ContainerId,
-    /// The punch.
-    pub(crate) version: Version,
-    /// Records to look at, at most.
-    pub(crate) limit: u32,
-    /// Key prefix of what was punched.
-    pub(crate) scope: Vec<u8>,
-    /// Where the step begins; empty for the start of the scope.
-    pub(crate) from: Vec<u8>,
+    Advance { container: ContainerId, horizon: Epoch },
+    Rollback { container: ContainerId, to: Epoch },
+    Discard { container: ContainerId, limit: u32, from: Vec<u8> },
 }
 
 /// An update that owns its keys and borrows its bytes from the record.
@@ -303,6 +302,11 @@ pub(crate) fn encode_punch(
     }
 }
 
+fn push_from(out: &mut Vec<u8>, from: &[u8]) {
+    out.extend_from_slice(&(from.len() as u16).to_le_bytes());
+    out.extend_from_slice(from);
+}
+
 /// Replaces `out` by a record of any other kind, and returns the kind.
 pub(crate) fn encode(out: &mut Vec<u8>, origin: Origin, record: &Record<'_>) -> u16 {
     match record {
@@ -333,15 +337,29 @@ pub(crate) fn encode(out: &mut Vec<u8>, origin: Origin, record: &Record<'_>) -> 
             epochs.iter().for_each(|epoch| out.extend_from_slice(&epoch.0.to_le_bytes()));
             kind::SET_SNAPSHOTS
         }
-        Record::Reclaim(step) => {
+        Record::Aggregate(step) => {
             push_head(out, origin, step.container.to_bytes());
-            push_version(out, step.version);
-            out.extend_from_slice(&step.limit.to_le_bytes());
-            for bytes in [&step.scope, &step.from] {
-                out.extend_from_slice(&(bytes.len() as u16).to_le_bytes());
-                out.extend_from_slice(bytes);
+            for epoch in [step.since, step.until] {
+                out.extend_from_slice(&epoch.0.to_le_bytes());
             }
-            kind::RECLAIM
+            out.extend_from_slice(&step.limit.to_le_bytes());
+            let carry = &step.carry;
+            carry.kept.iter().for_each(|version| push_version(out, *version));
+            out.extend_from_slice(&carry.newer.0.to_le_bytes());
+            out.push(u8::from(carry.has_punch) | u8::from(carry.is_changed) << 1);
+            push_from(out, &step.from);
+            kind::AGGREGATE
+        }
+        Record::Advance { container, horizon: epoch } | Record::Rollback { container, to: epoch } => {
+            push_head(out, origin, container.to_bytes());
+            out.extend_from_slice(&epoch.0.to_le_bytes());
+            if matches!(record, Record::Advance { .. }) { kind::ADVANCE } else { kind::ROLLBACK }
+        }
+        Record::Discard { container, limit, from } => {
+            push_head(out, origin, container.to_bytes());
+            out.extend_from_slice(&limit.to_le_bytes());
+            push_from(out, from);
+            kind::DISCARD
         }
         Record::Free { owner, leaves } => {
             push_head(out, origin, [0; 16]);
@@ -397,15 +415,16 @@ pub(crate) fn decode(kind: u16, bytes: &[u8]) -> Option<(Origin, Record<'_>)> {
             let epochs = (0..count).map(|_| r.u64().map(Epoch)).collect::<Option<_>>()?;
             Record::SetSnapshots { container, epochs }
         }
-        kind::RECLAIM => {
-            let (version, limit) = (r.version()?, r.u32()?);
-            let mut bytes = || {
-                let len = r.u16()?;
-                Some(r.slice(len.into())?.to_vec())
-            };
-            let (scope, from) = (bytes()?, bytes()?);
-            Record::Reclaim(ReclaimStep { container, version, limit, scope, from })
+        kind::AGGREGATE => {
+            let (since, until, limit) = (Epoch(r.u64()?), Epoch(r.u64()?), r.u32()?);
+            let kept = [r.version()?, r.version()?, r.version()?];
+            let (newer, flags) = (Epoch(r.u64()?), r.u8()?);
+            let carry = Carry { kept, newer, has_punch: flags & 1 != 0, is_changed: flags & 2 != 0 };
+            Record::Aggregate(AggregateStep { container, since, until, limit, carry, from: r.from()? })
         }
+        kind::ADVANCE => Record::Advance { container, horizon: Epoch(r.u64()?) },
+        kind::ROLLBACK => Record::Rollback { container, to: Epoch(r.u64()?) },
+        kind::DISCARD => Record::Discard { container, limit: r.u32()?, from: r.from()? },
         kind::FREE => Record::Free { owner: r.u32()?, leaves: r.u32()? },
         _ => return None,
     };
@@ -435,6 +454,10 @@ impl<'a> Reader<'a> {
     }
     fn u64(&mut self) -> Option<u64> {
         self.array().map(u64::from_le_bytes)
+    }
+    fn from(&mut self) -> Option<Vec<u8>> {
+        let len = self.u16()?;
+        Some(self.slice(len.into())?.to_vec())
     }
     fn version(&mut self) -> Option<Version> {
         Some(Version { epoch: Epoch(self.u64()?), minor: self.u16()? })
@@ -601,13 +624,16 @@ mod tests {
     #[test]
     fn the_other_records_have_these_bytes() {
         let pool = PoolId::from_bytes([0xc0; 16]);
-        let step = ReclaimStep {
+        let step = AggregateStep {
             container: container(),
-            version: version(),
+            since: Epoch(6),
+            until: Epoch(7),
             limit: 5,
-            scope: vec![1, 2],
+            carry: Carry { kept: [version(); 3], newer: Epoch(8), has_punch: true, is_changed: true },
             from: vec![1, 2, 3],
         };
+        let kept = "22110000000000003300".repeat(3);
+        let aggregate = format!("0600000000000000 0700000000000000 05000000 {kept} 0800000000000000 03 0300 010203");
         let cases = [
             (Record::CreatePool { pool, quota: 0x10 }, 3, "1000000000000000"),
             (Record::DestroyPool { pool }, 4, ""),
@@ -615,7 +641,10 @@ mod tests {
             (Record::CreateContainer { container: container(), pool }, 6, "c0c0c0c0c0c0c0c0c0c0c0c0c0c0c0c0"),
             (Record::DestroyContainer { container: container() }, 7, ""),
             (Record::SetSnapshots { container: container(), epochs: vec![Epoch(5)] }, 8, "010000000500000000000000"),
-            (Record::Reclaim(step), 9, "22110000000000003300050000000200010203 00010203"),
+            (Record::Aggregate(step), 9, &aggregate),
+            (Record::Advance { container: container(), horizon: Epoch(6) }, 11, "0600000000000000"),
+            (Record::Rollback { container: container(), to: Epoch(6) }, 12, "0600000000000000"),
+            (Record::Discard { container: container(), limit: 5, from: vec![9] }, 13, "05000000 0100 09"),
         ];
         for (record, number, expected) in cases {
             let mut out = Vec::new();
@@ -648,7 +677,7 @@ mod tests {
             state = state.wrapping_mul(6364136223846793005).wrapping_add(1442695040888963407);
             let at = (state >> 33) as usize % out.len();
             out[at] = (state >> 56) as u8 & if round % 2 == 0 { 3 } else { 0xff };
-            let _ = decode((round % 12) as u16, &out);
+            let _ = decode((round % 15) as u16, &out);
         }
     }
 }

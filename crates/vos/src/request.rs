@@ -241,4 +241,6 @@ pub struct ContainerInfo {
     pub snapshots: Vec<Epoch>,
     /// Highest epoch written.
     pub max_epoch: Epoch,
+    /// Before it, only snapshots can be read; nothing is written at or before it.
+    pub horizon: Epoch,
 }

@@ -46,7 +46,10 @@ const FLAGS_MAX: usize = 64 << 10;
 /// |     84 |     4 | snapshots | how many                                                       |
 /// |     88 |     4 | owner     | number of the tree                                             |
 /// |     92 |     4 | counter   | catalog: trees made so far                                     |
-/// |     96 |    32 | reserved  | zero                                                           |
+/// |     96 |     8 | horizon   | reads below it see snapshots only                              |
+/// |    104 |     8 | aggregated | what nobody can see was removed up to this epoch              |
+/// |    112 |     8 | rollback  | everything above it is being removed; 0 when nothing is        |
+/// |    120 |     8 | reserved  | zero                                                           |
 /// |    128 |   512 | epochs    | recent epochs, zero where there is none                        |
 /// |    640 |   128 | minors    | highest minor given at each                                    |
 /// |    768 |  7200 | list      | snapshot epochs, ascending                                     |
@@ -66,16 +69,53 @@ pub(crate) struct Head {
     snapshots: U32,
     owner: U32,
     counter: U32,
-    reserved: [u8; 32],
+    horizon: U64,
+    aggregated: U64,
+    rollback: U64,
+    reserved: [u8; 8],
     epochs: [U64; RECENT],
     minors: [U16; RECENT],
     list: [U64; SNAPSHOTS_MAX],
 }
 const _: () = assert!(offset_of!(Head, pages) == 40);
 const _: () = assert!(offset_of!(Head, owner) == 88);
+const _: () = assert!(offset_of!(Head, horizon) == 96);
 const _: () = assert!(offset_of!(Head, epochs) == 128);
 const _: () = assert!(offset_of!(Head, list) == 768);
 const _: () = assert!(size_of::<Head>() == 7968 && size_of::<Head>() <= PAGE_BODY_BYTES);
+
+/// An aggregation pass between two steps. Not kept: after a restart it begins anew, and finds less.
+#[derive(Debug)]
+pub(crate) struct InPass {
+    pub(crate) since: Epoch,
+    pub(crate) until: Epoch,
+    /// First key of the next step.
+    pub(crate) from: Vec<u8>,
+    pub(crate) carry: Carry,
+}
+
+/// What a pass knows of the owners it is in the middle of.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) struct Carry {
+    /// Oldest version kept so far of the object, the dkey and the akey. `NEVER` when some of the owner was
+    /// passed over: then nothing is known.
+    pub(crate) kept: [Version; 3],
+    /// Epoch of the single value just before; zero when there is none.
+    pub(crate) newer: Epoch,
+    /// Punches of dkeys or akeys were kept in the object, or came while the pass was in it.
+    pub(crate) has_punch: bool,
+    /// The akey has something that was written in the pass's span.
+    pub(crate) is_changed: bool,
+}
+
+/// Above every version: nothing was kept yet.
+pub(crate) const NONE_KEPT: Version = Version { epoch: Epoch::MAX, minor: u16::MAX };
+
+impl Default for Carry {
+    fn default() -> Self {
+        Carry { kept: [NONE_KEPT; 3], newer: Epoch::ZERO, has_punch: false, is_changed: false }
+    }
+}
 
 /// One container on this target. (The catalog is one too, without a container.)
 pub(crate) struct Shard {
@@ -86,8 +126,18 @@ pub(crate) struct Shard {
     pub(crate) blocks: u64,
     pub(crate) punches: u64,
     pub(crate) snapshots: Vec<Epoch>,
+    /// Reads below it see snapshots only, and nothing more is written there.
+    pub(crate) horizon: Epoch,
+    /// What nobody can see was removed up to here.
+    pub(crate) aggregated: Epoch,
+    /// The container goes back to this moment: everything above is being removed, and nothing is written.
+    pub(crate) rollback: Option<Epoch>,
     /// Catalog only: numbers trees.
     pub(crate) counter: u32,
+    /// The aggregation pass that is under way.
+    pub(crate) pass: Option<InPass>,
+    /// Where the rollback under way goes on; empty for its beginning.
+    pub(crate) discard_from: Vec<u8>,
     minors: Minors,
     /// Whether objects have the flag. A cache.
     flags: RefCell<HashMap<[u8; OBJECT_BYTES], bool>>,
@@ -108,7 +158,12 @@ impl Shard {
             blocks: 0,
             punches: 0,
             snapshots: Vec::new(),
+            horizon: Epoch::ZERO,
+            aggregated: Epoch::ZERO,
+            rollback: None,
             counter: owner,
+            pass: None,
+            discard_from: Vec::new(),
             minors: Minors::default(),
             flags: RefCell::default(),
         };
@@ -151,7 +206,12 @@ impl Shard {
             blocks: stored.blocks.get(),
             punches: stored.punches.get(),
             snapshots: list.iter().map(|epoch| Epoch(epoch.get())).collect(),
+            horizon: Epoch(stored.horizon.get()),
+            aggregated: Epoch(stored.aggregated.get()),
+            rollback: Some(Epoch(stored.rollback.get())).filter(|to| *to > Epoch::ZERO),
             counter: stored.counter.get(),
+            pass: None,
+            discard_from: Vec::new(),
             minors,
             flags: RefCell::default(),
         })
@@ -169,11 +229,17 @@ impl Shard {
     /// The version of an operation at `epoch`, were it to come now.
     ///
     /// # Errors
-    /// `EpochFull`; `Invalid` for an epoch that is none.
+    /// `EpochFull`; `Forgotten` below the horizon; `RollingBack`; `Invalid` for an epoch that is none.
     #[inline]
     pub(crate) fn next_version(&self, epoch: Epoch) -> Result<Version> {
         if epoch == Epoch::ZERO || epoch == Epoch::MAX {
             return Err(Error::Invalid("an operation needs an epoch of its own, neither 0 nor the highest"));
+        }
+        if epoch <= self.horizon {
+            return Err(Error::Forgotten { at: epoch, horizon: self.horizon });
+        }
+        if let Some(to) = self.rollback {
+            return Err(Error::RollingBack { to });
         }
         Ok(Version { epoch, minor: self.minors.next_at(epoch)? })
     }
@@ -219,6 +285,9 @@ impl Shard {
         head.snapshots = (self.snapshots.len() as u32).into();
         head.owner = self.tree.owner.into();
         head.counter = self.counter.into();
+        head.horizon = self.horizon.0.into();
+        head.aggregated = self.aggregated.0.into();
+        head.rollback = self.rollback.unwrap_or(Epoch::ZERO).0.into();
         Ok(head)
     }
 
@@ -228,6 +297,7 @@ impl Shard {
             == (other.id, other.pool, other.tree, other.blocks, other.punches)
             && self.snapshots == other.snapshots
             && self.minors == other.minors
+            && (self.horizon, self.aggregated, self.rollback) == (other.horizon, other.aggregated, other.rollback)
     }
 
     /// Whether anything in the object with key prefix `object` was ever punched.
@@ -251,6 +321,15 @@ impl Shard {
         Ok(found)
     }
 
+    /// Notes that something in the object with key prefix `object` is punched: a pass in the middle of it
+    /// must know, for it may have gone past the place.
+    pub(crate) fn note_punch(&mut self, object: &[u8]) {
+        self.forget_flag(object);
+        if let Some(pass) = self.pass.as_mut().filter(|pass| pass.from.starts_with(object)) {
+            pass.carry.has_punch = true;
+        }
+    }
+
     /// Forgets what is cached of an object's flag, which is about to change.
     pub(crate) fn forget_flag(&self, object: &[u8]) {
         if let Some(name) = object.first_chunk::<OBJECT_BYTES>() {
@@ -258,10 +337,30 @@ impl Shard {
         }
     }
 
-    /// Whether some snapshot lies in `from..to`.
-    pub(crate) fn snapshot_within(&self, from: Epoch, to: Epoch) -> bool {
-        let first = self.snapshots.partition_point(|snapshot| *snapshot < from);
-        self.snapshots.get(first).is_some_and(|snapshot| *snapshot < to)
+    /// The moment that a read at `at` sees.
+    ///
+    /// # Errors
+    /// `Forgotten`: below the horizon, and no snapshot.
+    #[inline]
+    pub(crate) fn moment(&self, at: Epoch) -> Result<Epoch> {
+        if at < self.horizon && self.snapshots.binary_search(&at).is_err() {
+            return Err(Error::Forgotten { at, horizon: self.horizon });
+        }
+        Ok(self.rollback.map_or(at, |to| at.min(to)))
+    }
+
+    /// Whether something may have become invisible since the last pass.
+    pub(crate) fn wants_aggregation(&self) -> bool {
+        self.rollback.is_none() && self.aggregated < self.horizon && self.aggregated < self.max_epoch()
+    }
+
+    /// The first moment at or after `epoch` that can be read once all before `horizon` is forgotten but
+    /// the snapshots.
+    #[inline]
+    pub(crate) fn retained(&self, epoch: Epoch, horizon: Epoch) -> Epoch {
+        let first = self.snapshots.partition_point(|snapshot| *snapshot < epoch);
+        let horizon = horizon.max(epoch);
+        self.snapshots.get(first).map_or(horizon, |snapshot| horizon.min(*snapshot))
     }
 }
 
@@ -347,7 +446,9 @@ mod tests {
         assert_eq!((back.id, back.pool, back.tree, back.blocks), (shard.id, shard.pool, shard.tree, 5));
         assert_eq!(back.snapshots, shard.snapshots);
         assert_eq!(back.next_version(Epoch(8)).unwrap().minor, 2);
-        assert!(back.snapshot_within(Epoch(5), Epoch(8)) && !back.snapshot_within(Epoch(5), Epoch(7)));
+        let retained = |epoch| back.retained(Epoch(epoch), Epoch(9));
+        assert_eq!([1, 4, 5, 7, 8, 9, 12].map(retained), [4, 4, 7, 7, 9, 9, 12].map(Epoch));
+        assert_eq!(back.retained(Epoch(5), Epoch(6)), Epoch(6), "a snapshot beyond the horizon is not the first");
         assert!(Shard::load(&pages, shard.tree.root).is_err());
     }
 
@@ -358,6 +459,7 @@ mod tests {
         let mut shard = Shard::create(&mut pages, id, PoolId::from_bytes([4; 16]), 9).unwrap();
         shard.snapshots = vec![Epoch(4), Epoch(7)];
         (shard.blocks, shard.punches) = (5, 6);
+        (shard.horizon, shard.aggregated, shard.rollback) = (Epoch(3), Epoch(2), Some(Epoch(1)));
         shard.save_all(&mut pages).unwrap();
         shard.applied(&mut pages, Version { epoch: Epoch(8), minor: 1 }).unwrap();
         let mut golden = [0; PAGE_BODY_BYTES];
@@ -366,7 +468,9 @@ mod tests {
         put(4, &shard.tree.root.0.to_le_bytes());
         put(8, &[3; 16]);
         put(24, &[4; 16]);
-        for (at, byte) in [(40, 1), (48, 5), (56, 8), (64, 6), (80, 1), (84, 2), (88, 9), (92, 9)] {
+        for (at, byte) in
+            [(40, 1), (48, 5), (56, 8), (64, 6), (80, 1), (84, 2), (88, 9), (92, 9), (96, 3), (104, 2), (112, 1)]
+        {
             put(at, &[byte]);
         }
         put(128, &[8]);

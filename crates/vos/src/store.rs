@@ -11,7 +11,6 @@ use types::{Conditions, ContainerId, Epoch, Extent, Key, ObjectId, PoolId};
 use crate::catalog::Catalog;
 use crate::check::{self, Report};
 use crate::error::{Error, Result};
-use crate::maintain::{self, Progress, Step};
 use crate::record::{self, Record, kind};
 use crate::request::{
     AkeyRead, ArrayEnd, ArrayTail, ContainerInfo, Edge, FetchPlan, ListedAkey, ListedExtent, ListedObject, Listing,
@@ -20,7 +19,7 @@ use crate::request::{
 use crate::shard::SNAPSHOTS_MAX;
 use crate::space::Reservation;
 use crate::update::{self, Scratch};
-use crate::{fetch, list, node, punch, query};
+use crate::{aggregate, fetch, list, maintain, node, punch, query};
 
 /// Pages that a change may add beyond one for each record: a split on every level.
 const SPLIT_PAGES: u64 = 4;
@@ -32,7 +31,6 @@ pub struct Store {
     media: media::Store,
     catalog: Catalog,
     scratch: Scratch,
-    progress: Progress,
     /// A change failed after its record was logged: memory is behind the log, and only recovery mends it.
     is_stopped: bool,
 }
@@ -88,7 +86,7 @@ impl Store {
     }
 
     fn assemble(media: media::Store, catalog: Catalog) -> Store {
-        Store { media, catalog, scratch: Scratch::default(), progress: Progress::default(), is_stopped: false }
+        Store { media, catalog, scratch: Scratch::default(), is_stopped: false }
     }
 
     /// The page store below: for bulk transfers, durability, pressure and checkpoints.
@@ -182,15 +180,18 @@ impl Store {
             blocks: shard.blocks,
             snapshots: shard.snapshots.clone(),
             max_epoch: shard.max_epoch(),
+            horizon: shard.horizon,
         })
     }
 
     /// Replaces the set of epochs that stay readable as they are.
     ///
     /// # Errors
-    /// `NoContainer`; `Invalid` for more than [`SNAPSHOTS_MAX`]; of the log.
+    /// `NoContainer`; `Invalid` for more than [`SNAPSHOTS_MAX`]; `Forgotten` for a new one below the
+    /// horizon; of the log.
     pub fn set_snapshots(&mut self, container: ContainerId, epochs: &[Epoch], origin: Origin) -> Result<Lsn> {
-        self.catalog.shard(container)?;
+        let shard = self.catalog.shard(container)?;
+        epochs.iter().try_for_each(|epoch| shard.moment(*epoch).map(drop))?;
         let mut epochs = epochs.to_vec();
         epochs.sort_unstable();
         epochs.dedup();
@@ -198,6 +199,44 @@ impl Store {
             return Err(Error::Invalid("a container has at most 900 snapshots"));
         }
         self.change(origin, Reserve::Critical, &Record::SetSnapshots { container, epochs })
+    }
+
+    /// Forgets the history of a container before `horizon`, but for its snapshots: from now on it can be
+    /// read there no more, nothing is written at or before it, and `maintain` gives space back. A horizon
+    /// never goes back.
+    ///
+    /// # Errors
+    /// `NoContainer`; of the log.
+    pub fn advance(&mut self, container: ContainerId, horizon: Epoch) -> Result<Option<Lsn>> {
+        let shard = self.catalog.shard(container)?;
+        if horizon <= shard.horizon || horizon == Epoch::MAX {
+            return Ok(None);
+        }
+        self.change(Origin::default(), Reserve::Critical, &Record::Advance { container, horizon }).map(Some)
+    }
+
+    /// Whether anything was written since the horizon was last advanced, so that advancing it again would
+    /// give something back.
+    ///
+    /// # Errors
+    /// `NoContainer`.
+    pub fn is_behind(&self, container: ContainerId) -> Result<bool> {
+        let shard = self.catalog.shard(container)?;
+        Ok(shard.max_epoch() > shard.horizon)
+    }
+
+    /// Takes a container back to `to`, a snapshot or a moment from the horizon on: what was written later
+    /// is gone at once for readers, and later snapshots with it. Until `maintain` has removed it, nothing
+    /// can be written.
+    ///
+    /// # Errors
+    /// `NoContainer`; `Forgotten`: the moment is not kept; `Invalid`: no moment; of the log.
+    pub fn rollback(&mut self, container: ContainerId, to: Epoch, origin: Origin) -> Result<Lsn> {
+        if to == Epoch::ZERO || to == Epoch::MAX {
+            return Err(Error::Invalid("a container goes back to a moment: neither epoch 0 nor the highest"));
+        }
+        let moment = self.catalog.shard(container)?.moment(to)?;
+        self.change(origin, Reserve::Critical, &Record::Rollback { container, to: moment })
     }
 
     // Writing.
@@ -261,7 +300,7 @@ impl Store {
         punch::plan(shard, &pages, version, punch)?;
         record::encode_punch(&mut scratch.log, container, version, origin, punch);
         let lsn = media.append(kind::PUNCH, &[&scratch.log], Reserve::Critical)?;
-        let done = apply_punch(catalog, &mut pages, container, version, punch, scratch);
+        let done = catalog.with_shard(container, |shard| punch::apply(shard, &mut pages, version, punch, scratch));
         drop(pages);
         self.settle(lsn, done)?;
         Ok(lsn)
@@ -287,6 +326,7 @@ impl Store {
     ) -> Result<FetchPlan> {
         let Store { media, catalog, scratch, .. } = self;
         let shard = catalog.shard(container)?;
+        let at = shard.moment(at)?;
         let mut pages = media.pages();
         pages.begin_op();
         if conditions != Conditions::None {
@@ -319,6 +359,7 @@ impl Store {
         let mut pages = self.media.pages();
         pages.begin_op();
         let shard = self.catalog.shard(container)?;
+        let at = shard.moment(at)?;
         fetch::value(shard, &pages, at, (group, oid, dkey, akey), &mut self.scratch.key, out)
     }
 
@@ -337,6 +378,7 @@ impl Store {
         let mut pages = self.media.pages();
         pages.begin_op();
         let shard = self.catalog.shard(container)?;
+        let at = shard.moment(at)?;
         fetch::values(shard, &pages, at, places, &mut self.scratch, each)
     }
 
@@ -352,7 +394,7 @@ impl Store {
         after: Option<ListedObject>,
         limit: usize,
     ) -> Result<Listing<ListedObject>> {
-        self.look(container, |shard, pages| list::objects(shard, pages, at, after, limit))
+        self.look(container, at, |shard, pages, at| list::objects(shard, pages, at, after, limit))
     }
 
     /// Dkeys with anything visible: integers first, then bytes.
@@ -365,7 +407,7 @@ impl Store {
         after: Option<&Key>,
         limit: usize,
     ) -> Result<Listing<Key>> {
-        self.look(container, |shard, pages| list::dkeys(shard, pages, at, (group, oid), after, limit))
+        self.look(container, at, |shard, pages, at| list::dkeys(shard, pages, at, (group, oid), after, limit))
     }
 
     /// Akeys with anything visible.
@@ -380,7 +422,7 @@ impl Store {
         after: Option<&Key>,
         limit: usize,
     ) -> Result<Listing<ListedAkey>> {
-        self.look(container, |shard, pages| list::akeys(shard, pages, at, (group, oid, dkey), after, limit))
+        self.look(container, at, |shard, pages, at| list::akeys(shard, pages, at, (group, oid, dkey), after, limit))
     }
 
     /// Visible runs of records `within` an extent, ascending; go on from the end of the last.
@@ -396,7 +438,9 @@ impl Store {
         within: Extent,
         limit: usize,
     ) -> Result<Listing<ListedExtent>> {
-        self.look(container, |shard, pages| list::extents(shard, pages, at, (group, oid, dkey, akey), within, limit))
+        self.look(container, at, |shard, pages, at| {
+            list::extents(shard, pages, at, (group, oid, dkey, akey), within, limit)
+        })
     }
 
     /// Highest epoch at which anything stored of the object was written or punched.
@@ -416,7 +460,7 @@ impl Store {
         group: u32,
         oid: ObjectId,
     ) -> Result<Option<Epoch>> {
-        self.look(container, |shard, pages| query::max_write(shard, pages, at, group, oid))
+        self.look(container, at, |shard, pages, at| query::max_write(shard, pages, at, group, oid))
     }
 
     /// Lowest or highest integer dkey that has something visible.
@@ -428,7 +472,7 @@ impl Store {
         oid: ObjectId,
         edge: Edge,
     ) -> Result<Option<u64>> {
-        self.look(container, |shard, pages| query::dkey(shard, pages, at, (group, oid), edge))
+        self.look(container, at, |shard, pages, at| query::dkey(shard, pages, at, (group, oid), edge))
     }
 
     /// Lowest or highest integer akey under `dkey` that has something visible.
@@ -441,7 +485,7 @@ impl Store {
         dkey: &Key,
         edge: Edge,
     ) -> Result<Option<u64>> {
-        self.look(container, |shard, pages| query::akey(shard, pages, at, (group, oid, dkey), edge))
+        self.look(container, at, |shard, pages, at| query::akey(shard, pages, at, (group, oid, dkey), edge))
     }
 
     /// End of the array under one dkey and akey.
@@ -454,7 +498,7 @@ impl Store {
         dkey: &Key,
         akey: &Key,
     ) -> Result<ArrayEnd> {
-        self.look(container, |shard, pages| query::array(shard, pages, at, (group, oid, dkey, akey)))
+        self.look(container, at, |shard, pages, at| query::array(shard, pages, at, (group, oid, dkey, akey)))
     }
 
     /// The highest integer dkey whose `akey` holds array records, and where they end.
@@ -466,7 +510,7 @@ impl Store {
         oid: ObjectId,
         akey: &Key,
     ) -> Result<Option<ArrayTail>> {
-        self.look(container, |shard, pages| query::array_tail(shard, pages, at, (group, oid, akey)))
+        self.look(container, at, |shard, pages, at| query::array_tail(shard, pages, at, (group, oid, akey)))
     }
 
     // Upkeep.
@@ -479,14 +523,12 @@ impl Store {
     pub fn maintain(&mut self, steps: usize) -> Result<bool> {
         for _ in 0..steps {
             self.running()?;
-            let record = match maintain::next(&self.catalog, &mut self.progress)? {
-                Step::Nothing => return Ok(false),
-                Step::Free { owner, leaves } => Record::Free { owner, leaves },
-                Step::Reclaim(step) => Record::Reclaim(step),
+            let Some(record) = maintain::next(&self.catalog) else {
+                return Ok(false);
             };
             self.change(Origin::default(), Reserve::Critical, &record)?;
         }
-        Ok(!self.catalog.garbage.is_empty() || !self.catalog.pending.is_empty())
+        Ok(maintain::is_wanted(&self.catalog))
     }
 
     /// Walks everything and says what breaks an invariant; the report is empty when nothing does. Call it
@@ -503,11 +545,13 @@ impl Store {
     fn look<T>(
         &mut self,
         container: ContainerId,
-        read: impl FnOnce(&crate::shard::Shard, &Pages) -> Result<T>,
+        at: Epoch,
+        read: impl FnOnce(&crate::shard::Shard, &Pages, Epoch) -> Result<T>,
     ) -> Result<T> {
         let mut pages = self.media.pages();
         pages.begin_op();
-        read(self.catalog.shard(container)?, &pages)
+        let shard = self.catalog.shard(container)?;
+        read(shard, &pages, shard.moment(at)?)
     }
 
     /// Logs and applies a change other than a request.
@@ -545,7 +589,7 @@ impl Store {
     }
 
     fn apply(&mut self, record: &Record<'_>) -> Result<()> {
-        let Store { media, catalog, scratch, progress, .. } = self;
+        let Store { media, catalog, scratch, .. } = self;
         let mut pages = media.pages();
         let pages = &mut *pages;
         match record {
@@ -553,7 +597,7 @@ impl Store {
                 update.with(|update| update::apply(shard, pages, *version, update, None, scratch))
             }),
             Record::Punch { container, version, punch } => {
-                apply_punch(catalog, pages, *container, *version, &punch.borrow(), scratch)
+                catalog.with_shard(*container, |shard| punch::apply(shard, pages, *version, &punch.borrow(), scratch))
             }
             Record::CreatePool { pool, quota } | Record::SetQuota { pool, quota } => {
                 catalog.apply_create_pool(pages, *pool, *quota)
@@ -562,10 +606,18 @@ impl Store {
             Record::CreateContainer { container, pool } => catalog.apply_create_container(pages, *pool, *container),
             Record::DestroyContainer { container } => catalog.apply_destroy_container(pages, *container),
             Record::SetSnapshots { container, epochs } => catalog.apply_snapshots(pages, *container, epochs.clone()),
-            Record::Reclaim(step) => {
-                let next = maintain::apply_reclaim(catalog, pages, step, &mut scratch.freed)?;
-                progress.advance(next);
-                Ok(())
+            Record::Advance { container, horizon } => catalog.with_shard(*container, |shard| {
+                shard.horizon = shard.horizon.max(*horizon);
+                shard.save_all(pages)
+            }),
+            Record::Rollback { container, to } => {
+                catalog.with_shard(*container, |shard| maintain::apply_rollback(shard, pages, *to))
+            }
+            Record::Discard { container, limit, from } => catalog.with_shard(*container, |shard| {
+                maintain::apply_discard(shard, pages, *limit, from, &mut scratch.freed)
+            }),
+            Record::Aggregate(step) => {
+                catalog.with_shard(step.container, |shard| aggregate::apply(shard, pages, step, &mut scratch.freed))
             }
             Record::Free { owner, leaves } => maintain::apply_free(catalog, pages, *owner, *leaves, &mut scratch.freed),
         }
@@ -595,18 +647,6 @@ impl std::fmt::Debug for Store {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         write!(f, "vos::Store on {:?}", self.media)
     }
-}
-
-fn apply_punch(
-    catalog: &mut Catalog,
-    pages: &mut Pages,
-    container: ContainerId,
-    version: crate::key::Version,
-    punch: &Punch<'_>,
-    scratch: &mut Scratch,
-) -> Result<()> {
-    let scopes = catalog.with_shard(container, |shard| punch::apply(shard, pages, version, punch, scratch))?;
-    scopes.iter().try_for_each(|scope| catalog.add_reclaim(pages, container, scope, version))
 }
 
 fn each_payload<'a>(update: &Update<'a>, each: &mut dyn FnMut(&Payload<'a>)) {

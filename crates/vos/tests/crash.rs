@@ -57,11 +57,21 @@ fn act(store: &mut Store, op: Op, script: &mut Script, model: &mut Model) {
         }
     };
     assert_eq!(found, expected, "{op:?}");
-    if matches!(op, Op::Maintain) && script.forgets_from.is_none() {
+    if matches!(op, Op::Maintain(_)) && script.forgets_from.is_none() {
         script.forgets_from = Some(script.ops.len());
     }
     if let Some(lsn) = lsn {
         script.ops.push((op, lsn));
+    }
+}
+
+/// Leaves out snapshots of what is forgotten.
+fn recent_snapshots(op: Op, generator: &Generator) -> Op {
+    match op {
+        Op::Snapshots(c, epochs) => {
+            Op::Snapshots(c, epochs.into_iter().filter(|epoch| epoch.0 >= generator.newest()).collect())
+        }
+        op => op,
     }
 }
 
@@ -93,10 +103,7 @@ fn record(seed: u64, steps: u64) -> (Recorder, Script) {
             for step in 1..=steps {
                 // A new epoch each, so that forgetting leaves no doubt about which reads stay whole.
                 while generator.epoch() == Epoch(generator.newest()) && generator.dice.chance(2) {}
-                let op = match generator.op() {
-                    Op::Snapshots(c, epochs) => {
-                        Op::Snapshots(c, epochs.into_iter().filter(|e| e.0 >= generator.newest()).collect())
-                    }
+                let op = match recent_snapshots(generator.op(), &generator) {
                     Op::CreateContainer(_, c) => Op::CreateContainer(c, c),
                     op => op,
                 };
@@ -105,7 +112,7 @@ fn record(seed: u64, steps: u64) -> (Recorder, Script) {
                     settle(&store, script, &recording);
                 }
                 if step % 11 == 0 {
-                    act(&mut store, Op::Maintain, script, &mut model);
+                    act(&mut store, Op::Maintain(generator.past()), script, &mut model);
                 }
                 if step % 9 == 0 {
                     store.media().checkpoint_blocking().unwrap();
@@ -114,7 +121,7 @@ fn record(seed: u64, steps: u64) -> (Recorder, Script) {
             }
             act(&mut store, Op::DestroyPool(1), script, &mut model);
             settle(&store, script, &recording);
-            act(&mut store, Op::Maintain, script, &mut model);
+            act(&mut store, Op::Maintain(generator.past()), script, &mut model);
             settle(&store, script, &recording);
             compare_at(&mut store, &model, generator.objects, Epoch::MAX);
             store.check().expect_clean();
@@ -172,15 +179,17 @@ fn recover(volume: &Volume, script: &Script, owed: usize, seed: u64, again: bool
                 let (mut script, mut model) = (script, model);
                 let mut generator = Generator::new(seed);
                 generator.in_order = true;
+                let horizons = model.containers.keys().map(|c| store.container_info(*c).unwrap().horizon.0);
+                let newest = newest.into_iter().chain(horizons).max();
                 while generator.newest() <= newest.unwrap_or(0) {
                     generator.epoch();
                 }
                 script.ops.truncate(kept);
                 for _ in 0..6 {
-                    let op = generator.op();
+                    let op = recent_snapshots(generator.op(), &generator);
                     act(&mut store, op, &mut script, &mut model);
                 }
-                act(&mut store, Op::Maintain, &mut script, &mut model);
+                act(&mut store, Op::Maintain(generator.past()), &mut script, &mut model);
                 compare_at(&mut store, &model, 3, Epoch::MAX);
                 store.check().expect_clean();
             }
@@ -265,6 +274,7 @@ fn deferred_deletion_survives_a_power_cut_between_any_two_steps() {
                 act(&mut store, punch, script, &mut model);
                 act(&mut store, Op::DestroyContainer(1), script, &mut model);
                 script.forgets_from = Some(script.ops.len() - 1);
+                store.advance(rig::container(0), Epoch(9000)).unwrap();
                 settle(&store, script, &recording);
                 let mut steps = 0;
                 while store.maintain(1).unwrap() {

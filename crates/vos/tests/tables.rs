@@ -314,6 +314,7 @@ fn the_longest_keys_and_values_fit() {
             assert_eq!(out, rig::content(n, 290));
         }
         punch(&mut store, 3, PunchScope::Object, Conditions::None).unwrap();
+        store.advance(id(), Epoch(3)).unwrap();
         while store.maintain(1).unwrap() {}
         store.check().expect_clean();
         assert!(store.container_info(id()).unwrap().pages < 5);

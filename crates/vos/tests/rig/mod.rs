@@ -72,9 +72,24 @@ pub enum Op {
     CreateContainer(u8, u8),
     DestroyContainer(u8),
     Snapshots(u8, Vec<Epoch>),
-    Update { container: u8, epoch: Epoch, object: u64, dkey: Key, conditions: Conditions, akeys: Vec<(Key, Write)> },
-    Punch { container: u8, epoch: Epoch, object: u64, scope: Scope, conditions: Conditions },
-    Maintain,
+    Update {
+        container: u8,
+        epoch: Epoch,
+        object: u64,
+        dkey: Key,
+        conditions: Conditions,
+        akeys: Vec<(Key, Write)>,
+    },
+    Punch {
+        container: u8,
+        epoch: Epoch,
+        object: u64,
+        scope: Scope,
+        conditions: Conditions,
+    },
+    Rollback(u8, Epoch),
+    /// Forgets history before the horizon, and does all upkeep there is.
+    Maintain(Epoch),
 }
 
 /// What a target should hold.
@@ -154,7 +169,19 @@ impl Model {
                     None => Outcome::Missing,
                 }
             }
-            Op::Maintain => Outcome::Done,
+            Op::Rollback(c, to) => match self.containers.get_mut(&container(*c)) {
+                Some((_, model)) => {
+                    model.rollback(*to);
+                    Outcome::Done
+                }
+                None => Outcome::Missing,
+            },
+            Op::Maintain(horizon) => {
+                self.containers.values_mut().for_each(|(_, model)| {
+                    model.forget(*horizon);
+                });
+                Outcome::Done
+            }
         }
     }
 }
@@ -228,6 +255,11 @@ impl Generator {
 
     pub fn newest(&self) -> u64 {
         self.newest
+    }
+
+    /// The last moment at which nothing more is written, when epochs come in order.
+    pub fn past(&self) -> Epoch {
+        Epoch(self.newest - 1)
     }
 
     pub fn op(&mut self) -> Op {
@@ -337,7 +369,13 @@ pub fn submit(store: &mut Store, op: &Op, seq: u64) -> Result<(Outcome, Option<L
         Op::CreateContainer(p, c) => store.create_container(pool(*p), container(*c), origin),
         Op::DestroyContainer(c) => store.destroy_container(container(*c), origin),
         Op::Snapshots(c, epochs) => store.set_snapshots(container(*c), epochs, origin),
-        Op::Maintain => {
+        Op::Rollback(c, to) => store.rollback(container(*c), *to, origin),
+        Op::Maintain(horizon) => {
+            for pool in store.pools() {
+                for container in store.containers(pool) {
+                    store.advance(container, *horizon)?;
+                }
+            }
             while store.maintain(1)? {}
             return Ok((Outcome::Done, None));
         }
