@@ -96,6 +96,11 @@ fn every_command(reach: Reach, at: &Path) -> BTreeSet<String> {
     c.daos("object query", &["tank", "data", &oid]);
     c.daos("object list-keys", &["tank", "data", &oid]);
     assert_eq!(c.daos("container list-snaps", &["tank", "data"])[0]["name"], "before");
+    let back = c.daos("container rollback", &["tank", "data", "before"]);
+    assert_eq!(back["name"], "before");
+    assert_eq!(c.daos("kv list", &["tank", "data"])["keys"].as_array().unwrap().len(), 2);
+    c.daos("kv put", &["tank", "data", "third", "value"]);
+    c.daos("container set-prop", &["tank", "data", "retention:30m"]);
     c.daos("container destroy-snap", &["tank", "data", "before"]);
 
     let copied = c.daos("filesystem copy", &[tree, "daos://tank/files/"]);

@@ -132,6 +132,17 @@ impl Container {
         self.control(Opcode::SnapshotDestroy, &request).await
     }
 
+    /// Takes the container back to a snapshot: what was written later is gone, later snapshots too.
+    /// Writers get `Busy` (and try again by themselves) until the servers have removed it.
+    ///
+    /// # Errors
+    /// `NotFound`: no such snapshot.
+    pub async fn rollback(&self, snapshot: &str) -> Result<SnapshotInfo> {
+        let control::ContainerName { pool, container } = self.name();
+        let request = control::ContainerRollback { pool, container, snapshot: snapshot.into() };
+        self.control(Opcode::ContainerRollback, &request).await
+    }
+
     /// The container as it was at `epoch`, to read only. Stays readable while a snapshot keeps it.
     pub fn at(&self, epoch: Epoch) -> Container {
         Container { inner: self.inner.clone(), view: View::At(epoch) }

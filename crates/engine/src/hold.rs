@@ -1,14 +1,13 @@
-//! Holding back reclaim while a snapshot is being made.
+//! Holding back the horizons while a snapshot is being made.
 //!
-//! A target gives up what a punch at epoch `p` hid when no snapshot it knows of can see it. A new
-//! snapshot's epoch is chosen before the targets hear of it, so between the two a target could give
-//! up something the snapshot sees. The hold closes that gap without a lock:
+//! Behind a container's horizon only snapshots are kept. A new snapshot's epoch is chosen before the
+//! targets hear of it, so between the two a target could move the horizon beyond it. The hold closes
+//! that gap without a lock:
 //!
 //! - the service takes the hold, *then* reads the clock for the snapshot's epoch `s`;
-//! - a target looks at the hold, *then*, without a pause, reclaims behind punches it has applied.
+//! - a target reads the clock for its horizon `h`, *then* looks at the hold, and moves without a pause.
 //!
-//! If the target saw no hold, the service reads `s` after that look, and the target had read `p`
-//! from the same clock before it: `p < s`, so what it gives up was already hidden at `s`.
+//! If the target saw no hold, the service reads `s` after that look, from the same clock: `h < s`.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU32, Ordering};

@@ -16,6 +16,7 @@ mod io;
 mod key;
 mod property;
 mod size;
+mod span;
 
 pub use class::{ClassError, ObjectClass, ObjectType, Redundancy};
 pub use epoch::Epoch;
@@ -31,3 +32,4 @@ pub use property::{
     check_property, find_property, nearest,
 };
 pub use size::{ByteSize, SizeError};
+pub use span::{Span, SpanError};

@@ -202,6 +202,9 @@ fn principal(text: &str) -> bool {
 fn health(text: &str) -> bool {
     matches!(text, "healthy" | "unclean")
 }
+fn span(text: &str) -> bool {
+    text.parse::<crate::Span>().is_ok()
+}
 fn number(text: &str) -> bool {
     text.parse::<u64>().is_ok()
 }
@@ -249,6 +252,7 @@ impl ContainerProperty {
         row("owner", "Owner", "", Change::AtCreation, "a principal ending in @", principal),
         row("group", "Owner group", "", Change::AtCreation, "a principal ending in @", principal),
         row("chunk_size", "Chunk size", "1048576", Change::AtCreation, "a size from 1 KiB to 1 GiB", size_4k_1g),
+        row("retention", "History kept", "0", Change::Always, "a span such as 90s, 30m, 7d or forever", span),
         row("oclass", "Object class", "", Change::AtCreation, "an object class such as SX", any),
         row("global_version", "Global version", "1", Change::Never, "a number", number),
     ];

@@ -88,8 +88,8 @@ pub(crate) fn apply_free(
 }
 
 /// The container goes back to `to`: what is later is out of sight at once.
-pub(crate) fn apply_rollback(shard: &mut Shard, pages: &mut Pages, to: Epoch) -> Result<()> {
-    shard.rollback = Some(to);
+pub(crate) fn apply_rollback(shard: &mut Shard, pages: &mut Pages, to: Epoch, asked: Epoch) -> Result<()> {
+    (shard.rollback, shard.undone) = (Some(to), asked);
     shard.snapshots.retain(|snapshot| *snapshot <= to);
     shard.pass = None;
     shard.discard_from.clear();

@@ -16,7 +16,7 @@
 //! | 9 aggregate          | since 8, until 8, limit 4, carry, from                                      |
 //! | 10 free              | tree 4, leaves 4                                                            |
 //! | 11 advance           | horizon 8                                                                   |
-//! | 12 rollback          | epoch 8                                                                     |
+//! | 12 rollback          | to 8, asked 8                                                               |
 //! | 13 discard           | limit 4, from                                                               |
 //!
 //! | part       | bytes                                                                                   |
@@ -81,7 +81,7 @@ pub(crate) enum Record<'a> {
     Aggregate(AggregateStep),
     Free { owner: u32, leaves: u32 },
     Advance { container: ContainerId, horizon: Epoch },
-    Rollback { container: ContainerId, to: Epoch },
+    Rollback { container: ContainerId, to: Epoch, asked: Epoch },
     Discard { container: ContainerId, limit: u32, from: Vec<u8> },
 }
 
@@ -350,10 +350,16 @@ pub(crate) fn encode(out: &mut Vec<u8>, origin: Origin, record: &Record<'_>) -> 
             push_from(out, &step.from);
             kind::AGGREGATE
         }
-        Record::Advance { container, horizon: epoch } | Record::Rollback { container, to: epoch } => {
+        Record::Advance { container, horizon } => {
             push_head(out, origin, container.to_bytes());
-            out.extend_from_slice(&epoch.0.to_le_bytes());
-            if matches!(record, Record::Advance { .. }) { kind::ADVANCE } else { kind::ROLLBACK }
+            out.extend_from_slice(&horizon.0.to_le_bytes());
+            kind::ADVANCE
+        }
+        Record::Rollback { container, to, asked } => {
+            push_head(out, origin, container.to_bytes());
+            out.extend_from_slice(&to.0.to_le_bytes());
+            out.extend_from_slice(&asked.0.to_le_bytes());
+            kind::ROLLBACK
         }
         Record::Discard { container, limit, from } => {
             push_head(out, origin, container.to_bytes());
@@ -423,7 +429,7 @@ pub(crate) fn decode(kind: u16, bytes: &[u8]) -> Option<(Origin, Record<'_>)> {
             Record::Aggregate(AggregateStep { container, since, until, limit, carry, from: r.from()? })
         }
         kind::ADVANCE => Record::Advance { container, horizon: Epoch(r.u64()?) },
-        kind::ROLLBACK => Record::Rollback { container, to: Epoch(r.u64()?) },
+        kind::ROLLBACK => Record::Rollback { container, to: Epoch(r.u64()?), asked: Epoch(r.u64()?) },
         kind::DISCARD => Record::Discard { container, limit: r.u32()?, from: r.from()? },
         kind::FREE => Record::Free { owner: r.u32()?, leaves: r.u32()? },
         _ => return None,
@@ -643,7 +649,11 @@ mod tests {
             (Record::SetSnapshots { container: container(), epochs: vec![Epoch(5)] }, 8, "010000000500000000000000"),
             (Record::Aggregate(step), 9, &aggregate),
             (Record::Advance { container: container(), horizon: Epoch(6) }, 11, "0600000000000000"),
-            (Record::Rollback { container: container(), to: Epoch(6) }, 12, "0600000000000000"),
+            (
+                Record::Rollback { container: container(), to: Epoch(6), asked: Epoch(7) },
+                12,
+                "0600000000000000 0700000000000000",
+            ),
             (Record::Discard { container: container(), limit: 5, from: vec![9] }, 13, "05000000 0100 09"),
         ];
         for (record, number, expected) in cases {

@@ -49,7 +49,7 @@ const FLAGS_MAX: usize = 64 << 10;
 /// |     96 |     8 | horizon   | reads below it see snapshots only                              |
 /// |    104 |     8 | aggregated | what nobody can see was removed up to this epoch              |
 /// |    112 |     8 | rollback  | everything above it is being removed; 0 when nothing is        |
-/// |    120 |     8 | reserved  | zero                                                           |
+/// |    120 |     8 | undone    | the latest rollback undid everything up to this epoch          |
 /// |    128 |   512 | epochs    | recent epochs, zero where there is none                        |
 /// |    640 |   128 | minors    | highest minor given at each                                    |
 /// |    768 |  7200 | list      | snapshot epochs, ascending                                     |
@@ -72,7 +72,7 @@ pub(crate) struct Head {
     horizon: U64,
     aggregated: U64,
     rollback: U64,
-    reserved: [u8; 8],
+    undone: U64,
     epochs: [U64; RECENT],
     minors: [U16; RECENT],
     list: [U64; SNAPSHOTS_MAX],
@@ -132,6 +132,8 @@ pub(crate) struct Shard {
     pub(crate) aggregated: Epoch,
     /// The container goes back to this moment: everything above is being removed, and nothing is written.
     pub(crate) rollback: Option<Epoch>,
+    /// When the latest rollback was asked for: the same, asked again, undoes nothing that came after.
+    pub(crate) undone: Epoch,
     /// Catalog only: numbers trees.
     pub(crate) counter: u32,
     /// The aggregation pass that is under way.
@@ -161,6 +163,7 @@ impl Shard {
             horizon: Epoch::ZERO,
             aggregated: Epoch::ZERO,
             rollback: None,
+            undone: Epoch::ZERO,
             counter: owner,
             pass: None,
             discard_from: Vec::new(),
@@ -209,6 +212,7 @@ impl Shard {
             horizon: Epoch(stored.horizon.get()),
             aggregated: Epoch(stored.aggregated.get()),
             rollback: Some(Epoch(stored.rollback.get())).filter(|to| *to > Epoch::ZERO),
+            undone: Epoch(stored.undone.get()),
             counter: stored.counter.get(),
             pass: None,
             discard_from: Vec::new(),
@@ -288,6 +292,7 @@ impl Shard {
         head.horizon = self.horizon.0.into();
         head.aggregated = self.aggregated.0.into();
         head.rollback = self.rollback.unwrap_or(Epoch::ZERO).0.into();
+        head.undone = self.undone.0.into();
         Ok(head)
     }
 
@@ -297,7 +302,8 @@ impl Shard {
             == (other.id, other.pool, other.tree, other.blocks, other.punches)
             && self.snapshots == other.snapshots
             && self.minors == other.minors
-            && (self.horizon, self.aggregated, self.rollback) == (other.horizon, other.aggregated, other.rollback)
+            && (self.horizon, self.aggregated, self.rollback, self.undone)
+                == (other.horizon, other.aggregated, other.rollback, other.undone)
     }
 
     /// Whether anything in the object with key prefix `object` was ever punched.
@@ -459,7 +465,8 @@ mod tests {
         let mut shard = Shard::create(&mut pages, id, PoolId::from_bytes([4; 16]), 9).unwrap();
         shard.snapshots = vec![Epoch(4), Epoch(7)];
         (shard.blocks, shard.punches) = (5, 6);
-        (shard.horizon, shard.aggregated, shard.rollback) = (Epoch(3), Epoch(2), Some(Epoch(1)));
+        (shard.horizon, shard.aggregated, shard.rollback, shard.undone) =
+            (Epoch(3), Epoch(2), Some(Epoch(1)), Epoch(7));
         shard.save_all(&mut pages).unwrap();
         shard.applied(&mut pages, Version { epoch: Epoch(8), minor: 1 }).unwrap();
         let mut golden = [0; PAGE_BODY_BYTES];
@@ -468,9 +475,20 @@ mod tests {
         put(4, &shard.tree.root.0.to_le_bytes());
         put(8, &[3; 16]);
         put(24, &[4; 16]);
-        for (at, byte) in
-            [(40, 1), (48, 5), (56, 8), (64, 6), (80, 1), (84, 2), (88, 9), (92, 9), (96, 3), (104, 2), (112, 1)]
-        {
+        for (at, byte) in [
+            (40, 1),
+            (48, 5),
+            (56, 8),
+            (64, 6),
+            (80, 1),
+            (84, 2),
+            (88, 9),
+            (92, 9),
+            (96, 3),
+            (104, 2),
+            (112, 1),
+            (120, 7),
+        ] {
             put(at, &[byte]);
         }
         put(128, &[8]);

@@ -227,16 +227,21 @@ impl Store {
 
     /// Takes a container back to `to`, a snapshot or a moment from the horizon on: what was written later
     /// is gone at once for readers, and later snapshots with it. Until `maintain` has removed it, nothing
-    /// can be written.
+    /// can be written. `asked` is the moment of the command, which may be repeated: `None` when it was
+    /// done already.
     ///
     /// # Errors
     /// `NoContainer`; `Forgotten`: the moment is not kept; `Invalid`: no moment; of the log.
-    pub fn rollback(&mut self, container: ContainerId, to: Epoch, origin: Origin) -> Result<Lsn> {
-        if to == Epoch::ZERO || to == Epoch::MAX {
-            return Err(Error::Invalid("a container goes back to a moment: neither epoch 0 nor the highest"));
+    pub fn rollback(&mut self, container: ContainerId, to: Epoch, asked: Epoch, origin: Origin) -> Result<Option<Lsn>> {
+        if to == Epoch::ZERO || to > asked || asked == Epoch::MAX {
+            return Err(Error::Invalid("a container goes back to a moment before that of the command"));
         }
-        let moment = self.catalog.shard(container)?.moment(to)?;
-        self.change(origin, Reserve::Critical, &Record::Rollback { container, to: moment })
+        let shard = self.catalog.shard(container)?;
+        if asked <= shard.undone {
+            return Ok(None);
+        }
+        let to = shard.moment(to)?;
+        self.change(origin, Reserve::Critical, &Record::Rollback { container, to, asked }).map(Some)
     }
 
     // Writing.
@@ -531,6 +536,11 @@ impl Store {
         Ok(maintain::is_wanted(&self.catalog))
     }
 
+    /// Whether [`Store::maintain`] has something to do.
+    pub fn wants_maintenance(&self) -> bool {
+        maintain::is_wanted(&self.catalog)
+    }
+
     /// Walks everything and says what breaks an invariant; the report is empty when nothing does. Call it
     /// while no checkpoint runs.
     pub fn check(&self) -> Report {
@@ -610,8 +620,8 @@ impl Store {
                 shard.horizon = shard.horizon.max(*horizon);
                 shard.save_all(pages)
             }),
-            Record::Rollback { container, to } => {
-                catalog.with_shard(*container, |shard| maintain::apply_rollback(shard, pages, *to))
+            Record::Rollback { container, to, asked } => {
+                catalog.with_shard(*container, |shard| maintain::apply_rollback(shard, pages, *to, *asked))
             }
             Record::Discard { container, limit, from } => catalog.with_shard(*container, |shard| {
                 maintain::apply_discard(shard, pages, *limit, from, &mut scratch.freed)

@@ -97,7 +97,11 @@ fn go_back(store: &mut Store, model: &mut Model, generator: &mut Generator, hori
     let Some((_, state)) = model.containers.get(&rig::container(container)) else { return };
     let kept: Vec<Epoch> = state.snapshots.iter().copied().chain([horizon]).collect();
     let to = *generator.dice.pick(&kept);
-    step(store, model, &Op::Rollback(container, to), 50);
+    // Nothing above it is taken, so that the epochs to come are above it too.
+    let asked = Epoch(generator.newest());
+    generator.skip();
+    let undone = Op::Rollback { container, to, asked };
+    step(store, model, &undone, 50);
     compare_at(store, model, generator.objects, Epoch::MAX);
     while store.maintain(1).unwrap() {
         if generator.dice.chance(3) {
@@ -105,6 +109,8 @@ fn go_back(store: &mut Store, model: &mut Model, generator: &mut Generator, hori
         }
     }
     store.check().expect_clean();
+    // Asked again, it undoes nothing.
+    assert_eq!(submit(store, &undone, 51).unwrap().1, Some(media::Lsn(0)));
 }
 
 /// Everything that is retained reads as it did, nothing else can be read, and no value is kept that nobody

@@ -255,6 +255,15 @@ message! {
 }
 
 message! {
+    /// `snapshot`: a name, or an epoch as text.
+    pub struct ContainerRollback {
+        pub pool: String,
+        pub container: String,
+        pub snapshot: String,
+    }
+}
+
+message! {
     pub struct SnapshotInfo {
         pub epoch: Epoch,
         pub name: String,

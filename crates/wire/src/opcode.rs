@@ -60,6 +60,7 @@ opcodes! {
     SnapshotCreate = 0x0130, "Keeps the container as it is now.", Once;
     SnapshotList = 0x0131, "A container's snapshots.", Harmless;
     SnapshotDestroy = 0x0132, "Lets a snapshot go.", Once;
+    ContainerRollback = 0x0134, "Takes a container back to a snapshot.", Once;
     AllocateObjectIds = 0x0133, "A range of object ids nobody else gets.", Once;
 
     Update = 0x0201, "Writes values under one dkey.", Once;

@@ -395,6 +395,10 @@ fn container_samples(check: &mut impl Check) {
         "snapshot_destroy",
         SnapshotDestroy { pool: pool.clone(), container: container.clone(), snapshot: text("0x2a") },
     );
+    check.one(
+        "container_rollback",
+        ContainerRollback { pool: pool.clone(), container: container.clone(), snapshot: text("before") },
+    );
     let snapshot = SnapshotInfo { epoch: Epoch(0x2a), name: text("before") };
     check.one("snapshot_list", SnapshotList { snapshots: vec![snapshot.clone()] });
     check.one("snapshot_info", snapshot);

@@ -30,20 +30,35 @@ pub(crate) enum Verb {
     /// List snapshots, oldest first
     #[command(visible_alias = "list-snap")]
     ListSnaps(Named),
+    /// Take the container back to a snapshot: everything written later is lost
+    Rollback(Chosen),
     /// Let a snapshot go
-    DestroySnap {
-        #[command(flatten)]
-        named: Named,
-        /// Name or epoch
-        #[arg(value_name = "SNAPSHOT", required_unless_present_any = ["snap", "epc"])]
-        snapshot: Option<String>,
-        /// Its name
-        #[arg(short, long, value_name = "NAME", conflicts_with = "snapshot")]
-        snap: Option<String>,
-        /// Its epoch
-        #[arg(short, long, value_name = "EPOCH", conflicts_with_all = ["snapshot", "snap"])]
-        epc: Option<Epoch>,
-    },
+    DestroySnap(Chosen),
+}
+
+/// A snapshot of a container, by name or epoch.
+#[derive(clap::Args, Debug)]
+pub(crate) struct Chosen {
+    #[command(flatten)]
+    named: Named,
+    /// Name or epoch
+    #[arg(value_name = "SNAPSHOT", required_unless_present_any = ["snap", "epc"])]
+    snapshot: Option<String>,
+    /// Its name
+    #[arg(short, long, value_name = "NAME", conflicts_with = "snapshot")]
+    snap: Option<String>,
+    /// Its epoch
+    #[arg(short, long, value_name = "EPOCH", conflicts_with_all = ["snapshot", "snap"])]
+    epc: Option<Epoch>,
+}
+
+impl Chosen {
+    fn text(&self) -> String {
+        match (&self.snapshot, &self.snap, self.epc) {
+            (Some(text), _, _) | (None, Some(text), _) => text.clone(),
+            (None, None, epoch) => epoch.unwrap_or_default().to_string(),
+        }
+    }
 }
 
 #[derive(Serialize)]
@@ -84,12 +99,18 @@ impl Verb {
                 };
                 Ok(Outcome::new(snapshots, text))
             }
-            Verb::DestroySnap { named, snapshot, snap, epc } => {
-                let wanted = match (snapshot, snap, epc) {
-                    (Some(text), _, _) | (None, Some(text), _) => text.clone(),
-                    (None, None, epoch) => epoch.unwrap_or_default().to_string(),
-                };
-                let container = named.open(session).await?;
+            Verb::Rollback(chosen) => {
+                let (container, wanted) = (chosen.named.open(session).await?, chosen.text());
+                match container.rollback(&wanted).await {
+                    Ok(info) => {
+                        let text = format!("container is back at snapshot {wanted} (epoch {})", info.epoch);
+                        Ok(Outcome::new(Snapshot::new(info), text))
+                    }
+                    Err(error) => Err(snapshot_error(&container, error, &wanted).await),
+                }
+            }
+            Verb::DestroySnap(chosen) => {
+                let (container, wanted) = (chosen.named.open(session).await?, chosen.text());
                 match container.destroy_snapshot(&wanted).await {
                     Ok(()) => Ok(Outcome::new(json!(null), format!("snapshot {wanted} destroyed"))),
                     Err(error) => Err(snapshot_error(&container, error, &wanted).await),

@@ -168,14 +168,7 @@ impl Service {
                 |name: msg::ContainerName| (name.pool, name.container),
                 |pool, id, _| Ok(answers::snapshots(pool.container(id)?).to_bytes()),
             ),
-            Opcode::ContainerSetProperties => {
-                let change: msg::ContainerSetProperties = parse(body)?;
-                self.change_container(&change.pool, &change.container, |id, _| {
-                    Ok(PoolCommand::SetContainerProperties { id, values: change.properties })
-                })
-                .await
-                .map(|_| ().to_bytes())
-            }
+            Opcode::ContainerSetProperties => self.container_set_properties(parse(body)?).await.map(|()| ().to_bytes()),
             Opcode::ContainerSetAttributes => {
                 let change: msg::SetAttributes = parse(body)?;
                 let attributes = change.attributes.into_iter().map(|(name, value)| (name, value.0)).collect();
@@ -194,6 +187,7 @@ impl Service {
                 .map(|_| ().to_bytes())
             }
             Opcode::SnapshotCreate => Ok(self.snapshot_create(parse(body)?).await?.to_bytes()),
+            Opcode::ContainerRollback => Ok(self.container_rollback(parse(body)?).await?.to_bytes()),
             Opcode::SnapshotDestroy => Ok(self.snapshot_destroy(parse(body)?).await?.to_bytes()),
             Opcode::AllocateObjectIds => {
                 let wanted: msg::AllocateObjectIds = parse(body)?;
@@ -349,7 +343,7 @@ impl Service {
         let _hold = self.hold.take();
         let epoch = self.hlc.now();
         self.propose_pool(pool, PoolCommand::CreateSnapshot { id, epoch, name: request.name.clone() })?;
-        self.tell_snapshots(pool, id).await?;
+        self.tell_kept(pool, id).await?;
         Ok(msg::SnapshotInfo { epoch, name: request.name })
     }
 
@@ -359,7 +353,36 @@ impl Service {
         let id = self.with_pool(pool, |state| state.find(&request.container))?;
         let epoch = self.with_pool(pool, |state| state.find_snapshot(id, &request.snapshot))?;
         self.propose_pool(pool, PoolCommand::DestroySnapshot { id, epoch })?;
-        self.tell_snapshots(pool, id).await
+        self.tell_kept(pool, id).await
+    }
+
+    async fn container_set_properties(&self, change: msg::ContainerSetProperties) -> Result<(), Error> {
+        let _change = self.changes.lock().await;
+        let pool = self.find_pool(&change.pool)?;
+        let id = self.with_pool(pool, |state| state.find(&change.container))?;
+        let before = self.with_pool(pool, |state| Ok(state.container(id)?.retention()))?;
+        self.propose_pool(pool, PoolCommand::SetContainerProperties { id, values: change.properties })?;
+        match self.with_pool(pool, |state| Ok(state.container(id)?.retention()))? {
+            same if same == before => Ok(()),
+            _ => self.tell_kept(pool, id).await,
+        }
+    }
+
+    /// Takes a container back to a snapshot, or to another moment that is still kept.
+    ///
+    /// The state is changed first: from then on every target goes back, whatever is restarted meanwhile.
+    async fn container_rollback(&self, request: msg::ContainerRollback) -> Result<msg::SnapshotInfo, Error> {
+        let _change = self.changes.lock().await;
+        let pool = self.find_pool(&request.pool)?;
+        let id = self.with_pool(pool, |state| state.find(&request.container))?;
+        let _hold = self.hold.take();
+        let to = self.with_pool(pool, |state| state.find_snapshot(id, &request.snapshot))?;
+        let name = self.with_pool(pool, |state| Ok(state.container(id)?.snapshots.get(&to).cloned()))?;
+        let rollback = pool::Rollback { to, asked: self.hlc.now() };
+        self.propose_pool(pool, PoolCommand::Rollback { id, rollback })?;
+        self.finish_rollback(pool, id).await?;
+        self.tell_kept(pool, id).await?;
+        Ok(msg::SnapshotInfo { epoch: to, name: name.unwrap_or_default() })
     }
 
     /// One change of one container's row that no target needs to hear of.

@@ -4,7 +4,8 @@ use std::collections::BTreeMap;
 
 use serde::{Deserialize, Serialize};
 use types::{
-    Code, ContainerId, ContainerProperty, Epoch, Error, Label, Layout, PoolId, Property, PropertyError, check_property,
+    Code, ContainerId, ContainerProperty, Epoch, Error, Label, Layout, PoolId, Property, PropertyError, Span,
+    check_property,
 };
 
 use super::replica::StateMachine;
@@ -45,6 +46,16 @@ pub struct Container {
     /// Oldest first; a snapshot without a name has the empty one.
     pub snapshots: BTreeMap<Epoch, String>,
     pub next_object_id: u64,
+    /// A rollback that some targets may not know of yet.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub rollback: Option<Rollback>,
+}
+
+/// Going back to `to`, as asked for at `asked`.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Rollback {
+    pub to: Epoch,
+    pub asked: Epoch,
 }
 
 /// Bytes, as hexadecimal text in the document.
@@ -112,6 +123,15 @@ pub enum PoolCommand {
         id: ContainerId,
         epoch: Epoch,
     },
+    /// Later snapshots go too.
+    Rollback {
+        id: ContainerId,
+        rollback: Rollback,
+    },
+    /// Every target knows.
+    RolledBack {
+        id: ContainerId,
+    },
     AllocateObjectIds {
         id: ContainerId,
         count: u64,
@@ -159,6 +179,12 @@ impl StateMachine for PoolState {
                 let removed = self.container_mut(id)?.snapshots.remove(&epoch);
                 removed.ok_or_else(|| Error::new(Code::NotFound, format!("no snapshot at {epoch}")))?;
             }
+            PoolCommand::Rollback { id, rollback } => {
+                let container = self.container_mut(id)?;
+                container.snapshots.retain(|epoch, _| *epoch <= rollback.to);
+                container.rollback = Some(rollback);
+            }
+            PoolCommand::RolledBack { id } => self.container_mut(id)?.rollback = None,
             PoolCommand::AllocateObjectIds { id, count } => {
                 let container = self.container_mut(id)?;
                 let first = container.next_object_id;
@@ -253,6 +279,7 @@ impl PoolState {
             attributes: BTreeMap::new(),
             snapshots: BTreeMap::new(),
             next_object_id: FIRST_OBJECT_ID,
+            rollback: None,
         };
         container.set_attributes(attributes)?;
         self.containers.insert(id, container);
@@ -275,6 +302,11 @@ impl PoolState {
 impl Container {
     pub fn layout(&self) -> Layout {
         self.layout.parse().unwrap_or_default()
+    }
+
+    /// How much history stays readable beside the snapshots.
+    pub fn retention(&self) -> Span {
+        self.properties.get("retention").and_then(|text| text.parse().ok()).unwrap_or_default()
     }
 
     fn set_attributes(&mut self, attributes: Vec<(String, Vec<u8>)>) -> Result<(), Error> {

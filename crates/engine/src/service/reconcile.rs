@@ -5,7 +5,7 @@
 
 use types::{ContainerId, Epoch, Error, PoolId};
 
-use super::pool::PoolCommand;
+use super::pool::{PoolCommand, Rollback};
 use super::system::{Phase, SystemCommand};
 use super::{Service, pool_path};
 use crate::target::order::Order;
@@ -33,7 +33,10 @@ impl Service {
                 match phase {
                     Phase::Creating => self.finish_creating_container(id, container).await?,
                     Phase::Destroying => self.finish_destroying_container(id, container).await?,
-                    Phase::Ready => self.tell_snapshots(id, container).await?,
+                    Phase::Ready => {
+                        self.finish_rollback(id, container).await?;
+                        self.tell_kept(id, container).await?;
+                    }
                 }
             }
         }
@@ -73,6 +76,7 @@ impl Service {
         for target in &self.targets {
             target.ask(|done| Order::CreateContainer { pool, id, done }).await?;
         }
+        self.tell_kept(pool, id).await?;
         self.propose_pool(pool, PoolCommand::ContainerCreated { id }).map(drop)
     }
 
@@ -83,15 +87,28 @@ impl Service {
         self.propose_pool(pool, PoolCommand::ContainerDestroyed { id }).map(drop)
     }
 
-    /// Tells every target which epochs of a container must stay as they are.
-    pub(super) async fn tell_snapshots(&self, pool: PoolId, id: ContainerId) -> Result<(), Error> {
-        let snapshots: Vec<Epoch> =
-            self.with_pool(pool, |state| Ok(state.container(id)?.snapshots.keys().copied().collect()))?;
+    /// Tells every target what of a container's history must stay readable.
+    pub(super) async fn tell_kept(&self, pool: PoolId, id: ContainerId) -> Result<(), Error> {
+        let (snapshots, retention): (Vec<Epoch>, _) = self.with_pool(pool, |state| {
+            let container = state.container(id)?;
+            Ok((container.snapshots.keys().copied().collect(), container.retention()))
+        })?;
         for target in &self.targets {
             let snapshots = snapshots.clone();
-            target.ask(|done| Order::SetSnapshots { id, snapshots, done }).await?;
+            target.ask(|done| Order::Keep { id, snapshots, retention, done }).await?;
         }
         Ok(())
+    }
+
+    /// Has every target go back, if the state says so; repeated, it undoes nothing that came after.
+    pub(super) async fn finish_rollback(&self, pool: PoolId, id: ContainerId) -> Result<(), Error> {
+        let Some(Rollback { to, asked }) = self.with_pool(pool, |state| Ok(state.container(id)?.rollback))? else {
+            return Ok(());
+        };
+        for target in &self.targets {
+            target.ask(|done| Order::Rollback { id, to, asked, done }).await?;
+        }
+        self.propose_pool(pool, PoolCommand::RolledBack { id }).map(drop)
     }
 
     /// Removes from targets what no state knows: the far side of a destroy cut short.

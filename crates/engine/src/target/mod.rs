@@ -23,11 +23,11 @@ use std::rc::Rc;
 
 use net::{Handler, Reply, Request};
 use rt::Hlc;
-use tokio::sync::Notify;
 use types::{Code, ContainerId, Error, TargetIndex};
 use wire::opcode::Repeat;
 use wire::{Opcode, Wire};
 
+use self::upkeep::Upkeep;
 use crate::hold::ReclaimHold;
 use crate::sessions::Sessions;
 
@@ -40,8 +40,7 @@ pub struct Target {
     hlc: Hlc,
     hold: ReclaimHold,
     sessions: Sessions,
-    /// Something was removed or hidden: upkeep may find space to give back.
-    work: Notify,
+    upkeep: Upkeep,
 }
 
 impl Target {
@@ -58,6 +57,28 @@ impl Target {
                 Err(Error::new(Code::Busy, text).remedy("try again in a moment"))
             }
         }
+    }
+
+    /// Waits for what may mend a refusal: a checkpoint that is under way, or space that upkeep can give
+    /// back (looked for once a request; `looked` remembers).
+    ///
+    /// # Errors
+    /// The refusal, when nothing mends it.
+    async fn mend(
+        &self,
+        error: vos::Error,
+        container: ContainerId,
+        deadline: rt::Instant,
+        looked: &mut bool,
+    ) -> Result<(), Error> {
+        let is_full = matches!(error, vos::Error::NoSpace { .. } | vos::Error::DeviceFull { .. });
+        if is_pressure(&error) {
+            return self.relieved(deadline).await;
+        }
+        if is_full && !std::mem::replace(looked, true) && self.make_room(container, deadline).await? {
+            return Ok(());
+        }
+        Err(self.refusal(container, error))
     }
 
     /// Waits until everything up to `lsn` is on the device.
@@ -143,6 +164,9 @@ impl Target {
             vos::Error::KeyTooLong { .. } => Error::new(Code::KeyTooBig, error.to_string()),
             vos::Error::Invalid(_) => Error::new(Code::Invalid, error.to_string()),
             vos::Error::EpochFull(_) => Error::new(Code::Again, error.to_string()),
+            vos::Error::Forgotten { .. } => Error::new(Code::NotFound, error.to_string())
+                .remedy("read a snapshot, or a later moment; the property `retention` says how much history is kept"),
+            vos::Error::RollingBack { .. } => Error::new(Code::Busy, error.to_string()).remedy("try again in a moment"),
             vos::Error::Corrupt { .. } => Error::new(Code::Checksum, format!("target {target}: {error}"))
                 .remedy("other data stays readable; restore this from a copy"),
             vos::Error::Stopped | vos::Error::Media(media::Error::Failed(_)) => {

@@ -8,7 +8,7 @@ use media::{Existing, Identity, Region, Regions};
 use net::Limits;
 use rt::Hlc;
 use rt::disk::{Disk, OpenMode};
-use tokio::sync::{Notify, oneshot};
+use tokio::sync::oneshot;
 use types::{Code, Error, TargetIndex};
 use uuid::Uuid;
 
@@ -81,6 +81,11 @@ pub async fn start(config: TargetConfig, shared: Shared) -> Result<(TargetHandle
 async fn open(config: TargetConfig, shared: &Shared) -> Result<Rc<Target>, Error> {
     let index = config.index;
     let (store, media) = open_store(config)?;
+    // A calendar that was set back must not bring epochs that were used, or are forgotten.
+    for id in store.pools().into_iter().flat_map(|pool| store.containers(pool)) {
+        let info = store.container_info(id).map_err(|e| Error::new(Code::BadFormat, e.to_string()))?;
+        shared.hlc.recover(info.max_epoch.max(info.horizon));
+    }
     media.start();
     Ok(Rc::new(Target {
         index,
@@ -89,7 +94,7 @@ async fn open(config: TargetConfig, shared: &Shared) -> Result<Rc<Target>, Error
         hlc: shared.hlc.clone(),
         hold: shared.hold.clone(),
         sessions: Sessions::default(),
-        work: Notify::new(),
+        upkeep: Default::default(),
     }))
 }
 

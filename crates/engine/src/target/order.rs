@@ -4,7 +4,7 @@
 //! agrees with what the service's state says.
 
 use tokio::sync::{mpsc, oneshot};
-use types::{Code, ContainerId, Epoch, Error, PoolId, TargetIndex};
+use types::{Code, ContainerId, Epoch, Error, PoolId, Span, TargetIndex};
 
 /// Orders waiting for a target's thread. They are rare; a queue this long means it is stuck, and
 /// callers wait.
@@ -34,9 +34,18 @@ pub enum Order {
         id: ContainerId,
         done: Done<()>,
     },
-    SetSnapshots {
+    /// What of a container's history stays readable.
+    Keep {
         id: ContainerId,
         snapshots: Vec<Epoch>,
+        retention: Span,
+        done: Done<()>,
+    },
+    /// Undoes what was written after `to`; `asked` names the command, which may be repeated.
+    Rollback {
+        id: ContainerId,
+        to: Epoch,
+        asked: Epoch,
         done: Done<()>,
     },
     Holdings {

@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use net::Limits;
 use tokio::sync::mpsc;
-use types::{Code, ContainerId, Epoch, Error, PoolId};
+use types::{Code, ContainerId, Epoch, Error, PoolId, Span};
 
 use super::order::{Holdings, Order, PoolSpace, Storage};
 use super::{Target, is_pressure};
@@ -30,9 +30,10 @@ impl Target {
                 Order::PoolSpace { id, done } => drop(done.send(self.pool_space(id))),
                 Order::CreateContainer { pool, id, done } => drop(done.send(self.create_container(pool, id).await)),
                 Order::DestroyContainer { id, done } => drop(done.send(self.destroy_container(id).await)),
-                Order::SetSnapshots { id, snapshots, done } => {
-                    drop(done.send(self.set_snapshots(id, &snapshots).await));
+                Order::Keep { id, snapshots, retention, done } => {
+                    drop(done.send(self.keep(id, &snapshots, retention).await));
                 }
+                Order::Rollback { id, to, asked, done } => drop(done.send(self.rollback(id, to, asked).await)),
                 Order::Holdings { done } => drop(done.send(Ok(self.holdings()))),
                 Order::Storage { done } => drop(done.send(Ok(self.storage()))),
                 Order::Serve { incoming } => {
@@ -62,7 +63,7 @@ impl Target {
             self.destroy_container(container).await?;
         }
         self.change(None, |store| store.destroy_pool(id, vos::Origin::default())).await?;
-        self.work.notify_one();
+        self.upkeep.wake();
         Ok(())
     }
 
@@ -74,17 +75,28 @@ impl Target {
     }
 
     async fn destroy_container(&self, id: ContainerId) -> Result<(), Error> {
+        self.upkeep.forget(id);
         let destroyed = self.change(Some(id), |store| store.destroy_container(id, vos::Origin::default())).await;
-        self.work.notify_one();
+        self.upkeep.wake();
         match destroyed {
             Err(e) if e.code == Code::NotFound => Ok(()),
             other => other,
         }
     }
 
-    async fn set_snapshots(&self, id: ContainerId, snapshots: &[Epoch]) -> Result<(), Error> {
+    async fn keep(&self, id: ContainerId, snapshots: &[Epoch], retention: Span) -> Result<(), Error> {
         self.change(Some(id), |store| store.set_snapshots(id, snapshots, vos::Origin::default())).await?;
-        self.work.notify_one();
+        self.upkeep.set_retention(id, retention);
+        self.upkeep.wake();
+        Ok(())
+    }
+
+    async fn rollback(&self, id: ContainerId, to: Epoch, asked: Epoch) -> Result<(), Error> {
+        let end = self.media.end_lsn();
+        // Done before: then what it did is in the log already.
+        let undo = |store: &mut vos::Store| store.rollback(id, to, asked, vos::Origin::default());
+        self.change(Some(id), |store| Ok(undo(store)?.unwrap_or(end))).await?;
+        self.upkeep.wake();
         Ok(())
     }
 

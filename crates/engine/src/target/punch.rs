@@ -4,7 +4,7 @@ use net::Request;
 use types::{AKEYS_PER_REQUEST_MAX, Code, EXTENTS_PER_AKEY_MAX, Error};
 use wire::data::{Committed, PunchRequest, PunchScope};
 
-use super::{Target, is_pressure, parse};
+use super::{Target, parse};
 
 impl Target {
     pub(super) async fn punch(&self, request: Request) -> Result<Committed, Error> {
@@ -24,16 +24,16 @@ impl Target {
         };
         let origin = vos::Origin { session: request.session, seq: request.sequence };
         let write = vos::Punch { group: punch.place.group, oid: punch.place.oid, scope, conditions: punch.conditions };
+        let mut looked = false;
         let (epoch, lsn) = loop {
             let epoch = self.hlc.now();
             let applied = self.store.borrow_mut().punch(container, epoch, origin, &write);
             match applied {
                 Ok(lsn) => break (epoch, lsn),
-                Err(error) if is_pressure(&error) => self.relieved(request.deadline).await?,
-                Err(error) => return Err(self.refusal(container, error)),
+                Err(error) => self.mend(error, container, request.deadline, &mut looked).await?,
             }
         };
-        self.work.notify_one();
+        self.upkeep.written();
         self.durable(lsn).await?;
         Ok(Committed { epoch })
     }

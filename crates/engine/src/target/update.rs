@@ -9,7 +9,7 @@ use types::{AKEYS_PER_REQUEST_MAX, Code, EXTENTS_PER_AKEY_MAX, Error, Extent, Ke
 use vos::{AkeyWrite, Payload, Reservation, Update, ValueWrite};
 use wire::data::{Committed, UpdateRequest, Value};
 
-use super::{Target, is_pressure, parse};
+use super::{Target, parse};
 
 /// A payload of the request, with the blocks it went to if it is large.
 struct Placed<'a> {
@@ -27,7 +27,7 @@ impl Target {
         let mut whole = request.bulk.take();
         let bulk_bytes = whole.as_deref().map_or(0, <[u8]>::len);
         let container = update.place.container;
-        let mut blocks = Vec::new();
+        let (mut blocks, mut looked) = (Vec::new(), false);
         {
             let bulk = whole.as_deref().unwrap_or_default();
             for payload in payloads(&update) {
@@ -42,8 +42,7 @@ impl Target {
                 let reserved = self.store.borrow_mut().reserve_bulk(container, payload.len() as u64);
                 match reserved {
                     Ok(reservation) => break reservation,
-                    Err(error) if is_pressure(&error) => self.relieved(request.deadline).await?,
-                    Err(error) => return Err(self.refusal(container, error)),
+                    Err(error) => self.mend(error, container, request.deadline, &mut looked).await?,
                 }
             };
             let alone = payload.len() == bulk_bytes;
@@ -71,10 +70,10 @@ impl Target {
             let epoch = self.hlc.now();
             match self.apply_update(epoch, origin, &update, &placed) {
                 Ok(lsn) => break (epoch, lsn),
-                Err(error) if is_pressure(&error) => self.relieved(request.deadline).await?,
-                Err(error) => return Err(self.refusal(container, error)),
+                Err(error) => self.mend(error, container, request.deadline, &mut looked).await?,
             }
         };
+        self.upkeep.written();
         self.durable(lsn).await?;
         Ok(Committed { epoch })
     }

@@ -87,7 +87,11 @@ pub enum Op {
         scope: Scope,
         conditions: Conditions,
     },
-    Rollback(u8, Epoch),
+    Rollback {
+        container: u8,
+        to: Epoch,
+        asked: Epoch,
+    },
     /// Forgets history before the horizon, and does all upkeep there is.
     Maintain(Epoch),
 }
@@ -169,7 +173,7 @@ impl Model {
                     None => Outcome::Missing,
                 }
             }
-            Op::Rollback(c, to) => match self.containers.get_mut(&container(*c)) {
+            Op::Rollback { container: c, to, .. } => match self.containers.get_mut(&container(*c)) {
                 Some((_, model)) => {
                     model.rollback(*to);
                     Outcome::Done
@@ -255,6 +259,11 @@ impl Generator {
 
     pub fn newest(&self) -> u64 {
         self.newest
+    }
+
+    /// Takes an epoch and leaves it unused.
+    pub fn skip(&mut self) {
+        self.newest += 1;
     }
 
     /// The last moment at which nothing more is written, when epochs come in order.
@@ -369,7 +378,9 @@ pub fn submit(store: &mut Store, op: &Op, seq: u64) -> Result<(Outcome, Option<L
         Op::CreateContainer(p, c) => store.create_container(pool(*p), container(*c), origin),
         Op::DestroyContainer(c) => store.destroy_container(container(*c), origin),
         Op::Snapshots(c, epochs) => store.set_snapshots(container(*c), epochs, origin),
-        Op::Rollback(c, to) => store.rollback(container(*c), *to, origin),
+        Op::Rollback { container: c, to, asked } => {
+            store.rollback(container(*c), *to, *asked, origin).map(|lsn| lsn.unwrap_or(Lsn(0)))
+        }
         Op::Maintain(horizon) => {
             for pool in store.pools() {
                 for container in store.containers(pool) {
