@@ -28,13 +28,14 @@ use crate::cursor::Cursor;
 use crate::error::Result;
 use crate::extents::{Candidate, Merge};
 use crate::key::{
-    self, DATA, HOLE, LIFE, OBJECT_BYTES, OBJECT_FLAG, OBJECT_PUNCH, Record, VERSION_BYTES, Version, push_extent,
+    self, AKEY, DATA, DKEY, HOLE, LIFE, OBJECT, OBJECT_BYTES, OBJECT_FLAG, OBJECT_PUNCH, Place, Record, VERSION_BYTES,
+    Version, push_extent,
 };
 use crate::request::BulkList;
 use crate::shard::{Carry, InPass, NONE_KEPT, Shard};
 use crate::update;
 use crate::value;
-use crate::view::{View, unreadable};
+use crate::view::{View, read_place, unreadable};
 
 /// One step of a pass over a container.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -84,46 +85,6 @@ pub(crate) fn apply(shard: &mut Shard, pages: &mut Pages, step: &AggregateStep, 
     shard.save_all(pages)
 }
 
-/// A key, and where its object, dkey and akey end; zero where it has none.
-#[derive(Clone, Default)]
-struct Place {
-    key: Vec<u8>,
-    ends: [usize; 3],
-}
-
-impl Place {
-    fn read(key: Vec<u8>) -> Result<Place> {
-        let mut ends = [0; 3];
-        if key.len() > OBJECT_BYTES {
-            ends[0] = OBJECT_BYTES;
-            for level in 1..3 {
-                let rest = &key[ends[level - 1]..];
-                if rest.first() == Some(&LIFE) {
-                    break;
-                }
-                ends[level] = ends[level - 1] + key::key_len(rest).ok_or_else(|| unreadable("a key"))?;
-            }
-        }
-        Ok(Place { key, ends })
-    }
-
-    fn owner(&self, level: usize) -> &[u8] {
-        &self.key[..self.ends[level]]
-    }
-
-    /// Levels that both keys have in common, from the object down.
-    fn shared(&self, other: &Place) -> usize {
-        (0..3)
-            .take_while(|&level| {
-                self.ends[level] > 0 && self.ends[level] == other.ends[level] && self.owner(level) == other.owner(level)
-            })
-            .count()
-    }
-}
-
-const OBJECT: usize = 0;
-const AKEY: usize = 2;
-
 struct Pass<'a> {
     shard: &'a Shard,
     pages: &'a Pages,
@@ -150,14 +111,14 @@ impl Pass<'_> {
             passed = cursor.seek_changed(since)?;
         } else {
             // The record that was here may be gone; what is known is of its owners all the same.
-            let place = Place::read(self.step.from.clone())?;
+            let place = read_place(&self.step.from)?;
             self.enter(&place, OBJECT, false)?;
             self.place = place;
         }
         let mut key = Vec::new();
         while cursor.is_valid() {
             cursor.key().copy_to(&mut key);
-            self.move_to(Place::read(std::mem::take(&mut key))?, passed)?;
+            self.move_to(read_place(&key)?, passed)?;
             if self.looked >= self.step.limit {
                 return Ok(Some((std::mem::take(&mut self.place.key), self.carry.clone())));
             }
@@ -204,13 +165,14 @@ impl Pass<'_> {
         if level == OBJECT {
             self.is_flagged = place.ends[OBJECT] > 0 && self.shard.is_flagged(self.pages, place.owner(OBJECT))?;
         }
-        for level in level..3 {
-            if self.is_flagged && place.ends[level] > 0 {
-                let newest = self.punches(place.owner(level), level)?.find(|found| match found {
-                    Ok((_, version)) => version.epoch <= self.step.until,
-                    Err(_) => true,
-                });
-                self.punched[level] = newest.transpose()?.is_some_and(|(_, v)| v.epoch > self.step.since);
+        if self.is_flagged {
+            let view = View::open(self.shard, self.pages, place.owner(OBJECT), self.step.until)?;
+            for level in (level..3).filter(|&level| place.ends[level] > 0) {
+                let newest = match level {
+                    OBJECT => view.hidden,
+                    _ => view.hidden_below(place.owner(level), Version::NEVER)?,
+                };
+                self.punched[level] = newest.epoch > self.step.since;
             }
         }
         Ok(())
@@ -311,7 +273,7 @@ impl Pass<'_> {
             return Ok(hidden);
         }
         let view = View::open(self.shard, self.pages, self.place.owner(OBJECT), moment)?;
-        let hidden = view.hidden_akey(self.place.owner(1), self.place.owner(AKEY))?;
+        let hidden = view.hidden_akey(self.place.owner(DKEY), self.place.owner(AKEY))?;
         self.hidden = Some((moment, hidden));
         Ok(hidden)
     }

@@ -224,6 +224,51 @@ pub(crate) fn read_object(bytes: &[u8]) -> Option<(u32, ObjectId)> {
     Some((u32::from_be_bytes(group), ObjectId::from_bytes(oid)))
 }
 
+/// Levels of owners in a composite key.
+pub(crate) const OBJECT: usize = 0;
+pub(crate) const DKEY: usize = 1;
+pub(crate) const AKEY: usize = 2;
+
+/// A composite key, and where its object, dkey and akey end; zero where it has none.
+#[derive(Clone, Default)]
+pub(crate) struct Place {
+    pub(crate) key: Vec<u8>,
+    pub(crate) ends: [usize; 3],
+}
+
+impl Place {
+    /// `None` when `key` is no composite key.
+    pub(crate) fn read(key: &[u8]) -> Option<Place> {
+        let mut ends = [0; 3];
+        if key.len() > OBJECT_BYTES {
+            ends[OBJECT] = OBJECT_BYTES;
+            for level in DKEY..=AKEY {
+                let rest = &key[ends[level - 1]..];
+                if rest.first() == Some(&LIFE) {
+                    break;
+                }
+                ends[level] = ends[level - 1] + key_len(rest)?;
+            }
+        }
+        Some(Place { key: key.to_vec(), ends })
+    }
+
+    /// Key prefix of the owner on `level`; empty when there is none.
+    pub(crate) fn owner(&self, level: usize) -> &[u8] {
+        &self.key[..self.ends[level]]
+    }
+
+    /// Levels that both keys have in common, from the object down.
+    pub(crate) fn shared(&self, other: &Place) -> usize {
+        let same = |level: &usize| {
+            self.ends[*level] > 0
+                && self.ends[*level] == other.ends[*level]
+                && self.owner(*level) == other.owner(*level)
+        };
+        (OBJECT..=AKEY).take_while(same).count()
+    }
+}
+
 /// What a composite key names, taken apart.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Record {

@@ -26,6 +26,7 @@ mod aggregate;
 mod catalog;
 mod check;
 mod cursor;
+mod diff;
 mod error;
 mod extents;
 mod fetch;
@@ -47,6 +48,7 @@ mod value;
 mod view;
 
 pub use check::Report;
+pub use diff::{DiffAnchor, Difference, Kind};
 pub use error::{Error, Result};
 pub use key::Version;
 pub use list::LIST_MAX;

@@ -154,6 +154,13 @@ impl Container {
         (*version > hidden).then_some(bytes)
     }
 
+    /// Version of the visible single value.
+    pub fn single_version(&self, at: Epoch, object: Object, dkey: &Key, akey: &Key) -> Option<Version> {
+        let hidden = self.hidden(at, object, dkey, akey);
+        let newest = self.akey(object, dkey, akey)?.singles.range(..=Version::latest(at)).next_back();
+        newest.map(|(version, _)| *version).filter(|version| *version > hidden)
+    }
+
     /// Version, record size and bytes of what is visible at one index; `None` for a hole.
     pub fn record(&self, at: Epoch, object: Object, dkey: &Key, akey: &Key, i: u64) -> Option<(Version, u32, &[u8])> {
         let hidden = self.hidden(at, object, dkey, akey);

@@ -10,6 +10,7 @@ use types::{Conditions, ContainerId, Epoch, Extent, Key, ObjectId, PoolId};
 
 use crate::catalog::Catalog;
 use crate::check::{self, Report};
+use crate::diff::{self, DiffAnchor, Difference};
 use crate::error::{Error, Result};
 use crate::record::{self, Record, kind};
 use crate::request::{
@@ -516,6 +517,25 @@ impl Store {
         akey: &Key,
     ) -> Result<Option<ArrayTail>> {
         self.look(container, at, |shard, pages, at| query::array_tail(shard, pages, at, (group, oid, akey)))
+    }
+
+    /// What differs between two moments that are retained, `from` before `to`; at most `limit` entries, and
+    /// where to go on. `Epoch::MAX` means now.
+    ///
+    /// Cost: proportional to what changed.
+    ///
+    /// # Errors
+    /// `NoContainer`, `Forgotten`, `Invalid`, `Corrupt`.
+    pub fn diff(
+        &mut self,
+        container: ContainerId,
+        from: Epoch,
+        to: Epoch,
+        after: Option<&DiffAnchor>,
+        limit: usize,
+    ) -> Result<(Vec<Difference>, Option<DiffAnchor>)> {
+        let from = self.catalog.shard(container)?.moment(from)?;
+        self.look(container, to, |shard, pages, to| diff::diff(shard, pages, (from, to), after, limit))
     }
 
     // Upkeep.

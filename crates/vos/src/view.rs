@@ -10,7 +10,9 @@ use types::{Epoch, Key, ObjectId};
 use crate::cursor::Cursor;
 use crate::error::{Error, Result};
 use crate::extents::{Merge, Sweep};
-use crate::key::{self, BEYOND, HOLE, INTEGER, LIFE, OBJECT_BYTES, OBJECT_PUNCH, SINGLE, VERSION_BYTES, Version};
+use crate::key::{
+    self, BEYOND, HOLE, INTEGER, LIFE, OBJECT_BYTES, OBJECT_PUNCH, Place, SINGLE, VERSION_BYTES, Version,
+};
 use crate::shard::Shard;
 use crate::tree::Tree;
 use crate::value;
@@ -259,6 +261,11 @@ impl<'a> Children<'a> {
 /// The dkey or akey at the end of `prefix`, of which `owner` bytes are its owner's.
 pub(crate) fn decode_child(prefix: &[u8], owner: usize) -> Result<Key> {
     Ok(key::read_key(&prefix[owner..]).ok_or_else(|| unreadable("a key"))?.0)
+}
+
+/// A key of the tree, with its owners.
+pub(crate) fn read_place(key: &[u8]) -> Result<Place> {
+    Place::read(key).ok_or_else(|| unreadable("a key"))
 }
 
 /// Replaces `out` by the key prefixes of object, dkey and akey, and says where the last two end.

@@ -4,7 +4,7 @@
 
 mod rig;
 
-use rig::{Generator, Model, Op, compare_at, compare_lists, on_node, submit};
+use rig::{Generator, Model, Op, compare_at, compare_diff, compare_lists, on_node, submit};
 use types::Epoch;
 use vos::Store;
 
@@ -47,6 +47,13 @@ fn sequence(seed: u64) {
     }
     for at in (0..=generator.newest() + 1).map(Epoch).chain([Epoch::MAX]) {
         compare_at(&mut store, &model, generator.objects, at);
+    }
+    for _ in 0..4 {
+        let (from, to) = (generator.dice.below(generator.newest()), 1 + generator.dice.below(generator.newest() + 1));
+        let limit = *generator.dice.pick(&[1, 3, 1000]);
+        if from < to {
+            compare_diff(&mut store, &model, generator.objects, Epoch(from), Epoch(to), limit);
+        }
     }
     compare_lists(&mut store, &model);
     for (id, (_, container)) in &model.containers {
@@ -131,6 +138,15 @@ fn compare_kept(store: &mut Store, model: &Model, objects: u64, horizon: Epoch) 
             assert_eq!(store.list_objects(*id, at, None, 1).unwrap_err(), vos::Error::Forgotten { at, horizon });
         }
     }
+    for at in &snapshots {
+        let mut pinned = model.clone();
+        pinned.containers.retain(|_, (_, container)| container.snapshots.contains(at));
+        for to in snapshots.iter().copied().chain([horizon, Epoch::MAX]).filter(|to| to > at) {
+            pinned.containers.retain(|_, (_, c)| to >= horizon || c.snapshots.contains(&to));
+            compare_diff(store, &pinned, objects, *at, to, 7);
+        }
+    }
+    compare_diff(store, model, objects, horizon, Epoch::MAX, 7);
     for at in snapshots {
         let mut pinned = model.clone();
         pinned.containers.retain(|_, (_, container)| container.snapshots.contains(&at));

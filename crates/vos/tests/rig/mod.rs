@@ -10,8 +10,8 @@ use rt::disk::{Disk, OpenMode};
 use types::{Conditions, ContainerId, Epoch, Extent, Key, ObjectId, PoolId, SessionId};
 use vos::model::{self, Object, Refusal, Scope, Write};
 use vos::{
-    AkeyRead, AkeyWrite, Edge, Error, FetchPlan, ListedExtent, ListedObject, Origin, Payload, Punch, PunchScope,
-    ReadWhat, Reservation, Source, Store, Update, ValueRead, ValueWrite,
+    AkeyRead, AkeyWrite, Difference, Edge, Error, FetchPlan, Kind, ListedExtent, ListedObject, Origin, Payload, Punch,
+    PunchScope, ReadWhat, Reservation, Source, Store, Update, ValueRead, ValueWrite, Version,
 };
 
 /// Indices read one by one; some extents lie far beyond.
@@ -670,4 +670,74 @@ fn compare_extents(
         cut.push((start, run.extent.end(), run.epoch, run.record_bytes));
     }
     assert_eq!(cut, expected, "extents of {what}");
+}
+
+/// Compares what differs between two moments.
+pub fn compare_diff(store: &mut Store, model: &Model, objects: u64, from: Epoch, to: Epoch, limit: usize) {
+    for (id, (_, model)) in &model.containers {
+        let (mut found, mut after) = (Vec::new(), None);
+        loop {
+            let (some, next) = store.diff(*id, from, to, after.as_ref(), limit).unwrap();
+            assert!(some.len() <= limit);
+            found.extend(some);
+            match next {
+                // Through bytes, as a client would bring it back.
+                Some(anchor) => after = vos::DiffAnchor::from_bytes(&anchor.to_bytes()),
+                None => break,
+            }
+        }
+        let what = format!("container {id} from {from} to {to}, {limit} at once");
+        assert_eq!(runs_of(found), expected_diff(model, objects, from, to), "{what}");
+    }
+}
+
+/// Object, dkey, akey; where (`None`: the single value); how.
+type Run = (Object, Key, Key, Option<(u64, u64)>, Kind);
+
+/// Entries in order, those that touch made one.
+fn runs_of(found: impl IntoIterator<Item = Difference>) -> Vec<Run> {
+    let run = |d: Difference| ((d.group, d.oid), d.dkey, d.akey, d.extent.map(|e| (e.start, e.end())), d.kind);
+    let mut runs: Vec<Run> = found.into_iter().map(run).collect();
+    runs.sort();
+    runs.dedup_by(|next, last| match (next.3, &mut last.3) {
+        (Some((start, end)), Some(before))
+            if (&next.0, &next.1, &next.2, next.4) == (&last.0, &last.1, &last.2, last.4) && before.1 == start =>
+        {
+            before.1 = end;
+            true
+        }
+        _ => false,
+    });
+    runs
+}
+
+fn expected_diff(model: &model::Container, objects: u64, from: Epoch, to: Epoch) -> Vec<Run> {
+    let kind = |old: Option<Version>, new: Option<Version>| match (old, new) {
+        (None, Some(_)) => Some(Kind::Added),
+        (Some(_), None) => Some(Kind::Removed),
+        (old, new) => (old != new).then_some(Kind::Modified),
+    };
+    let mut found = Vec::new();
+    for object in (0..objects).map(object) {
+        for (dkey, akey) in dkeys().into_iter().flat_map(|d| akeys().into_iter().map(move |a| (d.clone(), a))) {
+            let mut push = |extent, kind: Option<Kind>| {
+                let entry = |kind| Difference {
+                    group: object.0,
+                    oid: object.1,
+                    dkey: dkey.clone(),
+                    akey: akey.clone(),
+                    extent,
+                    kind,
+                };
+                found.extend(kind.map(entry));
+            };
+            let single = |at| model.single_version(at, object, &dkey, &akey);
+            push(None, kind(single(from), single(to)));
+            for edge in model.edges(object, &dkey, &akey).windows(2) {
+                let top = |at| model.record(at, object, &dkey, &akey, edge[0]).map(|(version, _, _)| version);
+                push(Some(Extent::new(edge[0], edge[1] - edge[0])), kind(top(from), top(to)));
+            }
+        }
+    }
+    runs_of(found)
 }
