@@ -8,6 +8,8 @@
 //! | 02, container 16                                | head 4     | a container: the page of its head     |
 //! | 03, tree number 4 BE                            | head 4     | a container being destroyed           |
 //! | 04, container 16, scope, ~epoch 8, ~minor 2     | state 1    | a punch whose scope is to be reclaimed |
+//! | 05, tree number 4 BE, tx, part 4 BE             | bytes      | part of an intent: see `commit`       |
+//! | 06, tree number 4 BE, slot 2 BE                 | 33 bytes   | how a transaction ended: see `commit` |
 //!
 //! A reclaim is pending (0), or held (1): looked at, but snapshots still need some of it.
 //! The root kept by `media` is `b"VOS1"` and the page id of the catalog's own head, 4 bytes.
@@ -21,6 +23,7 @@ use types::{ContainerId, Epoch, PoolId};
 
 use crate::cursor::Cursor;
 use crate::error::{Error, Result};
+use crate::intent::Table;
 use crate::key::{VERSION_BYTES, Version};
 use crate::node::Value;
 use crate::request::PoolSpace;
@@ -31,6 +34,8 @@ const POOL: u8 = 1;
 const SHARD: u8 = 2;
 const GARBAGE: u8 = 3;
 const RECLAIM: u8 = 4;
+pub(crate) const INTENT: u8 = 5;
+pub(crate) const OUTCOME: u8 = 6;
 const PENDING: u8 = 0;
 const HELD: u8 = 1;
 
@@ -47,16 +52,19 @@ pub(crate) struct Pool {
     pub(crate) blocks: u64,
     /// Bulk blocks set aside for updates to come.
     pub(crate) reserved: Rc<Cell<u64>>,
+    /// Pages that committing its intents may take, and blocks that they hold.
+    pub(crate) intent_pages: u64,
+    pub(crate) intent_blocks: u64,
 }
 
 impl Pool {
     fn new(quota: u64) -> Pool {
-        Pool { quota, pages: 0, blocks: 0, reserved: Rc::default() }
+        Pool { quota, pages: 0, blocks: 0, reserved: Rc::default(), intent_pages: 0, intent_blocks: 0 }
     }
 
     pub(crate) fn space(&self) -> PoolSpace {
-        let pages = self.pages * PAGE_BYTES as u64;
-        let bulk = (self.blocks + self.reserved.get()) * BLOCK_BYTES as u64;
+        let pages = (self.pages + self.intent_pages) * PAGE_BYTES as u64;
+        let bulk = (self.blocks + self.reserved.get() + self.intent_blocks) * BLOCK_BYTES as u64;
         PoolSpace { quota: self.quota, used: pages + bulk, pages, bulk }
     }
 
@@ -74,13 +82,14 @@ impl Pool {
 
 /// All that a target holds, in memory, with the tree it is kept in.
 pub(crate) struct Catalog {
-    own: Shard,
+    pub(crate) own: Shard,
     pub(crate) pools: BTreeMap<PoolId, Pool>,
     pub(crate) shards: BTreeMap<ContainerId, Shard>,
     /// Shards being destroyed, by the number of their tree.
     pub(crate) garbage: BTreeMap<u32, Shard>,
     /// Catalog keys of pending reclaims.
     pub(crate) pending: BTreeSet<Vec<u8>>,
+    pub(crate) intents: Table,
 }
 
 /// A reclaim, from its catalog key.
@@ -135,6 +144,7 @@ impl Catalog {
             shards: BTreeMap::new(),
             garbage: BTreeMap::new(),
             pending: BTreeSet::new(),
+            intents: Table::default(),
         };
         Ok((catalog, root))
     }
@@ -150,6 +160,7 @@ impl Catalog {
             shards: BTreeMap::new(),
             garbage: BTreeMap::new(),
             pending: BTreeSet::new(),
+            intents: Table::default(),
             own,
         };
         let mut key = Vec::new();
@@ -166,6 +177,7 @@ impl Catalog {
                     SHARD => Entry::Shard(head()?),
                     GARBAGE => Entry::Garbage(head()?),
                     RECLAIM => Entry::Reclaim(*value.first()?),
+                    INTENT | OUTCOME => Entry::Transaction,
                     _ => return None,
                 })
             });
@@ -185,7 +197,8 @@ impl Catalog {
                     catalog.garbage.insert(shard.tree.owner, shard);
                 }
                 Entry::Reclaim(PENDING) => drop(catalog.pending.insert(key.clone())),
-                Entry::Reclaim(_) => {}
+                // Held; or read when all shards are known, by `commit`.
+                Entry::Reclaim(_) | Entry::Transaction => {}
             }
             cursor.next()?;
         }
@@ -356,7 +369,7 @@ impl Catalog {
         own.chain(self.shards.values().chain(self.garbage.values()).map(|shard| (&shard.tree, shard.head, Some(shard))))
     }
 
-    fn put(&mut self, pages: &mut Pages, key: &[u8], value: &[u8]) -> Result<()> {
+    pub(crate) fn put(&mut self, pages: &mut Pages, key: &[u8], value: &[u8]) -> Result<()> {
         self.own.tree.insert(pages, key, Value { head: value, tail: &[] }, 0)?;
         Ok(())
     }
@@ -367,10 +380,11 @@ enum Entry {
     Shard(PageId),
     Garbage(PageId),
     Reclaim(u8),
+    Transaction,
 }
 
 #[cold]
-fn unreadable(what: &str) -> Error {
+pub(crate) fn unreadable(what: &str) -> Error {
     Error::Corrupt { place: "the catalog".into(), fault: format!("{what} that cannot be read") }
 }
 

@@ -24,15 +24,18 @@
 
 mod catalog;
 mod check;
+mod commit;
 mod cursor;
 mod error;
 mod extents;
 mod fetch;
+mod intent;
 mod key;
 mod list;
 mod maintain;
 pub mod model;
 mod node;
+mod prepare;
 mod punch;
 mod query;
 mod record;
@@ -40,6 +43,7 @@ mod request;
 mod shard;
 mod space;
 mod store;
+mod transaction;
 mod tree;
 mod update;
 mod value;
@@ -51,8 +55,8 @@ pub use key::Version;
 pub use list::LIST_MAX;
 pub use request::{
     AkeyPlan, AkeyRead, AkeyWrite, ArrayEnd, ArrayTail, BulkList, Checksums, ContainerInfo, Edge, FetchPlan,
-    INLINE_BYTES_MAX, ListedAkey, ListedExtent, ListedObject, Listing, Origin, Payload, Piece, PoolSpace, Punch,
-    PunchScope, ReadWhat, Source, Update, ValueRead, ValueWrite,
+    INLINE_BYTES_MAX, ListedAkey, ListedExtent, ListedObject, Listing, Op, Origin, Payload, Piece, PoolSpace, Punch,
+    PunchScope, ReadWhat, Source, TxId, TxState, Update, ValueRead, ValueWrite,
 };
 pub use shard::SNAPSHOTS_MAX;
 pub use space::{BulkExtent, Reservation};

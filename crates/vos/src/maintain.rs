@@ -6,6 +6,7 @@
 use media::Pages;
 
 use crate::catalog::{Catalog, Reclaim};
+use crate::commit;
 use crate::cursor::Cursor;
 use crate::error::{Error, Result};
 use crate::key;
@@ -70,6 +71,9 @@ pub(crate) fn apply_free(
     leaves: u32,
     freed: &mut BulkList,
 ) -> Result<()> {
+    if commit::drop_remains(catalog, pages, owner, leaves, freed)? {
+        return Ok(());
+    }
     let Some(shard) = catalog.garbage.get_mut(&owner) else {
         return Ok(());
     };

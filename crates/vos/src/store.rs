@@ -10,28 +10,28 @@ use types::{Conditions, ContainerId, Epoch, Extent, Key, ObjectId, PoolId};
 
 use crate::catalog::Catalog;
 use crate::check::{self, Report};
+use crate::commit::{self, SPLIT_PAGES, apply_punch};
 use crate::error::{Error, Result};
+use crate::intent::Intent;
 use crate::maintain::{self, Progress, Step};
 use crate::record::{self, Record, kind};
 use crate::request::{
-    AkeyRead, ArrayEnd, ArrayTail, ContainerInfo, Edge, FetchPlan, ListedAkey, ListedExtent, ListedObject, Listing,
+    AkeyRead, ArrayEnd, ArrayTail, ContainerInfo, Edge, FetchPlan, ListedAkey, ListedExtent, ListedObject, Listing, Op,
     Origin, Payload, PoolSpace, Punch, Update, ValueRead, ValueWrite,
 };
 use crate::shard::SNAPSHOTS_MAX;
 use crate::space::Reservation;
 use crate::update::{self, Scratch};
-use crate::{fetch, list, node, punch, query};
+use crate::{fetch, list, node, prepare, punch, query};
 
-/// Pages that a change may add beyond one for each record: a split on every level.
-const SPLIT_PAGES: u64 = 4;
 /// Changes of more records than this must fit the page budget twice.
-const SMALL_RECORDS: usize = 16;
+pub(crate) const SMALL_RECORDS: usize = 16;
 
 /// One target's versioned store. Synchronous: no call waits for anything but page reads.
 pub struct Store {
-    media: media::Store,
-    catalog: Catalog,
-    scratch: Scratch,
+    pub(crate) media: media::Store,
+    pub(crate) catalog: Catalog,
+    pub(crate) scratch: Scratch,
     progress: Progress,
     /// A change failed after its record was logged: memory is behind the log, and only recovery mends it.
     is_stopped: bool,
@@ -68,7 +68,8 @@ impl Store {
             let mut pages = media.pages();
             pages.set_judge(node::is_whole);
             pages.begin_op();
-            let catalog = Catalog::load(&pages, &recovery.root)?;
+            let mut catalog = Catalog::load(&pages, &recovery.root)?;
+            commit::load(&mut catalog, &pages)?;
             drop(pages);
             Store::assemble(media, catalog)
         };
@@ -227,13 +228,17 @@ impl Store {
         let Store { media, catalog, scratch, .. } = self;
         let shard = catalog.shard(container)?;
         let version = shard.next_version(epoch)?;
-        check_reservations(update, shard.pool)?;
+        check_reservations([update], shard.pool)?;
         let mut pages = media.pages();
         pages.begin_op();
         if records > SMALL_RECORDS && records as u64 * 2 > pages.usage().budget {
             return Err(Error::Invalid("the update has more records than the target's page memory can take at once"));
         }
-        let spot = update::plan(shard, &pages, version, update, &mut scratch.key)?;
+        let mut spot = update::plan(shard, &pages, version, update, &mut scratch.key);
+        if !catalog.intents.is_empty() {
+            spot = prepare::settle_sizes(&catalog.intents, shard.tree.owner, update, spot);
+        }
+        let spot = spot?;
         let wanted = (records as u64 + SPLIT_PAGES) * media::PAGE_BYTES as u64;
         catalog.pool(shard.pool)?.admit(shard.pool, wanted)?;
         let tail = record::encode_update(&mut scratch.log, container, version, origin, update);
@@ -495,7 +500,7 @@ impl Store {
         check::store(&self.media, &self.catalog)
     }
 
-    fn running(&self) -> Result<()> {
+    pub(crate) fn running(&self) -> Result<()> {
         if self.is_stopped { Err(Error::Stopped) } else { Ok(()) }
     }
 
@@ -511,7 +516,7 @@ impl Store {
     }
 
     /// Logs and applies a change other than a request.
-    fn change(&mut self, origin: Origin, reserve: Reserve, record: &Record<'_>) -> Result<Lsn> {
+    pub(crate) fn change(&mut self, origin: Origin, reserve: Reserve, record: &Record<'_>) -> Result<Lsn> {
         self.running()?;
         let number = record::encode(&mut self.scratch.log, origin, record);
         self.media.pages().begin_op();
@@ -525,22 +530,28 @@ impl Store {
     fn replay(&mut self, lsn: Lsn, record: &Record<'_>) -> Result<()> {
         self.media.pages().begin_op();
         self.apply(record)?;
-        if let Record::Update { update, .. } = record {
-            let marked = update.with(|update| {
-                let mut marked = Ok(());
-                each_payload(update, &mut |payload| {
-                    if let Payload::Bulk { at, .. } = payload {
-                        for piece in at.extents() {
-                            if marked.is_ok() {
-                                marked = self.media.mark_allocated(*piece);
-                            }
-                        }
+        let mut marked = Ok(());
+        let mut mark = |update: &Update<'_>| {
+            each_reservation(update, &mut |at| {
+                at.extents().iter().for_each(|piece| {
+                    if marked.is_ok() {
+                        marked = self.media.mark_allocated(*piece);
                     }
                 });
-                marked
             });
-            marked?;
+        };
+        match record {
+            Record::Update { update, .. } => update.with(&mut mark),
+            Record::Prepare { ops, .. } => ops.iter().for_each(|op| {
+                op.with(|op| {
+                    if let Op::Update(update) = op {
+                        mark(update)
+                    }
+                });
+            }),
+            _ => {}
         }
+        marked?;
         self.release_freed(lsn)
     }
 
@@ -568,12 +579,19 @@ impl Store {
                 Ok(())
             }
             Record::Free { owner, leaves } => maintain::apply_free(catalog, pages, *owner, *leaves, &mut scratch.freed),
+            Record::Prepare { container, tx, version, ops, bytes } => {
+                let mut intent = Intent::new(*version, &mut std::iter::empty());
+                ops.iter().for_each(|op| op.with(|op| intent.add(op)));
+                commit::apply_prepare(catalog, pages, *container, *tx, intent, bytes)
+            }
+            Record::Commit { container, tx } => commit::apply_commit(catalog, pages, *container, *tx, scratch),
+            Record::Abort { container, tx } => commit::apply_abort(catalog, pages, *container, *tx, &mut scratch.freed),
         }
     }
 
     /// Ends a logged change: gives freed blocks back, or stops the store when the change failed.
     #[inline]
-    fn settle(&mut self, lsn: Lsn, done: Result<()>) -> Result<()> {
+    pub(crate) fn settle(&mut self, lsn: Lsn, done: Result<()>) -> Result<()> {
         let done = match done {
             Ok(()) if self.scratch.freed.is_empty() => return Ok(()),
             Ok(()) => self.release_freed(lsn),
@@ -597,18 +615,6 @@ impl std::fmt::Debug for Store {
     }
 }
 
-fn apply_punch(
-    catalog: &mut Catalog,
-    pages: &mut Pages,
-    container: ContainerId,
-    version: crate::key::Version,
-    punch: &Punch<'_>,
-    scratch: &mut Scratch,
-) -> Result<()> {
-    let scopes = catalog.with_shard(container, |shard| punch::apply(shard, pages, version, punch, scratch))?;
-    scopes.iter().try_for_each(|scope| catalog.add_reclaim(pages, container, scope, version))
-}
-
 fn each_payload<'a>(update: &Update<'a>, each: &mut dyn FnMut(&Payload<'a>)) {
     for write in update.akeys {
         match &write.value {
@@ -618,7 +624,7 @@ fn each_payload<'a>(update: &Update<'a>, each: &mut dyn FnMut(&Payload<'a>)) {
     }
 }
 
-fn each_reservation(update: &Update<'_>, each: &mut dyn FnMut(&Reservation)) {
+pub(crate) fn each_reservation(update: &Update<'_>, each: &mut dyn FnMut(&Reservation)) {
     each_payload(update, &mut |payload| {
         if let Payload::Bulk { at, .. } = payload {
             each(at);
@@ -627,12 +633,14 @@ fn each_reservation(update: &Update<'_>, each: &mut dyn FnMut(&Reservation)) {
 }
 
 /// Each reservation is of the container's pool, unused, and named once.
-fn check_reservations(update: &Update<'_>, pool: PoolId) -> Result<()> {
+pub(crate) fn check_reservations<'a>(updates: impl IntoIterator<Item = &'a Update<'a>>, pool: PoolId) -> Result<()> {
     let (mut all, mut fresh) = (Vec::new(), true);
-    each_reservation(update, &mut |reservation| {
-        fresh &= reservation.pool() == pool && !reservation.is_taken();
-        all.extend(reservation.extents().first().map(|piece| piece.block));
-    });
+    for update in updates {
+        each_reservation(update, &mut |reservation| {
+            fresh &= reservation.pool() == pool && !reservation.is_taken();
+            all.extend(reservation.extents().first().map(|piece| piece.block));
+        });
+    }
     all.sort_unstable();
     if !fresh || all.windows(2).any(|pair| pair[0] == pair[1]) {
         return Err(Error::Invalid("a bulk payload has a reservation of its own, of the container's pool"));

@@ -142,7 +142,11 @@ impl Target {
             }
             vos::Error::KeyTooLong { .. } => Error::new(Code::KeyTooBig, error.to_string()),
             vos::Error::Invalid(_) => Error::new(Code::Invalid, error.to_string()),
-            vos::Error::EpochFull(_) => Error::new(Code::Again, error.to_string()),
+            vos::Error::EpochFull(_)
+            | vos::Error::InProgress { .. }
+            | vos::Error::Restart { .. }
+            | vos::Error::IntentsFull => Error::new(Code::Again, error.to_string()),
+            vos::Error::TxState { .. } => Error::new(Code::Invalid, error.to_string()),
             vos::Error::Corrupt { .. } => Error::new(Code::Checksum, format!("target {target}: {error}"))
                 .remedy("other data stays readable; restore this from a copy"),
             vos::Error::Stopped | vos::Error::Media(media::Error::Failed(_)) => {
