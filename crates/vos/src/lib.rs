@@ -24,11 +24,14 @@
 
 mod catalog;
 mod check;
+mod checked;
 mod commit;
+mod conflict;
 mod cursor;
 mod error;
 mod extents;
 mod fetch;
+mod history;
 mod intent;
 mod key;
 mod list;
@@ -50,6 +53,8 @@ mod value;
 mod view;
 
 pub use check::Report;
+pub use checked::ReadScope;
+pub use conflict::Party;
 pub use error::{Error, Result};
 pub use key::Version;
 pub use list::LIST_MAX;

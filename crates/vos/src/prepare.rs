@@ -41,6 +41,21 @@ fn made(touches: &[Touch], place: &[u8]) -> Made {
     made
 }
 
+/// Whether a place exists by what the transaction did to it so far; `None` when that is nothing.
+///
+/// # Errors
+/// `Invalid` when that alone does not tell.
+pub(crate) fn own_existence(intent: &Intent, place: &[u8]) -> Result<Option<bool>> {
+    match made(&intent.touches, place) {
+        Made::Untouched => Ok(None),
+        Made::Present => Ok(Some(true)),
+        Made::Absent => Ok(Some(false)),
+        Made::Unclear => {
+            Err(Error::Invalid("a condition depends on what an earlier operation of the transaction leaves behind"))
+        }
+    }
+}
+
 /// Checks the next operation of a transaction, after those that `intent` already has.
 pub(crate) fn plan(shard: &Shard, pages: &Pages, table: &Table, tx: TxId, intent: &Intent, op: &Op<'_>) -> Result<()> {
     conditions(shard, pages, intent, op)?;
@@ -78,33 +93,29 @@ fn conditions(shard: &Shard, pages: &Pages, intent: &Intent, op: &Op<'_>) -> Res
     };
     match conditions {
         Conditions::None => Ok(()),
-        Conditions::DkeyInsert | Conditions::DkeyExists => match made(&intent.touches, &place) {
-            Made::Untouched => committed(&[]),
-            found => judge(found, conditions),
+        Conditions::DkeyInsert | Conditions::DkeyExists => match own_existence(intent, &place)? {
+            None => committed(&[]),
+            Some(exists) => judge(exists, conditions),
         },
         Conditions::AkeyInsert | Conditions::AkeyExists => {
             let len = place.len();
             named_akeys(op).into_iter().try_for_each(|akey| {
                 place.truncate(len);
                 key::push_key(&mut place, akey);
-                match made(&intent.touches, &place) {
-                    Made::Untouched => committed(&[akey]),
-                    found => judge(found, conditions),
+                match own_existence(intent, &place)? {
+                    None => committed(&[akey]),
+                    Some(exists) => judge(exists, conditions),
                 }
             })
         }
     }
 }
 
-fn judge(found: Made, conditions: Conditions) -> Result<()> {
-    let wants_absence = matches!(conditions, Conditions::DkeyInsert | Conditions::AkeyInsert);
-    match found {
-        Made::Present if wants_absence => Err(Error::Exists),
-        Made::Absent if !wants_absence => Err(Error::NotFound),
-        Made::Present | Made::Absent => Ok(()),
-        Made::Untouched | Made::Unclear => {
-            Err(Error::Invalid("a condition depends on what an earlier operation of the transaction leaves behind"))
-        }
+fn judge(exists: bool, conditions: Conditions) -> Result<()> {
+    match (matches!(conditions, Conditions::DkeyInsert | Conditions::AkeyInsert), exists) {
+        (true, true) => Err(Error::Exists),
+        (false, false) => Err(Error::NotFound),
+        _ => Ok(()),
     }
 }
 

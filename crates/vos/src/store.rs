@@ -11,6 +11,7 @@ use types::{Conditions, ContainerId, Epoch, Extent, Key, ObjectId, PoolId};
 use crate::catalog::Catalog;
 use crate::check::{self, Report};
 use crate::commit::{self, SPLIT_PAGES, apply_punch};
+use crate::conflict::timestamps::Reads;
 use crate::error::{Error, Result};
 use crate::intent::Intent;
 use crate::maintain::{self, Progress, Step};
@@ -32,6 +33,7 @@ pub struct Store {
     pub(crate) media: media::Store,
     pub(crate) catalog: Catalog,
     pub(crate) scratch: Scratch,
+    pub(crate) reads: Reads,
     progress: Progress,
     /// A change failed after its record was logged: memory is behind the log, and only recovery mends it.
     is_stopped: bool,
@@ -49,7 +51,7 @@ impl Store {
         let (catalog, root) = Catalog::create(&mut pages)?;
         drop(pages);
         media.set_root(&root)?;
-        Ok(Store::assemble(media, catalog))
+        Ok(Store::assemble(media, catalog, Epoch::ZERO))
     }
 
     /// Opens a store: applies the records after the checkpoint, and finishes the recovery of `media`. Each
@@ -71,8 +73,10 @@ impl Store {
             let mut catalog = Catalog::load(&pages, &recovery.root)?;
             commit::load(&mut catalog, &pages)?;
             drop(pages);
-            Store::assemble(media, catalog)
+            Store::assemble(media, catalog, Epoch::MAX)
         };
+        // Of what an earlier life of the process read, nothing is known: see `start_clock`.
+        store.reads.start(Epoch::MAX);
         while let Some(found) = recovery.next_record()? {
             let decoded = record::decode(found.kind, found.payload).ok_or_else(|| Error::Corrupt {
                 place: format!("log position {}", found.lsn),
@@ -88,8 +92,9 @@ impl Store {
         Ok((store, recovered))
     }
 
-    fn assemble(media: media::Store, catalog: Catalog) -> Store {
-        Store { media, catalog, scratch: Scratch::default(), progress: Progress::default(), is_stopped: false }
+    fn assemble(media: media::Store, catalog: Catalog, read_before: Epoch) -> Store {
+        let reads = Reads::new(read_before);
+        Store { media, catalog, scratch: Scratch::default(), reads, progress: Progress::default(), is_stopped: false }
     }
 
     /// The page store below: for bulk transfers, durability, pressure and checkpoints.
