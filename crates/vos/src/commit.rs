@@ -20,6 +20,7 @@ use types::{Epoch, SessionId};
 use crate::catalog::{Catalog, INTENT, OUTCOME, Pool, unreadable};
 use crate::cursor::Cursor;
 use crate::error::{Error, Result};
+use crate::intent;
 use crate::intent::{Intent, OUTCOMES_MAX, Outcomes, give_back};
 use crate::key::{self, DATA, HOLE, LIFE, OBJECT_BYTES, SINGLE, Version};
 use crate::punch;
@@ -27,7 +28,6 @@ use crate::record::{self, Record, kind};
 use crate::request::{BulkList, Op, TxId, TxState};
 use crate::update::{self, Scratch};
 use crate::view::View;
-use crate::{intent, request::ValueWrite};
 
 /// Bytes of a part: two parts and their keys fill a page.
 pub(crate) const PART_BYTES: usize = 3900;
@@ -385,25 +385,6 @@ pub(crate) fn check(catalog: &Catalog, pages: &Pages, bulk: &mut Vec<crate::Bulk
     if !catalog.intents.is_consistent() {
         problems.push("the index of intents does not list what they touch".into());
     }
-}
-
-/// Each operation's array writes and their record sizes, with the key prefixes of dkey and akey.
-pub(crate) fn each_array(
-    update: &crate::request::Update<'_>,
-    each: &mut dyn FnMut(usize, &[u8], u32) -> Result<()>,
-) -> Result<()> {
-    let mut key = Vec::new();
-    key::push_object(&mut key, update.group, update.oid);
-    key::push_key(&mut key, update.dkey);
-    let dkey_end = key.len();
-    for write in update.akeys {
-        if let ValueWrite::Array { record_bytes, .. } = write.value {
-            key.truncate(dkey_end);
-            key::push_key(&mut key, write.akey);
-            each(dkey_end, &key, record_bytes)?;
-        }
-    }
-    Ok(())
 }
 
 #[cold]

@@ -7,11 +7,10 @@
 use media::Pages;
 use types::Conditions;
 
-use crate::commit::each_array;
 use crate::error::{Error, Result};
 use crate::intent::{Change, Intent, Table, Touch};
 use crate::key::{self, Version};
-use crate::request::{Op, PunchScope, TxId, Update};
+use crate::request::{AkeyWrite, Op, PunchScope, TxId, Update, ValueWrite};
 use crate::shard::Shard;
 use crate::update::check_conditions;
 use crate::view::View;
@@ -136,12 +135,13 @@ fn sizes(shard: &Shard, pages: &Pages, intent: &Intent, update: &Update<'_>) -> 
     let mut object = Vec::new();
     key::push_object(&mut object, update.group, update.oid);
     let view = View::open(shard, pages, &object, intent.version.epoch)?;
-    each_array(update, &mut |dkey_end, akey, given| {
+    arrays(update).iter().try_for_each(|Array { dkey_end, akey, given }| {
+        let (dkey_end, given) = (*dkey_end, *given);
         let dkey = &akey[..dkey_end];
         let punch = |touch: &&Touch| touch.change == Change::Punch && akey.starts_with(&touch.place);
         let punched = intent.touches.iter().filter(punch).map(|touch| touch.version).max();
         let hidden = view.hidden_akey(dkey, akey)?.max(punched.unwrap_or(Version::NEVER));
-        let own = intent.touches.iter().filter(|touch| touch.place == akey && touch.version > hidden);
+        let own = intent.touches.iter().filter(|touch| touch.place == *akey && touch.version > hidden);
         let own = own.filter_map(|touch| match touch.change {
             Change::Array { record_bytes, .. } => Some(record_bytes),
             _ => None,
@@ -152,6 +152,28 @@ fn sizes(shard: &Shard, pages: &Pages, intent: &Intent, update: &Update<'_>) -> 
             None => Ok(()),
         }
     })
+}
+
+/// An array write: its akey's key prefix, where the dkey ends in it, and the record size.
+struct Array {
+    dkey_end: usize,
+    akey: Vec<u8>,
+    given: u32,
+}
+
+fn arrays(update: &Update<'_>) -> Vec<Array> {
+    let mut dkey = Vec::new();
+    key::push_object(&mut dkey, update.group, update.oid);
+    key::push_key(&mut dkey, update.dkey);
+    let array = |write: &AkeyWrite<'_>| match write.value {
+        ValueWrite::Array { record_bytes, .. } => {
+            let mut akey = dkey.clone();
+            key::push_key(&mut akey, write.akey);
+            Some(Array { dkey_end: dkey.len(), akey, given: record_bytes })
+        }
+        ValueWrite::Single(_) => None,
+    };
+    update.akeys.iter().filter_map(array).collect()
 }
 
 /// What intents make of `planned`, the answer of the committed state about an update's record sizes: one
@@ -173,8 +195,8 @@ fn settle_sizes_but<T>(
         other => return other,
     };
     let mut first = None;
-    each_array(update, &mut |_, akey, given| {
-        table.any_touch(owner, akey, |tx, touch| {
+    for Array { akey, given, .. } in arrays(update) {
+        table.any_touch(owner, &akey, |tx, touch| {
             let matters = match touch.change {
                 Change::Punch => is_refused,
                 Change::Array { record_bytes, .. } => !is_refused && record_bytes != given,
@@ -185,8 +207,7 @@ fn settle_sizes_but<T>(
             }
             first.is_some()
         });
-        Ok(())
-    })?;
+    }
     match first {
         Some(tx) => Err(Error::InProgress { tx }),
         None => planned,

@@ -358,7 +358,7 @@ fn pair(
     }
     store.destroy_container(id, Origin::default()).unwrap();
     while store.maintain(8).unwrap() {}
-    if number % 64 == 0 {
+    if number.is_multiple_of(64) {
         store.media().checkpoint_blocking().unwrap();
     }
     true
