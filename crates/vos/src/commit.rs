@@ -14,10 +14,12 @@
 //! A prepare is admitted as its update would be, and that much of the quota stays taken until it is decided.
 //! Its commit frees the pages of the parts and fills about as many, and asks for no admission.
 
-use media::Pages;
-use types::{Epoch, SessionId};
+use std::collections::BTreeMap;
 
-use crate::catalog::{Catalog, INTENT, OUTCOME, Pool, unreadable};
+use media::Pages;
+use types::{Epoch, PoolId, SessionId};
+
+use crate::catalog::{Catalog, INTENT, OUTCOME, unreadable};
 use crate::cursor::Cursor;
 use crate::error::{Error, Result};
 use crate::intent;
@@ -26,6 +28,7 @@ use crate::key::{self, DATA, HOLE, LIFE, OBJECT_BYTES, SINGLE, Version};
 use crate::punch;
 use crate::record::{self, Record, kind};
 use crate::request::{BulkList, Op, TxId, TxState};
+use crate::shard::Shard;
 use crate::update::{self, Scratch};
 use crate::view::View;
 
@@ -96,9 +99,12 @@ pub(crate) fn load(catalog: &mut Catalog, pages: &Pages) -> Result<()> {
         bytes.extend_from_slice(cursor.value());
         cursor.next()?;
     }
+    let shards = catalog.shards.values().chain(catalog.garbage.values());
+    let pools: BTreeMap<u32, PoolId> = shards.map(|shard| (shard.tree.owner, shard.pool)).collect();
     for (owner, bytes) in found {
         let Some((tx, intent)) = decode(&bytes) else { return Err(unreadable("an intent")) };
-        count(catalog, owner, &intent, true);
+        let Some(pool) = pools.get(&owner) else { return Err(unreadable("an intent of no container")) };
+        count(catalog, *pool, &intent, true);
         catalog.intents.insert(owner, tx, intent);
     }
     let mut outcomes: Vec<(u32, u64, TxId, TxState)> = Vec::new();
@@ -139,21 +145,16 @@ pub(crate) fn stored(catalog: &Catalog, pages: &Pages, owner: u32, tx: TxId, par
     Ok(bytes)
 }
 
-fn count(catalog: &mut Catalog, owner: u32, intent: &Intent, is_new: bool) {
-    if let Some(pool) = pool_of(catalog, owner) {
-        let (pages, blocks) = (pages_of(intent), intent.block_count());
-        if is_new {
-            (pool.intent_pages, pool.intent_blocks) = (pool.intent_pages + pages, pool.intent_blocks + blocks);
-        } else {
-            pool.intent_pages = pool.intent_pages.saturating_sub(pages);
-            pool.intent_blocks = pool.intent_blocks.saturating_sub(blocks);
-        }
+/// Adds an intent to what its pool uses, or takes it away.
+fn count(catalog: &mut Catalog, pool: PoolId, intent: &Intent, is_new: bool) {
+    let Some(pool) = catalog.pools.get_mut(&pool) else { return };
+    let (pages, blocks) = (pages_of(intent), intent.block_count());
+    if is_new {
+        (pool.intent_pages, pool.intent_blocks) = (pool.intent_pages + pages, pool.intent_blocks + blocks);
+    } else {
+        pool.intent_pages = pool.intent_pages.saturating_sub(pages);
+        pool.intent_blocks = pool.intent_blocks.saturating_sub(blocks);
     }
-}
-
-fn pool_of(catalog: &mut Catalog, owner: u32) -> Option<&mut Pool> {
-    let shard = catalog.shards.values().chain(catalog.garbage.values()).find(|shard| shard.tree.owner == owner)?;
-    catalog.pools.get_mut(&shard.pool)
 }
 
 /// Reads every page that keeping or dropping an intent changes, so that nothing fails once it is logged.
@@ -185,7 +186,10 @@ pub(crate) fn touch_tree(catalog: &Catalog, pages: &Pages, container: types::Con
                 extents.iter().try_for_each(|extent| look(&[], Some((HOLE, *extent))))?;
             }
         }
-        if touch.is_removal() {
+        if !touch.is_removal() {
+            // What `hand_over_hidden` will ask.
+            hidden_by(shard, pages, &touch.place)?;
+        } else {
             shard.tree.locate(pages, &[&touch.place[..OBJECT_BYTES], &[LIFE]].concat())?;
         }
     }
@@ -201,7 +205,8 @@ pub(crate) fn apply_prepare(
     mut intent: Intent,
     bytes: &[u8],
 ) -> Result<()> {
-    let owner = catalog.shard(container)?.tree.owner;
+    let shard = catalog.shard(container)?;
+    let (owner, pool) = (shard.tree.owner, shard.pool);
     if catalog.intents.get(owner, tx).is_some() {
         return Err(unreadable("a second prepare of a transaction"));
     }
@@ -212,7 +217,7 @@ pub(crate) fn apply_prepare(
     catalog.own.save_all(pages)?;
     let last = intent.last();
     catalog.with_shard(container, |shard| shard.applied(pages, last))?;
-    count(catalog, owner, &intent, true);
+    count(catalog, pool, &intent, true);
     catalog.intents.insert(owner, tx, intent);
     Ok(())
 }
@@ -225,14 +230,15 @@ pub(crate) fn apply_commit(
     tx: TxId,
     scratch: &mut Scratch,
 ) -> Result<()> {
-    let owner = catalog.shard(container)?.tree.owner;
+    let shard = catalog.shard(container)?;
+    let (owner, pool) = (shard.tree.owner, shard.pool);
     let intent = catalog.intents.get(owner, tx).ok_or_else(|| unreadable("a commit of nothing prepared"))?;
     let (version, parts) = (intent.version, intent.parts);
     let bytes = stored(catalog, pages, owner, tx, parts)?;
     let Some((_, Record::Prepare { ops, .. })) = record::decode(kind::PREPARE, &bytes) else {
         return Err(unreadable("an intent"));
     };
-    drop_intent(catalog, pages, owner, tx)?;
+    drop_intent(catalog, pages, owner, pool, tx)?;
     for (index, op) in ops.iter().enumerate() {
         let version = Version { minor: version.minor.saturating_add(index as u16), ..version };
         op.with(|op| match op {
@@ -259,6 +265,13 @@ pub(crate) fn apply_punch(
     scopes.iter().try_for_each(|scope| catalog.add_reclaim(pages, container, scope, version))
 }
 
+/// The newest punch of all that an akey, by its key prefix, is under.
+fn hidden_by(shard: &Shard, pages: &Pages, akey: &[u8]) -> Result<Version> {
+    let view = View::open(shard, pages, akey, Epoch::MAX)?;
+    let dkey_end = intent::ends(akey).nth(1).unwrap_or(akey.len());
+    view.hidden_akey(&akey[..dkey_end], akey)
+}
+
 /// A punch that came while the intent waited may have been cleared up already: what it hides of the intent
 /// would stay for ever.
 fn hand_over_hidden(
@@ -268,17 +281,15 @@ fn hand_over_hidden(
     version: Version,
     update: &crate::request::Update<'_>,
 ) -> Result<()> {
-    let mut hidden: Vec<(Vec<u8>, Version)> = Vec::new();
     let shard = catalog.shard(container)?;
-    let mut key = Vec::new();
+    let (mut key, mut hidden) = (Vec::new(), Vec::new());
     key::push_object(&mut key, update.group, update.oid);
-    let view = View::open(shard, pages, &key, Epoch::MAX)?;
     key::push_key(&mut key, update.dkey);
-    let (dkey_end, above) = (key.len(), view.hidden_below(&key, view.hidden)?);
+    let dkey_end = key.len();
     for write in update.akeys {
         key.truncate(dkey_end);
         key::push_key(&mut key, write.akey);
-        let newest = view.hidden_below(&key, above)?;
+        let newest = hidden_by(shard, pages, &key)?;
         if newest > version {
             hidden.push((key.clone(), newest));
         }
@@ -294,19 +305,20 @@ pub(crate) fn apply_abort(
     tx: TxId,
     freed: &mut BulkList,
 ) -> Result<()> {
-    let owner = catalog.shard(container)?.tree.owner;
-    if let Some(intent) = drop_intent(catalog, pages, owner, tx)? {
+    let shard = catalog.shard(container)?;
+    let (owner, pool) = (shard.tree.owner, shard.pool);
+    if let Some(intent) = drop_intent(catalog, pages, owner, pool, tx)? {
         give_back(&intent, freed);
     }
     note_outcome(catalog, pages, owner, tx, TxState::Aborted)
 }
 
-fn drop_intent(catalog: &mut Catalog, pages: &mut Pages, owner: u32, tx: TxId) -> Result<Option<Intent>> {
+fn drop_intent(catalog: &mut Catalog, pages: &mut Pages, owner: u32, pool: PoolId, tx: TxId) -> Result<Option<Intent>> {
     let Some(intent) = catalog.intents.remove(owner, tx) else { return Ok(None) };
     for part in 0..intent.parts {
         catalog.own.tree.remove(pages, &part_key(owner, tx, part))?;
     }
-    count(catalog, owner, &intent, false);
+    count(catalog, pool, &intent, false);
     catalog.own.save_all(pages)?;
     Ok(Some(intent))
 }
@@ -326,12 +338,10 @@ pub(crate) fn drop_remains(
     limit: u32,
     freed: &mut BulkList,
 ) -> Result<bool> {
-    if !catalog.garbage.contains_key(&owner) {
-        return Ok(false);
-    }
+    let Some(pool) = catalog.garbage.get(&owner).map(|shard| shard.pool) else { return Ok(false) };
     let first = catalog.intents.of(owner).next().map(|(tx, _)| tx);
     if let Some(tx) = first {
-        let intent = drop_intent(catalog, pages, owner, tx)?;
+        let intent = drop_intent(catalog, pages, owner, pool, tx)?;
         intent.iter().for_each(|intent| give_back(intent, freed));
         return Ok(true);
     }
@@ -353,7 +363,7 @@ pub(crate) fn drop_remains(
 
 /// Compares intents with what the catalog keeps, and counters with their sums; lists their blocks.
 pub(crate) fn check(catalog: &Catalog, pages: &Pages, bulk: &mut Vec<crate::BulkExtent>, problems: &mut Vec<String>) {
-    let mut sums = std::collections::BTreeMap::<types::PoolId, (u64, u64)>::new();
+    let mut sums = BTreeMap::<PoolId, (u64, u64)>::new();
     for (owner, tx, intent) in catalog.intents.all() {
         bulk.extend_from_slice(&intent.blocks);
         let mut problem = |text: &str| problems.push(format!("intent {tx} of tree {owner}: {text}"));

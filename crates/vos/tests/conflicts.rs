@@ -3,7 +3,7 @@
 mod rig;
 
 use rig::{Dice, on_node, with_steps};
-use types::{Conditions, ContainerId, Epoch, Key, SessionId};
+use types::{Conditions, ContainerId, Epoch, Extent, Key, SessionId};
 use vos::model::{self, Object, Refusal, Scope, Step, Write};
 use vos::{AkeyRead, Error, Op, Origin, Party, ReadScope, ReadWhat, Store, TxId, TxState};
 
@@ -15,6 +15,7 @@ fn party(tx: u64, epoch: u64, bound: u64) -> Party {
 #[derive(Clone, Debug)]
 enum Act {
     Fetch(Object, Key, Key),
+    FetchArray(Object, Key, Extent),
     ListAkeys(Object, Key),
     ListDkeys(Object),
     ListObjects,
@@ -35,6 +36,11 @@ enum Told {
     Unclear,
 }
 
+/// Arrays lie under an akey of their own, in records of one byte that is not 0; 0 stands for a hole.
+fn array_akey() -> Key {
+    Key::literal("z")
+}
+
 /// Does an act for a party; a write is prepared only, if `prepare`.
 fn act(store: &mut Store, id: ContainerId, party: &Party, act: &Act, prepare: bool) -> Told {
     let at = party.epoch;
@@ -45,6 +51,17 @@ fn act(store: &mut Store, id: ContainerId, party: &Party, act: &Act, prepare: bo
             store.admit_read(party, id, &scope).map(|()| {
                 let plan = store.fetch(id, at, *group, *oid, dkey, &akeys, Conditions::None).unwrap();
                 Told::Value(rig::bytes_of(store, &plan, 0).pop().and_then(|(_, bytes)| bytes))
+            })
+        }
+        Act::FetchArray((group, oid), dkey, extent) => {
+            let (akey, extents) = (array_akey(), [*extent]);
+            let akeys = [AkeyRead { akey: &akey, what: ReadWhat::Array(&extents) }];
+            let scope = ReadScope::Akeys { group: *group, oid: *oid, dkey, akeys: &akeys };
+            store.admit_read(party, id, &scope).map(|()| {
+                let plan = store.fetch(id, at, *group, *oid, dkey, &akeys, Conditions::None).unwrap();
+                let pieces = rig::bytes_of(store, &plan, 0).into_iter();
+                let bytes = pieces.flat_map(|(extent, bytes)| bytes.unwrap_or_else(|| vec![0; extent.count as usize]));
+                Told::Value(Some(bytes.collect()))
             })
         }
         Act::ListAkeys((group, oid), dkey) => {
@@ -97,6 +114,11 @@ fn replay_in_epoch_order(events: &[Event], mut model: model::Container) -> model
             _ if matches!(event.told, Told::Restart | Told::InProgress | Told::Unclear) => continue,
             _ if event.told == Told::Done && !event.committed => continue,
             Act::Fetch(object, dkey, akey) => Told::Value(model.single(at, *object, dkey, akey).map(<[u8]>::to_vec)),
+            Act::FetchArray(object, dkey, extent) => {
+                let akey = array_akey();
+                let record = |i| model.record(at, *object, dkey, &akey, i).map_or(0, |(_, _, bytes)| bytes[0]);
+                Told::Value(Some((extent.start..extent.end()).map(record).collect()))
+            }
             Act::ListAkeys(object, dkey) => {
                 Told::Keys(model.akeys(at, *object, dkey).into_iter().map(|(key, _, _)| key).collect())
             }
@@ -364,7 +386,99 @@ fn pair(
     true
 }
 
+/// M-3: a write up to the bound of a clock may have come first, so the operation starts over; one beyond the
+/// bound came later for sure. Committed or not, at, above or below the place of the operation.
+#[test]
+fn a_write_that_an_uncertain_clock_cannot_place_makes_others_start_over() {
+    on_node(2, || {
+        let mut store = rig::format(4 << 20, 32 << 20, 16 << 20);
+        store.create_pool(rig::pool(0), 16 << 20, Origin::default()).unwrap();
+        let mut number = 0;
+        for first in cases(1).into_iter().filter(|case| case.write.is_some() && case.wants.is_none()) {
+            for second in cases(2) {
+                for (newer, committed, is_full) in [true, false]
+                    .into_iter()
+                    .flat_map(|newer| [true, false].map(|committed| (newer, committed)))
+                    .flat_map(|(newer, committed)| [true, false].map(|full| (newer, committed, full)))
+                {
+                    number += 1;
+                    let id = ContainerId::from_bytes(u128::from(number as u32).to_be_bytes());
+                    store.create_container(rig::pool(0), id, Origin::default()).unwrap();
+                    if is_full {
+                        let step = Act::Write(vec![write(Conditions::None, 9)]);
+                        assert_eq!(act(&mut store, id, &party(9, 2, 2), &step, false), Told::Done);
+                    }
+                    // Written at 110; the clock of the second leaves open whether its 100 was before that.
+                    let one = party(1, 110, 110);
+                    let two = party(2, 100, if newer { 109 } else { 110 });
+                    assert_eq!(act(&mut store, id, &one, &first.act, !committed), Told::Done);
+                    let told = act(&mut store, id, &two, &second.act, false);
+                    let what = format!("{} then {}, bound {}, full {is_full}", first.name, second.name, two.bound);
+                    if !newer {
+                        assert_eq!(told, Told::Restart, "{what}");
+                    } else if let Some(expected) =
+                        expected(&first, &Told::Done, &second, Relation::Before, is_full, committed)
+                    {
+                        assert_eq!(told, expected, "{what}");
+                    } else {
+                        assert!(matches!(told, Told::Value(_) | Told::Keys(_) | Told::Objects(_)), "{what}");
+                    }
+                    if !committed {
+                        store.abort(one.tx, id, Origin::default()).unwrap();
+                    }
+                    store.destroy_container(id, Origin::default()).unwrap();
+                    while store.maintain(8).unwrap() {}
+                    if number % 64 == 0 {
+                        store.media().checkpoint_blocking().unwrap();
+                    }
+                }
+            }
+        }
+        store.check().expect_clean();
+    });
+}
+
+/// Arrays conflict by their extents: beside a write, committed or not, one may read and write.
+#[test]
+fn arrays_conflict_where_their_extents_overlap() {
+    on_node(3, || {
+        let mut store = rig::format(1 << 20, 16 << 20, 4 << 20);
+        let id = rig::container(0);
+        store.create_pool(rig::pool(0), 8 << 20, Origin::default()).unwrap();
+        store.create_container(rig::pool(0), id, Origin::default()).unwrap();
+        let object = rig::object(0);
+        let step = |start, count: u64| {
+            let akeys =
+                vec![(array_akey(), Write::Array(1, vec![(Extent::new(start, count), vec![7; count as usize])]))];
+            Act::Write(vec![Step::Update { object, dkey: dkey(), conditions: Conditions::None, akeys }])
+        };
+        let hole = |start, count| {
+            let scope = Scope::Extents(dkey(), array_akey(), vec![Extent::new(start, count)]);
+            Act::Write(vec![Step::Punch { object, scope, conditions: Conditions::None }])
+        };
+        let read = |start, count| Act::FetchArray(object, dkey(), Extent::new(start, count));
+        assert_eq!(act(&mut store, id, &party(1, 10, 10), &step(8, 8), true), Told::Done);
+        assert_eq!(act(&mut store, id, &party(2, 20, 20), &read(0, 8), false), Told::Value(Some(vec![0; 8])));
+        assert_eq!(act(&mut store, id, &party(2, 20, 20), &read(15, 1), false), Told::InProgress);
+        assert_eq!(act(&mut store, id, &party(3, 10, 10), &hole(15, 4), false), Told::Restart, "the same epoch");
+        // Marks are of whole akeys: what was read at 20 keeps all of it.
+        assert_eq!(act(&mut store, id, &party(3, 10, 10), &hole(16, 4), false), Told::Restart);
+        assert_eq!(act(&mut store, id, &party(4, 30, 30), &hole(16, 4), false), Told::Done);
+        assert_eq!(act(&mut store, id, &party(5, 30, 30), &step(12, 4), false), Told::Done, "beside it");
+        assert_eq!(act(&mut store, id, &party(6, 30, 30), &step(19, 4), false), Told::Restart, "on the hole");
+        assert_eq!(act(&mut store, id, &party(7, 25, 40), &read(0, 8), false), Told::Value(Some(vec![0; 8])));
+        assert_eq!(act(&mut store, id, &party(7, 25, 40), &read(16, 1), false), Told::Restart, "may be of before");
+        store.commit(party(1, 10, 10).tx, id, Origin::default()).unwrap();
+        assert_eq!(act(&mut store, id, &party(8, 20, 20), &read(6, 4), false), Told::Value(Some(vec![0, 0, 7, 7])));
+        store.check().expect_clean();
+    });
+}
+
 // Histories.
+
+fn some_extent(dice: &mut Dice) -> Extent {
+    Extent::new(dice.below(6), 1 + dice.below(3))
+}
 
 fn some_step(dice: &mut Dice, seed: u64) -> Step {
     let conditions =
@@ -373,10 +487,17 @@ fn some_step(dice: &mut Dice, seed: u64) -> Step {
     let keys = [Key::literal("x"), Key::literal("y")];
     let first = dice.below(2) as usize;
     let akeys = keys[first..first + 1 + dice.below(2 - first as u64) as usize].to_vec();
-    match dice.below(9) {
+    match dice.below(12) {
         0 => Step::Punch { object, scope: Scope::Object, conditions },
         1 => Step::Punch { object, scope: Scope::Dkey(dkey), conditions },
         2 => Step::Punch { object, scope: Scope::Akeys(dkey, akeys), conditions },
+        3 => Step::Punch { object, scope: Scope::Extents(dkey, array_akey(), vec![some_extent(dice)]), conditions },
+        4..7 => {
+            let extent = some_extent(dice);
+            let bytes = vec![1 + (seed % 255) as u8; extent.count as usize];
+            let akeys = vec![(array_akey(), Write::Array(1, vec![(extent, bytes)]))];
+            Step::Update { object, dkey, conditions, akeys }
+        }
         _ => {
             let value = |key| (key, Write::Single(seed.to_le_bytes().to_vec()));
             Step::Update { object, dkey, conditions, akeys: akeys.into_iter().map(value).collect() }
@@ -390,6 +511,7 @@ fn some_read(dice: &mut Dice) -> Act {
         0 => Act::ListObjects,
         1 => Act::ListDkeys(object),
         2..5 => Act::ListAkeys(object, dkey),
+        5..10 => Act::FetchArray(object, dkey, some_extent(dice)),
         _ => Act::Fetch(object, dkey, if dice.chance(2) { Key::literal("x") } else { Key::literal("y") }),
     }
 }

@@ -16,6 +16,7 @@
 pub(crate) mod table;
 pub(crate) mod timestamps;
 
+use rt::EPSILON;
 use types::Epoch;
 
 use crate::conflict::table::{
@@ -33,6 +34,22 @@ pub struct Party {
     pub epoch: Epoch,
     /// Until when a write may have happened before it, for all its clock knows. `epoch` when certain.
     pub bound: Epoch,
+}
+
+impl Party {
+    /// The server that does it chose the epoch.
+    pub fn certain(tx: TxId, epoch: Epoch) -> Party {
+        Party { tx, epoch, bound: epoch }
+    }
+
+    /// Another server's clock chose `first`; restarts chose later epochs since. A server whose clock is ahead
+    /// by no more than the allowed offset may have committed something before `first` was chosen, and stamped it
+    /// later. The bound stays where it is: once the epoch is beyond it, nothing is uncertain any more.
+    pub fn uncertain(tx: TxId, first: Epoch, epoch: Epoch) -> Party {
+        let offset = u64::try_from(EPSILON.as_micros()).unwrap_or(u64::MAX);
+        let bound = Epoch::from_micros(first.micros().saturating_add(offset), u16::MAX);
+        Party { tx, epoch, bound: bound.max(epoch) }
+    }
 }
 
 /// What is known of the places an operation reads and writes.
@@ -136,6 +153,15 @@ mod tests {
 
     fn id(seq: u64) -> TxId {
         TxId { session: SessionId(1), seq }
+    }
+
+    #[test]
+    fn uncertainty_ends_when_the_epoch_passes_the_bound_of_the_first() {
+        let first = Epoch::from_micros(1_000_000, 7);
+        let before = Party::uncertain(id(1), first, first);
+        assert_eq!(before.bound, Epoch::from_micros(1_050_000, 0xfff), "50 ms, and the whole of the microsecond");
+        let later = Epoch::from_micros(1_050_001, 0);
+        assert_eq!(Party::uncertain(id(1), first, later), Party::certain(id(1), later));
     }
 
     /// Every case has exactly one row.
