@@ -10,8 +10,11 @@ use std::sync::LazyLock;
 
 use media::{Existing, Identity, Region, Regions, Reserve};
 use rt::disk::{Disk, OpenMode};
-use types::{Conditions, ContainerId, Epoch, Extent, Key, ObjectClass, ObjectId, ObjectType, PoolId};
-use vos::{AkeyRead, AkeyWrite, Edge, Origin, Payload, Punch, PunchScope, ReadWhat, Store, Update, ValueWrite};
+use types::{Conditions, ContainerId, Epoch, Extent, Key, ObjectClass, ObjectId, ObjectType, PoolId, SessionId};
+use vos::{
+    AkeyRead, AkeyWrite, Edge, Op, Origin, Party, Payload, Punch, PunchScope, ReadScope, ReadWhat, Store, TxId, Update,
+    ValueWrite,
+};
 
 const POOL: PoolId = PoolId::from_bytes([1; 16]);
 const CONTAINER: ContainerId = ContainerId::from_bytes([2; 16]);
@@ -117,7 +120,26 @@ fn fill(store: &mut Store) -> vos::Result<()> {
     let scope = PunchScope::Dkey(&Key::Integer(4));
     let punch = Punch { group: 0, oid: object(), scope, conditions: Conditions::None };
     store.punch(CONTAINER, Epoch(5000), origin, &punch)?;
+    // Transactions in every state; one intent has several parts.
+    let value = vec![9; 4096];
+    let payload = Payload::Inline { bytes: &value, checksums: &[9] };
+    let akeys = [AkeyWrite { akey: &single, value: ValueWrite::Single(payload) }];
+    let dkeys = [Key::from(0), Key::from(1), Key::from(2)];
+    let ops = dkeys
+        .each_ref()
+        .map(|dkey| Op::Update(Update { group: 0, oid: object(), dkey, conditions: Conditions::None, akeys: &akeys }));
+    for seq in 1..=4 {
+        let count = if seq == 3 { ops.len() } else { 1 };
+        store.prepare(tx(seq), CONTAINER, Epoch(5000 + seq), origin, &ops[..count])?;
+    }
+    store.prepare(tx(5), CONTAINER, Epoch(5005), origin, &[Op::Punch(punch)])?;
+    store.commit(tx(1), CONTAINER, origin)?;
+    store.abort(tx(2), CONTAINER, origin)?;
     Ok(())
+}
+
+fn tx(seq: u64) -> TxId {
+    TxId { session: SessionId(3), seq }
 }
 
 /// Every question and a few changes; any answer will do.
@@ -150,6 +172,19 @@ fn use_all(store: &mut Store) {
         let _ = store.update(container, Epoch(1 << 40), Origin::default(), &update);
         let punch = Punch { group: 0, oid: object(), scope: PunchScope::Object, conditions: Conditions::None };
         let _ = store.punch(container, Epoch(1 << 41), Origin::default(), &punch);
+        store.start_clock(Epoch(1 << 40));
+        let party = Party::certain(tx(8), Epoch(1 << 42));
+        let _ = store.admit_read(&party, container, &ReadScope::Object { group: 0, oid: object() });
+        let _ = store.prepare_in(&party, container, Origin::default(), &[Op::Update(update), Op::Punch(punch)]);
+        let prepared: Vec<TxId> = store.prepared(container).into_iter().flatten().map(|(tx, _)| tx).collect();
+        for (index, tx) in prepared.into_iter().enumerate() {
+            let _ = store.resolve(tx, container);
+            let _ = if index % 2 == 0 {
+                store.commit(tx, container, Origin::default())
+            } else {
+                store.abort(tx, container, Origin::default())
+            };
+        }
     }
     let _ = store.check();
     let _ = store.maintain(STEPS_MAX);

@@ -7,6 +7,8 @@
 //! | 01, pool 16                                     | quota 8    | a pool                                |
 //! | 02, container 16                                | head 4     | a container: the page of its head     |
 //! | 03, tree number 4 BE                            | head 4     | a container being destroyed           |
+//! | 04, tree number 4 BE, tx, part 4 BE             | bytes      | part of an intent: see `commit`       |
+//! | 05, tree number 4 BE, slot 2 BE                 | 33 bytes   | how a transaction ended: see `commit` |
 //!
 //! The root kept by `media` is `b"VOS1"` and the page id of the catalog's own head, 4 bytes.
 
@@ -19,6 +21,7 @@ use types::{ContainerId, Epoch, PoolId};
 
 use crate::cursor::Cursor;
 use crate::error::{Error, Result};
+use crate::intent::Table;
 use crate::node::Value;
 use crate::request::PoolSpace;
 use crate::shard::Shard;
@@ -27,6 +30,8 @@ use crate::tree::Tree;
 const POOL: u8 = 1;
 const SHARD: u8 = 2;
 const GARBAGE: u8 = 3;
+pub(crate) const INTENT: u8 = 4;
+pub(crate) const OUTCOME: u8 = 5;
 
 const ROOT_MAGIC: [u8; 4] = *b"VOS1";
 /// Number of the catalog's own tree.
@@ -41,16 +46,19 @@ pub(crate) struct Pool {
     pub(crate) blocks: u64,
     /// Bulk blocks set aside for updates to come.
     pub(crate) reserved: Rc<Cell<u64>>,
+    /// Pages that committing its intents may take, and blocks that they hold.
+    pub(crate) intent_pages: u64,
+    pub(crate) intent_blocks: u64,
 }
 
 impl Pool {
     fn new(quota: u64) -> Pool {
-        Pool { quota, pages: 0, blocks: 0, reserved: Rc::default() }
+        Pool { quota, pages: 0, blocks: 0, reserved: Rc::default(), intent_pages: 0, intent_blocks: 0 }
     }
 
     pub(crate) fn space(&self) -> PoolSpace {
-        let pages = self.pages * PAGE_BYTES as u64;
-        let bulk = (self.blocks + self.reserved.get()) * BLOCK_BYTES as u64;
+        let pages = (self.pages + self.intent_pages) * PAGE_BYTES as u64;
+        let bulk = (self.blocks + self.reserved.get() + self.intent_blocks) * BLOCK_BYTES as u64;
         PoolSpace { quota: self.quota, used: pages + bulk, pages, bulk }
     }
 
@@ -68,11 +76,12 @@ impl Pool {
 
 /// All that a target holds, in memory, with the tree it is kept in.
 pub(crate) struct Catalog {
-    own: Shard,
+    pub(crate) own: Shard,
     pub(crate) pools: BTreeMap<PoolId, Pool>,
     pub(crate) shards: BTreeMap<ContainerId, Shard>,
     /// Shards being destroyed, by the number of their tree.
     pub(crate) garbage: BTreeMap<u32, Shard>,
+    pub(crate) intents: Table,
 }
 
 fn pool_key(pool: PoolId) -> Vec<u8> {
@@ -93,7 +102,13 @@ impl Catalog {
         let none = ContainerId::from_bytes([0; 16]);
         let own = Shard::create(pages, none, PoolId::from_bytes([0; 16]), CATALOG_OWNER)?;
         let root = [&ROOT_MAGIC[..], &own.head.0.to_le_bytes()].concat();
-        let catalog = Catalog { own, pools: BTreeMap::new(), shards: BTreeMap::new(), garbage: BTreeMap::new() };
+        let catalog = Catalog {
+            own,
+            pools: BTreeMap::new(),
+            shards: BTreeMap::new(),
+            garbage: BTreeMap::new(),
+            intents: Table::default(),
+        };
         Ok((catalog, root))
     }
 
@@ -103,7 +118,13 @@ impl Catalog {
             return Err(unreadable("the root"));
         };
         let own = Shard::load(pages, PageId(u32::from_le_bytes(head)))?;
-        let mut catalog = Catalog { pools: BTreeMap::new(), shards: BTreeMap::new(), garbage: BTreeMap::new(), own };
+        let mut catalog = Catalog {
+            pools: BTreeMap::new(),
+            shards: BTreeMap::new(),
+            garbage: BTreeMap::new(),
+            intents: Table::default(),
+            own,
+        };
         let mut key = Vec::new();
         let mut cursor = Cursor::at(&catalog.own.tree, pages, &[])?;
         while cursor.is_valid() {
@@ -117,6 +138,7 @@ impl Catalog {
                     }
                     SHARD => Entry::Shard(head()?),
                     GARBAGE => Entry::Garbage(head()?),
+                    INTENT | OUTCOME => Entry::Transaction,
                     _ => return None,
                 })
             });
@@ -135,6 +157,8 @@ impl Catalog {
                     catalog.count(&shard);
                     catalog.garbage.insert(shard.tree.owner, shard);
                 }
+                // Read when all shards are known, by `commit`.
+                Entry::Transaction => {}
             }
             cursor.next()?;
         }
@@ -252,7 +276,7 @@ impl Catalog {
         own.chain(self.shards.values().chain(self.garbage.values()).map(|shard| (&shard.tree, shard.head, Some(shard))))
     }
 
-    fn put(&mut self, pages: &mut Pages, key: &[u8], value: &[u8]) -> Result<()> {
+    pub(crate) fn put(&mut self, pages: &mut Pages, key: &[u8], value: &[u8]) -> Result<()> {
         self.own.tree.insert(pages, key, Value { head: value, tail: &[] }, 0)?;
         Ok(())
     }
@@ -262,10 +286,11 @@ enum Entry {
     Pool(PoolId, u64),
     Shard(PageId),
     Garbage(PageId),
+    Transaction,
 }
 
 #[cold]
-fn unreadable(what: &str) -> Error {
+pub(crate) fn unreadable(what: &str) -> Error {
     Error::Corrupt { place: "the catalog".into(), fault: format!("{what} that cannot be read") }
 }
 

@@ -5,6 +5,7 @@ use std::collections::BTreeSet;
 use media::{PageId, Pages, SpaceUse};
 
 use crate::catalog::Catalog;
+use crate::commit;
 use crate::key;
 use crate::node;
 use crate::request::BulkList;
@@ -76,6 +77,7 @@ pub(crate) fn store(media: &media::Store, catalog: &Catalog) -> Report {
                 Err(error) => report.problems.push(format!("{}: {error}", shard.id)),
             }
         }
+        commit::check(catalog, &pages, &mut bulk, &mut report.problems);
         for id in pages.ids() {
             if !owned.contains(&id.0) {
                 report.problems.push(format!("{id} is allocated, but nobody's"));

@@ -2,6 +2,8 @@
 
 use types::{ContainerId, Epoch, PoolId};
 
+use crate::request::{TxId, TxState};
+
 /// The answer of everything in this crate that can fail.
 pub type Result<T> = std::result::Result<T, Error>;
 
@@ -49,6 +51,18 @@ pub enum Error {
     /// The container is going back to an earlier moment: try again when that is done.
     #[error("the container is being rolled back to epoch {to}")]
     RollingBack { to: Epoch },
+    /// An uncommitted change decides the answer: learn how `tx` ends, then retry at the same epoch.
+    #[error("the uncommitted transaction {tx} decides the answer")]
+    InProgress { tx: TxId },
+    /// The order of epochs forbids it: start over at an epoch above this one.
+    #[error("epoch {above} is taken by a conflicting operation: start over above it")]
+    Restart { above: Epoch },
+    /// The transaction is in a state from which this is no step; `state` says what became of it.
+    #[error("transaction {tx} cannot do that: it is {state:?}")]
+    TxState { tx: TxId, state: TxState },
+    /// As many uncommitted changes as a target keeps: wait until some are decided.
+    #[error("the target keeps as many uncommitted changes as it can: wait until some are decided")]
+    IntentsFull,
 
     /// Stored bytes are not what was written. `place` says where; other data stays readable.
     #[error("corruption at {place}: {fault}")]

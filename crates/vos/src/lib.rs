@@ -11,13 +11,20 @@
 //! One ordered tree a container. Default headers are not stored: only what was ever punched owns a record
 //! of its life, so one descent serves a fetch or an update.
 //!
+//! ```text
+//!   checked reads and writes -- facts: read marks, history, intents --> conflict::decide (tables M-1 to M-4)
+//!   prepare --> intents, in the catalog's tree -- commit --> the containers' trees
+//! ```
+//!
 //! # Always true
 //! - A change is logged, then applied, in one call without a wait; never half of a request (K1, K6).
+//! - Trees hold committed versions only; what is prepared survives a crash beside them (K2, K10).
+//! - Checked operations are serial in the order of epochs (K4); forgetting only makes more start over (K18).
 //! - What a version holds stays readable at its epoch until a punch and no snapshot let it go (K3, K17).
 //! - `model` says what everything means, in a page; `check` asserts all invariants.
 //!
 //! # Not here
-//! Epochs (the engine chooses them), conflicts and uncommitted changes (later: intents beside the tree),
+//! Epochs (the engine chooses them), who leads a transaction and how its members agree (the engine),
 //! aggregation and diff (later), bulk transfers and durability (`media`), checksums of data (computed by
 //! clients, verified by the engine; kept here).
 #![forbid(unsafe_code)]
@@ -25,16 +32,22 @@
 mod aggregate;
 mod catalog;
 mod check;
+mod checked;
+mod commit;
+mod conflict;
 mod cursor;
 mod diff;
 mod error;
 mod extents;
 mod fetch;
+mod history;
+mod intent;
 mod key;
 mod list;
 mod maintain;
 pub mod model;
 mod node;
+mod prepare;
 mod punch;
 mod query;
 mod record;
@@ -42,20 +55,23 @@ mod request;
 mod shard;
 mod space;
 mod store;
+mod transaction;
 mod tree;
 mod update;
 mod value;
 mod view;
 
 pub use check::Report;
+pub use checked::ReadScope;
+pub use conflict::Party;
 pub use diff::{DiffAnchor, Difference, Kind};
 pub use error::{Error, Result};
 pub use key::Version;
 pub use list::LIST_MAX;
 pub use request::{
     AkeyPlan, AkeyRead, AkeyWrite, ArrayEnd, ArrayTail, BulkList, Checksums, ContainerInfo, Edge, FetchPlan,
-    INLINE_BYTES_MAX, ListedAkey, ListedExtent, ListedObject, Listing, Origin, Payload, Piece, PoolSpace, Punch,
-    PunchScope, ReadWhat, Source, Update, ValueRead, ValueWrite,
+    INLINE_BYTES_MAX, ListedAkey, ListedExtent, ListedObject, Listing, Op, Origin, Payload, Piece, PoolSpace, Punch,
+    PunchScope, ReadWhat, Source, TxId, TxState, Update, ValueRead, ValueWrite,
 };
 pub use shard::SNAPSHOTS_MAX;
 pub use space::{BulkExtent, Reservation};

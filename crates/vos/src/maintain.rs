@@ -9,6 +9,7 @@ use types::Epoch;
 
 use crate::aggregate::AggregateStep;
 use crate::catalog::Catalog;
+use crate::commit;
 use crate::cursor::Cursor;
 use crate::error::Result;
 use crate::key;
@@ -57,6 +58,9 @@ pub(crate) fn apply_free(
     leaves: u32,
     freed: &mut BulkList,
 ) -> Result<()> {
+    if commit::drop_remains(catalog, pages, owner, leaves, freed)? {
+        return Ok(());
+    }
     let Some(shard) = catalog.garbage.get_mut(&owner) else {
         return Ok(());
     };

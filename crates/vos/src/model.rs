@@ -6,19 +6,30 @@
 //! `e`, of its akey, dkey and object. Something exists when something below it is visible. Epoch 0 is
 //! before everything: nothing is written then. Records of an array have one size from punch to punch, as
 //! far as it is remembered: a size is forgotten with the last record that has it.
+//!
+//! A prepared transaction has its versions, and nobody sees what it will do; committed, it is as if it had
+//! been done when it was prepared. Only record sizes are promised at once.
 
 use std::collections::BTreeMap;
 
 use types::{Conditions, Epoch, Extent, Key, ObjectId};
 
 use crate::key::Version;
+use crate::request::{TxId, TxState};
 
 /// What went wrong: the reactions a caller can tell apart.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Refusal {
     Exists,
     NotFound,
-    RecordSize { stored: u32, given: u32 },
+    RecordSize {
+        stored: u32,
+        given: u32,
+    },
+    /// Depends on how an undecided transaction ends.
+    InProgress,
+    /// The transaction is not in a state for it.
+    TxState,
 }
 
 /// An object within its group.
@@ -30,6 +41,16 @@ pub struct Container {
     objects: BTreeMap<Object, Branch<Branch<Akey>>>,
     minors: BTreeMap<Epoch, u16>,
     pub snapshots: Vec<Epoch>,
+    pub horizon: Epoch,
+    pub prepared: BTreeMap<TxId, (Version, Vec<Step>)>,
+    pub outcomes: BTreeMap<TxId, TxState>,
+}
+
+/// One operation of a transaction.
+#[derive(Clone, Debug)]
+pub enum Step {
+    Update { object: Object, dkey: Key, conditions: Conditions, akeys: Vec<(Key, Write)> },
+    Punch { object: Object, scope: Scope, conditions: Conditions },
 }
 
 /// Children by key, and when all of them were punched.
@@ -87,6 +108,16 @@ impl Container {
         akeys: &[(Key, Write)],
     ) -> Result<(), Refusal> {
         self.condition(epoch, object, Some(dkey), akeys.iter().map(|(key, _)| key), conditions)?;
+        self.sizes(epoch, object, dkey, akeys).map_or_else(
+            |refused| Err(if self.is_promised(object, dkey, akeys, false) { Refusal::InProgress } else { refused }),
+            |()| if self.is_promised(object, dkey, akeys, true) { Err(Refusal::InProgress) } else { Ok(()) },
+        )?;
+        let version = self.next_minor(epoch);
+        self.put(version, object, dkey, akeys);
+        Ok(())
+    }
+
+    fn sizes(&self, epoch: Epoch, object: Object, dkey: &Key, akeys: &[(Key, Write)]) -> Result<(), Refusal> {
         for (akey, write) in akeys {
             if let Write::Array(given, _) = write {
                 let hidden = self.hidden(epoch, object, dkey, akey);
@@ -100,7 +131,35 @@ impl Container {
                 }
             }
         }
-        let version = self.next_minor(epoch);
+        Ok(())
+    }
+
+    /// Whether an undecided transaction makes the record sizes of an update wrong (`writes`), or may make
+    /// wrong ones right, with a punch.
+    fn is_promised(&self, object: Object, dkey: &Key, akeys: &[(Key, Write)], writes: bool) -> bool {
+        let steps: Vec<&Step> = self.prepared.values().flat_map(|(_, steps)| steps).collect();
+        akeys.iter().any(|(akey, write)| {
+            let Write::Array(given, _) = write else { return false };
+            steps.iter().any(|step| match step {
+                Step::Update { object: o, dkey: d, akeys, .. } if writes => {
+                    let differs = |write: &Write| matches!(write, Write::Array(size, _) if size != given);
+                    *o == object && d == dkey && akeys.iter().any(|(a, write)| a == akey && differs(write))
+                }
+                Step::Punch { object: o, scope, .. } if !writes => {
+                    let covers = match scope {
+                        Scope::Object => true,
+                        Scope::Dkey(d) => d == dkey,
+                        Scope::Akeys(d, all) => d == dkey && all.contains(akey),
+                        Scope::Extents(..) => false,
+                    };
+                    *o == object && covers
+                }
+                _ => false,
+            })
+        })
+    }
+
+    fn put(&mut self, version: Version, object: Object, dkey: &Key, akeys: &[(Key, Write)]) {
         let dkey = self.objects.entry(object).or_default().children.entry(dkey.clone()).or_default();
         for (akey, write) in akeys {
             let akey = dkey.children.entry(akey.clone()).or_default();
@@ -111,7 +170,6 @@ impl Container {
                 }
             }
         }
-        Ok(())
     }
 
     pub fn punch(
@@ -129,10 +187,15 @@ impl Container {
         };
         self.condition(epoch, object, dkey, akeys.iter(), conditions)?;
         let version = self.next_minor(epoch);
+        self.hide(version, object, scope);
+        Ok(())
+    }
+
+    fn hide(&mut self, version: Version, object: Object, scope: &Scope) {
         let branch = self.objects.entry(object).or_default();
-        let Some(dkey) = dkey else {
+        let (Scope::Dkey(dkey) | Scope::Akeys(dkey, _) | Scope::Extents(dkey, ..)) = scope else {
             branch.punches.push(version);
-            return Ok(());
+            return;
         };
         let branch = branch.children.entry(dkey.clone()).or_default();
         match scope {
@@ -140,11 +203,55 @@ impl Container {
                 let akey = branch.children.entry(akey.clone()).or_default();
                 akey.extents.extend(extents.iter().map(|e| (version, *e, None)));
             }
-            Scope::Akeys(..) => {
+            Scope::Akeys(_, akeys) => {
                 akeys.iter().for_each(|k| branch.children.entry(k.clone()).or_default().punches.push(version))
             }
             _ => branch.punches.push(version),
         }
+    }
+
+    /// All or none of `steps`: each is checked as if those before it were done.
+    pub fn prepare(&mut self, tx: TxId, epoch: Epoch, steps: &[Step]) -> Result<(), Refusal> {
+        if self.prepared.contains_key(&tx) || self.outcomes.contains_key(&tx) {
+            return Err(Refusal::TxState);
+        }
+        let mut trial = self.clone();
+        for step in steps {
+            match step {
+                Step::Update { object, dkey, conditions, akeys } => {
+                    trial.update(epoch, *object, dkey, *conditions, akeys)?
+                }
+                Step::Punch { object, scope, conditions } => trial.punch(epoch, *object, scope, *conditions)?,
+            }
+        }
+        let first = self.next_minor(epoch);
+        self.minors = trial.minors;
+        self.prepared.insert(tx, (first, steps.to_vec()));
+        Ok(())
+    }
+
+    pub fn commit(&mut self, tx: TxId) -> Result<(), Refusal> {
+        let Some((first, steps)) = self.prepared.remove(&tx) else {
+            let done = matches!(self.outcomes.get(&tx), Some(TxState::Committed { .. }));
+            return if done { Ok(()) } else { Err(Refusal::TxState) };
+        };
+        for (version, step) in (first.minor..).map(|minor| Version { minor, ..first }).zip(&steps) {
+            match step {
+                Step::Update { object, dkey, akeys, .. } => self.put(version, *object, dkey, akeys),
+                Step::Punch { object, scope, .. } => self.hide(version, *object, scope),
+            }
+        }
+        self.outcomes.insert(tx, TxState::Committed { epoch: first.epoch });
+        Ok(())
+    }
+
+    /// Of a transaction that never prepared too: it cannot prepare any more.
+    pub fn abort(&mut self, tx: TxId) -> Result<(), Refusal> {
+        if matches!(self.outcomes.get(&tx), Some(TxState::Committed { .. })) {
+            return Err(Refusal::TxState);
+        }
+        self.prepared.remove(&tx);
+        self.outcomes.insert(tx, TxState::Aborted);
         Ok(())
     }
 
@@ -218,10 +325,14 @@ impl Container {
         values.chain(punches).map(|v| v.epoch).max()
     }
 
-    /// Forgets values that can be seen at no snapshot before `horizon`, and at no moment from there on. A
+    /// Forgets values that can be seen at no snapshot before `horizon`, and at no moment from there on; the
+    /// horizon stays below transactions that are not decided, and never goes back. A
     /// version is needed when it is visible at the first of these at or after its epoch. Returns the number
     /// of values left.
     pub fn forget(&mut self, horizon: Epoch) -> usize {
+        let oldest = self.prepared.values().map(|(version, _)| version.epoch).min();
+        let horizon = oldest.map_or(horizon, |epoch| horizon.min(Epoch(epoch.0 - 1))).max(self.horizon);
+        self.horizon = horizon;
         let before = self.clone();
         let moment = |v: Version| {
             let held = before.snapshots.iter().filter(|s| **s >= v.epoch).min().copied();

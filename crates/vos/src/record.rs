@@ -18,6 +18,9 @@
 //! | 11 advance           | horizon 8                                                                   |
 //! | 12 rollback          | to 8, asked 8                                                               |
 //! | 13 discard           | limit 4, from                                                               |
+//! | 20 prepare           | tx 16, epoch 8, minor 2, ops 2, then each op: see `record/tx.rs`            |
+//! | 21 commit            | tx 16                                                                       |
+//! | 22 abort             | tx 16                                                                       |
 //!
 //! | part       | bytes                                                                                   |
 //! |------------|-----------------------------------------------------------------------------------------|
@@ -31,13 +34,15 @@
 //! Conditions were checked before a record was written, so records carry none. The minor is recorded, so
 //! that doing a record again gives the same keys.
 
+pub(crate) mod tx;
+
 use codec::checksum::chunk_count;
 use types::{Conditions, ContainerId, Epoch, Extent, Key, ObjectId, PoolId, SessionId};
 
 use crate::aggregate::AggregateStep;
 use crate::key::Version;
 use crate::request::{
-    AkeyWrite, BulkList, Checksums, INLINE_BYTES_MAX, Origin, Payload, Punch, PunchScope, Update, ValueWrite,
+    AkeyWrite, BulkList, Checksums, INLINE_BYTES_MAX, Origin, Payload, Punch, PunchScope, TxId, Update, ValueWrite,
 };
 use crate::shard::Carry;
 use crate::space::{BulkExtent, Reservation};
@@ -58,6 +63,9 @@ pub(crate) mod kind {
     pub(crate) const ADVANCE: u16 = 11;
     pub(crate) const ROLLBACK: u16 = 12;
     pub(crate) const DISCARD: u16 = 13;
+    pub(crate) const PREPARE: u16 = 20;
+    pub(crate) const COMMIT: u16 = 21;
+    pub(crate) const ABORT: u16 = 22;
 }
 
 const INTEGER: u8 = 1;
@@ -83,6 +91,9 @@ pub(crate) enum Record<'a> {
     Advance { container: ContainerId, horizon: Epoch },
     Rollback { container: ContainerId, to: Epoch, asked: Epoch },
     Discard { container: ContainerId, limit: u32, from: Vec<u8> },
+    Prepare { container: ContainerId, tx: TxId, version: Version, ops: Vec<tx::OwnedOp<'a>>, bytes: &'a [u8] },
+    Commit { container: ContainerId, tx: TxId },
+    Abort { container: ContainerId, tx: TxId },
 }
 
 /// An update that owns its keys and borrows its bytes from the record.
@@ -240,6 +251,11 @@ pub(crate) fn encode_update<'a>(
 ) -> &'a [u8] {
     push_head(out, origin, container.to_bytes());
     push_version(out, version);
+    push_update(out, update)
+}
+
+/// Appends an update from its group on, but for its last inline bytes, which are returned.
+fn push_update<'a>(out: &mut Vec<u8>, update: &Update<'a>) -> &'a [u8] {
     out.extend_from_slice(&update.group.to_le_bytes());
     out.extend_from_slice(&update.oid.to_bytes());
     push_key(out, update.dkey);
@@ -278,6 +294,11 @@ pub(crate) fn encode_punch(
 ) {
     push_head(out, origin, container.to_bytes());
     push_version(out, version);
+    push_punch(out, punch);
+}
+
+/// Appends a punch from its group on.
+fn push_punch(out: &mut Vec<u8>, punch: &Punch<'_>) {
     out.extend_from_slice(&punch.group.to_le_bytes());
     out.extend_from_slice(&punch.oid.to_bytes());
     match punch.scope {
@@ -310,8 +331,13 @@ fn push_from(out: &mut Vec<u8>, from: &[u8]) {
 /// Replaces `out` by a record of any other kind, and returns the kind.
 pub(crate) fn encode(out: &mut Vec<u8>, origin: Origin, record: &Record<'_>) -> u16 {
     match record {
-        Record::Update { .. } | Record::Punch { .. } => {
-            unreachable!("requests are encoded where they are, by encode_update and encode_punch")
+        Record::Update { .. } | Record::Punch { .. } | Record::Prepare { .. } => {
+            unreachable!("requests are encoded where they are, by encode_update, encode_punch and tx::encode_prepare")
+        }
+        Record::Commit { container, tx } | Record::Abort { container, tx } => {
+            push_head(out, origin, container.to_bytes());
+            tx::push_id(out, *tx);
+            if matches!(record, Record::Commit { .. }) { kind::COMMIT } else { kind::ABORT }
         }
         Record::CreatePool { pool, quota } | Record::SetQuota { pool, quota } => {
             push_head(out, origin, pool.to_bytes());
@@ -385,31 +411,11 @@ pub(crate) fn decode(kind: u16, bytes: &[u8]) -> Option<(Origin, Record<'_>)> {
     let record = match kind {
         kind::UPDATE => {
             let version = r.version()?;
-            let (group, oid) = (r.u32()?, r.oid()?);
-            let dkey = r.key()?;
-            let count = r.u16()?;
-            let akeys = (0..count).map(|_| Some((r.key()?, r.value()?))).collect::<Option<Vec<_>>>()?;
-            Record::Update { container, version, update: OwnedUpdate { group, oid, dkey, akeys } }
+            Record::Update { container, version, update: r.update()? }
         }
         kind::PUNCH => {
             let version = r.version()?;
-            let (group, oid) = (r.u32()?, r.oid()?);
-            let scope = match r.u8()? {
-                1 => OwnedScope::Object,
-                2 => OwnedScope::Dkey(r.key()?),
-                3 => {
-                    let dkey = r.key()?;
-                    let count = r.u16()?;
-                    OwnedScope::Akeys(dkey, (0..count).map(|_| r.key()).collect::<Option<_>>()?)
-                }
-                4 => {
-                    let (dkey, akey) = (r.key()?, r.key()?);
-                    let count = r.u16()?;
-                    OwnedScope::Extents(dkey, akey, (0..count).map(|_| r.extent()).collect::<Option<_>>()?)
-                }
-                _ => return None,
-            };
-            Record::Punch { container, version, punch: OwnedPunch { group, oid, scope } }
+            Record::Punch { container, version, punch: r.punch()? }
         }
         kind::CREATE_POOL => Record::CreatePool { pool, quota: r.u64()? },
         kind::DESTROY_POOL => Record::DestroyPool { pool },
@@ -432,6 +438,9 @@ pub(crate) fn decode(kind: u16, bytes: &[u8]) -> Option<(Origin, Record<'_>)> {
         kind::ROLLBACK => Record::Rollback { container, to: Epoch(r.u64()?), asked: Epoch(r.u64()?) },
         kind::DISCARD => Record::Discard { container, limit: r.u32()?, from: r.from()? },
         kind::FREE => Record::Free { owner: r.u32()?, leaves: r.u32()? },
+        kind::PREPARE => tx::read_prepare(&mut r, container, bytes)?,
+        kind::COMMIT => Record::Commit { container, tx: tx::read_id(&mut r)? },
+        kind::ABORT => Record::Abort { container, tx: tx::read_id(&mut r)? },
         _ => return None,
     };
     r.0.is_empty().then_some((origin, record))
@@ -490,6 +499,32 @@ impl<'a> Reader<'a> {
         }
         let stored = self.slice(chunk_count(bytes as usize) * 4)?;
         Some(stored.as_chunks::<4>().0.iter().map(|b| u32::from_le_bytes(*b)).collect())
+    }
+    fn update(&mut self) -> Option<OwnedUpdate<'a>> {
+        let (group, oid) = (self.u32()?, self.oid()?);
+        let dkey = self.key()?;
+        let count = self.u16()?;
+        let akeys = (0..count).map(|_| Some((self.key()?, self.value()?))).collect::<Option<Vec<_>>>()?;
+        Some(OwnedUpdate { group, oid, dkey, akeys })
+    }
+    fn punch(&mut self) -> Option<OwnedPunch> {
+        let (group, oid) = (self.u32()?, self.oid()?);
+        let scope = match self.u8()? {
+            1 => OwnedScope::Object,
+            2 => OwnedScope::Dkey(self.key()?),
+            3 => {
+                let dkey = self.key()?;
+                let count = self.u16()?;
+                OwnedScope::Akeys(dkey, (0..count).map(|_| self.key()).collect::<Option<_>>()?)
+            }
+            4 => {
+                let (dkey, akey) = (self.key()?, self.key()?);
+                let count = self.u16()?;
+                OwnedScope::Extents(dkey, akey, (0..count).map(|_| self.extent()).collect::<Option<_>>()?)
+            }
+            _ => return None,
+        };
+        Some(OwnedPunch { group, oid, scope })
     }
     fn value(&mut self) -> Option<OwnedValue<'a>> {
         match self.u8()? {

@@ -14,6 +14,41 @@ pub struct Origin {
     pub seq: u64,
 }
 
+/// A transaction: the session that runs it, and its number there. No two transactions share one.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct TxId {
+    pub session: SessionId,
+    pub seq: u64,
+}
+
+impl std::fmt::Display for TxId {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        write!(f, "{:x}.{}", self.session.0, self.seq)
+    }
+}
+
+/// What a target knows of a transaction.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum TxState {
+    /// Never heard of it, or it ended so long ago that its outcome was dropped.
+    Unknown,
+    /// Its changes wait for a decision.
+    Prepared {
+        epoch: Epoch,
+    },
+    Committed {
+        epoch: Epoch,
+    },
+    Aborted,
+}
+
+/// One step of a transaction.
+#[derive(Clone, Copy, Debug)]
+pub enum Op<'a> {
+    Update(Update<'a>),
+    Punch(Punch<'a>),
+}
+
 /// Writes to several akeys of one dkey, all or none.
 #[derive(Clone, Copy, Debug)]
 pub struct Update<'a> {

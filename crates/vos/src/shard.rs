@@ -251,11 +251,12 @@ impl Shard {
     /// Notes that an operation took `version`, and writes what changed to the head.
     #[inline]
     pub(crate) fn applied(&mut self, pages: &mut Pages, version: Version) -> Result<()> {
-        let slot = self.minors.note(version);
-        let (epoch, minor) = self.minors.recent[slot];
+        let noted = self.minors.note(version).map(|slot| (slot, self.minors.recent[slot]));
         let head = self.save(pages)?;
-        head.epochs[slot] = epoch.0.into();
-        head.minors[slot] = minor.into();
+        if let Some((slot, (epoch, minor))) = noted {
+            head.epochs[slot] = epoch.0.into();
+            head.minors[slot] = minor.into();
+        }
         Ok(())
     }
 
@@ -401,21 +402,27 @@ impl Minors {
         }
     }
 
-    /// Returns the slot that changed.
+    /// Returns the slot that changed, if one did.
     #[inline]
-    fn note(&mut self, version: Version) -> usize {
+    fn note(&mut self, version: Version) -> Option<usize> {
         if version.epoch <= self.max
             && let Some(slot) = self.recent.iter().position(|(known, _)| *known == version.epoch)
         {
-            self.recent[slot].1 = version.minor;
-            return slot;
+            // A commit brings a minor that was given at its prepare; others came since.
+            self.recent[slot].1 = self.recent[slot].1.max(version.minor);
+            return Some(slot);
+        }
+        if version.epoch <= self.settled && version.minor < FORGOTTEN_MINOR {
+            // Prepared before its epoch was forgotten. Noted now, the next minor of the epoch would be one
+            // that was already given.
+            return None;
         }
         self.max = self.max.max(version.epoch);
         let slot = self.next;
         self.settled = self.settled.max(self.recent[slot].0);
         self.recent[slot] = (version.epoch, version.minor);
         self.next = (slot + 1) % RECENT;
-        slot
+        Some(slot)
     }
 }
 

@@ -10,28 +10,30 @@ use types::{Conditions, ContainerId, Epoch, Extent, Key, ObjectId, PoolId};
 
 use crate::catalog::Catalog;
 use crate::check::{self, Report};
+use crate::commit::{self, SPLIT_PAGES};
+use crate::conflict::timestamps::Reads;
 use crate::diff::{self, DiffAnchor, Difference};
 use crate::error::{Error, Result};
+use crate::intent::{Intent, oldest};
 use crate::record::{self, Record, kind};
 use crate::request::{
-    AkeyRead, ArrayEnd, ArrayTail, ContainerInfo, Edge, FetchPlan, ListedAkey, ListedExtent, ListedObject, Listing,
+    AkeyRead, ArrayEnd, ArrayTail, ContainerInfo, Edge, FetchPlan, ListedAkey, ListedExtent, ListedObject, Listing, Op,
     Origin, Payload, PoolSpace, Punch, Update, ValueRead, ValueWrite,
 };
 use crate::shard::SNAPSHOTS_MAX;
 use crate::space::Reservation;
 use crate::update::{self, Scratch};
-use crate::{aggregate, fetch, list, maintain, node, punch, query};
+use crate::{aggregate, fetch, list, maintain, node, prepare, punch, query};
 
-/// Pages that a change may add beyond one for each record: a split on every level.
-const SPLIT_PAGES: u64 = 4;
 /// Changes of more records than this must fit the page budget twice.
-const SMALL_RECORDS: usize = 16;
+pub(crate) const SMALL_RECORDS: usize = 16;
 
 /// One target's versioned store. Synchronous: no call waits for anything but page reads.
 pub struct Store {
-    media: media::Store,
-    catalog: Catalog,
-    scratch: Scratch,
+    pub(crate) media: media::Store,
+    pub(crate) catalog: Catalog,
+    pub(crate) scratch: Scratch,
+    pub(crate) reads: Reads,
     /// A change failed after its record was logged: memory is behind the log, and only recovery mends it.
     is_stopped: bool,
 }
@@ -48,7 +50,7 @@ impl Store {
         let (catalog, root) = Catalog::create(&mut pages)?;
         drop(pages);
         media.set_root(&root)?;
-        Ok(Store::assemble(media, catalog))
+        Ok(Store::assemble(media, catalog, Epoch::ZERO))
     }
 
     /// Opens a store: applies the records after the checkpoint, and finishes the recovery of `media`. Each
@@ -67,10 +69,13 @@ impl Store {
             let mut pages = media.pages();
             pages.set_judge(node::is_whole);
             pages.begin_op();
-            let catalog = Catalog::load(&pages, &recovery.root)?;
+            let mut catalog = Catalog::load(&pages, &recovery.root)?;
+            commit::load(&mut catalog, &pages)?;
             drop(pages);
-            Store::assemble(media, catalog)
+            Store::assemble(media, catalog, Epoch::MAX)
         };
+        // Of what an earlier life of the process read, nothing is known: see `start_clock`.
+        store.reads.start(Epoch::MAX);
         while let Some(found) = recovery.next_record()? {
             let decoded = record::decode(found.kind, found.payload).ok_or_else(|| Error::Corrupt {
                 place: format!("log position {}", found.lsn),
@@ -86,8 +91,9 @@ impl Store {
         Ok((store, recovered))
     }
 
-    fn assemble(media: media::Store, catalog: Catalog) -> Store {
-        Store { media, catalog, scratch: Scratch::default(), is_stopped: false }
+    fn assemble(media: media::Store, catalog: Catalog, read_before: Epoch) -> Store {
+        let reads = Reads::new(read_before);
+        Store { media, catalog, scratch: Scratch::default(), reads, is_stopped: false }
     }
 
     /// The page store below: for bulk transfers, durability, pressure and checkpoints.
@@ -204,12 +210,14 @@ impl Store {
 
     /// Forgets the history of a container before `horizon`, but for its snapshots: from now on it can be
     /// read there no more, nothing is written at or before it, and `maintain` gives space back. A horizon
-    /// never goes back.
+    /// never goes back, and stays below transactions that are not decided.
     ///
     /// # Errors
     /// `NoContainer`; of the log.
     pub fn advance(&mut self, container: ContainerId, horizon: Epoch) -> Result<Option<Lsn>> {
         let shard = self.catalog.shard(container)?;
+        let oldest = oldest(self.catalog.intents.of(shard.tree.owner));
+        let horizon = oldest.map_or(horizon, |epoch| horizon.min(Epoch(epoch.0 - 1)));
         if horizon <= shard.horizon || horizon == Epoch::MAX {
             return Ok(None);
         }
@@ -232,7 +240,8 @@ impl Store {
     /// done already.
     ///
     /// # Errors
-    /// `NoContainer`; `Forgotten`: the moment is not kept; `Invalid`: no moment; of the log.
+    /// `NoContainer`; `Forgotten`: the moment is not kept; `Invalid`: no moment; `InProgress`: a transaction
+    /// must be decided first; of the log.
     pub fn rollback(&mut self, container: ContainerId, to: Epoch, asked: Epoch, origin: Origin) -> Result<Option<Lsn>> {
         if to == Epoch::ZERO || to > asked || asked == Epoch::MAX {
             return Err(Error::Invalid("a container goes back to a moment before that of the command"));
@@ -240,6 +249,9 @@ impl Store {
         let shard = self.catalog.shard(container)?;
         if asked <= shard.undone {
             return Ok(None);
+        }
+        if let Some((tx, _)) = self.catalog.intents.of(shard.tree.owner).next() {
+            return Err(Error::InProgress { tx });
         }
         let to = shard.moment(to)?;
         self.change(origin, Reserve::Critical, &Record::Rollback { container, to, asked }).map(Some)
@@ -272,13 +284,17 @@ impl Store {
         let Store { media, catalog, scratch, .. } = self;
         let shard = catalog.shard(container)?;
         let version = shard.next_version(epoch)?;
-        check_reservations(update, shard.pool)?;
+        check_reservations([update], shard.pool)?;
         let mut pages = media.pages();
         pages.begin_op();
         if records > SMALL_RECORDS && records as u64 * 2 > pages.usage().budget {
             return Err(Error::Invalid("the update has more records than the target's page memory can take at once"));
         }
-        let spot = update::plan(shard, &pages, version, update, &mut scratch.key)?;
+        let mut spot = update::plan(shard, &pages, version, update, &mut scratch.key);
+        if !catalog.intents.is_empty() {
+            spot = prepare::settle_sizes(&catalog.intents, shard.tree.owner, update, spot);
+        }
+        let spot = spot?;
         let wanted = (records as u64 + SPLIT_PAGES) * media::PAGE_BYTES as u64;
         catalog.pool(shard.pool)?.admit(shard.pool, wanted)?;
         let tail = record::encode_update(&mut scratch.log, container, version, origin, update);
@@ -567,7 +583,7 @@ impl Store {
         check::store(&self.media, &self.catalog)
     }
 
-    fn running(&self) -> Result<()> {
+    pub(crate) fn running(&self) -> Result<()> {
         if self.is_stopped { Err(Error::Stopped) } else { Ok(()) }
     }
 
@@ -585,7 +601,7 @@ impl Store {
     }
 
     /// Logs and applies a change other than a request.
-    fn change(&mut self, origin: Origin, reserve: Reserve, record: &Record<'_>) -> Result<Lsn> {
+    pub(crate) fn change(&mut self, origin: Origin, reserve: Reserve, record: &Record<'_>) -> Result<Lsn> {
         self.running()?;
         let number = record::encode(&mut self.scratch.log, origin, record);
         self.media.pages().begin_op();
@@ -599,22 +615,28 @@ impl Store {
     fn replay(&mut self, lsn: Lsn, record: &Record<'_>) -> Result<()> {
         self.media.pages().begin_op();
         self.apply(record)?;
-        if let Record::Update { update, .. } = record {
-            let marked = update.with(|update| {
-                let mut marked = Ok(());
-                each_payload(update, &mut |payload| {
-                    if let Payload::Bulk { at, .. } = payload {
-                        for piece in at.extents() {
-                            if marked.is_ok() {
-                                marked = self.media.mark_allocated(*piece);
-                            }
-                        }
+        let mut marked = Ok(());
+        let mut mark = |update: &Update<'_>| {
+            each_reservation(update, &mut |at| {
+                at.extents().iter().for_each(|piece| {
+                    if marked.is_ok() {
+                        marked = self.media.mark_allocated(*piece);
                     }
                 });
-                marked
             });
-            marked?;
+        };
+        match record {
+            Record::Update { update, .. } => update.with(&mut mark),
+            Record::Prepare { ops, .. } => ops.iter().for_each(|op| {
+                op.with(|op| {
+                    if let Op::Update(update) = op {
+                        mark(update)
+                    }
+                });
+            }),
+            _ => {}
         }
+        marked?;
         self.release_freed(lsn)
     }
 
@@ -650,12 +672,19 @@ impl Store {
                 catalog.with_shard(step.container, |shard| aggregate::apply(shard, pages, step, &mut scratch.freed))
             }
             Record::Free { owner, leaves } => maintain::apply_free(catalog, pages, *owner, *leaves, &mut scratch.freed),
+            Record::Prepare { container, tx, version, ops, bytes } => {
+                let mut intent = Intent::new(*version, &mut std::iter::empty());
+                ops.iter().for_each(|op| op.with(|op| intent.add(op)));
+                commit::apply_prepare(catalog, pages, *container, *tx, intent, bytes)
+            }
+            Record::Commit { container, tx } => commit::apply_commit(catalog, pages, *container, *tx, scratch),
+            Record::Abort { container, tx } => commit::apply_abort(catalog, pages, *container, *tx, &mut scratch.freed),
         }
     }
 
     /// Ends a logged change: gives freed blocks back, or stops the store when the change failed.
     #[inline]
-    fn settle(&mut self, lsn: Lsn, done: Result<()>) -> Result<()> {
+    pub(crate) fn settle(&mut self, lsn: Lsn, done: Result<()>) -> Result<()> {
         let done = match done {
             Ok(()) if self.scratch.freed.is_empty() => return Ok(()),
             Ok(()) => self.release_freed(lsn),
@@ -688,7 +717,7 @@ fn each_payload<'a>(update: &Update<'a>, each: &mut dyn FnMut(&Payload<'a>)) {
     }
 }
 
-fn each_reservation(update: &Update<'_>, each: &mut dyn FnMut(&Reservation)) {
+pub(crate) fn each_reservation(update: &Update<'_>, each: &mut dyn FnMut(&Reservation)) {
     each_payload(update, &mut |payload| {
         if let Payload::Bulk { at, .. } = payload {
             each(at);
@@ -697,12 +726,14 @@ fn each_reservation(update: &Update<'_>, each: &mut dyn FnMut(&Reservation)) {
 }
 
 /// Each reservation is of the container's pool, unused, and named once.
-fn check_reservations(update: &Update<'_>, pool: PoolId) -> Result<()> {
+pub(crate) fn check_reservations<'a>(updates: impl IntoIterator<Item = &'a Update<'a>>, pool: PoolId) -> Result<()> {
     let (mut all, mut fresh) = (Vec::new(), true);
-    each_reservation(update, &mut |reservation| {
-        fresh &= reservation.pool() == pool && !reservation.is_taken();
-        all.extend(reservation.extents().first().map(|piece| piece.block));
-    });
+    for update in updates {
+        each_reservation(update, &mut |reservation| {
+            fresh &= reservation.pool() == pool && !reservation.is_taken();
+            all.extend(reservation.extents().first().map(|piece| piece.block));
+        });
+    }
     all.sort_unstable();
     if !fresh || all.windows(2).any(|pair| pair[0] == pair[1]) {
         return Err(Error::Invalid("a bulk payload has a reservation of its own, of the container's pool"));

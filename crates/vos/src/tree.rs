@@ -277,7 +277,8 @@ impl Tree {
             return Ok(());
         };
         pages.free(id)?;
-        self.pages -= 1;
+        // Saturating, here and below: the count comes from a head that may be damaged; `check` compares it.
+        self.pages = self.pages.saturating_sub(1);
         let body = pages.get_mut(parent)?.body_mut();
         node::remove(body, usize::from(index));
         if node::count(body) == 0 { self.unlink(pages, above, parent) } else { self.shrink(pages) }
@@ -306,7 +307,7 @@ impl Tree {
         node::merge(left_page.body_mut(), right_page.body(), &separator);
         let epoch = node::highest_epoch(left_page.body());
         pages.free(right)?;
-        self.pages -= 1;
+        self.pages = self.pages.saturating_sub(1);
         let parent_body = pages.get_mut(parent)?.body_mut();
         node::remove(parent_body, right_index);
         node::raise_child_epoch(parent_body, right_index - 1, epoch);
@@ -327,7 +328,7 @@ impl Tree {
             let (root, below) = pages.pair_mut(self.root, child)?;
             *root.body_mut() = *below.body();
             pages.free(child)?;
-            self.pages -= 1;
+            self.pages = self.pages.saturating_sub(1);
         }
     }
 }

@@ -12,6 +12,7 @@ use rig::{Generator, Model, Op, Outcome, compare_at, compare_lists, submit};
 use rt::sim::disk::{Recorder, Volume};
 use rt::sim::{Sim, SimConfig};
 use types::{Conditions, Epoch};
+use vos::model::Step;
 use vos::{Error, Store};
 
 const LOG_BYTES: u64 = 256 << 10;
@@ -93,7 +94,7 @@ fn record(seed: u64, steps: u64) -> (Recorder, Script) {
             let mut model = Model::default();
             let mut generator = Generator::new(seed);
             generator.containers = 2;
-            generator.in_order = true;
+            (generator.in_order, generator.usual_sizes) = (true, true);
             let mut store = rig::format(LOG_BYTES, DATA_BYTES, MEMORY_BYTES);
             store.media().checkpoint_blocking().unwrap();
             act(&mut store, Op::CreatePool(0, POOL_BYTES), script, &mut model);
@@ -178,7 +179,7 @@ fn recover(volume: &Volume, script: &Script, owed: usize, seed: u64, again: bool
             if !again {
                 let (mut script, mut model) = (script, model);
                 let mut generator = Generator::new(seed);
-                generator.in_order = true;
+                (generator.in_order, generator.usual_sizes) = (true, true);
                 let horizons = model.containers.keys().map(|c| store.container_info(*c).unwrap().horizon.0);
                 let newest = newest.into_iter().chain(horizons).max();
                 while generator.newest() <= newest.unwrap_or(0) {
@@ -233,6 +234,74 @@ fn enumerate(seed: u64, steps: u64, cuts: u64) {
 fn every_acknowledged_operation_survives_a_power_cut_after_any_device_event() {
     for seed in 1..=3 {
         enumerate(seed, 60, 2);
+    }
+}
+
+/// Prepare, commit and abort with bulk data, each followed by a flush, with checkpoints between any two: cut
+/// anywhere, a transaction is whole or undecided, and never half done (K1, K2, K8, K10).
+#[test]
+fn a_transaction_survives_a_power_cut_between_any_two_of_its_records() {
+    let sim = Sim::new(SimConfig::seeded(11));
+    let node = sim.node("target");
+    let recorder = sim.record(node);
+    let (recording, script) = (recorder.clone(), Rc::new(RefCell::new(Script::default())));
+    let noted = script.clone();
+    sim.run(async move {
+        let body = async move {
+            let script = &mut *noted.borrow_mut();
+            let mut model = Model::default();
+            let mut store = rig::format(LOG_BYTES, DATA_BYTES, MEMORY_BYTES);
+            let prepare = |tx: u64, epoch| {
+                let akeys = vec![
+                    (rig::akeys()[0].clone(), vos::model::Write::Single(rig::content(tx, 9000))),
+                    (rig::akeys()[1].clone(), vos::model::Write::Single(rig::content(tx, 4000))),
+                ];
+                let (object, conditions) = (rig::object(tx % 2), Conditions::None);
+                let scope = vos::model::Scope::Dkey(rig::dkeys()[1].clone());
+                let steps = vec![
+                    Step::Update { object, dkey: rig::dkeys()[0].clone(), conditions, akeys: akeys.clone() },
+                    Step::Punch { object, scope, conditions },
+                    Step::Update { object, dkey: rig::dkeys()[1].clone(), conditions, akeys },
+                ];
+                Op::Prepare { tx, container: 0, epoch: Epoch(epoch), steps }
+            };
+            act(&mut store, Op::CreatePool(0, POOL_BYTES), script, &mut model);
+            act(&mut store, Op::CreateContainer(0, 0), script, &mut model);
+            for (checkpoint, base) in [(usize::MAX, 0), (0, 10), (1, 20), (2, 30)] {
+                let ops = [
+                    prepare(base + 1, base + 1),
+                    prepare(base + 2, base + 2),
+                    Op::Commit { tx: base + 1, container: 0 },
+                    Op::Abort { tx: base + 2, container: 0 },
+                    Op::Abort { tx: base + 9, container: 0 },
+                    prepare(base + 3, base + 3),
+                ];
+                for (number, op) in ops.into_iter().enumerate() {
+                    act(&mut store, op, script, &mut model);
+                    settle(&store, script, &recording);
+                    if number == checkpoint {
+                        store.media().checkpoint_blocking().unwrap();
+                    }
+                }
+            }
+            act(&mut store, Op::DestroyContainer(0), script, &mut model);
+            settle(&store, script, &recording);
+            act(&mut store, Op::Maintain(Epoch(40)), script, &mut model);
+            settle(&store, script, &recording);
+        };
+        rt::sim::current().spawn_on(node, body).await.unwrap();
+    });
+    let script = Rc::try_unwrap(script).ok().expect("the run is over").into_inner();
+    let mut replay = recorder.replay();
+    loop {
+        let events = replay.events();
+        for cut in 0..2 {
+            let cut = events as u64 * 2 + cut;
+            recover(&replay.power_cut(cut), &script, script.owed(events), cut, cut.is_multiple_of(2));
+        }
+        if !replay.step() {
+            break;
+        }
     }
 }
 

@@ -8,10 +8,10 @@ use codec::checksum;
 use media::{Existing, Identity, Lsn, Recovered, Region, Regions};
 use rt::disk::{Disk, OpenMode};
 use types::{Conditions, ContainerId, Epoch, Extent, Key, ObjectId, PoolId, SessionId};
-use vos::model::{self, Object, Refusal, Scope, Write};
+use vos::model::{self, Object, Refusal, Scope, Step, Write};
 use vos::{
     AkeyRead, AkeyWrite, Difference, Edge, Error, FetchPlan, Kind, ListedExtent, ListedObject, Origin, Payload, Punch,
-    PunchScope, ReadWhat, Reservation, Source, Store, Update, ValueRead, ValueWrite, Version,
+    PunchScope, ReadWhat, Reservation, Source, Store, TxId, TxState, Update, ValueRead, ValueWrite, Version,
 };
 
 /// Indices read one by one; some extents lie far beyond.
@@ -94,6 +94,24 @@ pub enum Op {
     },
     /// Forgets history before the horizon, and does all upkeep there is.
     Maintain(Epoch),
+    Prepare {
+        tx: u64,
+        container: u8,
+        epoch: Epoch,
+        steps: Vec<Step>,
+    },
+    Commit {
+        tx: u64,
+        container: u8,
+    },
+    Abort {
+        tx: u64,
+        container: u8,
+    },
+}
+
+pub fn tx(n: u64) -> TxId {
+    TxId { session: SessionId(77), seq: n }
 }
 
 /// What a target should hold.
@@ -186,6 +204,18 @@ impl Model {
                 });
                 Outcome::Done
             }
+            Op::Prepare { tx: n, container: c, epoch, steps } => match self.containers.get_mut(&container(*c)) {
+                Some((_, model)) => done(model.prepare(tx(*n), *epoch, steps)),
+                None => Outcome::Missing,
+            },
+            Op::Commit { tx: n, container: c } => match self.containers.get_mut(&container(*c)) {
+                Some((_, model)) => done(model.commit(tx(*n))),
+                None => Outcome::Missing,
+            },
+            Op::Abort { tx: n, container: c } => match self.containers.get_mut(&container(*c)) {
+                Some((_, model)) => done(model.abort(tx(*n))),
+                None => Outcome::Missing,
+            },
         }
     }
 }
@@ -240,13 +270,28 @@ pub struct Generator {
     /// Epochs may fall behind the newest; not any more once `maintain` has forgotten history.
     pub in_order: bool,
     pub epochs_max: u64,
+    /// Arrays of an akey have one record size: for tests that do not tell when one is forgotten.
+    pub usual_sizes: bool,
+    /// Transactions that were prepared, whatever became of them.
+    prepared: Vec<(u64, u8)>,
+    transactions: u64,
 }
 
 impl Generator {
     pub fn new(seed: u64) -> Generator {
         let mut dice = Dice(seed);
         let in_order = dice.chance(2);
-        Generator { containers: 1 + dice.below(2) as u8, objects: 3, newest: 1, in_order, epochs_max: 24, dice }
+        Generator {
+            containers: 1 + dice.below(2) as u8,
+            objects: 3,
+            newest: 1,
+            in_order,
+            epochs_max: 24,
+            usual_sizes: false,
+            prepared: Vec::new(),
+            transactions: dice.next() >> 1,
+            dice,
+        }
     }
 
     pub fn epoch(&mut self) -> Epoch {
@@ -281,9 +326,45 @@ impl Generator {
             1 if self.dice.chance(3) => Op::DestroyContainer(container),
             2 | 3 => Op::CreateContainer(0, container),
             4 if self.dice.chance(4) => Op::SetQuota(0, 1 << (24 + self.dice.below(4))),
-            n if n < 30 => self.punch(container),
+            n if n < 12 => self.prepare(container),
+            n if n < 22 => self.decide(container),
+            n if n < 40 => self.punch(container),
             _ => self.update(container),
         }
+    }
+
+    /// Up to four operations at one epoch. Only the first is conditional: what later ones may ask is told
+    /// in `prepare`'s own test.
+    fn prepare(&mut self, container: u8) -> Op {
+        let epoch = self.epoch();
+        self.transactions += 1;
+        let steps = (0..1 + self.dice.below(4))
+            .map(|index| {
+                let only = |conditions| if index == 0 { conditions } else { Conditions::None };
+                let op = if self.dice.chance(3) { self.punch(container) } else { self.update(container) };
+                match op {
+                    Op::Update { object: o, dkey, conditions, akeys, .. } => {
+                        Step::Update { object: object(o), dkey, conditions: only(conditions), akeys }
+                    }
+                    Op::Punch { object: o, scope, conditions, .. } => {
+                        Step::Punch { object: object(o), scope, conditions: only(conditions) }
+                    }
+                    _ => unreachable!("an update or a punch"),
+                }
+            })
+            .collect();
+        self.prepared.push((self.transactions, container));
+        Op::Prepare { tx: self.transactions, container, epoch, steps }
+    }
+
+    /// Decides one of the last transactions, perhaps again; sometimes one that never was.
+    fn decide(&mut self, container: u8) -> Op {
+        let back = 1 + self.dice.below(5) as usize;
+        let (tx, container) = match self.prepared.len().checked_sub(back) {
+            Some(index) => self.prepared[index],
+            None => (self.transactions + 1000, container),
+        };
+        if self.dice.chance(3) { Op::Abort { tx, container } } else { Op::Commit { tx, container } }
     }
 
     fn conditions(&mut self) -> Conditions {
@@ -318,7 +399,7 @@ impl Generator {
         }
         // Each akey has its record size; sometimes another is tried.
         let usual = 1 + akey.len() as u32 % 3;
-        let record_bytes = if self.dice.chance(12) { usual + 1 } else { usual };
+        let record_bytes = if !self.usual_sizes && self.dice.chance(12) { usual + 1 } else { usual };
         let extents = self.extents(true);
         let extents = extents
             .into_iter()
@@ -371,7 +452,34 @@ impl Generator {
 /// Does `op` to the store. Refusals by the model's rules are outcomes; anything else is an error.
 pub fn submit(store: &mut Store, op: &Op, seq: u64) -> Result<(Outcome, Option<Lsn>), Error> {
     let origin = Origin { session: SessionId(9), seq };
+    if let Op::Commit { tx: n, container: c } | Op::Abort { tx: n, container: c } = op {
+        let before = store.resolve(tx(*n), container(*c));
+        let again = matches!(
+            (op, before),
+            (Op::Commit { .. }, Ok(TxState::Committed { .. })) | (Op::Abort { .. }, Ok(TxState::Aborted))
+        );
+        if again {
+            // It takes no record.
+            let end = store.media().end_lsn();
+            let commit = matches!(op, Op::Commit { .. });
+            let id = container(*c);
+            if commit {
+                store.commit(tx(*n), id, origin)?
+            } else {
+                store.abort(tx(*n), id, origin)?
+            };
+            assert_eq!(store.media().end_lsn(), end);
+            return Ok((Outcome::Done, None));
+        }
+    }
     let result = match op {
+        Op::Prepare { tx: n, container: c, epoch, steps } => {
+            with_steps(store, container(*c), steps, &[], &mut |store, ops| {
+                store.prepare(tx(*n), container(*c), *epoch, origin, ops)
+            })
+        }
+        Op::Commit { tx: n, container: c } => store.commit(tx(*n), container(*c), origin),
+        Op::Abort { tx: n, container: c } => store.abort(tx(*n), container(*c), origin),
         Op::CreatePool(n, quota) => store.create_pool(pool(*n), *quota, origin),
         Op::DestroyPool(n) => store.destroy_pool(pool(*n), origin),
         Op::SetQuota(n, quota) => store.set_quota(pool(*n), *quota, origin),
@@ -394,14 +502,7 @@ pub fn submit(store: &mut Store, op: &Op, seq: u64) -> Result<(Outcome, Option<L
             update(store, container(*c), *epoch, origin, object(*o), dkey, *conditions, akeys)
         }
         Op::Punch { container: c, epoch, object: o, scope, conditions } => {
-            let (group, oid) = object(*o);
-            let scope = match scope {
-                Scope::Object => PunchScope::Object,
-                Scope::Dkey(dkey) => PunchScope::Dkey(dkey),
-                Scope::Akeys(dkey, akeys) => PunchScope::Akeys(dkey, akeys),
-                Scope::Extents(dkey, akey, extents) => PunchScope::Extents { dkey, akey, extents },
-            };
-            store.punch(container(*c), *epoch, origin, &Punch { group, oid, scope, conditions: *conditions })
+            store.punch(container(*c), *epoch, origin, &lend_punch(object(*o), scope, *conditions))
         }
     };
     match result {
@@ -410,8 +511,48 @@ pub fn submit(store: &mut Store, op: &Op, seq: u64) -> Result<(Outcome, Option<L
         Err(Error::PoolExists(_) | Error::ContainerExists(_)) => Ok((Outcome::Present, None)),
         Err(Error::Exists) => Ok((Outcome::Refused(Refusal::Exists), None)),
         Err(Error::NotFound) => Ok((Outcome::Refused(Refusal::NotFound), None)),
+        Err(Error::InProgress { .. }) => Ok((Outcome::Refused(Refusal::InProgress), None)),
+        Err(Error::TxState { .. }) => Ok((Outcome::Refused(Refusal::TxState), None)),
         Err(Error::RecordSize { stored, given }) => Ok((Outcome::Refused(Refusal::RecordSize { stored, given }), None)),
         Err(error) => Err(error),
+    }
+}
+
+fn lend_punch((group, oid): Object, scope: &Scope, conditions: Conditions) -> Punch<'_> {
+    let scope = match scope {
+        Scope::Object => PunchScope::Object,
+        Scope::Dkey(dkey) => PunchScope::Dkey(dkey),
+        Scope::Akeys(dkey, akeys) => PunchScope::Akeys(dkey, akeys),
+        Scope::Extents(dkey, akey, extents) => PunchScope::Extents { dkey, akey, extents },
+    };
+    Punch { group, oid, scope, conditions }
+}
+
+/// What is done with the operations once they are put together.
+pub type Then<'a> = &'a mut dyn FnMut(&mut Store, &[vos::Op<'_>]) -> Result<Lsn, Error>;
+
+/// Puts `steps` together as requests, behind `before`, with bulk data written.
+pub fn with_steps(
+    store: &mut Store,
+    container: ContainerId,
+    steps: &[Step],
+    before: &[vos::Op<'_>],
+    then: Then<'_>,
+) -> Result<Lsn, Error> {
+    match steps.split_first() {
+        None => then(store, before),
+        Some((Step::Punch { object, scope, conditions }, rest)) => {
+            let mut ops = before.to_vec();
+            ops.push(vos::Op::Punch(lend_punch(*object, scope, *conditions)));
+            with_steps(store, container, rest, &ops, then)
+        }
+        Some((Step::Update { object, dkey, conditions, akeys }, rest)) => {
+            with_update(store, container, *object, dkey, *conditions, akeys, &mut |store, update| {
+                let mut ops = before.to_vec();
+                ops.push(vos::Op::Update(*update));
+                with_steps(store, container, rest, &ops, then)
+            })
+        }
     }
 }
 
@@ -421,10 +562,24 @@ pub fn update(
     container: ContainerId,
     epoch: Epoch,
     origin: Origin,
+    object: Object,
+    dkey: &Key,
+    conditions: Conditions,
+    akeys: &[(Key, Write)],
+) -> Result<Lsn, Error> {
+    with_update(store, container, object, dkey, conditions, akeys, &mut |store, update| {
+        store.update(container, epoch, origin, update)
+    })
+}
+
+pub fn with_update(
+    store: &mut Store,
+    container: ContainerId,
     (group, oid): Object,
     dkey: &Key,
     conditions: Conditions,
     akeys: &[(Key, Write)],
+    then: &mut dyn FnMut(&mut Store, &Update<'_>) -> Result<Lsn, Error>,
 ) -> Result<Lsn, Error> {
     let mut placed: Vec<Vec<(Vec<u32>, Option<Reservation>)>> = Vec::new();
     for (_, write) in akeys {
@@ -473,7 +628,7 @@ pub fn update(
             },
         })
         .collect();
-    store.update(container, epoch, origin, &Update { group, oid, dkey, conditions, akeys: &writes })
+    then(store, &Update { group, oid, dkey, conditions, akeys: &writes })
 }
 
 /// The bytes a plan names, verified; holes are zeros.
@@ -518,6 +673,12 @@ pub fn compare_lists(store: &mut Store, model: &Model) {
     }
     for (id, (_, model)) in &model.containers {
         assert_eq!(store.container_info(*id).unwrap().snapshots, model.snapshots);
+        let expected: Vec<_> = model.prepared.iter().map(|(tx, (version, _))| (*tx, version.epoch)).collect();
+        assert_eq!(store.prepared(*id).unwrap(), expected, "prepared in {id}");
+        assert_eq!(store.oldest_intent(*id).unwrap(), expected.iter().map(|(_, epoch)| *epoch).min());
+        for (tx, state) in &model.outcomes {
+            assert_eq!(store.resolve(*tx, *id).unwrap(), *state, "outcome of {tx} in {id}");
+        }
     }
 }
 

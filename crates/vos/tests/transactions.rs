@@ -1,0 +1,341 @@
+//! Transactions on one target: what prepare keeps, what commit and abort do, and what it costs whom.
+
+mod rig;
+
+use rig::{on_node, with_steps};
+use types::{Conditions, ContainerId, Epoch, Extent, Key};
+use vos::model::{Scope, Step, Write};
+use vos::{AkeyRead, Error, Origin, ReadWhat, Store, TxState};
+
+const DATA: u64 = 16 << 20;
+
+fn id() -> ContainerId {
+    rig::container(0)
+}
+
+fn store() -> Store {
+    let mut store = rig::format(1 << 20, DATA, 4 << 20);
+    store.create_pool(rig::pool(0), 8 << 20, Origin::default()).unwrap();
+    store.create_container(rig::pool(0), id(), Origin::default()).unwrap();
+    store
+}
+
+fn dkey() -> Key {
+    Key::literal("d")
+}
+
+fn akey() -> Key {
+    Key::literal("a")
+}
+
+fn single(value: &[u8]) -> Step {
+    let akeys = vec![(akey(), Write::Single(value.to_vec()))];
+    Step::Update { object: rig::object(0), dkey: dkey(), conditions: Conditions::None, akeys }
+}
+
+fn array(record_bytes: u32) -> Step {
+    let bytes = vec![1; 4 * record_bytes as usize];
+    let akeys = vec![(akey(), Write::Array(record_bytes, vec![(Extent::new(0, 4), bytes)]))];
+    Step::Update { object: rig::object(0), dkey: dkey(), conditions: Conditions::None, akeys }
+}
+
+fn punch(scope: Scope) -> Step {
+    Step::Punch { object: rig::object(0), scope, conditions: Conditions::None }
+}
+
+fn prepare(store: &mut Store, tx: u64, epoch: u64, steps: &[Step]) -> Result<(), Error> {
+    with_steps(store, id(), steps, &[], &mut |store, ops| {
+        store.prepare(rig::tx(tx), id(), Epoch(epoch), Origin::default(), ops)
+    })
+    .map(drop)
+}
+
+fn commit(store: &mut Store, tx: u64) -> Result<(), Error> {
+    store.commit(rig::tx(tx), id(), Origin::default()).map(drop)
+}
+
+fn abort(store: &mut Store, tx: u64) -> Result<(), Error> {
+    store.abort(rig::tx(tx), id(), Origin::default()).map(drop)
+}
+
+/// A plain update of one step.
+fn update(store: &mut Store, epoch: u64, step: &Step) -> Result<(), Error> {
+    let Step::Update { object, dkey, conditions, akeys } = step else { panic!("an update") };
+    rig::update(store, id(), Epoch(epoch), Origin::default(), *object, dkey, *conditions, akeys).map(drop)
+}
+
+fn read(store: &mut Store, at: u64) -> Option<Vec<u8>> {
+    let (group, oid) = rig::object(0);
+    let (dkey, akey) = (dkey(), akey());
+    let reads = [AkeyRead { akey: &akey, what: ReadWhat::Single }];
+    let plan = store.fetch(id(), Epoch(at), group, oid, &dkey, &reads, Conditions::None).unwrap();
+    rig::bytes_of(store, &plan, 0).pop().and_then(|(_, bytes)| bytes)
+}
+
+fn reopen(store: Store) -> Store {
+    store.media().flush_now().unwrap();
+    drop(store);
+    let store = rig::open(4 << 20).unwrap().0;
+    store.check().expect_clean();
+    store
+}
+
+#[test]
+fn nobody_sees_a_prepared_change_and_everybody_a_committed_one() {
+    on_node(1, || {
+        let mut store = store();
+        update(&mut store, 5, &single(b"old")).unwrap();
+        prepare(&mut store, 1, 10, &[punch(Scope::Dkey(dkey())), single(b"new"), single(b"newer")]).unwrap();
+        for at in [10, 11, u64::MAX] {
+            assert_eq!(read(&mut store, at).as_deref(), Some(&b"old"[..]));
+        }
+        let (group, oid) = rig::object(0);
+        assert_eq!(store.object_max_write(id(), group, oid).unwrap(), Some(Epoch(5)));
+        store.advance(id(), Epoch(12)).unwrap();
+        while store.maintain(1).unwrap() {}
+        assert_eq!(store.resolve(rig::tx(1), id()).unwrap(), TxState::Prepared { epoch: Epoch(10) });
+        assert_eq!(store.oldest_intent(id()).unwrap(), Some(Epoch(10)));
+        commit(&mut store, 1).unwrap();
+        assert_eq!(read(&mut store, 9).as_deref(), Some(&b"old"[..]));
+        assert_eq!(read(&mut store, 10).as_deref(), Some(&b"newer"[..]), "the last operation is the newest");
+        assert_eq!(store.oldest_intent(id()).unwrap(), None);
+        store.check().expect_clean();
+    });
+}
+
+/// K2. A decision stays, may be repeated, and outlives a restart, before a checkpoint and after.
+#[test]
+fn a_decision_is_made_once() {
+    on_node(2, || {
+        let mut store = store();
+        for tx in 1..=4 {
+            prepare(&mut store, tx, 10 + tx, &[single(&[tx as u8])]).unwrap();
+        }
+        commit(&mut store, 1).unwrap();
+        abort(&mut store, 2).unwrap();
+        // An abort overtook this one's prepare.
+        abort(&mut store, 9).unwrap();
+        for round in 0..3 {
+            assert_eq!(store.resolve(rig::tx(1), id()).unwrap(), TxState::Committed { epoch: Epoch(11) });
+            for tx in [2, 9] {
+                assert_eq!(store.resolve(rig::tx(tx), id()).unwrap(), TxState::Aborted);
+                assert!(matches!(commit(&mut store, tx), Err(Error::TxState { state: TxState::Aborted, .. })));
+                assert!(matches!(prepare(&mut store, tx, 30, &[single(b"x")]), Err(Error::TxState { .. })));
+                abort(&mut store, tx).unwrap();
+            }
+            commit(&mut store, 1).unwrap();
+            assert!(matches!(abort(&mut store, 1), Err(Error::TxState { .. })));
+            assert!(matches!(prepare(&mut store, 3, 30, &[single(b"x")]), Err(Error::TxState { .. })));
+            assert!(matches!(commit(&mut store, 99), Err(Error::TxState { state: TxState::Unknown, .. })));
+            let prepared = [(rig::tx(3), Epoch(13)), (rig::tx(4), Epoch(14))];
+            assert_eq!(store.prepared(id()).unwrap(), prepared);
+            if round == 1 {
+                store.media().checkpoint_blocking().unwrap();
+            }
+            store = reopen(store);
+        }
+        commit(&mut store, 3).unwrap();
+        abort(&mut store, 4).unwrap();
+        assert_eq!(read(&mut store, 99), Some(vec![3]));
+        store.check().expect_clean();
+    });
+}
+
+/// Quota and blocks of an intent are taken from prepare until it is decided, across restarts; neither
+/// decision asks for room.
+#[test]
+fn an_intent_holds_its_space_until_it_is_decided() {
+    on_node(3, || {
+        let mut store = store();
+        let space = |store: &Store| store.pool_space(rig::pool(0)).unwrap();
+        let before = space(&store);
+        let big = single(&vec![7; 40_000]);
+        prepare(&mut store, 1, 10, std::slice::from_ref(&big)).unwrap();
+        prepare(&mut store, 2, 11, std::slice::from_ref(&big)).unwrap();
+        let held = space(&store);
+        assert_eq!(held.bulk - before.bulk, 2 * 40_960);
+        assert!(held.used >= before.used + 2 * 40_960);
+        store.media().checkpoint_blocking().unwrap();
+        let mut store = reopen(store);
+        assert_eq!(space(&store), held);
+        store.set_quota(rig::pool(0), 1, Origin::default()).unwrap();
+        assert!(matches!(prepare(&mut store, 3, 12, &[single(b"x")]), Err(Error::NoSpace { .. })));
+        abort(&mut store, 2).unwrap();
+        assert_eq!(space(&store).bulk - before.bulk, 40_960);
+        commit(&mut store, 1).unwrap();
+        let after = space(&store);
+        assert_eq!(after.bulk - before.bulk, 40_960, "the tree's now");
+        assert_eq!(read(&mut store, 10), Some(vec![7; 40_000]));
+        store.check().expect_clean();
+        let store = reopen(store);
+        assert_eq!(space(&store), after);
+    });
+}
+
+/// A device that is full to the last refuses updates and prepares; what was prepared can be decided.
+#[test]
+fn commit_and_abort_find_room_on_a_full_device() {
+    on_node(4, || {
+        let mut store = rig::format(1 << 20, 6 << 20, 4 << 20);
+        store.create_pool(rig::pool(0), 1 << 30, Origin::default()).unwrap();
+        store.create_container(rig::pool(0), id(), Origin::default()).unwrap();
+        let (mut tx, mut epoch) = (0, 10);
+        let mut refused = 0;
+        while refused < 3 {
+            (tx, epoch) = (tx + 1, epoch + 1);
+            let step = single(&vec![tx as u8; if tx % 3 == 0 { 20_000 } else { 200 }]);
+            let done =
+                if tx % 2 == 0 { prepare(&mut store, tx, epoch, &[step]) } else { update(&mut store, epoch, &step) };
+            match done {
+                Ok(()) => {}
+                Err(Error::Media(media::Error::Busy { .. } | media::Error::LogFull { .. })) => {
+                    store.media().checkpoint_blocking().unwrap();
+                }
+                Err(Error::DeviceFull { .. }) => refused += 1,
+                Err(error) => panic!("{error}"),
+            }
+        }
+        let all = store.prepared(id()).unwrap();
+        assert!(all.len() > 50);
+        for (tx, _) in all {
+            loop {
+                let done = if tx.seq % 4 == 0 { abort(&mut store, tx.seq) } else { commit(&mut store, tx.seq) };
+                match done {
+                    Ok(()) => break,
+                    Err(Error::Media(media::Error::Busy { .. } | media::Error::LogFull { .. })) => {
+                        store.media().checkpoint_blocking().unwrap();
+                    }
+                    Err(error) => panic!("{error}"),
+                }
+            }
+        }
+        store.check().expect_clean();
+    });
+}
+
+#[test]
+fn a_destroyed_container_gives_its_intents_back() {
+    on_node(5, || {
+        let mut store = store();
+        let free = |store: &Store| store.check().space.unwrap().allocated;
+        store.media().checkpoint_blocking().unwrap();
+        let before = free(&store);
+        for tx in 1..=5 {
+            prepare(&mut store, tx, 10 + tx, &[single(&[tx as u8; 30_000])]).unwrap();
+        }
+        abort(&mut store, 5).unwrap();
+        store.destroy_container(id(), Origin::default()).unwrap();
+        store.create_container(rig::pool(0), id(), Origin::default()).unwrap();
+        assert_eq!(store.resolve(rig::tx(5), id()).unwrap(), TxState::Unknown, "another container of that name");
+        store = reopen(store);
+        while store.maintain(1).unwrap() {
+            store.check().expect_clean();
+        }
+        store.media().checkpoint_blocking().unwrap();
+        store.media().checkpoint_blocking().unwrap();
+        assert!(free(&store) <= before + 4 * 8192, "{} then {}", before, free(&store));
+        let space = store.pool_space(rig::pool(0)).unwrap();
+        assert_eq!(space.bulk, 0);
+    });
+}
+
+/// A record size is promised at prepare: what would break the promise waits.
+#[test]
+fn record_sizes_hold_across_undecided_transactions() {
+    on_node(6, || {
+        let mut store = store();
+        prepare(&mut store, 1, 10, &[array(4)]).unwrap();
+        assert!(matches!(update(&mut store, 12, &array(8)), Err(Error::InProgress { .. })));
+        assert!(matches!(prepare(&mut store, 2, 12, &[array(8)]), Err(Error::InProgress { .. })));
+        update(&mut store, 12, &array(4)).unwrap();
+        commit(&mut store, 1).unwrap();
+        assert_eq!(update(&mut store, 13, &array(8)), Err(Error::RecordSize { stored: 4, given: 8 }));
+        // A new life, in one transaction with its end.
+        prepare(&mut store, 3, 20, &[punch(Scope::Akeys(dkey(), vec![akey()])), array(8), array(8)]).unwrap();
+        assert!(matches!(update(&mut store, 22, &array(8)), Err(Error::InProgress { .. })), "if 3 is aborted, wrong");
+        commit(&mut store, 3).unwrap();
+        update(&mut store, 22, &array(8)).unwrap();
+        assert_eq!(
+            prepare(&mut store, 4, 30, &[punch(Scope::Object), array(2), array(4)]),
+            Err(Error::RecordSize { stored: 2, given: 4 })
+        );
+        assert_eq!(store.resolve(rig::tx(4), id()).unwrap(), TxState::Unknown);
+        store.check().expect_clean();
+    });
+}
+
+/// Commits come late: other operations of the epoch, and many epochs, came since.
+#[test]
+fn a_late_commit_keeps_its_place_in_the_order() {
+    on_node(7, || {
+        let mut store = store();
+        prepare(&mut store, 1, 10, &[single(b"first"), single(b"second")]).unwrap();
+        update(&mut store, 10, &single(b"third")).unwrap();
+        commit(&mut store, 1).unwrap();
+        assert_eq!(read(&mut store, 10).as_deref(), Some(&b"third"[..]));
+        prepare(&mut store, 2, 20, &[single(b"early")]).unwrap();
+        for epoch in 21..=190 {
+            update(&mut store, epoch, &single(&epoch.to_le_bytes())).unwrap();
+        }
+        update(&mut store, 20, &single(b"later")).unwrap();
+        commit(&mut store, 2).unwrap();
+        assert_eq!(read(&mut store, 20).as_deref(), Some(&b"later"[..]));
+        update(&mut store, 20, &single(b"last")).unwrap();
+        assert_eq!(read(&mut store, 20).as_deref(), Some(&b"last"[..]));
+        assert_eq!(read(&mut store, 190), Some(190u64.to_le_bytes().to_vec()));
+        store.check().expect_clean();
+    });
+}
+
+/// A punch came while a transaction below it waited: the horizon waits for the transaction, and then what the
+/// punch hides of it goes.
+#[test]
+fn what_a_later_punch_hides_of_a_commit_is_removed() {
+    on_node(8, || {
+        let mut store = store();
+        prepare(&mut store, 1, 10, &[single(&[1; 20_000])]).unwrap();
+        let (group, oid) = rig::object(0);
+        let hide = vos::Punch { group, oid, scope: vos::PunchScope::Object, conditions: Conditions::None };
+        store.punch(id(), Epoch(20), Origin::default(), &hide).unwrap();
+        store.advance(id(), Epoch(30)).unwrap();
+        while store.maintain(1).unwrap() {}
+        assert_eq!(store.container_info(id()).unwrap().horizon, Epoch(9));
+        commit(&mut store, 1).unwrap();
+        assert_eq!(store.container_info(id()).unwrap().blocks, 5);
+        store.advance(id(), Epoch(30)).unwrap();
+        while store.maintain(1).unwrap() {}
+        assert_eq!(store.container_info(id()).unwrap().blocks, 0);
+        store.check().expect_clean();
+    });
+}
+
+#[test]
+fn requests_over_a_limit_are_refused_whole() {
+    on_node(9, || {
+        let mut store = rig::format(1 << 20, 64 << 20, 8 << 20);
+        store.create_pool(rig::pool(0), 1 << 40, Origin::default()).unwrap();
+        store.create_container(rig::pool(0), id(), Origin::default()).unwrap();
+        assert!(matches!(prepare(&mut store, 1, 10, &[]), Err(Error::Invalid(_))));
+        assert!(matches!(prepare(&mut store, 1, 10, &vec![single(b"x"); 257]), Err(Error::Invalid(_))));
+        assert!(matches!(prepare(&mut store, 1, 0, &[single(b"x")]), Err(Error::Invalid(_))));
+        let mut refused = None;
+        for tx in 1..5000 {
+            match prepare(&mut store, tx, 10, &[single(b"x")]) {
+                Ok(()) => {}
+                Err(Error::Media(media::Error::Busy { .. } | media::Error::LogFull { .. })) => {
+                    store.media().checkpoint_blocking().unwrap();
+                }
+                Err(Error::IntentsFull) => {
+                    refused = Some(tx);
+                    break;
+                }
+                Err(error) => panic!("{error}"),
+            }
+        }
+        let refused = refused.expect("the table is full at some time");
+        let some = store.prepared(id()).unwrap()[0].0;
+        abort(&mut store, some.seq).unwrap();
+        prepare(&mut store, refused, 10, &[single(b"x")]).unwrap();
+        store.check().expect_clean();
+    });
+}
