@@ -25,18 +25,24 @@
 mod catalog;
 mod check;
 mod cursor;
+mod describe;
 mod error;
 mod extents;
 mod fetch;
+mod finding;
+mod inspect;
 mod key;
 mod list;
 mod maintain;
 pub mod model;
+mod naming;
 mod node;
 mod punch;
 mod query;
 mod record;
+mod repair;
 mod request;
+mod salvage;
 mod shard;
 mod space;
 mod store;
@@ -45,10 +51,15 @@ mod update;
 mod value;
 mod view;
 
-pub use check::Report;
+pub use check::{CheckOptions, ContainerCount, Report};
+pub use describe::{LogEntry, describe_record};
 pub use error::{Error, Result};
+pub use finding::{Finding, FindingKind};
+pub use inspect::{Branch, Child, Opened, Stored, StoredRecord, StoredValue};
 pub use key::Version;
 pub use list::LIST_MAX;
+pub use naming::{key_name, object_name, read_key_name, read_object_name};
+pub use repair::{Mended, RepairOptions, Repaired};
 pub use request::{
     AkeyPlan, AkeyRead, AkeyWrite, ArrayEnd, ArrayTail, BulkList, Checksums, ContainerInfo, Edge, FetchPlan,
     INLINE_BYTES_MAX, ListedAkey, ListedExtent, ListedObject, Listing, Origin, Payload, Piece, PoolSpace, Punch,

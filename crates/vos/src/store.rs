@@ -87,8 +87,18 @@ impl Store {
         Ok((store, recovered))
     }
 
-    fn assemble(media: media::Store, catalog: Catalog) -> Store {
+    pub(crate) fn assemble(media: media::Store, catalog: Catalog) -> Store {
         Store { media, catalog, scratch: Scratch::default(), progress: Progress::default(), is_stopped: false }
+    }
+
+    /// What it is made of, for those that look at all of it.
+    pub(crate) fn parts_ref(&self) -> (&media::Store, &Catalog) {
+        (&self.media, &self.catalog)
+    }
+
+    /// What it is made of, for repair.
+    pub(crate) fn parts_mut(&mut self) -> (&media::Store, &mut Catalog) {
+        (&self.media, &mut self.catalog)
     }
 
     /// The page store below: for bulk transfers, durability, pressure and checkpoints.
@@ -492,7 +502,7 @@ impl Store {
     /// Walks everything and says what breaks an invariant; the report is empty when nothing does. Call it
     /// while no checkpoint runs.
     pub fn check(&self) -> Report {
-        check::store(&self.media, &self.catalog)
+        check::store(&self.media, &self.catalog, check::CheckOptions::default())
     }
 
     fn running(&self) -> Result<()> {
@@ -522,7 +532,7 @@ impl Store {
     }
 
     /// Applies a record read back.
-    fn replay(&mut self, lsn: Lsn, record: &Record<'_>) -> Result<()> {
+    pub(crate) fn replay(&mut self, lsn: Lsn, record: &Record<'_>) -> Result<()> {
         self.media.pages().begin_op();
         self.apply(record)?;
         if let Record::Update { update, .. } = record {
