@@ -128,6 +128,11 @@ impl Store {
         if failed > 0 {
             diary.note(FindingKind::Replay, None, "the log", format!("lost: {failed} records that cannot be applied"));
         }
+        let (media, catalog) = store.parts_ref();
+        if check::survey(media, catalog, CheckOptions::default()).report.is_partial {
+            // What the log did may have taken pages from under references that were wrong.
+            mend_trees(&mut store, is_blind, &mut diary)?;
+        }
         let survey = remove_records(&mut store, options, &mut diary)?;
         let (media, catalog) = store.parts_mut();
         count_anew(media, catalog, &survey, &mut diary)?;

@@ -53,9 +53,9 @@ struct Gap {
 pub(crate) fn cut_unreadable(catalog: &mut Catalog, pages: &mut Pages) -> Result<Vec<Cut>> {
     let owners: Vec<u32> = catalog.trees().filter_map(|(tree, _, shard)| shard.map(|_| tree.owner)).collect();
     let mut cuts = Vec::new();
-    for owner in owners {
+    for &owner in &owners {
         let Some(shard) = catalog.shard_of_tree(owner) else { continue };
-        while let Some(gap) = first_gap(&shard.tree, pages) {
+        while let Some(gap) = first_gap(&shard.tree, pages, &owners) {
             let container = Some(shard.id);
             let (place, fault) = match gap.error {
                 Error::Corrupt { place, fault } => (place, fault),
@@ -69,52 +69,68 @@ pub(crate) fn cut_unreadable(catalog: &mut Catalog, pages: &mut Pages) -> Result
     Ok(cuts)
 }
 
-/// The first node, in key order, that cannot be read, or that is referenced a second time.
-fn first_gap(tree: &Tree, pages: &mut Pages) -> Option<Gap> {
-    search(pages, tree.root, None, &mut Vec::new(), (&[], None), &mut BTreeSet::new())
+/// The first node, in key order, that cannot be read, that is referenced a second time, or that is another
+/// tree's.
+fn first_gap(tree: &Tree, pages: &mut Pages, owners: &[u32]) -> Option<Gap> {
+    let mut search = Search { pages, owner: tree.owner, owners, path: Vec::new(), seen: BTreeSet::new() };
+    search.below(tree.root, None, &[], None)
 }
 
-fn search(
-    pages: &mut Pages,
-    id: PageId,
-    level: Option<u8>,
-    path: &mut Vec<(PageId, usize)>,
-    (low, high): (&[u8], Option<&[u8]>),
-    seen: &mut BTreeSet<u32>,
-) -> Option<Gap> {
-    let gap = |error| Some(Gap { path: path.clone(), id, range: range_of(low, high), error });
-    let wrong = |fault: &str| Error::Corrupt { place: id.to_string(), fault: fault.into() };
-    if !seen.insert(id.0) {
-        return gap(wrong("referenced twice"));
-    }
-    let body = match read_node(pages, id) {
-        Ok(body) => body,
-        Err(error) => return gap(error),
-    };
-    if level.is_some_and(|level| level != node::level(&body)) {
-        return gap(wrong("on the wrong level"));
-    }
-    if node::is_leaf(&body) {
-        return None;
-    }
-    let bound = |at: usize| {
-        let mut bytes = Vec::new();
-        node::key(&body, at).copy_to(&mut bytes);
-        bytes
-    };
-    for index in 0..node::count(&body) {
-        let (child, _) = node::child(&body, index)?;
-        let own = (index > 0).then(|| bound(index));
-        let next = (index + 1 < node::count(&body)).then(|| bound(index + 1));
-        path.push((id, index));
-        let range = (own.as_deref().unwrap_or(low), next.as_deref().or(high));
-        let found = search(pages, PageId(child), node::level(&body).checked_sub(1), path, range, seen);
-        if found.is_some() {
-            return found;
+struct Search<'a> {
+    pages: &'a mut Pages,
+    owner: u32,
+    /// Numbers of all trees.
+    owners: &'a [u32],
+    path: Vec<(PageId, usize)>,
+    seen: BTreeSet<u32>,
+}
+
+impl Search<'_> {
+    fn below(&mut self, id: PageId, level: Option<u8>, low: &[u8], high: Option<&[u8]>) -> Option<Gap> {
+        let body = match self.judge(id, level) {
+            Ok(body) => body,
+            Err(error) => return Some(Gap { path: self.path.clone(), id, range: range_of(low, high), error }),
+        };
+        if node::is_leaf(&body) {
+            return None;
         }
-        path.pop();
+        let bound = |at: usize| {
+            let mut bytes = Vec::new();
+            node::key(&body, at).copy_to(&mut bytes);
+            bytes
+        };
+        for index in 0..node::count(&body) {
+            let (child, _) = node::child(&body, index)?;
+            let own = (index > 0).then(|| bound(index));
+            let next = (index + 1 < node::count(&body)).then(|| bound(index + 1));
+            self.path.push((id, index));
+            let level = node::level(&body).checked_sub(1);
+            let found = self.below(PageId(child), level, own.as_deref().unwrap_or(low), next.as_deref().or(high));
+            if found.is_some() {
+                return found;
+            }
+            self.path.pop();
+        }
+        None
     }
-    None
+
+    /// The node, if it belongs where it was found.
+    fn judge(&mut self, id: PageId, level: Option<u8>) -> Result<Box<Body>> {
+        let wrong = |fault: String| Err(Error::Corrupt { place: id.to_string(), fault });
+        if !self.seen.insert(id.0) {
+            return wrong("referenced twice".into());
+        }
+        let body = read_node(self.pages, id)?;
+        if level.is_some_and(|level| level != node::level(&body)) {
+            return wrong("on the wrong level".into());
+        }
+        // A number that is no tree's says nothing; one that is another's says that the reference is wrong.
+        let owner = node::owner(&body);
+        if owner != self.owner && self.owners.contains(&owner) {
+            return wrong(format!("belongs to tree {owner}"));
+        }
+        Ok(body)
+    }
 }
 
 /// A copy of a node, so that its page may leave memory while its children are looked at.

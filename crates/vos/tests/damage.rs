@@ -357,6 +357,113 @@ fn a_log_with_a_gap_is_cut_only_when_asked() {
     });
 }
 
+/// A walk needs the pages of one way down, not all there are.
+#[test]
+fn a_store_larger_than_memory_is_checked() {
+    on_node(1, || {
+        prepared(12_000, |store| put(store, 0, 7, 2, 100));
+        let opened = |budget| {
+            let regions = regions(|path| Disk::open_read_only(path).unwrap());
+            let (media, recovery, _) = media::Store::open_damaged(regions, budget).unwrap();
+            Store::inspect(media, recovery).unwrap()
+        };
+        let looked = opened(0);
+        let report = looked.store.check_with(CLOSELY);
+        report.expect_clean();
+        let usage = looked.store.media().usage().pages;
+        assert!(report.pages > 2 * usage.frames && usage.evictions > 0, "{} pages, {usage:?}", report.pages);
+    });
+}
+
+/// Whatever the bytes, nothing panics: not looking, not checking, not repairing, and not a second time. Some
+/// pages are sealed again after they were changed, so that only what they say is wrong.
+#[test]
+fn random_damage_never_panics_and_repair_comes_to_rest() {
+    // More of them: DAMAGE_SEEDS=5000.
+    let seeds = std::env::var("DAMAGE_SEEDS").ok().and_then(|n| n.parse().ok()).unwrap_or(150);
+    for seed in 0..seeds {
+        on_node(seed, move || {
+            let mut dice = rig::Dice(seed);
+            prepared(400 + dice.below(400), |store| {
+                for n in 0..20 {
+                    put(store, (n % 2) as u8, n, 2, 50 + 500 * (n as usize % 3));
+                    store.media().flush_now().unwrap();
+                }
+                let punch = Punch { group: 0, oid: OID, scope: PunchScope::Object, conditions: Conditions::None };
+                store.punch(container(1), Epoch(3), Origin::default(), &punch).unwrap();
+                store.destroy_container(container(1), Origin::default()).unwrap();
+                store.maintain(1).unwrap();
+            });
+            for _ in 0..1 + dice.below(3) {
+                damage(&mut dice);
+            }
+            let before = image();
+            let mut is_open = false;
+            let regions = regions(|path| Disk::open_read_only(path).unwrap());
+            if let Ok((media, recovery, _)) = media::Store::open_damaged(regions, 1 << 20)
+                && let Ok(mut opened) = Store::inspect(media, recovery)
+            {
+                is_open = true;
+                opened.store.check_with(CLOSELY);
+                let store = &mut opened.store;
+                for c in store.containers(pool(0)) {
+                    let _ = store.stored_children(c, &Branch::default(), None, 100);
+                    let _ = store.list_dkeys(c, Epoch::MAX, 0, OID, None, 100);
+                }
+            }
+            assert!(before == image(), "seed {seed}: looking changed something");
+            let mut was_written = false;
+            for _ in 0..if is_open { 2 } else { 0 } {
+                let (media, recovery, bitmaps) = media::Store::open_damaged(self::regions(rig::disk), 1 << 20).unwrap();
+                let options = RepairOptions { check: CLOSELY, drop_corrupt: true, rewrite: false };
+                let repaired = match Store::repair(media, recovery, &bitmaps, options) {
+                    Ok(repaired) => repaired,
+                    Err(error) => {
+                        println!("seed {seed}: {error}");
+                        break;
+                    }
+                };
+                assert!(!(was_written && repaired.is_written), "seed {seed}: not at rest: {:?}", repaired.mended);
+                was_written = repaired.is_written;
+                if let Some(left) = repaired.left.filter(|left| left.findings_total > 0) {
+                    println!("seed {seed}: {} left: {}", left.findings_total, left.findings[0]);
+                }
+            }
+            if let Ok((mut store, _, _)) = rig::open(1 << 20) {
+                store.check();
+                let _ = store.maintain(100);
+            }
+        });
+    }
+}
+
+/// Flips a few bits of one page, of the log, or of anything.
+fn damage(dice: &mut rig::Dice) {
+    let (kind, reseal) = (*dice.pick(&[NODE, HEAD, 0xff02]), dice.chance(2));
+    match dice.below(6) {
+        0 => flip("/log", BLOCK_BYTES as u64 + dice.below(100_000)),
+        1 => flip("/data", dice.below(DATA_BYTES / 4)),
+        _ => {
+            let all: Vec<_> = pages(kind).into_values().collect();
+            if all.is_empty() {
+                return;
+            }
+            let (at, mut bytes) = dice.pick(&all).clone();
+            for _ in 0..1 + dice.below(4) {
+                // Where most of the structure is, or anywhere.
+                let room = if dice.chance(2) { 128 } else { PAGE_BYTES as u64 - 32 };
+                bytes[32 + dice.below(room) as usize] ^= 1 << dice.below(8);
+            }
+            if reseal && kind != 0xff02 {
+                let crc = codec::crc32c(&bytes[4..]);
+                bytes[..4].copy_from_slice(&crc.to_le_bytes());
+            }
+            rig::disk("/data").write_now(at, &bytes).unwrap();
+            rig::disk("/data").sync_now().unwrap();
+        }
+    }
+}
+
 /// The container cannot be reached, so its blocks must not be taken for leaked.
 #[test]
 fn a_container_without_its_head_is_named_and_nothing_of_it_is_given_away() {
