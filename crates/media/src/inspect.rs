@@ -3,9 +3,11 @@
 //! An inspector opens its regions with `rt::disk::Disk::open_read_only`, replays the log in memory, and calls
 //! [`Store::rest`] instead of `finish_recovery`: from then on the store answers reads and refuses the rest.
 
-use crate::error::{Corrupt, Fault, Result};
+use zerocopy::IntoBytes;
+
+use crate::error::{Corrupt, Device, Fault, Result};
 use crate::log::Lsn;
-use crate::log::record::{LogHeader, decode_log_header};
+use crate::log::record::{LogHeader, decode_log_header, encode_log_header};
 use crate::recover::Recovery;
 use crate::region::{BLOCK_BYTES, Region, Regions};
 use crate::store::{Phase, Store};
@@ -43,11 +45,13 @@ impl Store {
         Glance { superblocks: superblocks.collect(), log_header: header.and_then(decoded) }
     }
 
-    /// Opens as [`Store::open`], but goes on without bitmap pages that cannot be read; they are returned.
+    /// Opens as [`Store::open`], but goes on without bitmap pages and without the log's header, when they
+    /// cannot be read; what could not is returned.
     ///
-    /// The bitmap can be derived from what refers to blocks. Nothing else that opening reads can be derived
-    /// from anything, so damage to that is an error here too. To go into service, such a store must be mended
-    /// with [`Store::mend_space`] before `finish_recovery`.
+    /// The bitmap can be derived from what refers to blocks, the header from the superblock. Nothing else that
+    /// opening reads can be derived from anything, so damage to that is an error here too. To go into service,
+    /// such a store must be mended with [`Store::mend_space`] and [`Store::write_log_header`] before
+    /// `finish_recovery`.
     ///
     /// # Errors
     /// As [`Store::open`].
@@ -58,6 +62,18 @@ impl Store {
             Ok(())
         })?;
         Ok((store, recovery, found))
+    }
+
+    /// Writes the header of the log anew, from what the superblock says.
+    ///
+    /// # Errors
+    /// `Failed`: the log device refused.
+    pub fn write_log_header(&self) -> Result<()> {
+        let anchor = self.shared.catalog.borrow().anchor;
+        let header = rt::disk::IoBuf::from_slice(encode_log_header(anchor.store, anchor.log_bytes).as_bytes());
+        let log = &self.shared.regions.log;
+        let written = log.write_now(0, &header).and_then(|()| log.sync_now());
+        Ok(written.map_err(|cause| self.shared.fail(Device::Log, cause))?)
     }
 
     /// Ends a recovery that was for looking only: the store can be read, and takes nothing. Nothing is written.

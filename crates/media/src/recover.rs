@@ -173,9 +173,10 @@ impl Store {
         Store::open_judged(regions, budget_bytes, &mut |corrupt| Err(corrupt.into()))
     }
 
-    /// Opens as [`Store::open`], and goes on without bitmap pages that cannot be read: their blocks count as
-    /// free. `judge` hears of each, and may refuse. Before such a store takes updates its space must be mended
-    /// ([`Store::mend_space`]).
+    /// Opens as [`Store::open`], and goes on without the header of the log, whose batches say themselves whose
+    /// they are, and without bitmap pages that cannot be read: their blocks count as free. `judge` hears of
+    /// each, and may refuse. Before such a store takes updates it must be mended ([`Store::mend_space`],
+    /// [`Store::write_log_header`]).
     pub(crate) fn open_judged(
         regions: Regions,
         budget_bytes: usize,
@@ -186,7 +187,10 @@ impl Store {
         }
         let (anchor, rewrite) = read_anchor(&regions.data)?;
         let regions = fit(regions, &anchor)?;
-        check_log(&regions, &anchor)?;
+        match check_log(&regions, &anchor) {
+            Err(Error::Corrupt(corrupt)) => judge(corrupt)?,
+            checked => checked?,
+        }
         let tag = codec::crc32c(&anchor.store);
         let blocks = (anchor.data_bytes / BLOCK_BYTES as u64) as u32;
         let first = first_allocatable(blocks);

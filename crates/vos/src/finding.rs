@@ -18,7 +18,7 @@ pub struct Finding {
 /// What kind of thing, and so what a repair can do about it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub enum FindingKind {
-    /// A copy of the superblock, or the header of the log. Rewritten from the other copy.
+    /// A copy of the superblock, or the header of the log. Written anew from the other copy.
     Superblock,
     /// A page of the block bitmap. Derived anew from what refers to blocks.
     Bitmap,

@@ -16,7 +16,7 @@
 //! Containers whose head cannot be read, and nodes that contradict one another: they stay as they are, and
 //! are found again.
 
-use media::{Corrupt, Leaks, Recovery};
+use media::{Corrupt, Leaks, Place, Recovery};
 use types::ContainerId;
 
 use crate::catalog::Catalog;
@@ -95,8 +95,8 @@ impl Diary {
 }
 
 impl Store {
-    /// Mends a store and writes a checkpoint, if there is anything to mend. `bitmaps` are the pages of the
-    /// bitmap that [`media::Store::open_damaged`] could not read.
+    /// Mends a store and writes a checkpoint, if there is anything to mend. `damaged` is what
+    /// [`media::Store::open_damaged`] could not read.
     ///
     /// # Errors
     /// `Corrupt`: the catalog itself cannot be read; `Media`, with nothing written: of memory (raise it), or of
@@ -104,12 +104,18 @@ impl Store {
     pub fn repair(
         media: media::Store,
         mut recovery: Recovery,
-        bitmaps: &[Corrupt],
+        damaged: &[Corrupt],
         options: RepairOptions,
     ) -> Result<Repaired> {
         let mut diary = Diary::default();
-        for corrupt in bitmaps {
-            diary.note(FindingKind::Bitmap, None, corrupt.place.to_string(), "derived anew");
+        let no_header = damaged.iter().any(|corrupt| corrupt.place == Place::LogHeader);
+        let no_bitmap = damaged.iter().any(|corrupt| corrupt.place != Place::LogHeader);
+        for corrupt in damaged {
+            let (kind, deed) = match corrupt.place {
+                Place::LogHeader => (FindingKind::Superblock, "written anew"),
+                _ => (FindingKind::Bitmap, "derived anew"),
+            };
+            diary.note(kind, None, corrupt.place.to_string(), deed);
         }
         if options.rewrite {
             diary.note(FindingKind::Superblock, None, "superblocks", "both copies rewritten");
@@ -117,7 +123,7 @@ impl Store {
         let (opened, cut) = Store::open_leniently(media, &mut recovery, &mut |store, is_blind| {
             mend_trees(store, is_blind, &mut diary)
         })?;
-        let refused = refuse(&opened, cut.is_some(), !bitmaps.is_empty(), options);
+        let refused = refuse(&opened, cut.is_some(), no_bitmap, options);
         let Opened { mut store, failed, end, is_blind, .. } = opened;
         if let Some(refused) = refused {
             return Ok(store.left_alone(recovery, Some(refused)));
@@ -146,6 +152,9 @@ impl Store {
         }
         if diary.total == 0 {
             return Ok(store.left_alone(recovery, None));
+        }
+        if no_header {
+            media.write_log_header()?;
         }
         media.finish_recovery(recovery)?;
         media.checkpoint_blocking()?;

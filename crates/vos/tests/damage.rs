@@ -441,7 +441,7 @@ fn random_damage_never_panics_and_repair_comes_to_rest() {
 fn damage(dice: &mut rig::Dice) {
     let (kind, reseal) = (*dice.pick(&[NODE, HEAD, 0xff02]), dice.chance(2));
     match dice.below(6) {
-        0 => flip("/log", BLOCK_BYTES as u64 + dice.below(100_000)),
+        0 => flip("/log", dice.below(100_000)),
         1 => flip("/data", dice.below(DATA_BYTES / 4)),
         _ => {
             let all: Vec<_> = pages(kind).into_values().collect();

@@ -17,8 +17,8 @@ pub(crate) enum Access {
 /// A target opened to be looked at.
 pub(crate) struct Looked {
     pub(crate) opened: Opened,
-    /// Pages of the block bitmap that could not be read.
-    pub(crate) bitmaps: Vec<Corrupt>,
+    /// Pages of the block bitmap, and the header of the log, that could not be read.
+    pub(crate) damaged: Vec<Corrupt>,
 }
 
 /// The regions of a target.
@@ -62,12 +62,12 @@ pub(crate) fn open(
     memory: usize,
 ) -> Result<(media::Store, Recovery, Vec<Corrupt>), Error> {
     let regions = regions(target, access)?;
-    let (media, recovery, bitmaps) = media::Store::open_damaged(regions, memory).map_err(|error| unreadable(&error))?;
+    let (media, recovery, damaged) = media::Store::open_damaged(regions, memory).map_err(|error| unreadable(&error))?;
     if (media.uuid(), media.target()) != (*target.store.as_bytes(), target.index.0) {
         let text = format!("it holds target {} of another store", media.target());
         return Err(Error::new(Code::Mismatch, text).remedy("put the devices back in their places"));
     }
-    Ok((media, recovery, bitmaps))
+    Ok((media, recovery, damaged))
 }
 
 /// Opens a target to look at it: its log is replayed in memory, and nothing is written.
@@ -75,9 +75,9 @@ pub(crate) fn open(
 /// # Errors
 /// As [`open`].
 pub(crate) fn look(target: &OfflineTarget, memory: usize) -> Result<Looked, Error> {
-    let (media, recovery, bitmaps) = open(target, Access::ReadOnly, memory)?;
+    let (media, recovery, damaged) = open(target, Access::ReadOnly, memory)?;
     let opened = vos::Store::inspect(media, recovery).map_err(|error| unreadable(&error))?;
-    Ok(Looked { opened, bitmaps })
+    Ok(Looked { opened, damaged })
 }
 
 /// An error of the store as the user sees it.

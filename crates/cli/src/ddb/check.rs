@@ -3,11 +3,12 @@
 
 use clap::Args;
 use control::offline::{Labels, OfflineTarget};
+use media::Place;
 use serde_json::{Value, json};
 use types::{ByteSize, Code, Error};
 use vos::{CheckOptions, Finding, FindingKind, Mended, RepairOptions, Repaired, Report};
 
-use super::at_rest::{Access, glance, open, unreadable};
+use super::at_rest::{Access, Looked, glance, look, open, unreadable};
 use super::{Part, Session};
 use crate::failure::Result;
 use crate::output::Outcome;
@@ -42,6 +43,8 @@ struct Before {
     rewrite: bool,
     /// The store could be opened at all.
     is_open: bool,
+    /// Parts of it cannot be read: what they refer to is among what looks like nobody's.
+    is_partial: bool,
 }
 
 impl Before {
@@ -79,15 +82,8 @@ impl Check {
                 before.rewrite = true;
             }
         }
-        if let Err(fault) = &glance.log_header {
-            before.add(FindingKind::Superblock, "the header of the log region", fault);
-        }
-        let opened = open(target, Access::ReadOnly, session.memory).and_then(|(media, recovery, bitmaps)| {
-            let opened = vos::Store::inspect(media, recovery).map_err(|error| unreadable(&error))?;
-            Ok((opened, bitmaps))
-        });
-        let (opened, bitmaps) = match opened {
-            Ok(opened) => opened,
+        let Looked { opened, damaged } = match look(target, session.memory) {
+            Ok(looked) => looked,
             Err(error) if error.code == Code::BadFormat => {
                 before.add(FindingKind::Catalog, format!("target {}", target.index), error.message);
                 return Ok(before);
@@ -95,11 +91,13 @@ impl Check {
             Err(other) => return Err(other),
         };
         before.is_open = true;
-        for corrupt in bitmaps {
-            before.add(FindingKind::Bitmap, corrupt.place.to_string(), corrupt.fault.to_string());
+        for corrupt in damaged {
+            let kind = if corrupt.place == Place::LogHeader { FindingKind::Superblock } else { FindingKind::Bitmap };
+            before.add(kind, corrupt.place.to_string(), corrupt.fault.to_string());
         }
         let report = opened.store.check_with(self.options());
         before.total += opened.findings_total + report.findings_total;
+        before.is_partial = opened.is_blind || report.is_partial;
         before.records = opened.records;
         before.findings.extend(opened.findings);
         before.findings.extend(report.findings.iter().cloned());
@@ -109,9 +107,9 @@ impl Check {
     }
 
     fn mend(&self, session: &Session, target: &OfflineTarget, rewrite: bool) -> Result<Repaired, Error> {
-        let (media, recovery, bitmaps) = open(target, Access::Write, session.memory)?;
+        let (media, recovery, damaged) = open(target, Access::Write, session.memory)?;
         let options = RepairOptions { check: self.options(), drop_corrupt: self.drop_corrupt, rewrite };
-        vos::Store::repair(media, recovery, &bitmaps, options).map_err(|error| unreadable(&error))
+        vos::Store::repair(media, recovery, &damaged, options).map_err(|error| unreadable(&error))
     }
 
     fn tell(&self, session: &Session, target: &OfflineTarget, before: &Before, repaired: Option<Repaired>) -> Part {
@@ -119,11 +117,15 @@ impl Check {
         if let Some(report) = &before.report {
             text.push_str(&summary(report, before.records, self.options().data));
         }
+        if before.is_partial {
+            text.push_str("parts cannot be read: what they refer to is among what looks like nobody's\n");
+        }
         let mut response = json!({
             "target": target.index.0,
             "clean": before.total == 0,
             "findings": before.findings.iter().map(|f| finding_json(f, &session.labels)).collect::<Vec<_>>(),
             "findings_total": before.total,
+            "is_partial": before.is_partial,
             "replayed": before.records,
             "records": before.report.as_ref().map(|report| report.records),
             "pages": before.report.as_ref().map(|report| report.pages),

@@ -64,7 +64,7 @@ fn one(session: &Session, target: &OfflineTarget) -> Result<Part> {
             response["pools"] = json!(pools.len());
             response["containers"] = json!(containers);
             response["space"] = json!({ "capacity": space.capacity, "allocated": space.allocated, "free": space.free });
-            let total = opened.findings_total + looked.bitmaps.len() as u64 + damaged(&glance);
+            let total = opened.findings_total + looked.damaged.len() as u64 + damaged(&glance);
             (total > 0).then(|| some_damage(target.index))
         }
         Err(error) => {
