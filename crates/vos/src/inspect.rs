@@ -136,8 +136,12 @@ impl Store {
                 Ok(Some(next)) => next,
                 Ok(None) => break,
                 Err(error) => {
-                    let error_text = Error::from(error.clone());
-                    found.add_error(FindingKind::Log, None, "the log", &error_text);
+                    match &error {
+                        media::Error::Corrupt(bad) => {
+                            found.add(FindingKind::Log, None, bad.place.to_string(), bad.fault.to_string());
+                        }
+                        other => found.add(FindingKind::Log, None, "the log", other.to_string()),
+                    }
                     cut = Some(error);
                     break;
                 }

@@ -344,7 +344,7 @@ fn a_log_with_a_gap_is_cut_only_when_asked() {
         let mut opened = look();
         let [found] = &opened.findings[..] else { panic!("one finding: {:?}", opened.findings) };
         assert_eq!(found.kind, FindingKind::Log);
-        assert!(found.fault.contains(&format!("log position {}", end - 3 * BLOCK_BYTES as u64)), "{found}");
+        assert_eq!(found.place, format!("log position {}", end - 3 * BLOCK_BYTES as u64));
         assert!(get(&mut opened.store, 0, 100, 100).unwrap() && !get(&mut opened.store, 0, 101, 100).unwrap());
         drop(opened);
         let before = image();

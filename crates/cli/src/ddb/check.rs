@@ -213,7 +213,7 @@ fn repair_text(repaired: &Repaired, labels: &Labels) -> String {
     }
     text.push_str("a checkpoint was written\n");
     if let Some(left) = &repaired.left {
-        text.push_str("\nleft: ");
+        text.push_str(if left.findings_total == 0 { "\nleft: " } else { "\nleft:\n" });
         text.push_str(&findings_table(&left.findings, left.findings_total, labels));
     }
     text

@@ -68,7 +68,7 @@ fn one(session: &Session, target: &OfflineTarget) -> Result<Part> {
             (total > 0).then(|| some_damage(target.index))
         }
         Err(error) => {
-            lines.push(("  Store", format!("cannot be opened: {}", error.message)));
+            lines.push(("  Opening", format!("fails: {}", error.message)));
             response["error"] = json!(error.message);
             Some(error)
         }

@@ -142,7 +142,7 @@ impl Session {
         Ok(self.together(parts))
     }
 
-    /// Puts the answers of targets together. The fault of the first that has one is that of all.
+    /// Puts the answers of targets together, and their faults; the remedy is that of the last.
     fn together(&self, parts: Vec<Part>) -> Outcome {
         let mut text = String::new();
         let several = self.targets.len() > 1;
@@ -152,10 +152,13 @@ impl Session {
             }
             text.push_str(&part.text);
         }
-        let (mut responses, mut fault) = (Vec::new(), None);
+        let (mut responses, mut fault): (Vec<Value>, Option<Error>) = (Vec::new(), None);
         for part in parts {
             responses.push(part.response);
-            fault = fault.or(part.fault);
+            fault = match (fault, part.fault) {
+                (Some(first), Some(next)) => Some(Error { message: first.message + "; " + &next.message, ..next }),
+                (first, next) => first.or(next),
+            };
         }
         let response = json!({ "storage": self.storage.display().to_string(), "targets": responses });
         Outcome::new(response, text).with_fault(fault)
