@@ -51,8 +51,8 @@ pub struct Report {
     pub records: u64,
     pub pages: u64,
     /// Values whose checksums were verified, and their bytes.
-    pub values: u64,
-    pub value_bytes: u64,
+    pub verified: u64,
+    pub verified_bytes: u64,
     /// Some pages could not be read: what they refer to looks leaked.
     pub is_partial: bool,
     pub space: Option<SpaceUse>,
@@ -203,8 +203,8 @@ fn survey_tree(
             survey.bulk.push(piece);
         }
         if data && let Some(payload) = payload_of(record, value) {
-            survey.report.values += 1;
-            survey.report.value_bytes += payload.len();
+            survey.report.verified += 1;
+            survey.report.verified_bytes += payload.len();
             if let Err(fault) = verify_payload(media, payload) {
                 bad(FindingKind::Value, fault);
             }

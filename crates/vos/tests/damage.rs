@@ -237,7 +237,7 @@ fn records_below_a_damaged_inner_page_are_put_back() {
         let mut store = reopened(&repaired);
         assert!((0..1000).all(|n| n == 5 || get(&mut store, 0, n, 100).unwrap()));
         assert!(get(&mut store, 0, 5, 50).unwrap());
-        assert_eq!(store.check_with(CLOSELY).values, 1014, "all but the version in the log, twice, and container 1");
+        assert_eq!(store.check_with(CLOSELY).verified, 1014, "all but the version in the log, twice, and container 1");
     });
 }
 
@@ -270,7 +270,7 @@ fn a_value_that_rots_is_found_by_its_checksum_and_dropped_only_when_asked() {
         assert!(repaired.mended.iter().any(|m| m.kind == FindingKind::Leak && m.deed.starts_with("5 blocks")));
         let mut store = reopened(&repaired);
         assert!((0..20).all(|n| get(&mut store, 0, n, 100).unwrap()));
-        assert_eq!(store.check_with(CLOSELY).values, 32);
+        assert_eq!(store.check_with(CLOSELY).verified, 32);
     });
 }
 

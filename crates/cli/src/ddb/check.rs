@@ -129,8 +129,8 @@ impl Check {
             "replayed": before.records,
             "records": before.report.as_ref().map(|report| report.records),
             "pages": before.report.as_ref().map(|report| report.pages),
-            "values": before.report.as_ref().map(|report| report.values),
-            "value_bytes": before.report.as_ref().map(|report| report.value_bytes),
+            "values": before.report.as_ref().map(|report| report.verified),
+            "value_bytes": before.report.as_ref().map(|report| report.verified_bytes),
             "repair": null,
         });
         let mut left = before.total;
@@ -188,7 +188,7 @@ fn findings_table(findings: &[Finding], total: u64, labels: &Labels) -> String {
 
 fn summary(report: &Report, replayed: u64, data: bool) -> String {
     let values = match data {
-        true => format!(", {} of {}", count(report.values, "value"), ByteSize(report.value_bytes)),
+        true => format!(", {} of {}", count(report.verified, "value"), ByteSize(report.verified_bytes)),
         false => ", values not read (--data reads them)".into(),
     };
     let (pages, records) = (count(report.pages, "page"), count(report.records, "record"));
