@@ -1,12 +1,13 @@
-//! The commands: `daos`, `dmg`, `daos_server`, and what they share.
+//! The commands: `daos`, `dmg`, `daos_server`, `ddb`, and what they share.
 //!
 //! A command is a clap struct with a `run` that returns an [`output::Outcome`]: the JSON response
-//! and the text a person reads. [`program`] parses, runs and prints, in one place for all three.
+//! and the text a person reads. [`program`] parses, runs and prints, in one place for all four.
 //!
 //! # Shape
 //! ```text
 //!   program ── parse ──> daos | dmg | daos_server ── session ──> daos::System
-//!      └────── print <── Outcome { response, text }  or  Failure { cause, remedy }
+//!      │           └───> ddb ── storage at rest ──> media, vos
+//!      └────── print <── Outcome { response, text, fault }  or  Failure { cause, remedy }
 //! ```
 //!
 //! # Always true
@@ -20,6 +21,7 @@
 
 pub mod daos;
 pub mod daos_server;
+pub mod ddb;
 pub mod dmg;
 mod encoded;
 mod failure;

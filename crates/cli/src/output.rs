@@ -17,12 +17,20 @@ pub(crate) struct Outcome {
     pub(crate) response: Value,
     /// What a person reads; empty when the command wrote to stdout itself.
     pub(crate) text: String,
+    /// The command did its work, and the work was to find out that something is wrong: status 1, with the
+    /// response.
+    pub(crate) fault: Option<Error>,
 }
 
 impl Outcome {
     pub(crate) fn new(response: impl Serialize, text: impl Into<String>) -> Outcome {
         let response = serde_json::to_value(response).expect("responses are plain structs with string keys");
-        Outcome { response, text: text.into() }
+        Outcome { response, text: text.into(), fault: None }
+    }
+
+    /// Says that something is wrong, beside the response.
+    pub(crate) fn with_fault(self, fault: Option<Error>) -> Outcome {
+        Outcome { fault, ..self }
     }
 }
 
@@ -34,9 +42,15 @@ pub(crate) fn write_raw(bytes: &[u8]) -> Result<()> {
 
 /// Prints the end of a command and returns the exit status.
 pub(crate) fn finish(result: Result<Outcome>, json: bool) -> u8 {
+    let mut fault = None;
     let (status, envelope, text) = match result {
-        Ok(outcome) if json => (0, envelope(outcome.response, None), None),
-        Ok(outcome) => (0, String::new(), Some(outcome.text)),
+        Ok(Outcome { response, fault, .. }) if json => {
+            (u8::from(fault.is_some()), envelope(response, fault.as_ref()), None)
+        }
+        Ok(outcome) => {
+            fault = outcome.fault;
+            (0, String::new(), Some(outcome.text))
+        }
         Err(Failure::ReaderGone) => return 0,
         Err(Failure::Usage(error)) if json => (2, envelope(Value::Null, Some(&error)), None),
         Err(Failure::Failed(error)) if json => (1, envelope(Value::Null, Some(&error)), None),
@@ -48,7 +62,7 @@ pub(crate) fn finish(result: Result<Outcome>, json: bool) -> u8 {
         printed.push('\n');
     }
     match write_raw(printed.as_bytes()) {
-        Ok(()) | Err(Failure::ReaderGone) => status,
+        Ok(()) | Err(Failure::ReaderGone) => fault.map_or(status, |fault| complain(&fault, 1)),
         Err(Failure::Usage(error) | Failure::Failed(error)) => complain(&error, 1),
     }
 }

@@ -1,4 +1,4 @@
-//! One `main` for three programs: parse, run, print, exit status.
+//! One `main` for all programs: parse, run, print, exit status.
 
 use std::ffi::OsString;
 use std::panic::AssertUnwindSafe;
@@ -12,6 +12,7 @@ use types::{Code, Error};
 
 use crate::daos::Daos;
 use crate::daos_server::DaosServer;
+use crate::ddb::Ddb;
 use crate::dmg::Dmg;
 use crate::failure::{Failure, Result};
 use crate::manual;
@@ -24,16 +25,18 @@ pub enum Program {
     Daos,
     Dmg,
     DaosServer,
+    Ddb,
 }
 
 impl Program {
-    pub(crate) const ALL: [Program; 3] = [Program::Daos, Program::Dmg, Program::DaosServer];
+    pub(crate) const ALL: [Program; 4] = [Program::Daos, Program::Dmg, Program::DaosServer, Program::Ddb];
 
     pub(crate) const fn name(self) -> &'static str {
         match self {
             Program::Daos => "daos",
             Program::Dmg => "dmg",
             Program::DaosServer => "daos_server",
+            Program::Ddb => "ddb",
         }
     }
 
@@ -43,11 +46,12 @@ impl Program {
             Program::Daos => Daos::command(),
             Program::Dmg => Dmg::command(),
             Program::DaosServer => DaosServer::command(),
+            Program::Ddb => Ddb::command(),
         }
     }
 
     /// The program that argument zero names, if it names one of ours. So one file, linked under
-    /// other names, is all three; `daos quickstart --server` needs nothing else installed.
+    /// other names, is all of them; `daos quickstart --server` needs nothing else installed.
     fn from_argument(zero: Option<&OsString>) -> Option<Program> {
         let name = Path::new(zero?).file_name()?.to_str()?;
         Program::ALL.into_iter().find(|p| p.name() == name)
@@ -57,6 +61,8 @@ impl Program {
 /// Log filter by default: a client is silent unless something is wrong, a server tells its life.
 const CLIENT_LOG: &str = "warn";
 const SERVER_LOG: &str = "info";
+/// An inspector says in its answer what is wrong.
+const INSPECTOR_LOG: &str = "off";
 /// Ours at length, other people's crates still quiet.
 const DEBUG_LOG: &str = "debug";
 /// Overrides both, in `tracing`'s filter language.
@@ -70,6 +76,7 @@ pub fn main(otherwise: Program) -> ExitCode {
         Program::Daos => with::<Daos>(&arguments, |c| &c.print, CLIENT_LOG, |c| rt::block_on(c.run())),
         Program::Dmg => with::<Dmg>(&arguments, |c| &c.print, CLIENT_LOG, |c| rt::block_on(c.run())),
         Program::DaosServer => with::<DaosServer>(&arguments, |c| &c.print, SERVER_LOG, DaosServer::run),
+        Program::Ddb => with::<Ddb>(&arguments, |c| &c.print, INSPECTOR_LOG, Ddb::run),
     };
     ExitCode::from(status)
 }
@@ -186,6 +193,7 @@ mod tests {
             ("/usr/bin/dmg", Some(Program::Dmg)),
             ("daos_server", Some(Program::DaosServer)),
             ("./target/release/daos", Some(Program::Daos)),
+            ("ddb", Some(Program::Ddb)),
             ("cli-0123abcd", None),
         ] {
             assert_eq!(Program::from_argument(Some(&zero.into())), program, "{zero}");

@@ -6,7 +6,7 @@ use std::collections::BTreeSet;
 use std::path::Path;
 
 use serde_json::{Value, json};
-use support::{DAOS, DAOS_SERVER, DMG, Ran, Reach, Server, run, schema, small_tree};
+use support::{DAOS, DAOS_SERVER, DDB, DMG, Ran, Reach, Server, run, schema, small_tree};
 
 /// Runs commands and checks each against the schema of its name.
 struct Checker {
@@ -138,8 +138,38 @@ fn without_a_system(at: &Path) -> BTreeSet<String> {
         check(DAOS, "version", &[]),
         check(DMG, "version", &[]),
         check(DAOS_SERVER, "version", &[]),
+        check(DDB, "version", &[]),
         check(DAOS_SERVER, "config check", &[file.to_str().unwrap()]),
         check(DAOS, "quickstart", &[small_tree(at).to_str().unwrap(), "--path", at.join("quick").to_str().unwrap()]),
+    ]
+    .into()
+}
+
+/// Commands that look into storage at rest.
+fn inspections(storage: &Path) -> BTreeSet<String> {
+    let system = Reach::embedded(storage);
+    system.dmg(&["pool", "create", "tank", "--size", "512MiB"]).ok();
+    system.daos(&["container", "create", "tank", "data"]).ok();
+    system.daos(&["kv", "put", "tank", "data", "greeting", "hello"]).ok();
+    let storage = storage.to_str().unwrap();
+    let inspect = |command: &str, more: &[&str]| {
+        let words: Vec<&str> = [storage, command].into_iter().chain(more.iter().copied()).chain(["--json"]).collect();
+        checked(DDB, command, &run(DDB, &words).ok())
+    };
+    for path in ["/", "/tank", "/tank/data"] {
+        inspect("ls", &[path]);
+    }
+    let object = run(DDB, &[storage, "ls", "/tank/data", "--json"]).ok().json();
+    let targets = object["response"]["targets"].as_array().unwrap().clone();
+    let object = targets.iter().find_map(|target| target["entries"][0]["name"].as_str()).unwrap();
+    let value = format!("/tank/data/{object}/greeting/[0]");
+    [
+        inspect("ls", &[&value]),
+        inspect("dump", &[&value]),
+        inspect("info", &[]),
+        inspect("log", &[]),
+        inspect("space", &[]),
+        inspect("check", &["--data"]),
     ]
     .into()
 }
@@ -147,7 +177,9 @@ fn without_a_system(at: &Path) -> BTreeSet<String> {
 #[test]
 fn every_command_keeps_its_schema_embedded() {
     let at = tempfile::tempdir().unwrap();
-    let mut seen = every_command(Reach::embedded(&at.path().join("system")), at.path());
+    let system = at.path().join("system");
+    let mut seen = every_command(Reach::embedded(&system), at.path());
+    seen.append(&mut inspections(&system));
     seen.append(&mut without_a_system(at.path()));
     let schemas = std::fs::read_dir(Path::new(env!("CARGO_MANIFEST_DIR")).join("schemas")).unwrap();
     let known: BTreeSet<String> =

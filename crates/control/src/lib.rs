@@ -3,6 +3,7 @@
 //! # Shape
 //! - [`config`]: the server's YAML file and its defaults.
 //! - [`storage`]: directories and devices, cut into the regions of targets; one server at a time.
+//! - [`offline`]: the same storage for an inspector, when no server has it.
 //! - [`server`]: a listening server, from start to SIGTERM.
 //! - [`embedded`]: the same server inside a client's process, on an in-process link.
 //!
@@ -13,5 +14,6 @@
 
 pub mod config;
 pub mod embedded;
+pub mod offline;
 pub mod server;
 pub mod storage;

@@ -36,35 +36,35 @@ const ALIGNMENT: u64 = 1 << 20;
 /// What was laid out. Durable as JSON in `storage.json`, version 1.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
-struct Layout {
+pub(crate) struct Layout {
     version: u32,
-    phase: Phase,
-    store: Uuid,
-    targets: Vec<TargetLayout>,
+    pub(crate) phase: Phase,
+    pub(crate) store: Uuid,
+    pub(crate) targets: Vec<TargetLayout>,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
-enum Phase {
+pub(crate) enum Phase {
     Formatting,
     Ready,
 }
 
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
-struct TargetLayout {
+pub(crate) struct TargetLayout {
     /// Relative paths are below the storage directory, so that it can be moved.
-    log: RegionLayout,
-    data: RegionLayout,
+    pub(crate) log: RegionLayout,
+    pub(crate) data: RegionLayout,
 }
 
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
-struct RegionLayout {
-    path: PathBuf,
-    base: u64,
-    bytes: u64,
-    thin: bool,
+pub(crate) struct RegionLayout {
+    pub(crate) path: PathBuf,
+    pub(crate) base: u64,
+    pub(crate) bytes: u64,
+    pub(crate) thin: bool,
 }
 
 /// Storage that this process owns until it drops it.
@@ -161,7 +161,7 @@ impl Owned {
     }
 }
 
-fn io(error: DiskError) -> Error {
+pub(crate) fn io(error: DiskError) -> Error {
     Error::new(Code::Io, error.to_string())
 }
 
@@ -257,7 +257,7 @@ fn agree(layout: &Layout, config: &Config, directory: &Path) -> Result<(), Error
     Ok(())
 }
 
-fn read_layout(file: &Path) -> Result<Layout, Error> {
+pub(crate) fn read_layout(file: &Path) -> Result<Layout, Error> {
     let bytes = fs::read(file).map_err(io)?;
     decode_layout(&bytes).map_err(|why| {
         Error::new(Code::BadFormat, format!("{}: {why}", file.display()))

@@ -37,9 +37,11 @@ mod checkpoint;
 mod error;
 #[cfg(test)]
 mod golden;
+mod inspect;
 mod log;
 mod page;
 mod pages;
+mod reconcile;
 mod recover;
 mod region;
 mod root;
@@ -50,6 +52,7 @@ mod superblock;
 
 pub use bulk::Reservation;
 pub use error::{Corrupt, Device, Error, Failed, Fault, FormatError, Place, Result};
+pub use inspect::{CheckpointFacts, Glance};
 pub use log::append::LOG_BYTES_MIN;
 pub use log::record::{
     BATCH_HEADER_BYTES, BatchHeader, LogHeader, RECORD_BYTES_MAX, RECORD_HEADER_BYTES, RecordHeader,
@@ -60,6 +63,7 @@ pub use log::{Lsn, Reserve};
 pub use page::{PAGE_BODY_BYTES, PAGE_BYTES, PAGE_HEADER_BYTES, PAGE_VERSION, Page, PageHeader, PageId, decode_page};
 pub use pages::map::{MAP_ENTRIES, MapPage};
 pub use pages::pool::{FRAMES_MIN, Pages, PoolUse};
+pub use reconcile::{DIFFERENCES_MAX, Leaks, Reconciliation};
 pub use recover::{DATA_BYTES_MAX, DATA_BYTES_MIN, Existing, Identity, Recovered, Recovery};
 pub use region::{BLOCK_BYTES, Region, Regions};
 pub use root::{ROOT_BYTES_MAX, Root, RootBlock, decode_root, decode_root_block};

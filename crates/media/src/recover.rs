@@ -81,6 +81,17 @@ impl Recovery {
         self.records += next.is_some() as u64;
         Ok(next)
     }
+
+    /// Ends the log where it could not be read: what follows is given up. For repair, when an operator says
+    /// so, and for looking.
+    pub fn give_up(&mut self) {
+        self.scanner.give_up();
+    }
+
+    /// Where the log ends; `None` before the last record was asked for.
+    pub fn end(&self) -> Option<Lsn> {
+        self.scanner.end()
+    }
 }
 
 impl Store {
@@ -159,18 +170,33 @@ impl Store {
     /// - `Format`: no store, another version, or both superblocks damaged; the text says what to do.
     /// - `Corrupt`, `Read`: something that everything else hangs on is unreadable.
     pub fn open(regions: Regions, budget_bytes: usize) -> Result<(Store, Recovery)> {
+        Store::open_judged(regions, budget_bytes, &mut |corrupt| Err(corrupt.into()))
+    }
+
+    /// Opens as [`Store::open`], and goes on without the header of the log, whose batches say themselves whose
+    /// they are, and without bitmap pages that cannot be read: their blocks count as free. `judge` hears of
+    /// each, and may refuse. Before such a store takes updates it must be mended ([`Store::mend_space`],
+    /// [`Store::write_log_header`]).
+    pub(crate) fn open_judged(
+        regions: Regions,
+        budget_bytes: usize,
+        judge: &mut dyn FnMut(Corrupt) -> Result<()>,
+    ) -> Result<(Store, Recovery)> {
         for region in [&regions.log, &regions.data] {
             region.sync_now().map_err(|cause| device_error(region, cause))?;
         }
         let (anchor, rewrite) = read_anchor(&regions.data)?;
         let regions = fit(regions, &anchor)?;
-        check_log(&regions, &anchor)?;
+        match check_log(&regions, &anchor) {
+            Err(Error::Corrupt(corrupt)) => judge(corrupt)?,
+            checked => checked?,
+        }
         let tag = codec::crc32c(&anchor.store);
         let blocks = (anchor.data_bytes / BLOCK_BYTES as u64) as u32;
         let first = first_allocatable(blocks);
         let reader = Reader { region: &regions.data, tag, first, blocks, sequence: anchor.sequence };
         let (root, root_blocks) = reader.root(&anchor)?;
-        let image = reader.bitmap(&root)?;
+        let image = reader.bitmap(&root, judge)?;
         let addresses = reader.map(&root)?;
         let mut pages = Pages::new(budget_bytes, anchor.frames, tag, Some(loader(&regions.data)))?;
         pages.restore(addresses.into_iter(), anchor.sequence);
@@ -383,13 +409,23 @@ impl Reader<'_> {
         Ok((root, blocks))
     }
 
-    fn bitmap(&self, root: &Root) -> Result<Bitmap> {
+    fn bitmap(&self, root: &Root, judge: &mut dyn FnMut(Corrupt) -> Result<()>) -> Result<Bitmap> {
         let mut bitmap = Bitmap::new(self.blocks);
         for (index, part) in (0..).zip(&root.bitmaps) {
             let block = slot_block(index, (part.at & 1) as u8);
             let place = Place::Bitmap { index, block };
-            let bytes = self.part(block, place, index, KIND_BITMAP, part.crc)?;
-            bitmap.load(index, &bytes);
+            match self.part(block, place, index, KIND_BITMAP, part.crc) {
+                Ok(bytes) => bitmap.load(index, &bytes),
+                Err(Error::Corrupt(corrupt)) => {
+                    judge(corrupt)?;
+                    bitmap.touch_page(index);
+                }
+                Err(other) => return Err(other),
+            }
+        }
+        // What lies before is no page's to say, whether it could be read or not.
+        if !bitmap.all_set(Extent { block: 0, blocks: self.first }) {
+            bitmap.set(Extent { block: 0, blocks: self.first });
         }
         Ok(bitmap)
     }

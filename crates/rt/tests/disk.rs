@@ -22,6 +22,7 @@ async fn check_disk(dir: &Path) {
     check_many_at_once(&dir.join("many")).await;
     check_dropped_operations(&dir.join("dropped")).await;
     check_lock(&dir.join("locked"));
+    check_read_only(&dir.join("looked-at")).await;
     check_errors(dir).await;
     check_fs(dir);
 }
@@ -145,6 +146,28 @@ fn check_lock(path: &Path) {
     assert!(Disk::open(path, exclusive).is_err());
     drop(clone);
     Disk::open(path, exclusive).unwrap();
+}
+
+/// What was opened to look at is read, measured and locked, and stays as it is.
+async fn check_read_only(path: &Path) {
+    Disk::open(path, CREATE).unwrap().write_now(0, &[7; 4096]).unwrap();
+    let disk = Disk::open_read_only(path).unwrap();
+    let mut bytes = [0; 4096];
+    disk.read_now(0, &mut bytes).unwrap();
+    assert_eq!(bytes, [7; 4096]);
+    let refused = disk.write_now(0, &[8; 4096]).unwrap_err();
+    assert!(refused.to_string().contains("for reading only"), "{refused}");
+    assert!(
+        disk.write(0, IoBuf::zeroed(4096)).await.0.is_err()
+            && disk.write_durable(0, IoBuf::zeroed(4096)).await.0.is_err()
+    );
+    assert!(disk.set_len(1).is_err() && disk.allocate(1 << 30).is_err() && disk.discard(0, 4096).is_err());
+    disk.sync_now().unwrap();
+    disk.try_lock_exclusive().unwrap();
+    assert!(Disk::open(path, OpenMode { exclusive_lock: true, ..CREATE }).is_err(), "the lock holds");
+    disk.read_now(0, &mut bytes).unwrap();
+    assert_eq!((bytes, disk.len().unwrap()), ([7; 4096], 4096));
+    assert!(Disk::open_read_only(path.with_extension("none")).is_err(), "nothing is made");
 }
 
 async fn check_errors(dir: &Path) {

@@ -130,7 +130,7 @@ async fn check() {
     for target in storage.targets(MEMORY_BYTES).expect("the layout is there") {
         let index = target.index;
         let (store, _) = engine::target::open::open_store(target).expect("a store that was closed opens");
-        let problems = store.check().problems;
-        assert!(problems.is_empty(), "target {index}: {problems:#?}");
+        let findings = store.check().findings;
+        assert!(findings.is_empty(), "target {index}: {findings:#?}");
     }
 }

@@ -114,6 +114,16 @@ impl Catalog {
 
     /// Reads the catalog back from its root: the whole of it, and the head of every container.
     pub(crate) fn load(pages: &Pages, root: &[u8]) -> Result<Catalog> {
+        Catalog::load_judged(pages, root, &mut |_, error| Err(error))
+    }
+
+    /// Reads the catalog back as [`Catalog::load`], and goes on without what cannot be read, if `judge` lets
+    /// it: a container (named, when its entry tells), or an entry.
+    pub(crate) fn load_judged(
+        pages: &Pages,
+        root: &[u8],
+        judge: &mut dyn FnMut(Option<ContainerId>, Error) -> Result<()>,
+    ) -> Result<Catalog> {
         let Some(head) = root.strip_prefix(&ROOT_MAGIC).and_then(|rest| <[u8; 4]>::try_from(rest).ok()) else {
             return Err(unreadable("the root"));
         };
@@ -142,27 +152,59 @@ impl Catalog {
                     _ => return None,
                 })
             });
-            match entry.ok_or_else(|| unreadable("an entry"))? {
-                Entry::Pool(pool, quota) => drop(catalog.pools.insert(pool, Pool::new(quota))),
-                Entry::Shard(head) => {
-                    let shard = Shard::load(pages, head)?;
-                    if key != shard_key(shard.id) {
-                        return Err(unreadable("the head of another container"));
-                    }
-                    catalog.count(&shard);
-                    catalog.shards.insert(shard.id, shard);
-                }
-                Entry::Garbage(head) => {
-                    let shard = Shard::load(pages, head)?;
-                    catalog.count(&shard);
-                    catalog.garbage.insert(shard.tree.owner, shard);
-                }
-                // Read when all shards are known, by `commit`.
-                Entry::Transaction => {}
+            let container = key.strip_prefix(&[SHARD]).and_then(|id| id.try_into().ok()).map(ContainerId::from_bytes);
+            match entry.ok_or_else(|| unreadable("an entry")) {
+                Ok(entry) => catalog.take_up(pages, &key, entry).or_else(|error| judge(container, error))?,
+                Err(error) => judge(container, error)?,
             }
             cursor.next()?;
         }
         Ok(catalog)
+    }
+
+    /// Puts an entry of the catalog's tree in its place in memory.
+    fn take_up(&mut self, pages: &Pages, key: &[u8], entry: Entry) -> Result<()> {
+        match entry {
+            Entry::Pool(pool, quota) => drop(self.pools.insert(pool, Pool::new(quota))),
+            Entry::Shard(head) => {
+                let shard = Shard::load(pages, head)?;
+                if key != shard_key(shard.id) {
+                    return Err(unreadable("the head of another container"));
+                }
+                self.count(&shard);
+                self.shards.insert(shard.id, shard);
+            }
+            Entry::Garbage(head) => {
+                let shard = Shard::load(pages, head)?;
+                self.count(&shard);
+                self.garbage.insert(shard.tree.owner, shard);
+            }
+            // Read when all shards are known, by `commit`.
+            Entry::Transaction => {}
+        }
+        Ok(())
+    }
+
+    /// Sums every pool anew, after its containers were mended.
+    pub(crate) fn recount(&mut self) {
+        for pool in self.pools.values_mut() {
+            (pool.pages, pool.blocks) = (0, 0);
+        }
+        for shard in self.shards.values().chain(self.garbage.values()) {
+            if let Some(pool) = self.pools.get_mut(&shard.pool) {
+                pool.pages += shard.pages();
+                pool.blocks += shard.blocks;
+            }
+        }
+    }
+
+    /// The shard whose tree has this number; that of the catalog itself is 0.
+    pub(crate) fn shard_of_tree(&mut self, owner: u32) -> Option<&mut Shard> {
+        if owner == CATALOG_OWNER {
+            return Some(&mut self.own);
+        }
+        let live = self.shards.values_mut().find(|shard| shard.tree.owner == owner);
+        live.or_else(|| self.garbage.get_mut(&owner))
     }
 
     fn count(&mut self, shard: &Shard) {

@@ -36,22 +36,28 @@ mod checked;
 mod commit;
 mod conflict;
 mod cursor;
+mod describe;
 mod diff;
 mod error;
 mod extents;
 mod fetch;
+mod finding;
 mod history;
+mod inspect;
 mod intent;
 mod key;
 mod list;
 mod maintain;
 pub mod model;
+mod naming;
 mod node;
 mod prepare;
 mod punch;
 mod query;
 mod record;
+mod repair;
 mod request;
+mod salvage;
 mod shard;
 mod space;
 mod store;
@@ -61,13 +67,18 @@ mod update;
 mod value;
 mod view;
 
-pub use check::Report;
+pub use check::{CheckOptions, ContainerCount, Report};
 pub use checked::ReadScope;
 pub use conflict::Party;
+pub use describe::{LogEntry, describe_record};
 pub use diff::{DiffAnchor, Difference, Kind};
 pub use error::{Error, Result};
+pub use finding::{Finding, FindingKind};
+pub use inspect::{Branch, Child, Opened, Stored, StoredRecord, StoredValue};
 pub use key::Version;
 pub use list::LIST_MAX;
+pub use naming::{key_name, object_name, read_key_name, read_object_name};
+pub use repair::{Mended, RepairOptions, Repaired};
 pub use request::{
     AkeyPlan, AkeyRead, AkeyWrite, ArrayEnd, ArrayTail, BulkList, Checksums, ContainerInfo, Edge, FetchPlan,
     INLINE_BYTES_MAX, ListedAkey, ListedExtent, ListedObject, Listing, Op, Origin, Payload, Piece, PoolSpace, Punch,

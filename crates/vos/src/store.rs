@@ -91,9 +91,19 @@ impl Store {
         Ok((store, recovered))
     }
 
-    fn assemble(media: media::Store, catalog: Catalog, read_before: Epoch) -> Store {
+    pub(crate) fn assemble(media: media::Store, catalog: Catalog, read_before: Epoch) -> Store {
         let reads = Reads::new(read_before);
         Store { media, catalog, scratch: Scratch::default(), reads, is_stopped: false }
+    }
+
+    /// What it is made of, for those that look at all of it.
+    pub(crate) fn parts_ref(&self) -> (&media::Store, &Catalog) {
+        (&self.media, &self.catalog)
+    }
+
+    /// What it is made of, for repair.
+    pub(crate) fn parts_mut(&mut self) -> (&media::Store, &mut Catalog) {
+        (&self.media, &mut self.catalog)
     }
 
     /// The page store below: for bulk transfers, durability, pressure and checkpoints.
@@ -580,7 +590,7 @@ impl Store {
     /// Walks everything and says what breaks an invariant; the report is empty when nothing does. Call it
     /// while no checkpoint runs.
     pub fn check(&self) -> Report {
-        check::store(&self.media, &self.catalog)
+        check::store(&self.media, &self.catalog, check::CheckOptions::default())
     }
 
     pub(crate) fn running(&self) -> Result<()> {
@@ -612,7 +622,7 @@ impl Store {
     }
 
     /// Applies a record read back.
-    fn replay(&mut self, lsn: Lsn, record: &Record<'_>) -> Result<()> {
+    pub(crate) fn replay(&mut self, lsn: Lsn, record: &Record<'_>) -> Result<()> {
         self.media.pages().begin_op();
         self.apply(record)?;
         let mut marked = Ok(());

@@ -59,6 +59,14 @@ impl Stored<'_> {
         }
     }
 
+    /// The blocks it lies in; none when it is inline.
+    pub(crate) fn blocks(&self) -> BulkList {
+        match self {
+            Stored::Inline { .. } => BulkList::new(),
+            Stored::Bulk { extents, .. } => read_extents(extents),
+        }
+    }
+
     /// A source for the byte range `part`; inline bytes are appended to `inline`.
     pub(crate) fn source(&self, part: std::ops::Range<u64>, inline: &mut Vec<u8>) -> Source {
         match *self {

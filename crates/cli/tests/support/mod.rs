@@ -17,6 +17,7 @@ const PATIENCE: Duration = Duration::from_secs(30);
 
 pub const DAOS: &str = env!("CARGO_BIN_EXE_daos");
 pub const DMG: &str = env!("CARGO_BIN_EXE_dmg");
+pub const DDB: &str = env!("CARGO_BIN_EXE_ddb");
 pub const DAOS_SERVER: &str = env!("CARGO_BIN_EXE_daos_server");
 
 /// The end of a program's run.

@@ -91,6 +91,12 @@ impl Scanner {
         self.ended.then_some(Lsn(self.position))
     }
 
+    /// The log ends here, whatever follows.
+    pub(crate) fn give_up(&mut self) {
+        self.cursor = self.batch_length;
+        self.ended = true;
+    }
+
     fn next_batch(&mut self) -> Result<bool> {
         if self.ended {
             return Ok(false);

@@ -98,6 +98,18 @@ impl Bitmap {
         Some(Extent { block: start, blocks: stop - start })
     }
 
+    /// The first run of set bits in `from..end`.
+    pub(crate) fn next_set_run(&self, from: u32, end: u32) -> Option<Extent> {
+        let start = self.seek(from, end, true)?;
+        let stop = self.seek(start, end, false).unwrap_or(end);
+        Some(Extent { block: start, blocks: stop - start })
+    }
+
+    /// Counts page `index` as changed: its copy on the device cannot be read.
+    pub(crate) fn touch_page(&mut self, index: u32) {
+        self.changed.insert(index);
+    }
+
     /// Counts every page as changed: a new region has none on the device.
     pub(crate) fn touch_all(&mut self) {
         self.changed = (0..(self.words.len() / WORDS) as u32).collect();

@@ -46,6 +46,8 @@ pub struct OpenMode {
 #[derive(Clone)]
 pub struct Disk {
     inner: DiskInner,
+    /// Opened to look only: whatever would change the file is refused.
+    is_read_only: bool,
 }
 
 #[derive(Clone)]
@@ -62,9 +64,32 @@ impl Disk {
     pub fn open(path: impl AsRef<Path>, mode: OpenMode) -> Result<Disk, DiskError> {
         if sim::is_active() {
             let file = sim::file::SimFile::open(path.as_ref(), mode)?;
-            return Ok(Disk { inner: DiskInner::Sim(Arc::new(file)) });
+            return Ok(Disk { inner: DiskInner::Sim(Arc::new(file)), is_read_only: false });
         }
-        os::OsFile::open(path.as_ref(), mode).map(|file| Disk { inner: DiskInner::Os(Arc::new(file)) })
+        let file = os::OsFile::open(path.as_ref(), mode)?;
+        Ok(Disk { inner: DiskInner::Os(Arc::new(file)), is_read_only: false })
+    }
+
+    /// Opens the file or block device at `path` to look at it: nothing done with this handle changes a byte
+    /// of it, and a sync does nothing. It can be locked.
+    ///
+    /// # Errors
+    /// `NotFound`, `Io`. Of what would write, later: `Io` with `PermissionDenied`.
+    pub fn open_read_only(path: impl AsRef<Path>) -> Result<Disk, DiskError> {
+        if sim::is_active() {
+            let file = sim::file::SimFile::open(path.as_ref(), OpenMode::default())?;
+            return Ok(Disk { inner: DiskInner::Sim(Arc::new(file)), is_read_only: true });
+        }
+        let file = os::OsFile::open_read_only(path.as_ref())?;
+        Ok(Disk { inner: DiskInner::Os(Arc::new(file)), is_read_only: true })
+    }
+
+    fn may_change(&self, operation: &'static str) -> Result<(), DiskError> {
+        if self.is_read_only {
+            let cause = io::Error::new(io::ErrorKind::PermissionDenied, "it was opened for reading only");
+            return Err(DiskError::new(operation, &self.path(), cause));
+        }
+        Ok(())
     }
 
     pub fn path(&self) -> PathBuf {
@@ -105,6 +130,7 @@ impl Disk {
 
     /// Cuts or extends a file; what is added reads as zero. A block device only accepts its own size.
     pub fn set_len(&self, len: u64) -> Result<(), DiskError> {
+        self.may_change("resize")?;
         match &self.inner {
             DiskInner::Os(file) => file.set_len(len),
             DiskInner::Sim(file) => file.set_len(len),
@@ -117,6 +143,7 @@ impl Disk {
     /// # Errors
     /// `Full`.
     pub fn allocate(&self, len: u64) -> Result<(), DiskError> {
+        self.may_change("allocate")?;
         match &self.inner {
             DiskInner::Os(file) => file.allocate(len),
             DiskInner::Sim(file) => file.allocate(len),
@@ -126,6 +153,7 @@ impl Disk {
     /// Gives the space of `range` back; it reads as zero afterwards. A file system that cannot do
     /// it leaves the bytes as they are, which is not an error.
     pub fn discard(&self, offset: u64, len: u64) -> Result<(), DiskError> {
+        self.may_change("discard")?;
         match &self.inner {
             DiskInner::Os(file) => file.discard(offset, len),
             DiskInner::Sim(file) => file.discard(offset, len),
@@ -145,6 +173,7 @@ impl Disk {
 
     /// Writes all of `bytes` at `offset`, blocking. Not durable before a sync.
     pub fn write_now(&self, offset: u64, bytes: &[u8]) -> Result<(), DiskError> {
+        self.may_change("write")?;
         match &self.inner {
             DiskInner::Os(file) => file.write_now(offset, bytes),
             DiskInner::Sim(file) => file.write_now(offset, bytes),
@@ -157,6 +186,9 @@ impl Disk {
     /// `Io`: what was written since the last successful sync may be lost, and a second sync that
     /// succeeds does not change that. Stop using the file.
     pub fn sync_now(&self) -> Result<(), DiskError> {
+        if self.is_read_only {
+            return Ok(());
+        }
         match &self.inner {
             DiskInner::Os(file) => file.sync_now(),
             DiskInner::Sim(file) => file.sync_now(),
@@ -179,6 +211,9 @@ impl Disk {
     /// # Errors
     /// The I/O error, naming the file and the operation. A part may have been written.
     pub async fn write(&self, offset: u64, buffer: IoBuf) -> (io::Result<()>, IoBuf) {
+        if let Err(error) = self.may_change("write") {
+            return (Err(error.into()), buffer);
+        }
         match &self.inner {
             DiskInner::Os(file) => os::write(file, offset, buffer).await,
             DiskInner::Sim(file) => file.write(offset, buffer).await,
@@ -193,6 +228,9 @@ impl Disk {
     /// # Errors
     /// As of [`Disk::write`], and those of a sync: stop using the file.
     pub async fn write_durable(&self, offset: u64, buffer: IoBuf) -> (io::Result<()>, IoBuf) {
+        if let Err(error) = self.may_change("write") {
+            return (Err(error.into()), buffer);
+        }
         match &self.inner {
             DiskInner::Os(file) => os::write_durable(file, offset, buffer).await,
             DiskInner::Sim(file) => {
@@ -214,6 +252,9 @@ impl Disk {
     /// # Errors
     /// See [`Disk::sync_now`].
     pub async fn sync(&self) -> io::Result<()> {
+        if self.is_read_only {
+            return Ok(());
+        }
         match &self.inner {
             DiskInner::Os(file) => os::sync(file).await,
             DiskInner::Sim(file) => file.sync().await,

@@ -38,25 +38,26 @@ impl OsFile {
         if is_new {
             super::fs::sync_parent(path).map_err(failed)?;
         }
-        let kind = cached.metadata().map_err(failed)?.file_type();
-        if !kind.is_file() && !kind.is_block_device() {
-            return Err(failed(io::Error::new(
-                io::ErrorKind::InvalidInput,
-                "neither a regular file nor a block device",
-            )));
-        }
-        let is_memory = kind.is_file() && matches!(file_system(&cached).map_err(failed)?, TMPFS | RAMFS);
+        let (is_memory, is_device) = nature(&cached).map_err(failed)?;
         let direct = if mode.direct && !is_memory {
             // Refused by some file systems: then everything goes through the cache, only slower.
             options.create(false).custom_flags(libc::O_DIRECT).open(path).ok()
         } else {
             None
         };
-        let file = OsFile { path: path.to_owned(), is_memory, is_device: kind.is_block_device(), cached, direct };
+        let file = OsFile { path: path.to_owned(), is_memory, is_device, cached, direct };
         if mode.exclusive_lock {
             file.try_lock_exclusive()?;
         }
         Ok(file)
+    }
+
+    /// Through the page cache, and with a descriptor that the kernel lets nobody write through.
+    pub(super) fn open_read_only(path: &Path) -> Result<OsFile, DiskError> {
+        let failed = |source| DiskError::new("open", path, source);
+        let cached = File::options().read(true).open(path).map_err(failed)?;
+        let (is_memory, is_device) = nature(&cached).map_err(failed)?;
+        Ok(OsFile { path: path.to_owned(), is_memory, is_device, cached, direct: None })
     }
 
     pub(super) fn len(&self) -> Result<u64, DiskError> {
@@ -167,6 +168,16 @@ impl OsFile {
     pub(super) fn failed(&self, operation: &'static str, source: io::Error) -> DiskError {
         DiskError::new(operation, &self.path, source)
     }
+}
+
+/// Whether a file lies in memory, and whether it is a block device. Anything but those and files is refused.
+fn nature(file: &File) -> io::Result<(bool, bool)> {
+    let kind = file.metadata()?.file_type();
+    if !kind.is_file() && !kind.is_block_device() {
+        return Err(io::Error::new(io::ErrorKind::InvalidInput, "neither a regular file nor a block device"));
+    }
+    let is_memory = kind.is_file() && matches!(file_system(file)?, TMPFS | RAMFS);
+    Ok((is_memory, kind.is_block_device()))
 }
 
 fn file_system(file: &File) -> io::Result<i64> {

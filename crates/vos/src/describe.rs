@@ -1,0 +1,212 @@
+//! Log records in words, for an inspector: one line each.
+
+use types::{ContainerId, Epoch, Extent, PoolId};
+
+use crate::naming::{hex, key_name, object_name, place_of};
+use crate::record::{self, Record, kind};
+use crate::request::{ListedObject, Origin, Payload, Punch, PunchScope, Update, ValueWrite};
+
+/// Parts of a record that are spelled out; the rest is counted.
+const PARTS_MAX: usize = 4;
+/// Bytes shown of a record that cannot be read.
+const HEX_MAX: usize = 32;
+
+/// A log record, decoded.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct LogEntry {
+    /// What was done, in a word or two; `unreadable` when the bytes are no record.
+    pub name: &'static str,
+    pub container: Option<ContainerId>,
+    pub pool: Option<PoolId>,
+    pub epoch: Option<Epoch>,
+    /// Who asked; zero for the target's own work.
+    pub origin: Origin,
+    /// To what, in words.
+    pub text: String,
+}
+
+/// Decodes a record of the log. Any bytes are safe.
+pub fn describe_record(number: u16, payload: &[u8]) -> LogEntry {
+    let Some((origin, record)) = record::decode(number, payload) else {
+        let text = format!("kind {number}, {} bytes: 0x{}", payload.len(), hex(payload, HEX_MAX));
+        return LogEntry {
+            name: "unreadable",
+            container: None,
+            pool: None,
+            epoch: None,
+            origin: Origin::default(),
+            text,
+        };
+    };
+    let mut entry =
+        LogEntry { name: name_of(number), container: None, pool: None, epoch: None, origin, text: String::new() };
+    match &record {
+        Record::Update { container, version, update } => {
+            (entry.container, entry.epoch) = (Some(*container), Some(version.epoch));
+            entry.text = format!("{} @{}.{}", update.with(update_text), version.epoch, version.minor);
+        }
+        Record::Punch { container, version, punch } => {
+            (entry.container, entry.epoch) = (Some(*container), Some(version.epoch));
+            entry.text = format!("{} @{}.{}", punch_text(&punch.borrow()), version.epoch, version.minor);
+        }
+        Record::CreatePool { pool, quota } | Record::SetQuota { pool, quota } => {
+            entry.pool = Some(*pool);
+            entry.text = format!("quota {quota} bytes");
+        }
+        Record::DestroyPool { pool } => entry.pool = Some(*pool),
+        Record::CreateContainer { container, pool } => {
+            (entry.container, entry.pool) = (Some(*container), Some(*pool));
+        }
+        Record::DestroyContainer { container } => entry.container = Some(*container),
+        Record::SetSnapshots { container, epochs } => {
+            entry.container = Some(*container);
+            entry.text = some_of(epochs.iter().map(Epoch::to_string), epochs.len(), "no snapshot");
+        }
+        Record::Aggregate(step) => {
+            entry.container = Some(step.container);
+            let from = if step.from.is_empty() { String::new() } else { format!(", from {}", place_of(&step.from)) };
+            entry.text =
+                format!("about {} records, written after {} up to {}{from}", step.limit, step.since, step.until);
+        }
+        Record::Advance { container, horizon } => {
+            (entry.container, entry.epoch) = (Some(*container), Some(*horizon));
+            entry.text = format!("the horizon moves to {horizon}");
+        }
+        Record::Rollback { container, to, asked } => {
+            (entry.container, entry.epoch) = (Some(*container), Some(*to));
+            entry.text = format!("back to {to}, as asked for at {asked}");
+        }
+        Record::Discard { container, limit, from } => {
+            entry.container = Some(*container);
+            let from = if from.is_empty() { String::new() } else { format!(", from {}", place_of(from)) };
+            entry.text = format!("up to {limit} records{from}");
+        }
+        Record::Prepare { container, tx, version, ops, .. } => {
+            (entry.container, entry.epoch) = (Some(*container), Some(version.epoch));
+            entry.text = format!("transaction {tx}: {} operations @{}.{}", ops.len(), version.epoch, version.minor);
+        }
+        Record::Commit { container, tx } | Record::Abort { container, tx } => {
+            entry.container = Some(*container);
+            entry.text = format!("transaction {tx}");
+        }
+        other => entry.text = format!("{other:?}"),
+    }
+    entry
+}
+
+fn name_of(number: u16) -> &'static str {
+    match number {
+        kind::UPDATE => "update",
+        kind::PUNCH => "punch",
+        kind::CREATE_POOL => "create pool",
+        kind::DESTROY_POOL => "destroy pool",
+        kind::SET_QUOTA => "set quota",
+        kind::CREATE_CONTAINER => "create container",
+        kind::DESTROY_CONTAINER => "destroy container",
+        kind::SET_SNAPSHOTS => "set snapshots",
+        kind::AGGREGATE => "aggregate",
+        kind::FREE => "free",
+        kind::ADVANCE => "advance",
+        kind::ROLLBACK => "roll back",
+        kind::DISCARD => "discard",
+        kind::PREPARE => "prepare",
+        kind::COMMIT => "commit",
+        kind::ABORT => "abort",
+        _ => "other",
+    }
+}
+
+/// The first few of `parts`, and how many more there are.
+fn some_of(parts: impl Iterator<Item = String>, count: usize, none: &str) -> String {
+    if count == 0 {
+        return none.into();
+    }
+    let mut text = parts.take(PARTS_MAX).collect::<Vec<_>>().join(", ");
+    if count > PARTS_MAX {
+        text.push_str(&format!(" and {} more", count - PARTS_MAX));
+    }
+    text
+}
+
+fn extent_text(extent: &Extent) -> String {
+    format!("[{}..{})", extent.start, extent.start.saturating_add(extent.count))
+}
+
+fn payload_text(payload: &Payload<'_>) -> String {
+    match payload {
+        Payload::Inline { bytes, .. } => format!("{} bytes inline", bytes.len()),
+        Payload::Bulk { at, bytes, .. } => {
+            let pieces = at.extents().iter().map(|piece| format!("{}+{}", piece.block, piece.blocks));
+            format!("{bytes} bytes in blocks {}", some_of(pieces, at.extents().len(), "none"))
+        }
+    }
+}
+
+fn update_text(update: &Update<'_>) -> String {
+    let object = object_name(ListedObject { group: update.group, oid: update.oid });
+    let akeys = update.akeys.iter().map(|write| {
+        let value = match &write.value {
+            ValueWrite::Single(payload) => payload_text(payload),
+            ValueWrite::Array { record_bytes, extents } => {
+                let runs = extents
+                    .iter()
+                    .map(|(extent, payload)| format!("{} {}", extent_text(extent), payload_text(payload)));
+                format!("records of {record_bytes} bytes: {}", some_of(runs, extents.len(), "none"))
+            }
+        };
+        format!("{}: {value}", key_name(write.akey))
+    });
+    format!("/{object}/{} {}", key_name(update.dkey), some_of(akeys, update.akeys.len(), "nothing"))
+}
+
+fn punch_text(punch: &Punch<'_>) -> String {
+    let object = object_name(ListedObject { group: punch.group, oid: punch.oid });
+    match punch.scope {
+        PunchScope::Object => format!("/{object}"),
+        PunchScope::Dkey(dkey) => format!("/{object}/{}", key_name(dkey)),
+        PunchScope::Akeys(dkey, akeys) => {
+            format!("/{object}/{} {}", key_name(dkey), some_of(akeys.iter().map(key_name), akeys.len(), "nothing"))
+        }
+        PunchScope::Extents { dkey, akey, extents } => {
+            let runs = extents.iter().map(extent_text);
+            let runs = some_of(runs, extents.len(), "nothing");
+            format!("/{object}/{}/{} {runs}", key_name(dkey), key_name(akey))
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use types::{Key, ObjectId, SessionId};
+
+    use super::*;
+    use crate::key::Version;
+    use crate::request::AkeyWrite;
+
+    #[test]
+    fn a_record_is_one_line() {
+        let (mut bytes, origin) = (Vec::new(), Origin { session: SessionId(9), seq: 3 });
+        let container = ContainerId::from_bytes([1; 16]);
+        let version = Version { epoch: Epoch(5), minor: 1 };
+        let (dkey, akey) = (Key::literal("d"), Key::from(4));
+        let value = ValueWrite::Single(Payload::Inline { bytes: b"xyz", checksums: &[1] });
+        let akeys = [AkeyWrite { akey: &akey, value }];
+        let oid = ObjectId { hi: 1, lo: 2 };
+        let update = Update { group: 3, oid, dkey: &dkey, conditions: types::Conditions::None, akeys: &akeys };
+        let tail = record::encode_update(&mut bytes, container, version, origin, &update).to_vec();
+        bytes.extend(tail);
+        let entry = describe_record(kind::UPDATE, &bytes);
+        assert_eq!((entry.name, entry.container, entry.origin), ("update", Some(container), origin));
+        assert_eq!(entry.text, "/1.2:3/d #4: 3 bytes inline @0x5.1");
+        let scope = PunchScope::Akeys(&dkey, std::slice::from_ref(&akey));
+        let punch = Punch { group: 3, oid, scope, conditions: types::Conditions::None };
+        record::encode_punch(&mut bytes, container, version, origin, &punch);
+        assert_eq!(describe_record(kind::PUNCH, &bytes).text, "/1.2:3/d #4 @0x5.1");
+        let many = Record::SetSnapshots { container, epochs: (1..=6).map(Epoch).collect() };
+        let number = record::encode(&mut bytes, origin, &many);
+        assert_eq!(describe_record(number, &bytes).text, "0x1, 0x2, 0x3, 0x4 and 2 more");
+        for cut in 0..bytes.len() {
+            assert_eq!(describe_record(number, &bytes[..cut]).name, "unreadable");
+        }
+    }
+}
