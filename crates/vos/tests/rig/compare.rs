@@ -1,0 +1,254 @@
+//! Compares all that can be read of a store with its model.
+
+use codec::checksum;
+use types::{Conditions, ContainerId, Epoch, Extent, Key};
+use vos::model::{self, Object};
+use vos::{AkeyRead, Difference, Edge, Kind, ListedExtent, ListedObject, ReadWhat, Store, ValueRead, Version};
+
+use super::{BULK_FROM, Model, SPAN, akeys, bytes_of, dkeys, object};
+
+/// Compares all that can be read of every container at `at`.
+pub fn compare_at(store: &mut Store, model: &Model, objects: u64, at: Epoch) {
+    for (id, (_, model)) in &model.containers {
+        compare_container(store, *id, model, objects, at);
+    }
+}
+
+pub fn compare_lists(store: &mut Store, model: &Model) {
+    assert_eq!(store.pools(), model.pools.keys().copied().collect::<Vec<_>>());
+    for pool in model.pools.keys() {
+        let expected: Vec<_> = model.containers.iter().filter(|(_, (p, _))| p == pool).map(|(c, _)| *c).collect();
+        assert_eq!(store.containers(*pool), expected);
+        assert_eq!(store.pool_space(*pool).unwrap().quota, model.pools[pool]);
+    }
+    for (id, (_, model)) in &model.containers {
+        assert_eq!(store.container_info(*id).unwrap().snapshots, model.snapshots);
+        let expected: Vec<_> = model.prepared.iter().map(|(tx, (version, _))| (*tx, version.epoch)).collect();
+        assert_eq!(store.prepared(*id).unwrap(), expected, "prepared in {id}");
+        assert_eq!(store.oldest_intent(*id).unwrap(), expected.iter().map(|(_, epoch)| *epoch).min());
+        for (tx, state) in &model.outcomes {
+            assert_eq!(store.resolve(*tx, *id).unwrap(), *state, "outcome of {tx} in {id}");
+        }
+    }
+}
+
+fn compare_container(store: &mut Store, id: ContainerId, model: &model::Container, objects: u64, at: Epoch) {
+    let what = format!("container {id} at {at}");
+    let mut listed = Vec::new();
+    loop {
+        let after = listed.last().map(|&(group, oid)| ListedObject { group, oid });
+        let part = store.list_objects(id, at, after, 2).unwrap();
+        listed.extend(part.entries.iter().map(|o| (o.group, o.oid)));
+        if !part.more {
+            break;
+        }
+    }
+    assert_eq!(listed, model.objects(at), "objects of {what}");
+    for number in 0..objects {
+        compare_object(store, id, model, object(number), at, &format!("object {number} of {what}"));
+    }
+}
+
+fn compare_object(store: &mut Store, id: ContainerId, model: &model::Container, object: Object, at: Epoch, what: &str) {
+    let (group, oid) = object;
+    let mut listed: Vec<Key> = Vec::new();
+    loop {
+        let part = store.list_dkeys(id, at, group, oid, listed.last(), 3).unwrap();
+        listed.extend(part.entries);
+        if !part.more {
+            break;
+        }
+    }
+    assert_eq!(listed, model.dkeys(at, object), "dkeys of {what}");
+    let integers: Vec<u64> =
+        listed.iter().filter_map(|k| if let Key::Integer(n) = k { Some(*n) } else { None }).collect();
+    assert_eq!(store.query_dkey(id, at, group, oid, Edge::Lowest).unwrap(), integers.first().copied(), "{what}");
+    assert_eq!(store.query_dkey(id, at, group, oid, Edge::Highest).unwrap(), integers.last().copied(), "{what}");
+    for akey in &akeys() {
+        let tail = store.query_array_tail(id, at, group, oid, akey).unwrap();
+        let expected = integers.iter().rev().find_map(|n| {
+            let (end, size) = model.array_end(at, object, &Key::from(*n), akey);
+            (end > 0).then_some((*n, end, size))
+        });
+        assert_eq!(tail.map(|t| (t.dkey, t.end, t.record_bytes)), expected, "tail of {akey} in {what}");
+    }
+    for dkey in &dkeys() {
+        let what = format!("dkey {dkey} of {what}");
+        let mut listed: Vec<Key> = Vec::new();
+        let mut kinds = Vec::new();
+        loop {
+            let part = store.list_akeys(id, at, group, oid, dkey, listed.last(), 2).unwrap();
+            kinds.extend(part.entries.iter().map(|a| (a.akey.clone(), a.single, a.record_bytes)));
+            listed.extend(part.entries.into_iter().map(|a| a.akey));
+            if !part.more {
+                break;
+            }
+        }
+        assert_eq!(kinds, model.akeys(at, object, dkey), "akeys of {what}");
+        let integers: Vec<u64> =
+            listed.iter().filter_map(|k| if let Key::Integer(n) = k { Some(*n) } else { None }).collect();
+        let lowest = store.query_akey(id, at, group, oid, dkey, Edge::Lowest).unwrap();
+        let highest = store.query_akey(id, at, group, oid, dkey, Edge::Highest).unwrap();
+        assert_eq!((lowest, highest), (integers.first().copied(), integers.last().copied()), "{what}");
+        for akey in &akeys() {
+            compare_akey(store, id, model, object, dkey, akey, at, &format!("akey {akey} of {what}"));
+        }
+    }
+}
+
+#[allow(clippy::too_many_arguments)]
+fn compare_akey(
+    store: &mut Store,
+    id: ContainerId,
+    model: &model::Container,
+    object: Object,
+    dkey: &Key,
+    akey: &Key,
+    at: Epoch,
+    what: &str,
+) {
+    let (group, oid) = object;
+    let end = store.query_array(id, at, group, oid, dkey, akey).unwrap();
+    assert_eq!((end.end, end.record_bytes), model.array_end(at, object, dkey, akey), "end of {what}");
+    let span = [Extent::new(0, SPAN / 2), Extent::new(SPAN / 2, SPAN / 2)];
+    let reads = [AkeyRead { akey, what: ReadWhat::Single }, AkeyRead { akey, what: ReadWhat::Array(&span) }];
+    let plan = store.fetch(id, at, group, oid, dkey, &reads, Conditions::None).unwrap();
+    let single = bytes_of(store, &plan, 0).into_iter().next().and_then(|(_, bytes)| bytes);
+    assert_eq!(single.as_deref(), model.single(at, object, dkey, akey), "single value of {what}");
+    let mut quick = Vec::new();
+    match store.fetch_value(id, at, group, oid, dkey, akey, &mut quick).unwrap() {
+        ValueRead::Absent => assert_eq!(single, None, "quick {what}"),
+        ValueRead::Inline { checksums } => {
+            checksum::verify_chunks(&quick, &checksums).unwrap();
+            assert_eq!(single.as_ref(), Some(&quick), "quick {what}");
+        }
+        ValueRead::Bulk => assert!(single.is_some_and(|s| s.len() >= BULK_FROM), "quick {what}"),
+    }
+    let mut index = 0;
+    for (extent, bytes) in bytes_of(store, &plan, 1) {
+        assert_eq!(extent.start, index, "pieces of {what} follow one another");
+        for i in 0..extent.count {
+            let expected = model.record(at, object, dkey, akey, index + i).map(|(_, _, bytes)| bytes);
+            let size = plan.akeys[1].record_bytes as usize;
+            let found = bytes.as_ref().map(|bytes| &bytes[i as usize * size..(i as usize + 1) * size]);
+            assert_eq!(found, expected, "record {} of {what}", index + i);
+        }
+        index = extent.end();
+    }
+    assert_eq!(index, SPAN);
+    compare_extents(store, id, model, object, dkey, akey, at, what);
+}
+
+/// All visible runs, wherever they lie.
+#[allow(clippy::too_many_arguments)]
+fn compare_extents(
+    store: &mut Store,
+    id: ContainerId,
+    model: &model::Container,
+    object: Object,
+    dkey: &Key,
+    akey: &Key,
+    at: Epoch,
+    what: &str,
+) {
+    let (group, oid) = object;
+    let mut found: Vec<ListedExtent> = Vec::new();
+    let limit = 1 << 62;
+    loop {
+        let from = found.last().map_or(0, |run| run.extent.end());
+        let within = Extent::new(from, limit - from);
+        let part = store.list_extents(id, at, group, oid, dkey, akey, within, 4).unwrap();
+        found.extend(part.entries);
+        if !part.more {
+            break;
+        }
+    }
+    // Cut both at every edge, and compare run by run.
+    let edges = model.edges(object, dkey, akey);
+    let mut expected = Vec::new();
+    for pair in edges.windows(2) {
+        if let Some((version, size, _)) = model.record(at, object, dkey, akey, pair[0]) {
+            expected.push((pair[0], pair[1], version.epoch, size));
+        }
+    }
+    let mut cut = Vec::new();
+    for run in &found {
+        let mut start = run.extent.start;
+        for &edge in edges.iter().filter(|&&e| e > run.extent.start && e < run.extent.end()) {
+            cut.push((start, edge, run.epoch, run.record_bytes));
+            start = edge;
+        }
+        cut.push((start, run.extent.end(), run.epoch, run.record_bytes));
+    }
+    assert_eq!(cut, expected, "extents of {what}");
+}
+
+/// Compares what differs between two moments.
+pub fn compare_diff(store: &mut Store, model: &Model, objects: u64, from: Epoch, to: Epoch, limit: usize) {
+    for (id, (_, model)) in &model.containers {
+        let (mut found, mut after) = (Vec::new(), None);
+        loop {
+            let (some, next) = store.diff(*id, from, to, after.as_ref(), limit).unwrap();
+            assert!(some.len() <= limit);
+            found.extend(some);
+            match next {
+                // Through bytes, as a client would bring it back.
+                Some(anchor) => after = vos::DiffAnchor::from_bytes(&anchor.to_bytes()),
+                None => break,
+            }
+        }
+        let what = format!("container {id} from {from} to {to}, {limit} at once");
+        assert_eq!(runs_of(found), expected_diff(model, objects, from, to), "{what}");
+    }
+}
+
+/// Object, dkey, akey; where (`None`: the single value); how.
+type Run = (Object, Key, Key, Option<(u64, u64)>, Kind);
+
+/// Entries in order, those that touch made one.
+fn runs_of(found: impl IntoIterator<Item = Difference>) -> Vec<Run> {
+    let run = |d: Difference| ((d.group, d.oid), d.dkey, d.akey, d.extent.map(|e| (e.start, e.end())), d.kind);
+    let mut runs: Vec<Run> = found.into_iter().map(run).collect();
+    runs.sort();
+    runs.dedup_by(|next, last| match (next.3, &mut last.3) {
+        (Some((start, end)), Some(before))
+            if (&next.0, &next.1, &next.2, next.4) == (&last.0, &last.1, &last.2, last.4) && before.1 == start =>
+        {
+            before.1 = end;
+            true
+        }
+        _ => false,
+    });
+    runs
+}
+
+fn expected_diff(model: &model::Container, objects: u64, from: Epoch, to: Epoch) -> Vec<Run> {
+    let kind = |old: Option<Version>, new: Option<Version>| match (old, new) {
+        (None, Some(_)) => Some(Kind::Added),
+        (Some(_), None) => Some(Kind::Removed),
+        (old, new) => (old != new).then_some(Kind::Modified),
+    };
+    let mut found = Vec::new();
+    for object in (0..objects).map(object) {
+        for (dkey, akey) in dkeys().into_iter().flat_map(|d| akeys().into_iter().map(move |a| (d.clone(), a))) {
+            let mut push = |extent, kind: Option<Kind>| {
+                let entry = |kind| Difference {
+                    group: object.0,
+                    oid: object.1,
+                    dkey: dkey.clone(),
+                    akey: akey.clone(),
+                    extent,
+                    kind,
+                };
+                found.extend(kind.map(entry));
+            };
+            let single = |at| model.single_version(at, object, &dkey, &akey);
+            push(None, kind(single(from), single(to)));
+            for edge in model.edges(object, &dkey, &akey).windows(2) {
+                let top = |at| model.record(at, object, &dkey, &akey, edge[0]).map(|(version, _, _)| version);
+                push(Some(Extent::new(edge[0], edge[1] - edge[0])), kind(top(from), top(to)));
+            }
+        }
+    }
+    runs_of(found)
+}
