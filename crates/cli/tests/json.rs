@@ -96,9 +96,13 @@ fn every_command(reach: Reach, at: &Path) -> BTreeSet<String> {
     c.daos("object query", &["tank", "data", &oid]);
     c.daos("object list-keys", &["tank", "data", &oid]);
     assert_eq!(c.daos("container list-snaps", &["tank", "data"])[0]["name"], "before");
+    let changes = c.daos("container diff", &["tank", "data", "before"]);
+    assert_eq!(changes["changes"].as_array().unwrap().len(), 1, "{changes}");
+    assert_eq!((&changes["changes"][0]["kind"], &changes["changes"][0]["dkey"]), (&json!("removed"), &json!("other")));
     let back = c.daos("container rollback", &["tank", "data", "before"]);
     assert_eq!(back["name"], "before");
     assert_eq!(c.daos("kv list", &["tank", "data"])["keys"].as_array().unwrap().len(), 2);
+    assert_eq!(c.daos("container diff", &["tank", "data", "before"])["changes"], json!([]));
     c.daos("kv put", &["tank", "data", "third", "value"]);
     c.daos("container set-prop", &["tank", "data", "retention:30m"]);
     c.daos("container destroy-snap", &["tank", "data", "before"]);

@@ -10,7 +10,7 @@ use futures_util::{StreamExt, TryStreamExt, stream};
 use types::{Code, ContainerId, Epoch, Error, ObjectClass, ObjectId, ObjectType, Result};
 use wire::Opcode;
 use wire::control::{self, ContainerInfo, ObjectIdRange, SnapshotInfo};
-use wire::data::{LIST_ENTRIES_MAX, ListObjectsRequest, ListObjectsResponse};
+use wire::data::{DiffRequest, DiffResponse, Difference, LIST_ENTRIES_MAX, ListObjectsRequest, ListObjectsResponse};
 
 use crate::call::{Outgoing, decode};
 use crate::ids::IdRange;
@@ -148,7 +148,8 @@ impl Container {
         Container { inner: self.inner.clone(), view: View::At(epoch) }
     }
 
-    /// The container as a snapshot keeps it, to read only. `snapshot`: a name, or an epoch as text.
+    /// The container as a snapshot keeps it, to read only. `snapshot`: a name, or an epoch as text. An epoch
+    /// may also be any moment within the container's `retention`; reads say when it is not.
     ///
     /// # Errors
     /// `NotFound`, with the names there are.
@@ -158,6 +159,7 @@ impl Container {
         let named = snapshots.iter().find(|found| found.name == snapshot && !snapshot.is_empty());
         match named.or_else(|| snapshots.iter().find(|found| Some(found.epoch) == epoch)) {
             Some(found) => Ok(self.at(found.epoch)),
+            None if epoch.is_some_and(|epoch| epoch > Epoch::ZERO) => Ok(self.at(epoch.unwrap_or_default())),
             None => {
                 let names =
                     snapshots.iter().map(|s| if s.name.is_empty() { s.epoch.to_string() } else { s.name.clone() });
@@ -241,6 +243,32 @@ impl Container {
                 return Ok(objects);
             }
         }
+    }
+
+    /// What differs between `from` and this handle's moment, given to `each` some at a time, target by target.
+    /// Both moments must be kept: snapshots, or within the container's `retention`.
+    ///
+    /// Cost: proportional to what changed.
+    ///
+    /// # Errors
+    /// `NotFound`: a moment is not kept.
+    pub async fn diff(&self, from: Epoch, mut each: impl FnMut(Vec<Difference>)) -> Result<()> {
+        for position in 0..self.inner.pool.view().targets.len() {
+            let mut after = wire::encoding::Bytes(Vec::new());
+            loop {
+                let (container, to) = (self.id(), self.read_epoch());
+                let request = DiffRequest { container, from, to, after, limit: LIST_ENTRIES_MAX };
+                let routed = || Ok(Routed { position, out: Outgoing::message(&request) });
+                let reply = self.inner.pool.call(Opcode::Diff, &mut |_| routed()).await;
+                let page: DiffResponse = self.located(reply.and_then(|reply| decode(Opcode::Diff, &reply)))?;
+                each(page.differences);
+                if page.next.0.is_empty() {
+                    break;
+                }
+                after = page.next;
+            }
+        }
+        Ok(())
     }
 
     /// The epoch in requests.

@@ -158,6 +158,48 @@ message! {
 }
 
 message! {
+    /// Client to target: what differs in a container between two moments, `after` where the last answer ended
+    /// (empty: from the beginning).
+    pub struct DiffRequest {
+        pub container: ContainerId,
+        pub from: Epoch,
+        pub to: Epoch,
+        pub after: Bytes,
+        pub limit: u32,
+    }
+}
+
+message! {
+    pub struct DiffResponse {
+        pub differences: Vec<Difference>,
+        /// Where the next answer begins; empty at the end.
+        pub next: Bytes,
+    }
+}
+
+message! {
+    /// A single value, or records of an array.
+    pub struct Difference {
+        pub group: u32,
+        pub oid: ObjectId,
+        pub dkey: Key,
+        pub akey: Key,
+        pub extent: Option<Extent>,
+        pub kind: DifferenceKind,
+    }
+}
+
+message! {
+    /// How something differs.
+    #[derive(Copy)]
+    pub enum DifferenceKind {
+        Added = 1,
+        Removed = 2,
+        Modified = 3,
+    }
+}
+
+message! {
     /// Client to target: dkeys of one group of an object, in key order, after `after`.
     pub struct ListDkeysRequest {
         pub place: Place,

@@ -70,6 +70,7 @@ opcodes! {
     ListDkeys = 0x0205, "Dkeys of an object on this target.", Harmless;
     ListAkeys = 0x0206, "Akeys of a dkey.", Harmless;
     ListExtents = 0x0207, "Extents of an array akey.", Harmless;
+    Diff = 0x0209, "What differs on this target between two moments.", Harmless;
     QueryKeys = 0x0208, "Highest and lowest integer keys, and the end of an array.", Harmless;
 }
 

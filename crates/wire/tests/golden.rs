@@ -480,6 +480,18 @@ fn listing_samples(check: &mut impl Check, place: Place) {
     );
     check.one("list_objects_response", ListObjectsResponse { objects: vec![(3, oid), (4, oid)], more: true });
     check.one(
+        "diff_request",
+        DiffRequest { container: container_id(), from: Epoch(5), to: Epoch::MAX, after: Bytes(vec![1, 2]), limit: 100 },
+    );
+    let difference = |extent, kind| Difference { group: 3, oid, dkey: key("d"), akey: Key::from(8), extent, kind };
+    let differences =
+        vec![difference(None, DifferenceKind::Added), difference(Some(Extent::new(1, 2)), DifferenceKind::Removed)];
+    check.one("difference", difference(None, DifferenceKind::Modified));
+    check.one("diff_response", DiffResponse { differences, next: Bytes(vec![3]) });
+    check.one("difference_kind-added", DifferenceKind::Added);
+    check.one("difference_kind-removed", DifferenceKind::Removed);
+    check.one("difference_kind-modified", DifferenceKind::Modified);
+    check.one(
         "list_dkeys_request",
         ListDkeysRequest { place: place.clone(), at: Epoch::MAX, after: Some(Key::from(8)), limit: 1024 },
     );

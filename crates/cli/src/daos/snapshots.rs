@@ -1,10 +1,12 @@
 //! `daos container *-snap`: versions of a container that stay.
 
 use clap::Subcommand;
+use client::Container;
 use serde::Serialize;
 use serde_json::json;
 use types::{Epoch, Label};
 use wire::control::SnapshotInfo;
+use wire::data::{Difference, DifferenceKind};
 
 use super::container::Named;
 use crate::failure::{Failure, Result};
@@ -30,6 +32,17 @@ pub(crate) enum Verb {
     /// List snapshots, oldest first
     #[command(visible_alias = "list-snap")]
     ListSnaps(Named),
+    /// List what changed between two snapshots, or since one
+    Diff {
+        #[command(flatten)]
+        named: Named,
+        /// The earlier snapshot: name or epoch
+        #[arg(value_name = "FROM")]
+        from: String,
+        /// The later one; without it, the container as it is now
+        #[arg(value_name = "TO")]
+        to: Option<String>,
+    },
     /// Take the container back to a snapshot: everything written later is lost
     Rollback(Chosen),
     /// Let a snapshot go
@@ -59,6 +72,70 @@ impl Chosen {
             (None, None, epoch) => epoch.unwrap_or_default().to_string(),
         }
     }
+}
+
+/// Changes shown in a table; `--json` has all of them.
+const SHOWN_MAX: usize = 1000;
+
+/// One line of a comparison.
+#[derive(Serialize)]
+struct Change {
+    kind: &'static str,
+    oid: String,
+    dkey: String,
+    akey: String,
+    /// First record and count; absent for a single value.
+    records: Option<[u64; 2]>,
+}
+
+impl Change {
+    fn new(found: Difference) -> Change {
+        let kind = match found.kind {
+            DifferenceKind::Added => "added",
+            DifferenceKind::Removed => "removed",
+            DifferenceKind::Modified => "modified",
+        };
+        let records = found.extent.map(|extent| [extent.start, extent.count]);
+        Change { kind, oid: found.oid.to_string(), dkey: found.dkey.to_string(), akey: found.akey.to_string(), records }
+    }
+
+    fn row(&self) -> Vec<String> {
+        let sign = match self.kind {
+            "added" => "+",
+            "removed" => "-",
+            _ => "~",
+        };
+        let records = self.records.map_or("value".into(), |[first, count]| format!("{first}..{}", first + count));
+        vec![sign.into(), self.oid.clone(), self.dkey.clone(), self.akey.clone(), records]
+    }
+}
+
+async fn diff(container: &Container, from: &str, to: Option<&str>) -> Result<Outcome> {
+    let later = match to {
+        None => container.clone(),
+        Some(name) => match container.at_snapshot(name).await {
+            Ok(view) => view,
+            Err(error) => return Err(snapshot_error(container, error, name).await),
+        },
+    };
+    let earlier = match container.at_snapshot(from).await {
+        Ok(view) => view.epoch().unwrap_or_default(),
+        Err(error) => return Err(snapshot_error(container, error, from).await),
+    };
+    let mut changes = Vec::new();
+    later.diff(earlier, |found| changes.extend(found.into_iter().map(Change::new))).await?;
+    let text = match changes.len() {
+        0 => "no changes".to_string(),
+        count => {
+            let rows = changes.iter().take(SHOWN_MAX).map(Change::row).collect();
+            let listed = table(&["", "Object", "Dkey", "Akey", "Records"], rows);
+            match count.checked_sub(SHOWN_MAX).filter(|more| *more > 0) {
+                Some(more) => format!("{listed}\nand {more} more (see them with --json)"),
+                None => listed,
+            }
+        }
+    };
+    Ok(Outcome::new(json!({ "changes": changes }), text))
 }
 
 #[derive(Serialize)]
@@ -99,6 +176,7 @@ impl Verb {
                 };
                 Ok(Outcome::new(snapshots, text))
             }
+            Verb::Diff { named, from, to } => diff(&named.open(session).await?, from, to.as_deref()).await,
             Verb::Rollback(chosen) => {
                 let (container, wanted) = (chosen.named.open(session).await?, chosen.text());
                 match container.rollback(&wanted).await {

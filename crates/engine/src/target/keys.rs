@@ -1,12 +1,15 @@
 //! Listings and key queries: what there is, without its values.
 
 use net::Request;
-use types::{ARRAY_INDEX_MAX, Epoch, Error, Extent, Key};
+use types::{ARRAY_INDEX_MAX, Code, Epoch, Error, Extent, Key};
 use vos::{Edge, ListedObject};
 use wire::data::{
-    LIST_ENTRIES_MAX, ListAkeysRequest, ListDkeysRequest, ListExtentsRequest, ListExtentsResponse, ListKeysResponse,
-    ListObjectsRequest, ListObjectsResponse, QueryKeysRequest, QueryKeysResponse,
+    DiffRequest, DiffResponse, Difference, DifferenceKind, LIST_ENTRIES_MAX, ListAkeysRequest, ListDkeysRequest,
+    ListExtentsRequest, ListExtentsResponse, ListKeysResponse, ListObjectsRequest, ListObjectsResponse,
+    QueryKeysRequest, QueryKeysResponse,
 };
+
+use wire::encoding::Bytes;
 
 use super::{Target, parse};
 
@@ -18,6 +21,30 @@ impl Target {
         let listing = listed.map_err(|e| self.refusal(list.container, e))?;
         let objects = listing.entries.into_iter().map(|o| (o.group, o.oid)).collect();
         Ok(ListObjectsResponse { objects, more: listing.more })
+    }
+
+    pub(super) fn diff(&self, request: &Request) -> Result<DiffResponse, Error> {
+        let diff: DiffRequest = parse(&request.body)?;
+        let after = match diff.after.0.as_slice() {
+            [] => None,
+            bytes => {
+                let text = "where the comparison should go on is no place of a comparison";
+                Some(vos::DiffAnchor::from_bytes(bytes).ok_or_else(|| Error::new(Code::Invalid, text))?)
+            }
+        };
+        let limit = bounded(diff.limit);
+        let found = self.store.borrow_mut().diff(diff.container, diff.from, diff.to, after.as_ref(), limit);
+        let (found, next) = found.map_err(|e| self.refusal(diff.container, e))?;
+        let differences = found.into_iter().map(|vos::Difference { group, oid, dkey, akey, extent, kind }| {
+            let kind = match kind {
+                vos::Kind::Added => DifferenceKind::Added,
+                vos::Kind::Removed => DifferenceKind::Removed,
+                vos::Kind::Modified => DifferenceKind::Modified,
+            };
+            Difference { group, oid, dkey, akey, extent, kind }
+        });
+        let next = Bytes(next.map(|anchor| anchor.to_bytes()).unwrap_or_default());
+        Ok(DiffResponse { differences: differences.collect(), next })
     }
 
     pub(super) fn list_dkeys(&self, request: &Request) -> Result<ListKeysResponse, Error> {

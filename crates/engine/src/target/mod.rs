@@ -121,6 +121,7 @@ impl Target {
             Opcode::ListDkeys => Ok(self.list_dkeys(&request)?.to_bytes()),
             Opcode::ListAkeys => Ok(self.list_akeys(&request)?.to_bytes()),
             Opcode::ListExtents => Ok(self.list_extents(&request)?.to_bytes()),
+            Opcode::Diff => Ok(self.diff(&request)?.to_bytes()),
             Opcode::QueryKeys => Ok(self.query_keys(&request)?.to_bytes()),
             other => {
                 let text = format!("{} is a request for the control service, not for a target", other.name());
