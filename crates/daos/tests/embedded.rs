@@ -270,6 +270,74 @@ fn a_full_pool_names_itself_and_loses_nothing() {
     });
 }
 
+/// Old versions that nobody can see give their room back: without history to keep, a pool holds what it holds,
+/// however often it is written. With history to keep it fills, and says so.
+#[test]
+fn overwriting_for_ever_fits_a_small_pool() {
+    let directory = tempfile::tempdir().unwrap();
+    let outcome: Result<()> = daos::block_on(async {
+        let system = open(directory.path()).await?;
+        system.create_pool("tank", 64 << 20, vec![]).await?;
+        let pool = system.pool("tank").await?;
+        for (label, retention, fits) in [("now", "0", true), ("history", "forever", false)] {
+            pool.create_container(ContainerSpec::labelled(label)).await?;
+            let container = pool.container(label).await?;
+            container.set_properties(vec![("retention".into(), retention.into())]).await?;
+            let (kv, array) = (new_kv(&container).await?, new_array(&container, ArrayShape::default()).await?);
+            let mut written = Ok(());
+            for round in 0..100u64 {
+                written = array.write(0, &pattern(1 << 20)).await;
+                kv.put("count", &round.to_le_bytes()).await?;
+                if written.is_err() {
+                    break;
+                }
+            }
+            match written {
+                Ok(()) => assert!(fits, "a hundred versions of 1 MiB are kept in 64 MiB"),
+                Err(error) => assert!(!fits && error.code == Code::NoSpace, "{error}"),
+            }
+            assert_eq!(array.read(0, 1 << 20).await?.to_vec(), pattern(1 << 20));
+            pool.destroy_container(label).await?;
+        }
+        system.shutdown().await
+    });
+    outcome.unwrap();
+}
+
+/// A snapshot is told apart from now, and gone back to.
+#[test]
+fn a_container_goes_back_to_a_snapshot() {
+    with_container(|container| async move {
+        let (kv, array) = (new_kv(&container).await?, new_array(&container, ArrayShape::default()).await?);
+        for i in 0..300 {
+            kv.put(format!("key {i:03}"), b"first").await?;
+        }
+        array.write(0, &pattern(3 << 20)).await?;
+        let first = container.create_snapshot(Some("first")).await?;
+        let count = async || -> Result<usize> {
+            let mut count = 0;
+            container.diff(first.epoch, |found| count += found.len()).await?;
+            Ok(count)
+        };
+        assert_eq!(count().await?, 0);
+        kv.put("key 000", b"second").await?;
+        kv.put("new", b"second").await?;
+        kv.remove("key 001").await?;
+        array.write(100, b"something else").await?;
+        container.create_snapshot(Some("second")).await?;
+        assert_eq!(count().await?, 4, "three keys and one run of records");
+        container.rollback("first").await?;
+        assert_eq!(kv.get("key 000").await?.as_deref(), Some(&b"first"[..]));
+        assert_eq!((kv.get("new").await?, count().await?), (None, 0));
+        assert_eq!(array.read(0, 3 << 20).await?.to_vec(), pattern(3 << 20));
+        assert_eq!(container.snapshots().await?.len(), 1, "the later snapshot is gone");
+        // Writers wait until all is removed, and then go on.
+        kv.put("new", b"third").await?;
+        assert_eq!((kv.get("new").await?.as_deref(), count().await?), (Some(&b"third"[..]), 1));
+        Ok(())
+    });
+}
+
 #[test]
 fn pools_and_containers_are_made_described_and_removed() {
     let directory = tempfile::tempdir().unwrap();
