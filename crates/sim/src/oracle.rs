@@ -21,6 +21,15 @@ enum Belief {
     Unknown(Vec<Reading>),
 }
 
+impl Belief {
+    fn possible(&self) -> Vec<Reading> {
+        match self {
+            Belief::Known(reading) => vec![reading.clone()],
+            Belief::Unknown(possible) => possible.clone(),
+        }
+    }
+}
+
 /// How a write ended.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Outcome {
@@ -69,6 +78,36 @@ impl Oracle {
         Err(format!("{key} reads as {} where {expected} was promised", show(reading)))
     }
 
+    /// Notes that the container went back to where `then` was known.
+    ///
+    /// A write that was never answered may still arrive after it.
+    pub fn went_back(&mut self, then: &Oracle, outcome: Outcome) {
+        let names: Vec<String> = self.keys.keys().chain(then.keys.keys()).cloned().collect();
+        for name in names {
+            let nothing = Belief::Known(None);
+            let (now, then) = (self.keys.get(&name).unwrap_or(&nothing), then.keys.get(&name).unwrap_or(&nothing));
+            let belief = match (now, outcome) {
+                (Belief::Known(_), Outcome::Acknowledged) => then.clone(),
+                (now, _) if now == then => now.clone(),
+                (now, _) => {
+                    let mut possible = now.possible();
+                    possible.extend(then.possible());
+                    Belief::Unknown(possible)
+                }
+            };
+            self.keys.insert(name, belief);
+        }
+    }
+
+    /// Whether the key surely reads otherwise here than in `other`.
+    pub fn differs(&self, other: &Oracle, key: &str) -> bool {
+        match (self.keys.get(key), other.keys.get(key)) {
+            (Some(Belief::Known(one)), Some(Belief::Known(two))) => one != two,
+            (Some(Belief::Known(one)), None) | (None, Some(Belief::Known(one))) => one.is_some(),
+            _ => false,
+        }
+    }
+
     pub fn keys(&self) -> impl Iterator<Item = &str> {
         self.keys.keys().map(String::as_str)
     }
@@ -98,5 +137,23 @@ mod tests {
         oracle.wrote("k", b.clone(), Outcome::Unknown);
         assert!(oracle.judge("k", &a).is_ok() && oracle.judge("k", &b).is_ok());
         assert!(oracle.judge("k", &None).is_err() && !oracle.is_known("k"));
+    }
+
+    #[test]
+    fn going_back_brings_back_what_was_known_but_no_certainty_about_lost_writes() {
+        let (a, b) = (Some(vec![1]), Some(vec![2]));
+        let mut then = Oracle::default();
+        then.wrote("k", a.clone(), Outcome::Acknowledged);
+        let mut now = then.clone();
+        now.wrote("k", b.clone(), Outcome::Acknowledged);
+        now.wrote("new", b.clone(), Outcome::Acknowledged);
+        now.wrote("lost", b.clone(), Outcome::Unknown);
+        assert!(now.differs(&then, "k") && now.differs(&then, "new") && !now.differs(&then, "lost"));
+        let mut doubtful = now.clone();
+        now.went_back(&then, Outcome::Acknowledged);
+        assert!(now.judge("k", &a).is_ok() && now.judge("k", &b).is_err() && now.judge("new", &None).is_ok());
+        assert!(now.judge("lost", &None).is_ok() && now.judge("lost", &b).is_ok() && !now.is_known("lost"));
+        doubtful.went_back(&then, Outcome::Unknown);
+        assert!(doubtful.judge("k", &a).is_ok() && doubtful.judge("k", &b).is_ok());
     }
 }

@@ -1,10 +1,11 @@
-//! What a client does: puts, removes, reads, array writes, snapshots; all checked as it goes.
+//! What a client does: puts, removes, reads, array writes, snapshots, going back; all checked as it goes.
 
+use std::collections::BTreeSet;
 use std::time::Duration;
 
 use client::{ArrayShape, Container, ContainerSpec, Pool, System, SystemOptions};
 use rt::Rng;
-use types::{Code, Epoch, Error, ObjectType};
+use types::{Code, Epoch, Error, Key, ObjectType};
 
 use crate::oracle::{Oracle, Outcome, Reading};
 use crate::scenario::ADDRESS;
@@ -26,10 +27,19 @@ pub struct Witness {
     oracle: Oracle,
     array: types::ObjectId,
     model: ArrayModel,
-    snapshots: Vec<(Epoch, Oracle)>,
+    snapshots: Vec<Kept>,
+}
+
+/// A snapshot, and what was known when it was made.
+#[derive(Clone)]
+struct Kept {
+    epoch: Epoch,
+    oracle: Oracle,
+    model: ArrayModel,
 }
 
 /// An array's bytes, and which of them an unanswered write may have touched.
+#[derive(Clone)]
 struct ArrayModel {
     bytes: Vec<u8>,
     doubtful: Vec<bool>,
@@ -99,13 +109,16 @@ pub async fn run(number: u64, mut dice: Rng) -> Witness {
     };
     for _ in 0..OPERATIONS {
         rt::sleep(Duration::from_millis(dice.below(60))).await;
-        match dice.below(12) {
+        match dice.below(15) {
             0..=3 => witness.put(&container, &mut dice).await,
             4 => witness.remove(&container, &mut dice).await,
             5..=6 => witness.get(&container, &mut dice).await,
             7..=8 => witness.write_array(&container, &mut dice).await,
             9 => witness.read_array(&container, &mut dice).await,
             10 => witness.snapshot(&container).await,
+            11 => witness.let_go(&container, &mut dice).await,
+            12 => witness.compare(&container, &mut dice).await,
+            13 if dice.below(2) == 0 => witness.go_back(&container, &mut dice).await,
             _ => witness.read_snapshot(&container, &mut dice).await,
         }
     }
@@ -169,21 +182,63 @@ impl Witness {
         // This client alone writes its keys, one after another: what it knows now is what the
         // snapshot holds (K17).
         match container.create_snapshot(None).await {
-            Ok(snapshot) => self.snapshots.push((snapshot.epoch, self.oracle.clone())),
+            Ok(snapshot) => {
+                let (oracle, model) = (self.oracle.clone(), self.model.clone());
+                self.snapshots.push(Kept { epoch: snapshot.epoch, oracle, model });
+            }
             Err(error) => assert!(is_unknown(&error), "snapshot: {error}"),
         }
     }
 
     async fn read_snapshot(&mut self, container: &Container, dice: &mut Rng) {
-        if self.snapshots.is_empty() {
-            return;
-        }
-        let (epoch, oracle) = &self.snapshots[dice.below(self.snapshots.len() as u64) as usize];
+        let Some(Kept { epoch, oracle, .. }) = self.pick(dice) else { return };
         let key = Witness::key(dice);
         match container.at(*epoch).kv(self.object).get(key.as_str()).await {
             Ok(found) => oracle.judge(&key, &reading(found)).expect("K3"),
             Err(error) => assert!(is_unknown(&error), "reading {key} at {epoch}: {error}"),
         }
+    }
+
+    fn pick(&self, dice: &mut Rng) -> Option<&Kept> {
+        let count = self.snapshots.len() as u64;
+        (count > 0).then(|| &self.snapshots[dice.below(count) as usize])
+    }
+
+    /// Destroys a snapshot: what it alone held may go, and nothing else.
+    async fn let_go(&mut self, container: &Container, dice: &mut Rng) {
+        let Some(epoch) = self.pick(dice).map(|kept| kept.epoch) else { return };
+        // Done or not, it is no longer promised.
+        self.snapshots.retain(|kept| kept.epoch != epoch);
+        if let Err(error) = container.destroy_snapshot(&epoch.to_string()).await {
+            assert!(is_unknown(&error) || error.code == Code::NotFound, "letting {epoch} go: {error}");
+        }
+    }
+
+    /// Every key that surely changed since a snapshot is among the differences.
+    async fn compare(&mut self, container: &Container, dice: &mut Rng) {
+        let Some(Kept { epoch, oracle, .. }) = self.pick(dice) else { return };
+        let mut changed = BTreeSet::new();
+        let compared = container
+            .diff(*epoch, |found| changed.extend(found.into_iter().filter(|d| d.oid == self.object).map(|d| d.dkey)))
+            .await;
+        match compared {
+            Ok(()) => {
+                for key in self.oracle.keys().filter(|key| self.oracle.differs(oracle, key)) {
+                    let dkey = Key::new(key.as_bytes()).expect("a short key");
+                    assert!(changed.contains(&dkey), "{key} changed since {epoch}, unnoticed");
+                }
+            }
+            Err(error) => assert!(is_unknown(&error), "comparing with {epoch}: {error}"),
+        }
+    }
+
+    /// Goes back to a snapshot: all of it comes back, and later snapshots are gone.
+    async fn go_back(&mut self, container: &Container, dice: &mut Rng) {
+        let Some(Kept { epoch, oracle, model }) = self.pick(dice).cloned() else { return };
+        let done = container.rollback(&epoch.to_string()).await;
+        self.oracle.went_back(&oracle, outcome(&done));
+        self.model.went_back(&model, outcome(&done));
+        self.snapshots.retain(|kept| kept.epoch <= epoch);
     }
 
     /// After the faults have stopped, everything promised is there (K1, K3, K17).
@@ -196,7 +251,7 @@ impl Witness {
         }
         let found = patiently(|| self.open_array_of(&container)).await;
         self.model.judge(0, ARRAY_BYTES, &found);
-        for (epoch, oracle) in &self.snapshots {
+        for Kept { epoch, oracle, .. } in &self.snapshots {
             for key in oracle.keys() {
                 let kv = container.at(*epoch).kv(self.object);
                 let found = patiently(|| kv.get(key)).await;
@@ -228,6 +283,17 @@ impl ArrayModel {
                 self.end_is_known &= end <= self.end;
             }
         }
+    }
+
+    /// The container went back to where `then` was known. Bytes in doubt stay so: a lost write may still arrive.
+    fn went_back(&mut self, then: &ArrayModel, outcome: Outcome) {
+        let sure = outcome == Outcome::Acknowledged;
+        for at in 0..ARRAY_BYTES {
+            self.doubtful[at] |= then.doubtful[at] || !sure && self.bytes[at] != then.bytes[at];
+            self.bytes[at] = then.bytes[at];
+        }
+        self.end_is_known &= then.end_is_known && (sure || self.end == then.end);
+        self.end = if sure { then.end } else { self.end.min(then.end) };
     }
 
     fn judge(&self, start: usize, length: usize, found: &[u8]) {

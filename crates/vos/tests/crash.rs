@@ -305,7 +305,7 @@ fn a_transaction_survives_a_power_cut_between_any_two_of_its_records() {
     }
 }
 
-/// A sparse history with a big object: reclaim and free steps are cut between and within.
+/// A sparse history with a big object: aggregation and free steps are cut between and within.
 #[test]
 fn deferred_deletion_survives_a_power_cut_between_any_two_steps() {
     let (recorder, script) = {
