@@ -246,25 +246,25 @@ impl Store {
 
     /// Takes a container back to `to`, a snapshot or a moment from the horizon on: what was written later
     /// is gone at once for readers, and later snapshots with it. Until `maintain` has removed it, nothing
-    /// can be written. `asked` is the moment of the command, which may be repeated: `None` when it was
-    /// done already.
+    /// can be written. `asked` is the moment of the command. The same command again does nothing; the answer
+    /// is then a position at or behind the first one's record.
     ///
     /// # Errors
     /// `NoContainer`; `Forgotten`: the moment is not kept; `Invalid`: no moment; `InProgress`: a transaction
     /// must be decided first; of the log.
-    pub fn rollback(&mut self, container: ContainerId, to: Epoch, asked: Epoch, origin: Origin) -> Result<Option<Lsn>> {
+    pub fn rollback(&mut self, container: ContainerId, to: Epoch, asked: Epoch, origin: Origin) -> Result<Lsn> {
         if to == Epoch::ZERO || to > asked || asked == Epoch::MAX {
             return Err(Error::Invalid("a container goes back to a moment before that of the command"));
         }
         let shard = self.catalog.shard(container)?;
         if asked <= shard.undone {
-            return Ok(None);
+            return Ok(self.last_lsn());
         }
         if let Some((tx, _)) = self.catalog.intents.of(shard.tree.owner).next() {
             return Err(Error::InProgress { tx });
         }
         let to = shard.moment(to)?;
-        self.change(origin, Reserve::Critical, &Record::Rollback { container, to, asked }).map(Some)
+        self.change(origin, Reserve::Critical, &Record::Rollback { container, to, asked })
     }
 
     // Writing.
@@ -591,6 +591,11 @@ impl Store {
     /// while no checkpoint runs.
     pub fn check(&self) -> Report {
         check::store(&self.media, &self.catalog, check::CheckOptions::default())
+    }
+
+    /// A position at or behind every record so far, and before the next: the answer of what was done before.
+    pub(crate) fn last_lsn(&self) -> Lsn {
+        Lsn(self.media.end_lsn().0.saturating_sub(1))
     }
 
     pub(crate) fn running(&self) -> Result<()> {

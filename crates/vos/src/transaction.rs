@@ -171,11 +171,6 @@ impl Store {
         let owner = self.catalog.shard(container)?.tree.owner;
         Ok(oldest(self.catalog.intents.of(owner)))
     }
-
-    /// A position at or behind every record so far.
-    fn last_lsn(&self) -> Lsn {
-        Lsn(self.media.end_lsn().0.saturating_sub(1))
-    }
 }
 
 fn updates<'a>(ops: &'a [Op<'a>]) -> impl Iterator<Item = &'a Update<'a>> {

@@ -291,6 +291,21 @@ fn requests_over_a_limit_are_refused_whole() {
     });
 }
 
+/// A server that starts again repeats a rollback that may be done already, and waits until that is durable. It
+/// once waited for the end of the log, which nothing ever made durable, and never came up (simulator, seed 1829).
+#[test]
+fn a_rollback_repeated_is_durable_when_the_first_is() {
+    on_node(1, || {
+        let mut store = store();
+        store.set_snapshots(id(), &[Epoch(5)], Origin::default()).unwrap();
+        let first = store.rollback(id(), Epoch(5), Epoch(9), Origin::default()).unwrap();
+        let again = store.rollback(id(), Epoch(5), Epoch(9), Origin::default()).unwrap();
+        assert!(first <= again);
+        store.media().flush_now().unwrap();
+        assert!(store.media().durable_lsn() > again);
+    });
+}
+
 /// The longest keys, all zeros alternating, with the largest inline value: one record a page, still a tree.
 #[test]
 fn the_longest_keys_and_values_fit() {

@@ -92,10 +92,7 @@ impl Target {
     }
 
     async fn rollback(&self, id: ContainerId, to: Epoch, asked: Epoch) -> Result<(), Error> {
-        let end = self.media.end_lsn();
-        // Done before: then what it did is in the log already.
-        let undo = |store: &mut vos::Store| store.rollback(id, to, asked, vos::Origin::default());
-        self.change(Some(id), |store| Ok(undo(store)?.unwrap_or(end))).await?;
+        self.change(Some(id), |store| store.rollback(id, to, asked, vos::Origin::default())).await?;
         self.upkeep.wake();
         Ok(())
     }

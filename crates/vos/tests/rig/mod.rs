@@ -491,9 +491,7 @@ pub fn submit(store: &mut Store, op: &Op, seq: u64) -> Result<(Outcome, Option<L
         Op::CreateContainer(p, c) => store.create_container(pool(*p), container(*c), origin),
         Op::DestroyContainer(c) => store.destroy_container(container(*c), origin),
         Op::Snapshots(c, epochs) => store.set_snapshots(container(*c), epochs, origin),
-        Op::Rollback { container: c, to, asked } => {
-            store.rollback(container(*c), *to, *asked, origin).map(|lsn| lsn.unwrap_or(Lsn(0)))
-        }
+        Op::Rollback { container: c, to, asked } => store.rollback(container(*c), *to, *asked, origin),
         Op::Maintain(horizon) => {
             for pool in store.pools() {
                 for container in store.containers(pool) {
