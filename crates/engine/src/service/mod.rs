@@ -343,7 +343,11 @@ impl Service {
         let _hold = self.hold.take();
         let epoch = self.hlc.now();
         self.propose_pool(pool, PoolCommand::CreateSnapshot { id, epoch, name: request.name.clone() })?;
-        self.tell_kept(pool, id).await?;
+        if let Err(error) = self.tell_kept(pool, id).await {
+            // A snapshot that some target may not keep is none. The hold lasts until nobody believes in it.
+            self.propose_pool(pool, PoolCommand::DestroySnapshot { id, epoch })?;
+            return Err(error);
+        }
         Ok(msg::SnapshotInfo { epoch, name: request.name })
     }
 
