@@ -37,13 +37,14 @@ pub(crate) fn survey(source: &Path, data: &Path) -> Result<Survey> {
     if !root.is_dir() {
         return Err(failure::local("copy", source, &std::io::ErrorKind::NotADirectory.into()));
     }
-    let data = data.canonicalize().ok();
+    let data = whereabouts(data);
     if data.as_ref().is_some_and(|data| root.starts_with(data)) {
         let text = format!("{} lies in the system's own directory", source.display());
         return Err(Error::new(Code::Invalid, text).remedy("name another SOURCE_DIR, or another --path").into());
     }
     let mut survey = Survey { files: Vec::new(), bytes: 0, excluded: Arc::default() };
-    let mut excluded = BTreeSet::new();
+    // On the first run it is not there yet; when the copy begins, it is.
+    let mut excluded: BTreeSet<PathBuf> = data.iter().filter(|data| data.starts_with(&root)).cloned().collect();
     let mut walk = WalkDir::new(&root).sort_by_file_name().into_iter();
     while let Some(entry) = walk.next() {
         let entry = entry.map_err(|e| unreadable(source, &e))?;
@@ -62,6 +63,16 @@ pub(crate) fn survey(source: &Path, data: &Path) -> Result<Survey> {
     }
     survey.excluded = Arc::new(excluded);
     Ok(survey)
+}
+
+/// The absolute path, without symbolic links, of something that may not exist yet.
+fn whereabouts(path: &Path) -> Option<PathBuf> {
+    let path = std::path::absolute(path).ok()?;
+    path.ancestors().find_map(|there| {
+        let rest = path.strip_prefix(there).ok()?;
+        // Joining nothing would leave a slash at the end.
+        there.canonicalize().ok().map(|real| if rest.as_os_str().is_empty() { real } else { real.join(rest) })
+    })
 }
 
 fn is_cache(directory: &Path) -> bool {

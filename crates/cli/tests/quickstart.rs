@@ -42,6 +42,22 @@ fn quickstart_works_twice_and_its_suggestions_work() {
     try_what_it_suggests(at.path(), &second["response"]);
 }
 
+/// The README's first command, in the directory it stands in: the system's data lies in the tree that is stored,
+/// and is not there yet when the tree is looked over. It once stored itself until its pool was full.
+#[test]
+fn quickstart_does_not_store_its_own_data_on_the_first_run() {
+    let at = tempfile::tempdir().unwrap();
+    let tree = small_tree(at.path());
+    for run in 1..=2 {
+        let ran = run_in(&tree, DAOS, &["quickstart", ".", "--json"]).ok().json();
+        assert_eq!(ran["response"]["run"].as_u64(), Some(run), "{ran}");
+        assert_eq!(ran["response"]["files"], ran["response"]["verified_files"]);
+        let run = format!("daos://quickstart/files/run-{run}");
+        let listed = run_in(&tree, DAOS, &["--embedded", "daos-data", "fs", "ls", &run]).ok();
+        assert!(listed.stdout.contains("src/") && !listed.stdout.contains("daos-data"), "{}", listed.stdout);
+    }
+}
+
 #[test]
 fn quickstart_for_people_ends_with_a_summary() {
     let at = tempfile::tempdir().unwrap();
