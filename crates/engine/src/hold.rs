@@ -14,12 +14,12 @@ use std::sync::atomic::{AtomicU32, Ordering};
 
 /// Shared by the control service and the targets of one server.
 #[derive(Clone, Default)]
-pub struct ReclaimHold(Arc<AtomicU32>);
+pub struct HorizonHold(Arc<AtomicU32>);
 
-/// Reclaim waits while one of these lives.
+/// Horizons wait while one of these lives.
 pub struct Held(Arc<AtomicU32>);
 
-impl ReclaimHold {
+impl HorizonHold {
     pub fn take(&self) -> Held {
         self.0.fetch_add(1, Ordering::SeqCst);
         Held(self.0.clone())
@@ -42,7 +42,7 @@ mod tests {
 
     #[test]
     fn the_hold_lasts_until_its_last_holder_lets_go() {
-        let hold = ReclaimHold::default();
+        let hold = HorizonHold::default();
         assert!(!hold.is_held());
         let (one, two) = (hold.take(), hold.clone().take());
         drop(one);

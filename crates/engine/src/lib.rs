@@ -28,7 +28,7 @@ use rt::Hlc;
 use types::{Code, Error};
 use wire::hello;
 
-use hold::ReclaimHold;
+use hold::HorizonHold;
 use service::{Service, ServiceConfig};
 use target::open::{Shared, TargetConfig};
 use target::order::{Order, TargetHandle};
@@ -57,7 +57,7 @@ impl Engine {
     /// # Errors
     /// Of the first target that cannot be opened, or of the service's documents.
     pub async fn start(config: EngineConfig) -> Result<Engine, Error> {
-        let hold = ReclaimHold::default();
+        let hold = HorizonHold::default();
         let incarnation = rt::random_u64();
         let shared = Shared { hlc: config.hlc.clone(), hold: hold.clone(), limits: config.limits, incarnation };
         let opening = config.targets.into_iter().map(|target| target::open::start(target, shared.clone()));

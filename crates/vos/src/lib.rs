@@ -20,12 +20,13 @@
 //! - A change is logged, then applied, in one call without a wait; never half of a request (K1, K6).
 //! - Trees hold committed versions only; what is prepared survives a crash beside them (K2, K10).
 //! - Checked operations are serial in the order of epochs (K4); forgetting only makes more start over (K18).
-//! - What a version holds stays readable at its epoch until a punch and no snapshot let it go (K3, K17).
+//! - A container reads the same at its snapshots, and at every moment from its horizon on, until it is written
+//!   there or rolled back (K3, K17).
 //! - `model` says what everything means, in a page; `check` asserts all invariants.
 //!
 //! # Not here
-//! Epochs (the engine chooses them), who leads a transaction and how its members agree (the engine),
-//! aggregation and diff (later), bulk transfers and durability (`media`), checksums of data (computed by
+//! Epochs and horizons (the engine chooses them), who leads a transaction and how its members agree (the
+//! engine), coalescing of small extents (later), bulk transfers and durability (`media`), checksums of data (computed by
 //! clients, verified by the engine; kept here).
 #![forbid(unsafe_code)]
 

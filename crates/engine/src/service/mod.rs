@@ -33,7 +33,7 @@ use wire::control as msg;
 use wire::opcode::Repeat;
 use wire::{Opcode, Wire};
 
-use crate::hold::ReclaimHold;
+use crate::hold::HorizonHold;
 use crate::sessions::Sessions;
 use crate::target::order::{Order, TargetHandle};
 use crate::target::parse;
@@ -63,7 +63,7 @@ pub struct Service {
     config: ServiceConfig,
     targets: Vec<TargetHandle>,
     hlc: Hlc,
-    hold: ReclaimHold,
+    hold: HorizonHold,
     sessions: Sessions,
     system: RefCell<Replica<SystemState>>,
     pools: RefCell<BTreeMap<PoolId, Replica<PoolState>>>,
@@ -80,7 +80,7 @@ impl Service {
         config: ServiceConfig,
         targets: Vec<TargetHandle>,
         hlc: Hlc,
-        hold: ReclaimHold,
+        hold: HorizonHold,
     ) -> Result<Rc<Service>, Error> {
         let io = |e: rt::disk::DiskError| Error::new(Code::Io, e.to_string());
         fs::create_dir_all(&config.directory).map_err(io)?;
@@ -384,7 +384,15 @@ impl Service {
         let name = self.with_pool(pool, |state| Ok(state.container(id)?.snapshots.get(&to).cloned()))?;
         let rollback = pool::Rollback { to, asked: self.hlc.now() };
         self.propose_pool(pool, PoolCommand::Rollback { id, rollback })?;
-        self.finish_rollback(pool, id).await?;
+        if let Err(error) = self.finish_rollback(pool, id).await {
+            // Left to be finished at the next start, it would undo what a target takes until then. One that
+            // has ended takes nothing.
+            if error.code == Code::ShuttingDown {
+                return Err(error);
+            }
+            self.propose_pool(pool, PoolCommand::RolledBack { id })?;
+            return Err(error.remedy("a part of the container may have gone back: ask for the rollback again"));
+        }
         self.tell_kept(pool, id).await?;
         Ok(msg::SnapshotInfo { epoch: to, name: name.unwrap_or_default() })
     }

@@ -28,7 +28,7 @@ use wire::opcode::Repeat;
 use wire::{Opcode, Wire};
 
 use self::upkeep::Upkeep;
-use crate::hold::ReclaimHold;
+use crate::hold::HorizonHold;
 use crate::sessions::Sessions;
 
 /// A target, on its own thread.
@@ -38,7 +38,7 @@ pub struct Target {
     /// The same media that the store keeps its data in: for waiting, and for bulk data.
     media: media::Store,
     hlc: Hlc,
-    hold: ReclaimHold,
+    hold: HorizonHold,
     sessions: Sessions,
     upkeep: Upkeep,
 }

@@ -14,7 +14,7 @@ use uuid::Uuid;
 
 use super::Target;
 use super::order::{TargetHandle, channel};
-use crate::hold::ReclaimHold;
+use crate::hold::HorizonHold;
 use crate::sessions::Sessions;
 
 /// A part of a file or device.
@@ -46,7 +46,7 @@ pub struct TargetConfig {
 #[derive(Clone)]
 pub struct Shared {
     pub hlc: Hlc,
-    pub hold: ReclaimHold,
+    pub hold: HorizonHold,
     pub limits: Limits,
     pub incarnation: u64,
 }
