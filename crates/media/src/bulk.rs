@@ -199,6 +199,17 @@ impl Held {
     }
 }
 
+/// The parts of bytes `range` of a payload that lies in `extents`, end to end: extent, offset in it, bytes.
+pub fn pieces_of(extents: &[Extent], range: std::ops::Range<u64>) -> impl Iterator<Item = (Extent, u64, usize)> + '_ {
+    let mut start = 0;
+    extents.iter().filter_map(move |extent| {
+        let (first, last) = (start.max(range.start), (start + extent.bytes()).min(range.end));
+        let offset = first.saturating_sub(start);
+        start += extent.bytes();
+        (first < last).then(|| (*extent, offset, (last - first) as usize))
+    })
+}
+
 /// The parts of `offset..offset + bytes` of a payload in `extents`: byte in the region, range of the part.
 fn spans(extents: &[Extent], offset: u64, bytes: usize) -> impl Iterator<Item = (u64, std::ops::Range<usize>)> + '_ {
     let (from, to) = (offset, offset + bytes as u64);

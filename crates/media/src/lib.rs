@@ -50,7 +50,7 @@ mod space;
 mod store;
 mod superblock;
 
-pub use bulk::Reservation;
+pub use bulk::{Reservation, pieces_of};
 pub use error::{Corrupt, Device, Error, Failed, Fault, FormatError, Place, Result};
 pub use inspect::{CheckpointFacts, Glance};
 pub use log::append::LOG_BYTES_MIN;

@@ -81,6 +81,15 @@ pub fn describe_record(number: u16, payload: &[u8]) -> LogEntry {
             let from = if from.is_empty() { String::new() } else { format!(", from {}", place_of(from)) };
             entry.text = format!("up to {limit} records{from}");
         }
+        Record::Rewrite { container, rewrite } => {
+            entry.container = Some(*container);
+            let (parts, runs) = (rewrite.parts.len(), rewrite.runs().count());
+            entry.text = format!("{}: {parts} extents become {runs}", place_of(&rewrite.akey));
+        }
+        Record::Coalesced { container, until } => {
+            (entry.container, entry.epoch) = (Some(*container), Some(*until));
+            entry.text = format!("small extents are joined up to {until}");
+        }
         Record::Prepare { container, tx, version, ops, .. } => {
             (entry.container, entry.epoch) = (Some(*container), Some(version.epoch));
             entry.text = format!("transaction {tx}: {} operations @{}.{}", ops.len(), version.epoch, version.minor);
@@ -109,6 +118,8 @@ fn name_of(number: u16) -> &'static str {
         kind::ADVANCE => "advance",
         kind::ROLLBACK => "roll back",
         kind::DISCARD => "discard",
+        kind::REWRITE => "rewrite",
+        kind::COALESCED => "coalesced",
         kind::PREPARE => "prepare",
         kind::COMMIT => "commit",
         kind::ABORT => "abort",

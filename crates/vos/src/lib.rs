@@ -26,7 +26,7 @@
 //!
 //! # Not here
 //! Epochs and horizons (the engine chooses them), who leads a transaction and how its members agree (the
-//! engine), coalescing of small extents (later), bulk transfers and durability (`media`), checksums of data (computed by
+//! engine), bulk transfers and durability (`media`), checksums of data (computed by
 //! clients, verified by the engine; kept here).
 #![forbid(unsafe_code)]
 
@@ -34,6 +34,7 @@ mod aggregate;
 mod catalog;
 mod check;
 mod checked;
+mod coalesce;
 mod commit;
 mod conflict;
 mod cursor;
@@ -58,6 +59,7 @@ mod query;
 mod record;
 mod repair;
 mod request;
+mod rewrite;
 mod salvage;
 mod shard;
 mod space;
@@ -65,6 +67,7 @@ mod store;
 mod transaction;
 mod tree;
 mod update;
+mod upkeep;
 mod value;
 mod view;
 
@@ -85,6 +88,7 @@ pub use request::{
     INLINE_BYTES_MAX, ListedAkey, ListedExtent, ListedObject, Listing, Op, Origin, Payload, Piece, PoolSpace, Punch,
     PunchScope, ReadWhat, Source, TxId, TxState, Update, ValueRead, ValueWrite,
 };
+pub use rewrite::{Rewrite, Rewriting};
 pub use shard::SNAPSHOTS_MAX;
 pub use space::{BulkExtent, Reservation};
 pub use store::Store;

@@ -18,6 +18,8 @@
 //! | 11 advance           | horizon 8                                                                   |
 //! | 12 rollback          | to 8, asked 8                                                               |
 //! | 13 discard           | limit 4, from                                                               |
+//! | 14 rewrite           | see `record/rewrite.rs`                                                     |
+//! | 15 coalesced         | until 8                                                                     |
 //! | 20 prepare           | tx 16, epoch 8, minor 2, ops 2, then each op: see `record/tx.rs`            |
 //! | 21 commit            | tx 16                                                                       |
 //! | 22 abort             | tx 16                                                                       |
@@ -34,6 +36,7 @@
 //! Conditions were checked before a record was written, so records carry none. The minor is recorded, so
 //! that doing a record again gives the same keys.
 
+pub(crate) mod rewrite;
 pub(crate) mod tx;
 
 use codec::checksum::chunk_count;
@@ -63,6 +66,8 @@ pub(crate) mod kind {
     pub(crate) const ADVANCE: u16 = 11;
     pub(crate) const ROLLBACK: u16 = 12;
     pub(crate) const DISCARD: u16 = 13;
+    pub(crate) const REWRITE: u16 = 14;
+    pub(crate) const COALESCED: u16 = 15;
     pub(crate) const PREPARE: u16 = 20;
     pub(crate) const COMMIT: u16 = 21;
     pub(crate) const ABORT: u16 = 22;
@@ -91,6 +96,8 @@ pub(crate) enum Record<'a> {
     Advance { container: ContainerId, horizon: Epoch },
     Rollback { container: ContainerId, to: Epoch, asked: Epoch },
     Discard { container: ContainerId, limit: u32, from: Vec<u8> },
+    Rewrite { container: ContainerId, rewrite: rewrite::OwnedRewrite<'a> },
+    Coalesced { container: ContainerId, until: Epoch },
     Prepare { container: ContainerId, tx: TxId, version: Version, ops: Vec<tx::OwnedOp<'a>>, bytes: &'a [u8] },
     Commit { container: ContainerId, tx: TxId },
     Abort { container: ContainerId, tx: TxId },
@@ -331,8 +338,8 @@ fn push_from(out: &mut Vec<u8>, from: &[u8]) {
 /// Replaces `out` by a record of any other kind, and returns the kind.
 pub(crate) fn encode(out: &mut Vec<u8>, origin: Origin, record: &Record<'_>) -> u16 {
     match record {
-        Record::Update { .. } | Record::Punch { .. } | Record::Prepare { .. } => {
-            unreachable!("requests are encoded where they are, by encode_update, encode_punch and tx::encode_prepare")
+        Record::Update { .. } | Record::Punch { .. } | Record::Rewrite { .. } | Record::Prepare { .. } => {
+            unreachable!("what carries data is encoded where the data is")
         }
         Record::Commit { container, tx } | Record::Abort { container, tx } => {
             push_head(out, origin, container.to_bytes());
@@ -393,6 +400,11 @@ pub(crate) fn encode(out: &mut Vec<u8>, origin: Origin, record: &Record<'_>) -> 
             push_from(out, from);
             kind::DISCARD
         }
+        Record::Coalesced { container, until } => {
+            push_head(out, origin, container.to_bytes());
+            out.extend_from_slice(&until.0.to_le_bytes());
+            kind::COALESCED
+        }
         Record::Free { owner, leaves } => {
             push_head(out, origin, [0; 16]);
             out.extend_from_slice(&owner.to_le_bytes());
@@ -438,6 +450,8 @@ pub(crate) fn decode(kind: u16, bytes: &[u8]) -> Option<(Origin, Record<'_>)> {
         kind::ROLLBACK => Record::Rollback { container, to: Epoch(r.u64()?), asked: Epoch(r.u64()?) },
         kind::DISCARD => Record::Discard { container, limit: r.u32()?, from: r.from()? },
         kind::FREE => Record::Free { owner: r.u32()?, leaves: r.u32()? },
+        kind::REWRITE => rewrite::read(&mut r, container)?,
+        kind::COALESCED => Record::Coalesced { container, until: Epoch(r.u64()?) },
         kind::PREPARE => tx::read_prepare(&mut r, container, bytes)?,
         kind::COMMIT => Record::Commit { container, tx: tx::read_id(&mut r)? },
         kind::ABORT => Record::Abort { container, tx: tx::read_id(&mut r)? },
@@ -690,6 +704,7 @@ mod tests {
                 "0600000000000000 0700000000000000",
             ),
             (Record::Discard { container: container(), limit: 5, from: vec![9] }, 13, "05000000 0100 09"),
+            (Record::Coalesced { container: container(), until: Epoch(6) }, 15, "0600000000000000"),
         ];
         for (record, number, expected) in cases {
             let mut out = Vec::new();

@@ -4,6 +4,7 @@
 //! checkpoint finds it as it finds the tree.
 
 use std::cell::RefCell;
+use std::collections::BTreeMap;
 use std::mem::{offset_of, size_of};
 
 use hashbrown::HashMap;
@@ -50,9 +51,10 @@ const FLAGS_MAX: usize = 64 << 10;
 /// |    104 |     8 | aggregated | what nobody can see was removed up to this epoch              |
 /// |    112 |     8 | rollback  | everything above it is being removed; 0 when nothing is        |
 /// |    120 |     8 | undone    | the latest rollback undid everything up to this epoch          |
-/// |    128 |   512 | epochs    | recent epochs, zero where there is none                        |
-/// |    640 |   128 | minors    | highest minor given at each                                    |
-/// |    768 |  7200 | list      | snapshot epochs, ascending                                     |
+/// |    128 |     8 | coalesced | small extents up to this epoch were joined                     |
+/// |    136 |   512 | epochs    | recent epochs, zero where there is none                        |
+/// |    648 |   128 | minors    | highest minor given at each                                    |
+/// |    776 |  7200 | list      | snapshot epochs, ascending                                     |
 #[derive(FromBytes, IntoBytes, KnownLayout, Immutable)]
 #[repr(C)]
 pub(crate) struct Head {
@@ -73,6 +75,7 @@ pub(crate) struct Head {
     aggregated: U64,
     rollback: U64,
     undone: U64,
+    coalesced: U64,
     epochs: [U64; RECENT],
     minors: [U16; RECENT],
     list: [U64; SNAPSHOTS_MAX],
@@ -80,9 +83,9 @@ pub(crate) struct Head {
 const _: () = assert!(offset_of!(Head, pages) == 40);
 const _: () = assert!(offset_of!(Head, owner) == 88);
 const _: () = assert!(offset_of!(Head, horizon) == 96);
-const _: () = assert!(offset_of!(Head, epochs) == 128);
-const _: () = assert!(offset_of!(Head, list) == 768);
-const _: () = assert!(size_of::<Head>() == 7968 && size_of::<Head>() <= PAGE_BODY_BYTES);
+const _: () = assert!(offset_of!(Head, epochs) == 136);
+const _: () = assert!(offset_of!(Head, list) == 776);
+const _: () = assert!(size_of::<Head>() == 7976 && size_of::<Head>() <= PAGE_BODY_BYTES);
 
 /// An aggregation pass between two steps. Not kept: after a restart it begins anew, and finds less.
 #[derive(Debug)]
@@ -117,6 +120,26 @@ impl Default for Carry {
     }
 }
 
+/// A walk over small extents written in a span, between two steps. Not kept: after a restart it begins anew.
+#[derive(Debug)]
+pub(crate) struct Walk {
+    pub(crate) since: Epoch,
+    pub(crate) until: Epoch,
+    /// First key of the next step; empty for the first of all.
+    pub(crate) from: Vec<u8>,
+    /// Where the walk is: an akey, and a length class in it.
+    pub(crate) akey: Vec<u8>,
+    pub(crate) class: u8,
+    /// Up to where each moment was looked at there.
+    pub(crate) seen: BTreeMap<Epoch, u64>,
+}
+
+impl Walk {
+    pub(crate) fn new(since: Epoch, until: Epoch) -> Walk {
+        Walk { since, until, from: Vec::new(), akey: Vec::new(), class: 0, seen: BTreeMap::new() }
+    }
+}
+
 /// One container on this target. (The catalog is one too, without a container.)
 pub(crate) struct Shard {
     pub(crate) id: ContainerId,
@@ -134,10 +157,14 @@ pub(crate) struct Shard {
     pub(crate) rollback: Option<Epoch>,
     /// When the latest rollback was asked for: the same, asked again, undoes nothing that came after.
     pub(crate) undone: Epoch,
+    /// Small extents were joined up to here.
+    pub(crate) coalesced: Epoch,
     /// Catalog only: numbers trees.
     pub(crate) counter: u32,
     /// The aggregation pass that is under way.
     pub(crate) pass: Option<InPass>,
+    /// The walk over small extents that is under way.
+    pub(crate) walk: Option<Walk>,
     /// Where the rollback under way goes on; empty for its beginning.
     pub(crate) discard_from: Vec<u8>,
     minors: Minors,
@@ -164,8 +191,10 @@ impl Shard {
             aggregated: Epoch::ZERO,
             rollback: None,
             undone: Epoch::ZERO,
+            coalesced: Epoch::ZERO,
             counter: owner,
             pass: None,
+            walk: None,
             discard_from: Vec::new(),
             minors: Minors::default(),
             flags: RefCell::default(),
@@ -213,8 +242,10 @@ impl Shard {
             aggregated: Epoch(stored.aggregated.get()),
             rollback: Some(Epoch(stored.rollback.get())).filter(|to| *to > Epoch::ZERO),
             undone: Epoch(stored.undone.get()),
+            coalesced: Epoch(stored.coalesced.get()),
             counter: stored.counter.get(),
             pass: None,
+            walk: None,
             discard_from: Vec::new(),
             minors,
             flags: RefCell::default(),
@@ -294,6 +325,7 @@ impl Shard {
         head.aggregated = self.aggregated.0.into();
         head.rollback = self.rollback.unwrap_or(Epoch::ZERO).0.into();
         head.undone = self.undone.0.into();
+        head.coalesced = self.coalesced.0.into();
         Ok(head)
     }
 
@@ -303,8 +335,8 @@ impl Shard {
             == (other.id, other.pool, other.tree, other.blocks, other.punches)
             && self.snapshots == other.snapshots
             && self.minors == other.minors
-            && (self.horizon, self.aggregated, self.rollback, self.undone)
-                == (other.horizon, other.aggregated, other.rollback, other.undone)
+            && (self.horizon, self.aggregated, self.rollback, self.undone, self.coalesced)
+                == (other.horizon, other.aggregated, other.rollback, other.undone, other.coalesced)
     }
 
     /// Whether anything in the object with key prefix `object` was ever punched.
@@ -359,6 +391,11 @@ impl Shard {
     /// Whether something may have become invisible since the last pass.
     pub(crate) fn wants_aggregation(&self) -> bool {
         self.rollback.is_none() && self.aggregated < self.horizon && self.aggregated < self.max_epoch()
+    }
+
+    /// Whether something that is aggregated may be joined.
+    pub(crate) fn wants_coalescing(&self) -> bool {
+        self.rollback.is_none() && self.coalesced < self.aggregated && self.coalesced < self.max_epoch()
     }
 
     /// The first moment at or after `epoch` that can be read once all before `horizon` is forgotten but
@@ -474,6 +511,7 @@ mod tests {
         (shard.blocks, shard.punches) = (5, 6);
         (shard.horizon, shard.aggregated, shard.rollback, shard.undone) =
             (Epoch(3), Epoch(2), Some(Epoch(1)), Epoch(7));
+        shard.coalesced = Epoch(1);
         shard.save_all(&mut pages).unwrap();
         shard.applied(&mut pages, Version { epoch: Epoch(8), minor: 1 }).unwrap();
         let mut golden = [0; PAGE_BODY_BYTES];
@@ -495,13 +533,14 @@ mod tests {
             (104, 2),
             (112, 1),
             (120, 7),
+            (128, 1),
         ] {
             put(at, &[byte]);
         }
-        put(128, &[8]);
-        put(640, &[1]);
-        put(768, &[4]);
-        put(776, &[7]);
+        put(136, &[8]);
+        put(648, &[1]);
+        put(776, &[4]);
+        put(784, &[7]);
         assert!(pages.get(shard.head).unwrap().body() == &golden);
     }
 }

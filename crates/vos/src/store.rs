@@ -14,7 +14,7 @@ use crate::commit::{self, SPLIT_PAGES};
 use crate::conflict::timestamps::Reads;
 use crate::diff::{self, DiffAnchor, Difference};
 use crate::error::{Error, Result};
-use crate::intent::{Intent, oldest};
+use crate::intent::Intent;
 use crate::record::{self, Record, kind};
 use crate::request::{
     AkeyRead, ArrayEnd, ArrayTail, ContainerInfo, Edge, FetchPlan, ListedAkey, ListedExtent, ListedObject, Listing, Op,
@@ -23,7 +23,7 @@ use crate::request::{
 use crate::shard::SNAPSHOTS_MAX;
 use crate::space::Reservation;
 use crate::update::{self, Scratch};
-use crate::{aggregate, fetch, list, maintain, node, prepare, punch, query};
+use crate::{aggregate, fetch, list, maintain, node, prepare, punch, query, rewrite};
 
 /// Changes of more records than this must fit the page budget twice.
 pub(crate) const SMALL_RECORDS: usize = 16;
@@ -216,32 +216,6 @@ impl Store {
             return Err(Error::Invalid("a container has at most 900 snapshots"));
         }
         self.change(origin, Reserve::Critical, &Record::SetSnapshots { container, epochs })
-    }
-
-    /// Forgets the history of a container before `horizon`, but for its snapshots: from now on it can be
-    /// read there no more, nothing is written at or before it, and `maintain` gives space back. A horizon
-    /// never goes back, and stays below transactions that are not decided.
-    ///
-    /// # Errors
-    /// `NoContainer`; of the log.
-    pub fn advance(&mut self, container: ContainerId, horizon: Epoch) -> Result<Option<Lsn>> {
-        let shard = self.catalog.shard(container)?;
-        let oldest = oldest(self.catalog.intents.of(shard.tree.owner));
-        let horizon = oldest.map_or(horizon, |epoch| horizon.min(Epoch(epoch.0 - 1)));
-        if horizon <= shard.horizon || horizon == Epoch::MAX {
-            return Ok(None);
-        }
-        self.change(Origin::default(), Reserve::Critical, &Record::Advance { container, horizon }).map(Some)
-    }
-
-    /// Whether anything was written since the horizon was last advanced, so that advancing it again would
-    /// give something back.
-    ///
-    /// # Errors
-    /// `NoContainer`.
-    pub fn is_behind(&self, container: ContainerId) -> Result<bool> {
-        let shard = self.catalog.shard(container)?;
-        Ok(shard.max_epoch() > shard.horizon)
     }
 
     /// Takes a container back to `to`, a snapshot or a moment from the horizon on: what was written later
@@ -564,29 +538,6 @@ impl Store {
         self.look(container, to, |shard, pages, to| diff::diff(shard, pages, (from, to), after, limit))
     }
 
-    // Upkeep.
-
-    /// Does up to `steps` small steps of deferred deletion (each well under a millisecond); true when more
-    /// is left.
-    ///
-    /// # Errors
-    /// `Media(LogFull)`: wait for `relieved`; `Corrupt`.
-    pub fn maintain(&mut self, steps: usize) -> Result<bool> {
-        for _ in 0..steps {
-            self.running()?;
-            let Some(record) = maintain::next(&self.catalog) else {
-                return Ok(false);
-            };
-            self.change(Origin::default(), Reserve::Critical, &record)?;
-        }
-        Ok(maintain::is_wanted(&self.catalog))
-    }
-
-    /// Whether [`Store::maintain`] has something to do.
-    pub fn wants_maintenance(&self) -> bool {
-        maintain::is_wanted(&self.catalog)
-    }
-
     /// Walks everything and says what breaks an invariant; the report is empty when nothing does. Call it
     /// while no checkpoint runs.
     pub fn check(&self) -> Report {
@@ -631,15 +582,17 @@ impl Store {
         self.media.pages().begin_op();
         self.apply(record)?;
         let mut marked = Ok(());
-        let mut mark = |update: &Update<'_>| {
-            each_reservation(update, &mut |at| {
-                at.extents().iter().for_each(|piece| {
-                    if marked.is_ok() {
-                        marked = self.media.mark_allocated(*piece);
-                    }
-                });
+        let mut mark_one = |at: &Reservation| {
+            at.extents().iter().for_each(|piece| {
+                if marked.is_ok() {
+                    marked = self.media.mark_allocated(*piece);
+                }
             });
         };
+        if let Record::Rewrite { rewrite, .. } = record {
+            rewrite.reservations().for_each(&mut mark_one);
+        }
+        let mut mark = |update: &Update<'_>| each_reservation(update, &mut mark_one);
         match record {
             Record::Update { update, .. } => update.with(&mut mark),
             Record::Prepare { ops, .. } => ops.iter().for_each(|op| {
@@ -686,6 +639,15 @@ impl Store {
             Record::Aggregate(step) => {
                 catalog.with_shard(step.container, |shard| aggregate::apply(shard, pages, step, &mut scratch.freed))
             }
+            Record::Rewrite { container, rewrite } => catalog.with_shard(*container, |shard| {
+                let (akey, parts) = (&rewrite.akey, &rewrite.parts);
+                rewrite::apply(shard, pages, akey, parts, rewrite.record_bytes, rewrite.runs(), scratch)
+            }),
+            Record::Coalesced { container, until } => catalog.with_shard(*container, |shard| {
+                shard.coalesced = shard.coalesced.max(*until);
+                shard.walk = None;
+                shard.save_all(pages)
+            }),
             Record::Free { owner, leaves } => maintain::apply_free(catalog, pages, *owner, *leaves, &mut scratch.freed),
             Record::Prepare { container, tx, version, ops, bytes } => {
                 let mut intent = Intent::new(*version, &mut std::iter::empty());

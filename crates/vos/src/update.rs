@@ -268,7 +268,7 @@ pub(crate) fn apply(
 }
 
 /// Inserts a payload at the key in `scratch`, and counts its blocks.
-fn put(
+pub(crate) fn put(
     shard: &mut Shard,
     pages: &mut Pages,
     spot: Spot,

@@ -126,21 +126,13 @@ impl Target {
     async fn read_bulk(&self, plan: &FetchPlan, extents: &[BulkExtent], range: Range<u64>) -> Result<IoBuf, Error> {
         let pin = plan.pin.clone().expect("a plan that names blocks pins them");
         let failed = |e: media::Error| Error::new(Code::Io, format!("target {}: {e}", self.index));
-        let mut base = 0;
         let mut joined: Option<IoBuf> = None;
-        for extent in extents {
-            let covered = range.start.max(base)..range.end.min(base + extent.bytes());
-            if covered.start < covered.end {
-                let length = (covered.end - covered.start) as usize;
-                let part =
-                    self.media.bulk_read(*extent, covered.start - base, length, pin.clone()).await.map_err(failed)?;
-                match &mut joined {
-                    None if covered == range => return Ok(part),
-                    None => joined = Some(part),
-                    Some(whole) => whole.extend_from_slice(&part),
-                }
+        for (extent, offset, bytes) in media::pieces_of(extents, range) {
+            let part = self.media.bulk_read(extent, offset, bytes, pin.clone()).await.map_err(failed)?;
+            match &mut joined {
+                None => joined = Some(part),
+                Some(whole) => whole.extend_from_slice(&part),
             }
-            base += extent.bytes();
         }
         joined.ok_or_else(|| Error::new(Code::DataLoss, format!("target {}: a value has no blocks", self.index)))
     }

@@ -12,8 +12,8 @@ use rt::disk::{Disk, OpenMode};
 use types::{Conditions, ContainerId, Epoch, Extent, Key, ObjectId, PoolId, SessionId};
 use vos::model::{self, Object, Refusal, Scope, Step, Write};
 use vos::{
-    AkeyWrite, Error, FetchPlan, Origin, Payload, Punch, PunchScope, Reservation, Source, Store, TxId, TxState, Update,
-    ValueWrite,
+    AkeyWrite, Error, FetchPlan, Origin, Payload, Punch, PunchScope, Reservation, Rewriting, Source, Store, TxId,
+    TxState, Update, ValueWrite,
 };
 
 #[allow(unused_imports)]
@@ -97,8 +97,10 @@ pub enum Op {
         to: Epoch,
         asked: Epoch,
     },
-    /// Forgets history before the horizon, and does all upkeep there is.
+    /// Forgets history before the horizon, and removes what nobody can see.
     Maintain(Epoch),
+    /// Joins small extents.
+    Coalesce,
     Prepare {
         tx: u64,
         container: u8,
@@ -209,6 +211,8 @@ impl Model {
                 });
                 Outcome::Done
             }
+            // It changes nothing that can be seen.
+            Op::Coalesce => Outcome::Done,
             Op::Prepare { tx: n, container: c, epoch, steps } => match self.containers.get_mut(&container(*c)) {
                 Some((_, model)) => done(model.prepare(tx(*n), *epoch, steps)),
                 None => Outcome::Missing,
@@ -501,6 +505,10 @@ pub fn submit(store: &mut Store, op: &Op, seq: u64) -> Result<(Outcome, Option<L
             while store.maintain(1)? {}
             return Ok((Outcome::Done, None));
         }
+        Op::Coalesce => {
+            coalesce(store)?;
+            return Ok((Outcome::Done, None));
+        }
         Op::Update { container: c, epoch, object: o, dkey, conditions, akeys } => {
             update(store, container(*c), *epoch, origin, object(*o), dkey, *conditions, akeys)
         }
@@ -518,6 +526,23 @@ pub fn submit(store: &mut Store, op: &Op, seq: u64) -> Result<(Outcome, Option<L
         Err(Error::TxState { .. }) => Ok((Outcome::Refused(Refusal::TxState), None)),
         Err(Error::RecordSize { stored, given }) => Ok((Outcome::Refused(Refusal::RecordSize { stored, given }), None)),
         Err(error) => Err(error),
+    }
+}
+
+/// Joins all small extents that can be; returns how many went, and how many came for them.
+pub fn coalesce(store: &mut Store) -> Result<(usize, usize), Error> {
+    let (mut gone, mut come) = (0, 0);
+    loop {
+        match store.plan_rewrite()? {
+            Rewriting::Nothing => return Ok((gone, come)),
+            Rewriting::Look => {}
+            Rewriting::Found(mut rewrite) => {
+                rewrite.copy_now(&store.media().clone())?;
+                assert!(store.rewrite(&rewrite)?.is_some(), "nothing came between");
+                gone += rewrite.counts().0;
+                come += rewrite.counts().1;
+            }
+        }
     }
 }
 

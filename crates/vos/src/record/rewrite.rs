@@ -1,0 +1,73 @@
+//! The record of a rewrite: which extents of an akey go, and which come for them.
+//!
+//! | part  | bytes                                                         |
+//! |-------|---------------------------------------------------------------|
+//! | akey  | length 2, the composite key up to the end of its akey         |
+//! | parts | count 2, each start 8, count 8, epoch 8, minor 2              |
+//! | size  | record bytes 4                                                |
+//! | runs  | count 2, each start 8, count 8, epoch 8, minor 2, payload     |
+
+use types::{ContainerId, Extent};
+
+use super::{OwnedPayload, Reader, Record, push_extent, push_from, push_head, push_payload, push_version};
+use crate::key::Version;
+use crate::request::{Origin, Payload};
+use crate::rewrite::Rewrite;
+use crate::space::Reservation;
+
+/// A rewrite read back.
+#[derive(Debug)]
+pub(crate) struct OwnedRewrite<'a> {
+    /// Key prefix.
+    pub(crate) akey: Vec<u8>,
+    pub(crate) parts: Vec<(Extent, Version)>,
+    pub(crate) record_bytes: u32,
+    runs: Vec<(Extent, Version, OwnedPayload<'a>)>,
+}
+
+impl OwnedRewrite<'_> {
+    /// Blocks that come with it.
+    pub(crate) fn reservations(&self) -> impl Iterator<Item = &Reservation> {
+        self.runs.iter().filter_map(|(_, _, payload)| match payload {
+            OwnedPayload::Inline { .. } => None,
+            OwnedPayload::Bulk { at, .. } => Some(at),
+        })
+    }
+
+    pub(crate) fn runs(&self) -> impl Iterator<Item = (Extent, Version, Payload<'_>)> {
+        self.runs.iter().map(|(extent, version, payload)| (*extent, *version, payload.borrow()))
+    }
+}
+
+/// Replaces `out` by the record of a rewrite.
+pub(crate) fn encode(out: &mut Vec<u8>, rewrite: &Rewrite) {
+    push_head(out, Origin::default(), rewrite.container.to_bytes());
+    push_from(out, &rewrite.akey);
+    out.extend_from_slice(&(rewrite.parts.len() as u16).to_le_bytes());
+    for (extent, version) in &rewrite.parts {
+        push_extent(out, *extent);
+        push_version(out, *version);
+    }
+    out.extend_from_slice(&rewrite.record_bytes.to_le_bytes());
+    out.extend_from_slice(&(rewrite.runs.len() as u16).to_le_bytes());
+    for run in &rewrite.runs {
+        push_extent(out, run.extent);
+        push_version(out, run.version);
+        let tail = push_payload(out, &run.payload());
+        out.extend_from_slice(tail);
+    }
+}
+
+pub(super) fn read<'a>(r: &mut Reader<'a>, container: ContainerId) -> Option<Record<'a>> {
+    let akey = r.from()?;
+    let parts = (0..r.u16()?).map(|_| Some((r.extent()?, r.version()?))).collect::<Option<_>>()?;
+    let record_bytes = r.u32()?;
+    let runs = (0..r.u16()?)
+        .map(|_| {
+            let (extent, version, payload) = (r.extent()?, r.version()?, r.payload()?);
+            let fits = extent.count.checked_mul(record_bytes.into()) == Some(payload.borrow().len());
+            (record_bytes > 0 && fits).then_some((extent, version, payload))
+        })
+        .collect::<Option<_>>()?;
+    Some(Record::Rewrite { container, rewrite: OwnedRewrite { akey, parts, record_bytes, runs } })
+}

@@ -1,0 +1,241 @@
+//! Rewriting extents: bytes that are stored already get a better place. The data of a [`Rewrite`] is copied
+//! while the store goes on; the step that swaps the extents is one log record, and happens only when
+//! everything is still as it was.
+//!
+//! # Not here
+//! What is worth it: `coalesce`.
+
+use std::pin::pin;
+use std::task::{Context, Poll, Waker};
+
+use codec::checksum;
+use media::{Pages, PinGuard};
+use rt::disk::IoBuf;
+use types::{CHECKSUM_CHUNK_BYTES, ContainerId, Extent};
+
+use crate::coalesce::{Plan, extent_key};
+use crate::error::{Error, Result};
+use crate::key::Version;
+use crate::request::{BulkList, INLINE_BYTES_MAX, Payload, Source};
+use crate::shard::Shard;
+use crate::space::Reservation;
+use crate::update::{self, Scratch};
+use crate::value;
+
+const CHUNK: u64 = CHECKSUM_CHUNK_BYTES as u64;
+
+/// What there is to rewrite.
+#[derive(Debug)]
+pub enum Rewriting {
+    /// Nothing, until more history is aggregated.
+    Nothing,
+    /// Call again: there may be more.
+    Look,
+    /// Copy it, then give it to [`crate::Store::rewrite`].
+    Found(Rewrite),
+}
+
+/// Extents of an akey that others will stand for.
+#[derive(Debug)]
+pub struct Rewrite {
+    pub(crate) container: ContainerId,
+    /// Key prefix.
+    pub(crate) akey: Vec<u8>,
+    pub(crate) record_bytes: u32,
+    /// What goes.
+    pub(crate) parts: Vec<(Extent, Version)>,
+    /// What comes.
+    pub(crate) runs: Vec<Run>,
+    inline: Vec<u8>,
+    /// Keeps what is read as it is.
+    pin: PinGuard,
+}
+
+/// An extent that comes.
+#[derive(Debug)]
+pub(crate) struct Run {
+    pub(crate) extent: Extent,
+    pub(crate) version: Version,
+    sources: Vec<Source>,
+    bytes: u64,
+    /// Where its data goes; `None`: into the tree.
+    at: Option<Reservation>,
+    /// The bytes for the tree.
+    inline: IoBuf,
+    checksums: Vec<u32>,
+}
+
+impl Run {
+    pub(crate) fn payload(&self) -> Payload<'_> {
+        match &self.at {
+            Some(at) => Payload::Bulk { at, bytes: self.bytes, checksums: &self.checksums },
+            None => Payload::Inline { bytes: &self.inline, checksums: &self.checksums },
+        }
+    }
+
+    pub(crate) fn reservation(&self) -> Option<&Reservation> {
+        self.at.as_ref()
+    }
+}
+
+impl Rewrite {
+    /// Sets blocks aside for what `plan` makes.
+    ///
+    /// # Errors
+    /// Of `reserve`.
+    pub(crate) fn new(
+        container: ContainerId,
+        plan: Plan,
+        pin: PinGuard,
+        mut reserve: impl FnMut(u64) -> Result<Reservation>,
+    ) -> Result<Rewrite> {
+        let mut runs = Vec::with_capacity(plan.runs.len());
+        for run in plan.runs {
+            let bytes = run.extent.count * u64::from(plan.record_bytes);
+            let at = if bytes > INLINE_BYTES_MAX as u64 { Some(reserve(bytes)?) } else { None };
+            let (extent, version, sources) = (run.extent, run.version, run.sources);
+            runs.push(Run { extent, version, sources, bytes, at, inline: IoBuf::default(), checksums: Vec::new() });
+        }
+        let Plan { akey, record_bytes, parts, inline, .. } = plan;
+        Ok(Rewrite { container, akey, record_bytes, parts, runs, inline, pin })
+    }
+
+    /// Bytes that are written.
+    pub fn bytes(&self) -> u64 {
+        self.runs.iter().map(|run| run.bytes).sum()
+    }
+
+    /// Extents that go, and that come for them.
+    pub fn counts(&self) -> (usize, usize) {
+        (self.parts.len(), self.runs.len())
+    }
+
+    /// Reads, verifies and writes the data, while the store goes on.
+    ///
+    /// # Errors
+    /// `Corrupt`: stored bytes do not match their checksums; `Media`.
+    pub async fn copy(&mut self, media: &media::Store) -> Result<()> {
+        let transfer = Transfer { media, pin: &self.pin, inline: &self.inline, is_blocking: false };
+        transfer.all(&mut self.runs).await
+    }
+
+    /// As [`Rewrite::copy`], blocking. For stores whose tasks do not run.
+    ///
+    /// # Errors
+    /// As [`Rewrite::copy`].
+    pub fn copy_now(&mut self, media: &media::Store) -> Result<()> {
+        let transfer = Transfer { media, pin: &self.pin, inline: &self.inline, is_blocking: true };
+        match pin!(transfer.all(&mut self.runs)).poll(&mut Context::from_waker(Waker::noop())) {
+            Poll::Ready(done) => done,
+            Poll::Pending => unreachable!("blocking transfers wait for nothing"),
+        }
+    }
+
+    /// Whether everything that goes is still there. Reads every page that the swap will change.
+    pub(crate) fn is_current(&self, shard: &Shard, pages: &Pages) -> Result<bool> {
+        for (extent, version) in &self.parts {
+            let found = shard.tree.get(pages, &extent_key(&self.akey, *extent, *version))?;
+            if found.and_then(value::read_count) != Some(extent.count) {
+                return Ok(false);
+            }
+        }
+        for run in &self.runs {
+            shard.tree.locate(pages, &extent_key(&self.akey, run.extent, run.version))?;
+        }
+        Ok(true)
+    }
+}
+
+/// Swaps extents of an akey. The same when done again, on the same tree.
+pub(crate) fn apply<'a>(
+    shard: &mut Shard,
+    pages: &mut Pages,
+    akey: &[u8],
+    parts: &[(Extent, Version)],
+    record_bytes: u32,
+    runs: impl Iterator<Item = (Extent, Version, Payload<'a>)>,
+    scratch: &mut Scratch,
+) -> Result<()> {
+    // Out before in: one that comes may have the place of one that goes.
+    for (extent, version) in parts {
+        update::remove(shard, pages, &extent_key(akey, *extent, *version), &mut scratch.freed)?;
+    }
+    for (extent, version, payload) in runs {
+        scratch.key = extent_key(akey, extent, version);
+        let spot = shard.tree.locate(pages, &scratch.key)?;
+        let mut head = value::Head::new();
+        value::data_head(&mut head, extent.count, record_bytes);
+        update::put(shard, pages, spot, version, &payload, &mut head, scratch)?;
+    }
+    shard.save_all(pages)
+}
+
+struct Transfer<'a> {
+    media: &'a media::Store,
+    pin: &'a PinGuard,
+    inline: &'a [u8],
+    /// Waits in the call, not for a task.
+    is_blocking: bool,
+}
+
+impl Transfer<'_> {
+    async fn all(&self, runs: &mut [Run]) -> Result<()> {
+        for run in runs {
+            let mut bytes = IoBuf::with_capacity(run.bytes as usize);
+            for source in &run.sources {
+                self.append(source, &mut bytes).await?;
+            }
+            run.checksums = checksum::of_chunks(&bytes);
+            let Some(at) = &run.at else {
+                run.inline = bytes;
+                continue;
+            };
+            let at = at.media().expect("a rewrite reserves its own blocks");
+            if self.is_blocking {
+                self.media.bulk_write_now(at, 0, &bytes)?;
+            } else {
+                self.media.bulk_write(at, 0, bytes).await.0?;
+            }
+        }
+        Ok(())
+    }
+
+    /// Appends the bytes of a source, after verifying them.
+    async fn append(&self, source: &Source, out: &mut IoBuf) -> Result<()> {
+        match source {
+            Source::Hole => unreachable!("runs have no holes"),
+            Source::Inline { payload, checksums, part } => {
+                let value = &self.inline[payload.clone()];
+                verify(value, checksums)?;
+                out.extend_from_slice(&value[part.start as usize..part.end as usize]);
+            }
+            Source::Bulk { extents, bytes, checksums, part } => {
+                // Whole chunks, for only these can be verified.
+                let from = part.start / CHUNK * CHUNK;
+                let until = part.end.next_multiple_of(CHUNK).min(*bytes);
+                let read = self.read(extents, from..until).await?;
+                verify(&read, &checksums[(from / CHUNK) as usize..until.div_ceil(CHUNK) as usize])?;
+                out.extend_from_slice(&read[(part.start - from) as usize..(part.end - from) as usize]);
+            }
+        }
+        Ok(())
+    }
+
+    async fn read(&self, extents: &BulkList, range: std::ops::Range<u64>) -> Result<IoBuf> {
+        let mut read = IoBuf::with_capacity((range.end - range.start) as usize);
+        for (extent, offset, bytes) in media::pieces_of(extents, range) {
+            let piece = if self.is_blocking {
+                self.media.bulk_read_now(extent, offset, bytes)?
+            } else {
+                self.media.bulk_read(extent, offset, bytes, self.pin.clone()).await?
+            };
+            read.extend_from_slice(&piece);
+        }
+        Ok(read)
+    }
+}
+
+fn verify(bytes: &[u8], checksums: &[u32]) -> Result<()> {
+    checksum::verify_chunks(bytes, checksums)
+        .map_err(|mismatch| Error::Corrupt { place: "array data".into(), fault: mismatch.to_string() })
+}
