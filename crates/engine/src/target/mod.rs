@@ -97,6 +97,7 @@ pub(crate) fn parse<M: Wire>(body: &[u8]) -> Result<M, Error> {
 
 impl Handler for Target {
     async fn handle(self: Rc<Self>, request: Request) -> Result<Reply, Error> {
+        self.upkeep.served();
         match request.opcode {
             Opcode::Echo => return Ok(Reply { body: request.body, bulk: request.bulk }),
             Opcode::Fetch => return self.fetch(request).await,

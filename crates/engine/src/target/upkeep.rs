@@ -1,8 +1,13 @@
 //! Upkeep: giving back the space of what nobody can see any more.
 //!
 //! Every container has a *horizon*: before it, only its snapshots can be read. It follows the clock at the
-//! distance of the container's `retention`, in strides; behind it the store aggregates. Upkeep sleeps while
-//! nothing is written, and works in small steps, letting every waiting request go first between two of them.
+//! distance of the container's `retention`, in strides; behind it the store aggregates, and then joins small
+//! extents. Upkeep sleeps while nothing is written, and works in small steps.
+//!
+//! # Budget
+//! One task does all of it, one thing after another, so that there is one budget. While requests are served,
+//! it gets a share of the time: it rests after a step, in proportion to what the step took. The less space is
+//! free, the shorter the rest. A request that finds no room does not wait for that, it does upkeep itself.
 
 use std::cell::{Cell, RefCell};
 use std::collections::BTreeMap;
@@ -11,11 +16,16 @@ use std::time::Duration;
 
 use tokio::sync::Notify;
 use types::{ContainerId, Epoch, Error, Span};
+use vos::Rewriting;
 
 use super::{Target, is_pressure};
 
 /// Steps of the store's upkeep between two pauses: well under a millisecond of the target's thread.
 const STEPS: usize = 1;
+/// Rests shorter than this are saved up: a timer is no finer.
+const REST_MIN: Duration = Duration::from_millis(2);
+/// Longest rest at once, however long a step took.
+const REST_MAX: Duration = Duration::from_millis(500);
 /// Pause before the next try while a snapshot is being made or the store is under pressure.
 const PAUSE: Duration = Duration::from_millis(5);
 /// A horizon moves at most this often: what is overwritten many times meanwhile is looked at once.
@@ -32,6 +42,11 @@ pub(super) struct Upkeep {
     is_written: Cell<bool>,
     /// There may be something to do.
     work: Notify,
+    /// Requests served so far.
+    served: Cell<u64>,
+    /// Requests that were served when upkeep last looked, and the rest it owes them.
+    seen: Cell<u64>,
+    owed: Cell<Duration>,
 }
 
 impl Upkeep {
@@ -45,6 +60,11 @@ impl Upkeep {
         if !self.is_written.replace(true) {
             self.work.notify_one();
         }
+    }
+
+    /// A request came.
+    pub(super) fn served(&self) {
+        self.served.set(self.served.get() + 1);
     }
 
     pub(super) fn set_retention(&self, container: ContainerId, span: Span) {
@@ -61,9 +81,9 @@ impl Target {
     /// Runs for the life of the target.
     pub(super) async fn upkeep(self: Rc<Self>) {
         loop {
-            let step = self.store.borrow_mut().maintain(STEPS);
-            match step {
-                Ok(true) => rt::yield_now().await,
+            let began = rt::now();
+            match self.some_upkeep().await {
+                Ok(true) => self.rest(rt::now() - began).await,
                 Ok(false) => match self.next_stride() {
                     // Whoever wakes it has something to do now; else it is time for the next stride.
                     Some(pause) => {
@@ -80,6 +100,63 @@ impl Target {
                 }
             }
         }
+    }
+
+    /// Does one thing; true when there may be more.
+    async fn some_upkeep(&self) -> vos::Result<bool> {
+        // The step that finds nothing more did something too, mostly.
+        let was_wanted = self.store.borrow().wants_maintenance();
+        if was_wanted {
+            self.store.borrow_mut().maintain(STEPS)?;
+            return Ok(true);
+        }
+        self.join_extents().await
+    }
+
+    /// Joins some small extents, or looks for some; true when there may be more.
+    async fn join_extents(&self) -> vos::Result<bool> {
+        let found = self.store.borrow_mut().plan_rewrite();
+        let mut rewrite = match found {
+            Ok(Rewriting::Nothing) => return Ok(false),
+            Ok(Rewriting::Look) => return Ok(true),
+            Ok(Rewriting::Found(rewrite)) => rewrite,
+            // Joining needs room before it gives some back. It is tried again when something changes.
+            Err(vos::Error::NoSpace { .. } | vos::Error::DeviceFull { .. }) => return Ok(false),
+            Err(error) => return Err(error),
+        };
+        if let Err(error) = rewrite.copy(&self.media).await {
+            if !matches!(error, vos::Error::Corrupt { .. }) {
+                return Err(error);
+            }
+            // Left as it is, so that whoever reads it is told.
+            tracing::error!(target_index = %self.index, %error, "small extents are not joined");
+            return Ok(true);
+        }
+        loop {
+            let swapped = self.store.borrow_mut().rewrite(&rewrite);
+            match swapped {
+                Err(error) if is_pressure(&error) => rt::sleep(PAUSE).await,
+                Err(vos::Error::NoSpace { .. } | vos::Error::DeviceFull { .. }) => return Ok(false),
+                swapped => return swapped.map(|_| true),
+            }
+        }
+    }
+
+    /// Lets requests go first after a step that took `spent`.
+    async fn rest(&self, spent: Duration) {
+        let served = self.upkeep.served.get();
+        if self.upkeep.seen.replace(served) == served {
+            self.upkeep.owed.set(Duration::ZERO);
+            return rt::yield_now().await;
+        }
+        let space = self.media.usage().space;
+        let owed = self.upkeep.owed.get() + spent * rest_factor(space.free, space.capacity);
+        if owed < REST_MIN {
+            self.upkeep.owed.set(owed);
+            return rt::yield_now().await;
+        }
+        self.upkeep.owed.set(Duration::ZERO);
+        rt::sleep(owed.min(REST_MAX)).await;
     }
 
     /// Does all upkeep that can be done now, for a request that found no room; true when it did something.
@@ -137,5 +214,15 @@ impl Target {
                 tracing::warn!(target_index = %self.index, container = %id, %error, "history is not forgotten");
             }
         }
+    }
+}
+
+/// How long upkeep rests for the time it took: a quarter of the time is its own while there is room, half
+/// below a fifth of free space; below a tenth, it does not rest.
+fn rest_factor(free: u64, capacity: u64) -> u32 {
+    match free.saturating_mul(100) / capacity.max(1) {
+        20.. => 3,
+        10..20 => 1,
+        _ => 0,
     }
 }

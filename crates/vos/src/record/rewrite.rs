@@ -71,3 +71,42 @@ pub(super) fn read<'a>(r: &mut Reader<'a>, container: ContainerId) -> Option<Rec
         .collect::<Option<_>>()?;
     Some(Record::Rewrite { container, rewrite: OwnedRewrite { akey, parts, record_bytes, runs } })
 }
+
+#[cfg(test)]
+mod tests {
+    use types::Epoch;
+
+    use super::super::{decode, kind};
+    use super::*;
+
+    #[test]
+    fn a_rewrite_is_read_from_these_bytes() {
+        let hex = concat!(
+            "00000000000000000000000000000000c0c0c0c0c0c0c0c0c0c0c0c0c0c0c0c0",
+            "0300aabbcc",
+            "0100",
+            "0500000000000000020000000000000009000000000000000100",
+            "02000000",
+            "0200",
+            "0500000000000000020000000000000009000000000000000100",
+            "0104000000ee00000077787 97a",
+            "0700000000000000000800000000000009000000000000000100",
+            "02001000000000000001000800000001000000dd000000",
+        )
+        .replace(' ', "");
+        let byte = |at| u8::from_str_radix(&hex[at..at + 2], 16).unwrap();
+        let bytes: Vec<u8> = (0..hex.len()).step_by(2).map(byte).collect();
+        let (_, record) = decode(kind::REWRITE, &bytes).unwrap();
+        let Record::Rewrite { container, rewrite } = &record else { panic!("{record:?}") };
+        assert_eq!(*container, ContainerId::from_bytes([0xc0; 16]));
+        let version = Version { epoch: Epoch(9), minor: 1 };
+        assert_eq!((&rewrite.akey[..], rewrite.record_bytes), (&[0xaa, 0xbb, 0xcc][..], 2));
+        assert_eq!(rewrite.parts, [(Extent::new(5, 2), version)]);
+        let runs: Vec<_> = rewrite.runs().map(|(extent, version, payload)| (extent, version, payload.len())).collect();
+        assert_eq!(runs, [(Extent::new(5, 2), version, 4), (Extent::new(7, 2048), version, 4096)]);
+        assert_eq!(rewrite.reservations().flat_map(|at| at.extents()).map(|at| at.block).collect::<Vec<_>>(), [8]);
+        for end in 0..bytes.len() {
+            assert!(decode(kind::REWRITE, &bytes[..end]).is_none());
+        }
+    }
+}
