@@ -530,7 +530,7 @@ impl Shared {
         matches!(&*self.phase.borrow(), Phase::Failed(_) | Phase::Stopped)
     }
 
-    fn request_checkpoint(&self) -> u64 {
+    pub(crate) fn request_checkpoint(&self) -> u64 {
         let mut counts = self.checkpoints.get();
         counts.requested = counts.begun + 1;
         self.checkpoints.set(counts);

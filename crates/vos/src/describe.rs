@@ -86,6 +86,10 @@ pub fn describe_record(number: u16, payload: &[u8]) -> LogEntry {
             let (parts, runs) = (rewrite.parts.len(), rewrite.runs().count());
             entry.text = format!("{}: {parts} extents become {runs}", place_of(&rewrite.akey));
         }
+        Record::Mend { container, mend } => {
+            entry.container = Some(*container);
+            entry.text = format!("{}: {} bytes written anew", place_of(&mend.key), mend.payload().len());
+        }
         Record::Coalesced { container, until } => {
             (entry.container, entry.epoch) = (Some(*container), Some(*until));
             entry.text = format!("small extents are joined up to {until}");
@@ -120,6 +124,7 @@ fn name_of(number: u16) -> &'static str {
         kind::DISCARD => "discard",
         kind::REWRITE => "rewrite",
         kind::COALESCED => "coalesced",
+        kind::MEND => "mend",
         kind::PREPARE => "prepare",
         kind::COMMIT => "commit",
         kind::ABORT => "abort",

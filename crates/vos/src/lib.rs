@@ -61,6 +61,7 @@ mod repair;
 mod request;
 mod rewrite;
 mod salvage;
+mod scrub;
 mod shard;
 mod space;
 mod store;
@@ -69,6 +70,7 @@ mod tree;
 mod update;
 mod upkeep;
 mod value;
+mod verified;
 mod view;
 
 pub use check::{CheckOptions, ContainerCount, Report};
@@ -89,6 +91,7 @@ pub use request::{
     PunchScope, ReadWhat, Source, TxId, TxState, Update, ValueRead, ValueWrite,
 };
 pub use rewrite::{Rewrite, Rewriting};
+pub use scrub::{Damage, Mend, Scrub, ScrubbedValue, Scrubbing};
 pub use shard::SNAPSHOTS_MAX;
 pub use space::{BulkExtent, Reservation};
 pub use store::Store;

@@ -20,6 +20,7 @@
 //! | 13 discard           | limit 4, from                                                               |
 //! | 14 rewrite           | see `record/rewrite.rs`                                                     |
 //! | 15 coalesced         | until 8                                                                     |
+//! | 16 mend              | see `record/rewrite.rs`                                                     |
 //! | 20 prepare           | tx 16, epoch 8, minor 2, ops 2, then each op: see `record/tx.rs`            |
 //! | 21 commit            | tx 16                                                                       |
 //! | 22 abort             | tx 16                                                                       |
@@ -68,6 +69,7 @@ pub(crate) mod kind {
     pub(crate) const DISCARD: u16 = 13;
     pub(crate) const REWRITE: u16 = 14;
     pub(crate) const COALESCED: u16 = 15;
+    pub(crate) const MEND: u16 = 16;
     pub(crate) const PREPARE: u16 = 20;
     pub(crate) const COMMIT: u16 = 21;
     pub(crate) const ABORT: u16 = 22;
@@ -98,6 +100,7 @@ pub(crate) enum Record<'a> {
     Discard { container: ContainerId, limit: u32, from: Vec<u8> },
     Rewrite { container: ContainerId, rewrite: rewrite::OwnedRewrite<'a> },
     Coalesced { container: ContainerId, until: Epoch },
+    Mend { container: ContainerId, mend: rewrite::OwnedMend<'a> },
     Prepare { container: ContainerId, tx: TxId, version: Version, ops: Vec<tx::OwnedOp<'a>>, bytes: &'a [u8] },
     Commit { container: ContainerId, tx: TxId },
     Abort { container: ContainerId, tx: TxId },
@@ -125,6 +128,13 @@ enum OwnedPayload<'a> {
 }
 
 impl OwnedPayload<'_> {
+    fn reservation(&self) -> Option<&Reservation> {
+        match self {
+            OwnedPayload::Inline { .. } => None,
+            OwnedPayload::Bulk { at, .. } => Some(at),
+        }
+    }
+
     fn borrow(&self) -> Payload<'_> {
         match self {
             OwnedPayload::Inline { bytes, checksums } => Payload::Inline { bytes, checksums },
@@ -338,7 +348,11 @@ fn push_from(out: &mut Vec<u8>, from: &[u8]) {
 /// Replaces `out` by a record of any other kind, and returns the kind.
 pub(crate) fn encode(out: &mut Vec<u8>, origin: Origin, record: &Record<'_>) -> u16 {
     match record {
-        Record::Update { .. } | Record::Punch { .. } | Record::Rewrite { .. } | Record::Prepare { .. } => {
+        Record::Update { .. }
+        | Record::Punch { .. }
+        | Record::Rewrite { .. }
+        | Record::Mend { .. }
+        | Record::Prepare { .. } => {
             unreachable!("what carries data is encoded where the data is")
         }
         Record::Commit { container, tx } | Record::Abort { container, tx } => {
@@ -451,6 +465,7 @@ pub(crate) fn decode(kind: u16, bytes: &[u8]) -> Option<(Origin, Record<'_>)> {
         kind::DISCARD => Record::Discard { container, limit: r.u32()?, from: r.from()? },
         kind::FREE => Record::Free { owner: r.u32()?, leaves: r.u32()? },
         kind::REWRITE => rewrite::read(&mut r, container)?,
+        kind::MEND => rewrite::read_mend(&mut r, container)?,
         kind::COALESCED => Record::Coalesced { container, until: Epoch(r.u64()?) },
         kind::PREPARE => tx::read_prepare(&mut r, container, bytes)?,
         kind::COMMIT => Record::Commit { container, tx: tx::read_id(&mut r)? },

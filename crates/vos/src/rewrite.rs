@@ -5,24 +5,25 @@
 //! # Not here
 //! What is worth it: `coalesce`.
 
+use std::future::Future;
 use std::pin::pin;
 use std::task::{Context, Poll, Waker};
 
 use codec::checksum;
 use media::{Pages, PinGuard};
 use rt::disk::IoBuf;
-use types::{CHECKSUM_CHUNK_BYTES, ContainerId, Extent};
+use types::{ContainerId, Extent};
 
 use crate::coalesce::{Plan, extent_key};
-use crate::error::{Error, Result};
-use crate::key::Version;
-use crate::request::{BulkList, INLINE_BYTES_MAX, Payload, Source};
+use crate::error::Result;
+use crate::key::{self, Record, Version};
+use crate::request::{INLINE_BYTES_MAX, Payload, Source};
 use crate::shard::Shard;
 use crate::space::Reservation;
 use crate::update::{self, Scratch};
 use crate::value;
-
-const CHUNK: u64 = CHECKSUM_CHUNK_BYTES as u64;
+use crate::verified::{Reader, verify};
+use crate::view::unreadable;
 
 /// What there is to rewrite.
 #[derive(Debug)]
@@ -115,8 +116,8 @@ impl Rewrite {
     /// # Errors
     /// `Corrupt`: stored bytes do not match their checksums; `Media`.
     pub async fn copy(&mut self, media: &media::Store) -> Result<()> {
-        let transfer = Transfer { media, pin: &self.pin, inline: &self.inline, is_blocking: false };
-        transfer.all(&mut self.runs).await
+        let reader = Reader { media, pin: &self.pin, is_blocking: false };
+        transfer(reader, &self.inline, &mut self.runs).await
     }
 
     /// As [`Rewrite::copy`], blocking. For stores whose tasks do not run.
@@ -124,11 +125,8 @@ impl Rewrite {
     /// # Errors
     /// As [`Rewrite::copy`].
     pub fn copy_now(&mut self, media: &media::Store) -> Result<()> {
-        let transfer = Transfer { media, pin: &self.pin, inline: &self.inline, is_blocking: true };
-        match pin!(transfer.all(&mut self.runs)).poll(&mut Context::from_waker(Waker::noop())) {
-            Poll::Ready(done) => done,
-            Poll::Pending => unreachable!("blocking transfers wait for nothing"),
-        }
+        let reader = Reader { media, pin: &self.pin, is_blocking: true };
+        run_now(transfer(reader, &self.inline, &mut self.runs))
     }
 
     /// Whether everything that goes is still there. Reads every page that the swap will change.
@@ -170,72 +168,70 @@ pub(crate) fn apply<'a>(
     shard.save_all(pages)
 }
 
-struct Transfer<'a> {
-    media: &'a media::Store,
-    pin: &'a PinGuard,
-    inline: &'a [u8],
-    /// Waits in the call, not for a task.
-    is_blocking: bool,
+/// Puts a payload in place of the one at exactly `key`, which has the same bytes; nothing, when none is there.
+pub(crate) fn apply_mend(
+    shard: &mut Shard,
+    pages: &mut Pages,
+    key: &[u8],
+    payload: &Payload<'_>,
+    scratch: &mut Scratch,
+) -> Result<()> {
+    let mut head = value::Head::new();
+    match (key::read_record(key), shard.tree.get(pages, key)?) {
+        (Some(Record::Single(_)), Some(_)) => {}
+        (Some(Record::Array { hole: false, .. }), Some(old)) => {
+            let (count, record_bytes, _) = value::read_data(old).ok_or_else(|| unreadable("array data"))?;
+            value::data_head(&mut head, count, record_bytes);
+        }
+        _ => return Ok(()),
+    }
+    let version = key::read_record(key).and_then(Record::version).unwrap_or_default();
+    scratch.key = key.to_vec();
+    let spot = shard.tree.locate(pages, key)?;
+    update::put(shard, pages, spot, version, payload, &mut head, scratch)?;
+    shard.save_all(pages)
 }
 
-impl Transfer<'_> {
-    async fn all(&self, runs: &mut [Run]) -> Result<()> {
-        for run in runs {
-            let mut bytes = IoBuf::with_capacity(run.bytes as usize);
-            for source in &run.sources {
-                self.append(source, &mut bytes).await?;
-            }
-            run.checksums = checksum::of_chunks(&bytes);
-            let Some(at) = &run.at else {
-                run.inline = bytes;
-                continue;
-            };
-            let at = at.media().expect("a rewrite reserves its own blocks");
-            if self.is_blocking {
-                self.media.bulk_write_now(at, 0, &bytes)?;
-            } else {
-                self.media.bulk_write(at, 0, bytes).await.0?;
+/// Fills runs with the bytes of their sources.
+async fn transfer(reader: Reader<'_>, inline: &[u8], runs: &mut [Run]) -> Result<()> {
+    for run in runs {
+        let mut bytes = IoBuf::with_capacity(run.bytes as usize);
+        for source in &run.sources {
+            match source {
+                Source::Hole => unreachable!("runs have no holes"),
+                Source::Inline { payload, checksums, part } => {
+                    let value = &inline[payload.clone()];
+                    verify(value, checksums)?;
+                    bytes.extend_from_slice(&value[part.start as usize..part.end as usize]);
+                }
+                Source::Bulk { extents, bytes: all, checksums, part } => {
+                    bytes.extend_from_slice(&reader.part(extents, *all, checksums, part.clone()).await?);
+                }
             }
         }
-        Ok(())
+        run.checksums = checksum::of_chunks(&bytes);
+        match &run.at {
+            None => run.inline = bytes,
+            Some(at) => write(reader, at, bytes).await?,
+        }
     }
+    Ok(())
+}
 
-    /// Appends the bytes of a source, after verifying them.
-    async fn append(&self, source: &Source, out: &mut IoBuf) -> Result<()> {
-        match source {
-            Source::Hole => unreachable!("runs have no holes"),
-            Source::Inline { payload, checksums, part } => {
-                let value = &self.inline[payload.clone()];
-                verify(value, checksums)?;
-                out.extend_from_slice(&value[part.start as usize..part.end as usize]);
-            }
-            Source::Bulk { extents, bytes, checksums, part } => {
-                // Whole chunks, for only these can be verified.
-                let from = part.start / CHUNK * CHUNK;
-                let until = part.end.next_multiple_of(CHUNK).min(*bytes);
-                let read = self.read(extents, from..until).await?;
-                verify(&read, &checksums[(from / CHUNK) as usize..until.div_ceil(CHUNK) as usize])?;
-                out.extend_from_slice(&read[(part.start - from) as usize..(part.end - from) as usize]);
-            }
-        }
-        Ok(())
-    }
-
-    async fn read(&self, extents: &BulkList, range: std::ops::Range<u64>) -> Result<IoBuf> {
-        let mut read = IoBuf::with_capacity((range.end - range.start) as usize);
-        for (extent, offset, bytes) in media::pieces_of(extents, range) {
-            let piece = if self.is_blocking {
-                self.media.bulk_read_now(extent, offset, bytes)?
-            } else {
-                self.media.bulk_read(extent, offset, bytes, self.pin.clone()).await?
-            };
-            read.extend_from_slice(&piece);
-        }
-        Ok(read)
+/// Writes a payload to its reservation.
+pub(crate) async fn write(reader: Reader<'_>, at: &Reservation, bytes: IoBuf) -> Result<()> {
+    let at = at.media().expect("a reservation just made");
+    if reader.is_blocking {
+        Ok(reader.media.bulk_write_now(at, 0, &bytes)?)
+    } else {
+        Ok(reader.media.bulk_write(at, 0, bytes).await.0?)
     }
 }
 
-fn verify(bytes: &[u8], checksums: &[u32]) -> Result<()> {
-    checksum::verify_chunks(bytes, checksums)
-        .map_err(|mismatch| Error::Corrupt { place: "array data".into(), fault: mismatch.to_string() })
+/// Runs what waits for nothing.
+pub(crate) fn run_now<T>(work: impl Future<Output = T>) -> T {
+    match pin!(work).poll(&mut Context::from_waker(Waker::noop())) {
+        Poll::Ready(done) => done,
+        Poll::Pending => unreachable!("blocking transfers wait for nothing"),
+    }
 }

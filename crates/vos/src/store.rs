@@ -592,6 +592,9 @@ impl Store {
         if let Record::Rewrite { rewrite, .. } = record {
             rewrite.reservations().for_each(&mut mark_one);
         }
+        if let Record::Mend { mend, .. } = record {
+            mend.reservation().into_iter().for_each(&mut mark_one);
+        }
         let mut mark = |update: &Update<'_>| each_reservation(update, &mut mark_one);
         match record {
             Record::Update { update, .. } => update.with(&mut mark),
@@ -643,6 +646,8 @@ impl Store {
                 let (akey, parts) = (&rewrite.akey, &rewrite.parts);
                 rewrite::apply(shard, pages, akey, parts, rewrite.record_bytes, rewrite.runs(), scratch)
             }),
+            Record::Mend { container, mend } => catalog
+                .with_shard(*container, |shard| rewrite::apply_mend(shard, pages, &mend.key, &mend.payload(), scratch)),
             Record::Coalesced { container, until } => catalog.with_shard(*container, |shard| {
                 shard.coalesced = shard.coalesced.max(*until);
                 shard.walk = None;

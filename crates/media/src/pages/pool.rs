@@ -348,6 +348,22 @@ impl Pages {
         written.filter(|(_, block)| *block != NO_BLOCK)
     }
 
+    /// As [`Pages::blocks`], from page `from` on.
+    pub(crate) fn blocks_from(&self, from: PageId) -> impl Iterator<Item = (PageId, u32)> + '_ {
+        let ids = (from.0..self.entries.len() as u32).map(PageId);
+        ids.filter_map(|id| self.block_of(id).map(|block| (id, block)))
+    }
+
+    /// Where the copy of a page lies on the device, when it has one.
+    pub(crate) fn block_of(&self, id: PageId) -> Option<u32> {
+        self.entries.get(id.0 as usize).map(|entry| entry.block.get()).filter(|block| *block != NO_BLOCK)
+    }
+
+    /// Sequence of the newest checkpoint, begun or done.
+    pub(crate) fn newest(&self) -> u64 {
+        self.checkpoint
+    }
+
     /// Evicts clean pages until the pool is within its budget again, and gives the memory back.
     pub(crate) fn shrink(&mut self) {
         let frames = self.frames.get_mut();

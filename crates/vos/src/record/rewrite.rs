@@ -1,4 +1,5 @@
-//! The record of a rewrite: which extents of an akey go, and which come for them.
+//! Records of data that gets another place: a rewrite says which extents of an akey go, and which come for
+//! them; a mend puts the right bytes of one value to a new place.
 //!
 //! | part  | bytes                                                         |
 //! |-------|---------------------------------------------------------------|
@@ -6,6 +7,11 @@
 //! | parts | count 2, each start 8, count 8, epoch 8, minor 2              |
 //! | size  | record bytes 4                                                |
 //! | runs  | count 2, each start 8, count 8, epoch 8, minor 2, payload     |
+//!
+//! | part    | bytes                            |
+//! |---------|----------------------------------|
+//! | key     | length 2, the composite key      |
+//! | payload | as in an update                  |
 
 use types::{ContainerId, Extent};
 
@@ -28,10 +34,7 @@ pub(crate) struct OwnedRewrite<'a> {
 impl OwnedRewrite<'_> {
     /// Blocks that come with it.
     pub(crate) fn reservations(&self) -> impl Iterator<Item = &Reservation> {
-        self.runs.iter().filter_map(|(_, _, payload)| match payload {
-            OwnedPayload::Inline { .. } => None,
-            OwnedPayload::Bulk { at, .. } => Some(at),
-        })
+        self.runs.iter().filter_map(|(_, _, payload)| payload.reservation())
     }
 
     pub(crate) fn runs(&self) -> impl Iterator<Item = (Extent, Version, Payload<'_>)> {
@@ -56,6 +59,36 @@ pub(crate) fn encode(out: &mut Vec<u8>, rewrite: &Rewrite) {
         let tail = push_payload(out, &run.payload());
         out.extend_from_slice(tail);
     }
+}
+
+/// Replaces `out` by the record of a mend.
+pub(crate) fn encode_mend(out: &mut Vec<u8>, container: ContainerId, key: &[u8], payload: &Payload<'_>) {
+    push_head(out, Origin::default(), container.to_bytes());
+    push_from(out, key);
+    let tail = push_payload(out, payload);
+    out.extend_from_slice(tail);
+}
+
+/// A mend read back.
+#[derive(Debug)]
+pub(crate) struct OwnedMend<'a> {
+    pub(crate) key: Vec<u8>,
+    payload: OwnedPayload<'a>,
+}
+
+impl OwnedMend<'_> {
+    pub(crate) fn payload(&self) -> Payload<'_> {
+        self.payload.borrow()
+    }
+
+    /// Blocks that come with it.
+    pub(crate) fn reservation(&self) -> Option<&Reservation> {
+        self.payload.reservation()
+    }
+}
+
+pub(super) fn read_mend<'a>(r: &mut Reader<'a>, container: ContainerId) -> Option<Record<'a>> {
+    Some(Record::Mend { container, mend: OwnedMend { key: r.from()?, payload: r.payload()? } })
 }
 
 pub(super) fn read<'a>(r: &mut Reader<'a>, container: ContainerId) -> Option<Record<'a>> {
