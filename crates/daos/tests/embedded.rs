@@ -4,8 +4,8 @@ use std::future::Future;
 use std::path::Path;
 
 use daos::{
-    AkeyQuery, AkeyUpdate, Array, ArrayShape, Bytes, Code, Conditions, Container, ContainerSpec, EmbeddedOptions,
-    Extent, IoBuf, Key, Kv, ObjectClass, ObjectType, Result, System,
+    AkeyQuery, AkeyUpdate, Array, ArrayShape, Bytes, Code, Conditions, Container, ContainerSpec, DeviceInfo,
+    EmbeddedOptions, Extent, IoBuf, Key, Kv, ObjectClass, ObjectType, Result, System,
 };
 
 const POOL_BYTES: u64 = 512 << 20;
@@ -302,6 +302,55 @@ fn overwriting_for_ever_fits_a_small_pool() {
         system.shutdown().await
     });
     outcome.unwrap();
+}
+
+/// A bit that flips on the device, in data that nobody reads, is found by scrubbing, and what lies there is named.
+#[test]
+fn scrubbing_finds_what_nobody_reads() {
+    let directory = tempfile::tempdir().unwrap();
+    let outcome: Result<()> = daos::block_on(async {
+        let system = open(directory.path()).await?;
+        system.create_pool("tank", 64 << 20, vec![("scrub_freq".into(), "1s".into())]).await?;
+        let pool = system.pool("tank").await?;
+        let id = pool.create_container(ContainerSpec::labelled("data")).await?.id;
+        let array = new_array(&pool.container("data").await?, ArrayShape::default()).await?;
+        array.write(0, &pattern(1 << 20)).await?;
+        let healthy = wait_for_scrubs(&system, 1).await?;
+        assert!(healthy.scrubbed_values > 0 && healthy.damaged == 0, "{healthy:?}");
+        flip_a_bit(directory.path(), &pattern(1 << 20)[100_000..104_000]);
+        let found = wait_for_scrubs(&system, healthy.scrubs + 2).await?;
+        assert!(found.damaged > 0 && found.mended == 0, "{found:?}");
+        assert!(found.damage[0].contains(&id.to_string()) && found.damage[0].contains("checksum"), "{found:?}");
+        assert_eq!(array.read(0, 1 << 20).await.unwrap_err().code, Code::Checksum);
+        system.set_pool_properties("tank", vec![("scrub_freq".into(), "forever".into())]).await?;
+        system.shutdown().await
+    });
+    outcome.unwrap();
+}
+
+/// The target with most to tell, once it has scrubbed so often.
+async fn wait_for_scrubs(system: &System, scrubs: u64) -> Result<DeviceInfo> {
+    loop {
+        let devices = system.storage().await?.devices;
+        if devices.iter().all(|device| device.scrubs >= scrubs) {
+            return Ok(devices.into_iter().max_by_key(|device| (device.damaged, device.scrubbed_values)).unwrap());
+        }
+        rt::sleep(std::time::Duration::from_millis(50)).await;
+    }
+}
+
+/// Changes a bit of `wanted`, in whichever file below `directory` it lies.
+fn flip_a_bit(directory: &std::path::Path, wanted: &[u8]) {
+    use std::os::unix::fs::FileExt;
+    for entry in std::fs::read_dir(directory).unwrap() {
+        let path = entry.unwrap().path();
+        if path.is_dir() {
+            flip_a_bit(&path, wanted);
+        } else if let Some(at) = std::fs::read(&path).unwrap().windows(wanted.len()).position(|part| part == wanted) {
+            let file = std::fs::OpenOptions::new().write(true).open(&path).unwrap();
+            file.write_all_at(&[wanted[0] ^ 4], at as u64).unwrap();
+        }
+    }
 }
 
 /// A snapshot is told apart from now, and gone back to.

@@ -530,6 +530,12 @@ impl Shared {
         matches!(&*self.phase.borrow(), Phase::Failed(_) | Phase::Stopped)
     }
 
+    /// How many checkpoints there were, when none is under way.
+    pub(crate) fn quiet(&self) -> Option<u64> {
+        let counts = self.checkpoints.get();
+        (counts.begun == counts.done).then_some(counts.done)
+    }
+
     pub(crate) fn request_checkpoint(&self) -> u64 {
         let mut counts = self.checkpoints.get();
         counts.requested = counts.begun + 1;

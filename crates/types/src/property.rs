@@ -228,6 +228,7 @@ impl PoolProperty {
         row("label", "Name", "", Change::Always, "a label", label),
         row("rd_fac", "Redundancy factor", "0", Change::AtCreation, "a number from 0 to 4", factor),
         row("space_rb", "Rebuild space ratio", "0", Change::Always, "a percentage from 0 to 100", percent),
+        row("scrub_freq", "Scrub frequency", "7d", Change::Always, "a span such as 7d, or forever for never", span),
         row("ec_cell_sz", "EC cell size", "131072", Change::AtCreation, "a size from 1 KiB to 1 GiB", size_4k_1g),
         row("data_thresh", "Data threshold", "4096", Change::AtCreation, "a size from 512 B to 8 KiB", threshold),
         row("owner", "Owner", "", Change::AtCreation, "a principal ending in @", principal),

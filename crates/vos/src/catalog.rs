@@ -40,6 +40,8 @@ const CATALOG_OWNER: u32 = 0;
 /// A pool on this target.
 pub(crate) struct Pool {
     pub(crate) quota: u64,
+    /// Of it, bytes that updates leave alone. Told anew after each start.
+    pub(crate) reserve: u64,
     /// Tree and head pages of its containers, those being destroyed included.
     pub(crate) pages: u64,
     /// Bulk blocks of their values.
@@ -53,7 +55,7 @@ pub(crate) struct Pool {
 
 impl Pool {
     fn new(quota: u64) -> Pool {
-        Pool { quota, pages: 0, blocks: 0, reserved: Rc::default(), intent_pages: 0, intent_blocks: 0 }
+        Pool { quota, reserve: 0, pages: 0, blocks: 0, reserved: Rc::default(), intent_pages: 0, intent_blocks: 0 }
     }
 
     pub(crate) fn space(&self) -> PoolSpace {
@@ -67,6 +69,7 @@ impl Pool {
     #[inline]
     pub(crate) fn admit(&self, pool: PoolId, wanted: u64) -> Result<()> {
         let PoolSpace { quota, used, .. } = self.space();
+        let quota = quota.saturating_sub(self.reserve);
         if used.saturating_add(wanted) > quota {
             return Err(Error::NoSpace { pool, used, quota, wanted });
         }

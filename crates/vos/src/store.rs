@@ -150,6 +150,14 @@ impl Store {
         self.change(origin, Reserve::Critical, &Record::SetQuota { pool, quota: quota_bytes })
     }
 
+    /// Keeps `bytes` of a pool's quota for self-healing: updates get no room there. To be told anew after
+    /// each start; does nothing when there is no such pool.
+    pub fn set_reserve(&mut self, pool: PoolId, bytes: u64) {
+        if let Some(pool) = self.catalog.pools.get_mut(&pool) {
+            pool.reserve = bytes;
+        }
+    }
+
     /// Ascending.
     pub fn pools(&self) -> Vec<PoolId> {
         self.catalog.pools.keys().copied().collect()

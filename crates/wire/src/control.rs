@@ -60,6 +60,15 @@ message! {
         pub log_bytes: u64,
         /// Absent: healthy. Otherwise what failed.
         pub failure: Option<String>,
+        /// Whole scrubs since the start, and values and pages that were read in them.
+        pub scrubs: u64,
+        pub scrubbed_values: u64,
+        pub scrubbed_pages: u64,
+        /// Damaged places found, and of these how many were mended.
+        pub damaged: u64,
+        pub mended: u64,
+        /// The first damaged places, in words.
+        pub damage: Vec<String>,
     }
 }
 

@@ -290,6 +290,12 @@ fn control_samples(check: &mut impl Check) {
         used: 1 << 38,
         log_bytes: 1 << 30,
         failure: Some(text("write: I/O error")),
+        scrubs: 2,
+        scrubbed_values: 300,
+        scrubbed_pages: 40,
+        damaged: 2,
+        mended: 1,
+        damage: vec![text("page 7")],
     };
     check.one(
         "storage_info",

@@ -47,6 +47,12 @@ struct Device {
     avail_bytes: u64,
     used_bytes: u64,
     log_bytes: u64,
+    scrubs: u64,
+    scrubbed_values: u64,
+    scrubbed_pages: u64,
+    damaged: u64,
+    mended: u64,
+    damage: Vec<String>,
 }
 
 impl Verb {
@@ -63,6 +69,13 @@ impl Verb {
             for failed in devices.iter().filter(|d| d.failure.is_some()) {
                 let reason = failed.failure.as_deref().unwrap_or_default();
                 text.push_str(&format!("\nTarget {} of rank {} has failed: {reason}\n", failed.target, failed.rank));
+            }
+            for damaged in devices.iter().filter(|d| d.damaged > 0) {
+                let Device { rank, target, damaged: places, mended, .. } = damaged;
+                text.push_str(&format!(
+                    "\nScrubbing found {places} damaged places on target {target} of rank {rank}, and mended {mended}:\n"
+                ));
+                damaged.damage.iter().for_each(|place| text.push_str(&format!("  {place}\n")));
             }
             Ok(Outcome::new(json!({ "devices": devices }), text))
         })
@@ -87,6 +100,12 @@ fn device(info: DeviceInfo) -> Device {
         avail_bytes: info.total.saturating_sub(info.reserved),
         used_bytes: info.used,
         log_bytes: info.log_bytes,
+        scrubs: info.scrubs,
+        scrubbed_values: info.scrubbed_values,
+        scrubbed_pages: info.scrubbed_pages,
+        damaged: info.damaged,
+        mended: info.mended,
+        damage: info.damage,
     }
 }
 

@@ -40,6 +40,12 @@ impl Service {
                 used: storage.used,
                 log_bytes: storage.log_bytes,
                 failure: storage.failure,
+                scrubs: storage.scrub.passes,
+                scrubbed_values: storage.scrub.values,
+                scrubbed_pages: storage.scrub.pages,
+                damaged: storage.scrub.damaged,
+                mended: storage.scrub.mended,
+                damage: storage.scrub.places,
             });
         }
         Ok(msg::StorageInfo { devices })

@@ -294,7 +294,12 @@ impl Service {
                 self.propose_system(SystemCommand::RelabelPool { id, label: parse_label(value)? })?;
             }
         }
-        self.propose_pool(id, PoolCommand::SetProperties { values: request.properties }).map(drop)
+        let before = self.with_pool(id, |state| Ok(state.share()))?;
+        self.propose_pool(id, PoolCommand::SetProperties { values: request.properties })?;
+        match self.with_pool(id, |state| Ok(state.share()))? {
+            same if same == before => Ok(()),
+            _ => self.order_pool(id).await,
+        }
     }
 
     // ---- containers ----

@@ -4,12 +4,13 @@ use std::collections::BTreeMap;
 
 use serde::{Deserialize, Serialize};
 use types::{
-    Code, ContainerId, ContainerProperty, Epoch, Error, Label, Layout, PoolId, Property, PropertyError, Span,
-    check_property,
+    Code, ContainerId, ContainerProperty, Epoch, Error, Label, Layout, PoolId, PoolProperty, Property, PropertyError,
+    Span, check_property,
 };
 
 use super::replica::StateMachine;
 use super::system::{Phase, unknown};
+use crate::target::order::PoolShare;
 
 /// Most containers in a pool, snapshots of a container and attributes of a container: each is part
 /// of a document that is rewritten whole.
@@ -199,6 +200,20 @@ impl StateMachine for PoolState {
 }
 
 impl PoolState {
+    /// What each target gives.
+    pub fn share(&self) -> PoolShare {
+        let property = |name: &str| {
+            let default = PoolProperty::TABLE.iter().find(|row| row.name == name).map_or("", |row| row.default);
+            self.properties.get(name).map_or(default, String::as_str)
+        };
+        let percent: u64 = property("space_rb").parse().unwrap_or(0);
+        PoolShare {
+            quota: self.bytes_per_target,
+            reserve: self.bytes_per_target / 100 * percent.min(100),
+            scrub: property("scrub_freq").parse().unwrap_or(Span::FOREVER),
+        }
+    }
+
     /// The ready container called `name`, a label or a UUID.
     ///
     /// # Errors

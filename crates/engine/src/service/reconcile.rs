@@ -48,10 +48,11 @@ impl Service {
         self.propose_system(SystemCommand::PoolCreated { id })
     }
 
-    async fn order_pool(&self, id: PoolId) -> Result<(), Error> {
-        let quota = self.with_pool(id, |pool| Ok(pool.bytes_per_target))?;
+    /// Tells every target what the pool may use, and wants done.
+    pub(super) async fn order_pool(&self, id: PoolId) -> Result<(), Error> {
+        let share = self.with_pool(id, |pool| Ok(pool.share()))?;
         for target in &self.targets {
-            target.ask(|done| Order::CreatePool { id, quota, done }).await?;
+            target.ask(|done| Order::SetPool { id, share, done }).await?;
         }
         Ok(())
     }

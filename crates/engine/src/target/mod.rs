@@ -15,6 +15,7 @@ pub mod open;
 pub mod order;
 mod orders;
 mod punch;
+mod scrub;
 mod update;
 mod upkeep;
 
@@ -27,6 +28,7 @@ use types::{Code, ContainerId, Error, TargetIndex};
 use wire::opcode::Repeat;
 use wire::{Opcode, Wire};
 
+use self::scrub::Scrubber;
 use self::upkeep::Upkeep;
 use crate::hold::HorizonHold;
 use crate::sessions::Sessions;
@@ -41,6 +43,7 @@ pub struct Target {
     hold: HorizonHold,
     sessions: Sessions,
     upkeep: Upkeep,
+    scrubber: Scrubber,
 }
 
 impl Target {

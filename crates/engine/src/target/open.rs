@@ -95,6 +95,7 @@ async fn open(config: TargetConfig, shared: &Shared) -> Result<Rc<Target>, Error
         hold: shared.hold.clone(),
         sessions: Sessions::default(),
         upkeep: Default::default(),
+        scrubber: Default::default(),
     }))
 }
 

@@ -3,6 +3,7 @@
 //! Every order is idempotent: the services repeat them after a restart until what a target holds
 //! agrees with what the service's state says.
 
+pub use super::scrub::ScrubReport;
 use tokio::sync::{mpsc, oneshot};
 use types::{Code, ContainerId, Epoch, Error, PoolId, Span, TargetIndex};
 
@@ -12,9 +13,10 @@ const ORDERS_MAX: usize = 64;
 
 /// A message to a target's thread.
 pub enum Order {
-    CreatePool {
+    /// Makes a pool's share, or changes it.
+    SetPool {
         id: PoolId,
-        quota: u64,
+        share: PoolShare,
         done: Done<()>,
     },
     DestroyPool {
@@ -66,7 +68,18 @@ pub enum Order {
 
 pub type Done<T> = oneshot::Sender<Result<T, Error>>;
 
-/// A pool's share of a target, in bytes.
+/// What a pool may use of a target, and what it wants done there.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct PoolShare {
+    /// In bytes.
+    pub quota: u64,
+    /// Of it, bytes that only self-healing may use.
+    pub reserve: u64,
+    /// How often its data is read and verified.
+    pub scrub: Span,
+}
+
+/// A pool's use of a target, in bytes.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct PoolSpace {
     pub quota: u64,
@@ -88,6 +101,7 @@ pub struct Storage {
     pub used: u64,
     pub log_bytes: u64,
     pub failure: Option<String>,
+    pub scrub: ScrubReport,
 }
 
 /// The sending end, for any thread.

@@ -7,7 +7,7 @@ use net::Limits;
 use tokio::sync::mpsc;
 use types::{Code, ContainerId, Epoch, Error, PoolId, Span};
 
-use super::order::{Holdings, Order, PoolSpace, Storage};
+use super::order::{Holdings, Order, PoolShare, PoolSpace, Storage};
 use super::{Target, is_pressure};
 
 /// How long an order waits for a checkpoint to make room.
@@ -25,7 +25,7 @@ impl Target {
         // A caller that no longer waits for an answer is no reason to stop: `send` may fail.
         while let Some(order) = orders.recv().await {
             match order {
-                Order::CreatePool { id, quota, done } => drop(done.send(self.create_pool(id, quota).await)),
+                Order::SetPool { id, share, done } => drop(done.send(self.set_pool(id, share).await)),
                 Order::DestroyPool { id, done } => drop(done.send(self.destroy_pool(id).await)),
                 Order::PoolSpace { id, done } => drop(done.send(self.pool_space(id))),
                 Order::CreateContainer { pool, id, done } => drop(done.send(self.create_container(pool, id).await)),
@@ -47,14 +47,21 @@ impl Target {
         }
     }
 
-    async fn create_pool(&self, id: PoolId, quota: u64) -> Result<(), Error> {
+    async fn set_pool(&self, id: PoolId, share: PoolShare) -> Result<(), Error> {
+        let (quota, origin) = (share.quota, vos::Origin::default());
         if self.store.borrow().pools().contains(&id) {
-            return self.change(None, |store| store.set_quota(id, quota, vos::Origin::default())).await;
+            self.change(None, |store| store.set_quota(id, quota, origin)).await?;
+        } else {
+            self.change(None, |store| store.create_pool(id, quota, origin)).await?;
         }
-        self.change(None, |store| store.create_pool(id, quota, vos::Origin::default())).await
+        self.store.borrow_mut().set_reserve(id, share.reserve);
+        self.scrubber.set_period(id, share.scrub);
+        self.upkeep.wake();
+        Ok(())
     }
 
     async fn destroy_pool(&self, id: PoolId) -> Result<(), Error> {
+        self.scrubber.forget(id);
         if !self.store.borrow().pools().contains(&id) {
             return Ok(());
         }
@@ -118,6 +125,7 @@ impl Target {
             used: usage.space.capacity - usage.space.free,
             log_bytes: usage.log_bytes,
             failure: self.media.failure().map(|failed| failed.to_string()),
+            scrub: self.scrubber.report(),
         }
     }
 

@@ -84,21 +84,24 @@ impl Target {
             let began = rt::now();
             match self.some_upkeep().await {
                 Ok(true) => self.rest(rt::now() - began).await,
-                Ok(false) => match self.next_stride() {
-                    // Whoever wakes it has something to do now; else it is time for the next stride.
-                    Some(pause) => {
-                        if rt::timeout(pause, self.upkeep.work.notified()).await.is_err() {
-                            self.advance().await;
-                        }
-                    }
-                    None => self.upkeep.work.notified().await,
-                },
+                Ok(false) => self.wait_for_work().await,
                 Err(error) if is_pressure(&error) => rt::sleep(PAUSE).await,
                 Err(error) => {
                     tracing::error!(target_index = %self.index, %error, "upkeep stopped: space is no longer given back");
                     return;
                 }
             }
+        }
+    }
+
+    /// Waits until there may be something to do: whoever wakes it has something now, a stride is over, or a
+    /// scrub is due.
+    async fn wait_for_work(&self) {
+        let (stride, scrub) = (self.next_stride(), self.scrubber.due());
+        let woken = self.upkeep.work.notified();
+        let Some(pause) = stride.into_iter().chain(scrub).min() else { return woken.await };
+        if rt::timeout(pause, woken).await.is_err() && stride == Some(pause) {
+            self.advance().await;
         }
     }
 
@@ -110,7 +113,10 @@ impl Target {
             self.store.borrow_mut().maintain(STEPS)?;
             return Ok(true);
         }
-        self.join_extents().await
+        if self.join_extents().await? {
+            return Ok(true);
+        }
+        self.scrub_some().await
     }
 
     /// Joins some small extents, or looks for some; true when there may be more.
