@@ -16,7 +16,7 @@ use anyhow::{Context, Result, bail};
 use media::{Existing, Identity, Region, Regions};
 use rt::disk::{Disk, IoBuf, OpenMode};
 use types::{Conditions, ContainerId, Epoch, Extent, Key, ObjectClass, ObjectId, ObjectType, PoolId};
-use vos::{AkeyRead, AkeyWrite, Origin, Payload, ReadWhat, Source, Update, ValueRead, ValueWrite};
+use vos::{AkeyRead, AkeyWrite, ListPart, Origin, Payload, ReadWhat, Source, Update, ValueRead, ValueWrite};
 
 use crate::figure::{Budget, Figure, Samples, Unit};
 use crate::measure::{Chance, Plan, key};
@@ -226,11 +226,17 @@ impl Engine for Vos {
         let mut records = 0;
         let mut after = None;
         loop {
-            let page = self.store.list_dkeys(CONTAINER, Epoch::MAX, 0, self.object, after.as_ref(), vos::LIST_MAX)?;
+            let page = self.store.list_dkeys(
+                CONTAINER,
+                Epoch::MAX,
+                0,
+                self.object,
+                ListPart::forward(after.as_ref(), vos::LIST_MAX),
+            )?;
             records += page.entries.len();
-            match (page.more, page.entries.into_iter().next_back()) {
-                (true, Some(last)) => after = Some(last),
-                _ => return Ok(records),
+            match page.next {
+                None => return Ok(records),
+                next => after = next,
             }
         }
     }

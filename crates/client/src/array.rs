@@ -8,10 +8,10 @@ use futures_util::{StreamExt, TryStreamExt, stream};
 use rt::disk::IoBuf;
 use types::{ARRAY_INDEX_MAX, Code, Conditions, Epoch, Error, Extent, Key, Result};
 use wire::Opcode;
-use wire::data::{Committed, LIST_ENTRIES_MAX};
+use wire::data::{Committed, Direction, LIST_ENTRIES_MAX};
 
 use crate::object::Whither;
-use crate::{IN_FLIGHT_MAX, KeyCursor, Object};
+use crate::{IN_FLIGHT_MAX, Object};
 
 /// Most bytes one read returns: a hole costs no storage but would cost this much memory.
 pub const READ_BYTES_MAX: u64 = 1 << 30;
@@ -233,25 +233,19 @@ impl Array {
     /// that of the next lower one that has.
     async fn size_below(&self, group: usize, chunk: u64) -> Result<u64> {
         let akey = akey();
-        let mut chunks = Vec::new();
-        let mut after = Some(Key::Integer(0));
-        loop {
-            let (keys, more) = self.object.list_group(group, after, LIST_ENTRIES_MAX).await?;
-            after = keys.last().cloned();
-            let below = |key: &Key| match key {
-                Key::Integer(n) => n.checked_sub(1).filter(|found| *found < chunk),
-                Key::Bytes(_) => None,
-            };
-            chunks.extend(keys.iter().filter_map(below));
-            if !more || after.is_none() {
-                break;
+        let mut before = Some(dkey_of_chunk(chunk));
+        while before.is_some() {
+            let limit = LIST_ENTRIES_MAX;
+            let (keys, next) = self.object.list_group(group, before, limit, Direction::Backward).await?;
+            for key in keys {
+                // Dkey 0 holds no records.
+                let Key::Integer(number @ 1..) = key else { return Ok(0) };
+                let ends = self.object.query_keys(Some(&key), Some(&akey)).await?;
+                if ends.array_end > 0 {
+                    return Ok(self.end_of(number - 1, ends.array_end));
+                }
             }
-        }
-        for chunk in chunks.into_iter().rev() {
-            let ends = self.object.query_keys(Some(&dkey_of_chunk(chunk)), Some(&akey)).await?;
-            if ends.array_end > 0 {
-                return Ok(self.end_of(chunk, ends.array_end));
-            }
+            before = next;
         }
         Ok(0)
     }
@@ -282,7 +276,7 @@ impl Array {
         let (chunk, within) = self.shape.locate(size);
         // The chunks wholly beyond: from `chunk` itself when the cut is at its very start.
         let first_gone = if within == 0 { chunk } else { chunk + 1 };
-        let mut beyond = KeyCursor::new(self.object.clone(), Some(Key::Integer(first_gone)), LIST_ENTRIES_MAX)?;
+        let mut beyond = self.object.dkeys_from(Some(&Key::Integer(first_gone)), Direction::Forward)?;
         loop {
             let dkeys = beyond.next_page(LIST_ENTRIES_MAX as usize).await?;
             if dkeys.is_empty() {

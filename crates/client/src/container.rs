@@ -10,7 +10,9 @@ use futures_util::{StreamExt, TryStreamExt, stream};
 use types::{Code, ContainerId, Epoch, Error, ObjectClass, ObjectId, ObjectType, Result};
 use wire::Opcode;
 use wire::control::{self, ContainerInfo, ObjectIdRange, SnapshotInfo};
-use wire::data::{DiffRequest, DiffResponse, Difference, LIST_ENTRIES_MAX, ListObjectsRequest, ListObjectsResponse};
+use wire::data::{
+    DiffRequest, DiffResponse, Difference, Direction, LIST_ENTRIES_MAX, ListObjectsRequest, ListObjectsResponse,
+};
 
 use crate::call::{Outgoing, decode};
 use crate::ids::IdRange;
@@ -227,8 +229,8 @@ impl Container {
         let mut objects = BTreeSet::new();
         let mut after = None;
         loop {
-            let request =
-                ListObjectsRequest { container: self.id(), at: self.read_epoch(), after, limit: LIST_ENTRIES_MAX };
+            let (limit, direction) = (LIST_ENTRIES_MAX, Direction::Forward);
+            let request = ListObjectsRequest { container: self.id(), at: self.read_epoch(), after, limit, direction };
             let reply = self
                 .inner
                 .pool
@@ -236,12 +238,11 @@ impl Container {
                 .await;
             let page: ListObjectsResponse =
                 self.located(reply.and_then(|reply| decode(Opcode::ListObjects, &reply)))?;
-            after = page.objects.last().copied().or(after);
-            let found_any = !page.objects.is_empty();
             objects.extend(page.objects.into_iter().map(|(_, oid)| oid));
-            if !page.more || !found_any {
+            if page.next.is_none() {
                 return Ok(objects);
             }
+            after = page.next;
         }
     }
 

@@ -6,6 +6,7 @@ use ::object::array::akey;
 use ::object::{AkeyQuery, AkeyUpdate};
 use bytes::Bytes;
 use types::{Conditions, Epoch, Key, Result};
+use wire::data::Direction;
 
 use crate::{IntoKey, KeyCursor, Object};
 
@@ -69,6 +70,12 @@ impl Kv {
     /// Walks over all keys, in key order.
     pub fn cursor(&self) -> Result<KeyCursor> {
         self.object.dkeys()
+    }
+
+    /// A position from which to walk over the keys after `after`; backwards, over those before it, from the
+    /// highest down.
+    pub fn cursor_from(&self, after: Option<&Key>, direction: Direction) -> Result<KeyCursor> {
+        self.object.dkeys_from(after, direction)
     }
 
     /// All keys, in key order.

@@ -54,7 +54,7 @@ pub use wire::control::{
     ContainerInfo, DeviceInfo, DeviceKind, Member, MemberState, ObjectIdRange, PoolInfo, SnapshotInfo, Space,
     StorageInfo, SystemInfo,
 };
-pub use wire::data::{Difference, DifferenceKind};
+pub use wire::data::{Difference, DifferenceKind, Direction};
 
 /// Requests one operation has under way at most: enough to keep several targets and the network
 /// busy, few enough that memory stays small (8 pieces of 4 MiB).

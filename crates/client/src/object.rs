@@ -11,8 +11,8 @@ use net::Reply;
 use placement::Placed;
 use types::{Code, Conditions, Epoch, Error, Extent, Key, ObjectId, Rank, Result, TargetIndex};
 use wire::data::{
-    Committed, LIST_ENTRIES_MAX, ListAkeysRequest, ListDkeysRequest, ListExtentsRequest, ListExtentsResponse,
-    ListKeysResponse, Place, PunchRequest, PunchScope, QueryKeysRequest, QueryKeysResponse,
+    Committed, Direction, LIST_ENTRIES_MAX, ListAkeysRequest, ListDkeysRequest, ListExtentsRequest,
+    ListExtentsResponse, ListKeysResponse, Place, PunchRequest, PunchScope, QueryKeysRequest, QueryKeysResponse,
 };
 use wire::{Opcode, Wire};
 
@@ -48,14 +48,14 @@ pub struct ShardInfo {
     pub target: TargetIndex,
 }
 
-/// Some of an array's extents, in index order.
+/// Some of an array's extents.
 #[derive(Clone, Debug, PartialEq, Eq, Default)]
 pub struct Extents {
     pub record_bytes: u32,
     /// Extent and the epoch that wrote it.
     pub extents: Vec<(Extent, Epoch)>,
-    /// There are more after the last one.
-    pub more: bool,
+    /// What is left of the extent asked for; `None`: there are no more.
+    pub next: Option<Extent>,
 }
 
 /// The ends of an object's integer keys, over all its groups.
@@ -199,38 +199,63 @@ impl Object {
     /// Up to `limit` dkeys after `after`, in key order over all groups.
     pub async fn list_dkeys(&self, after: Option<&Key>, limit: usize) -> Result<Vec<Key>> {
         let page = u32::try_from(limit).unwrap_or(u32::MAX).clamp(1, LIST_ENTRIES_MAX);
-        KeyCursor::new(self.clone(), after.cloned(), page)?.next_page(limit).await
+        KeyCursor::new(self.clone(), after.cloned(), page, Direction::Forward)?.next_page(limit).await
     }
 
     /// Walks over all dkeys, in key order.
     pub fn dkeys(&self) -> Result<KeyCursor> {
-        KeyCursor::new(self.clone(), None, LIST_ENTRIES_MAX)
+        self.dkeys_from(None, Direction::Forward)
     }
 
-    /// One page of one group's dkeys; and whether there are more.
-    pub(crate) async fn list_group(&self, group: usize, after: Option<Key>, limit: u32) -> Result<(Vec<Key>, bool)> {
+    /// Walks over the dkeys after `after`; backwards, over those before it, from the highest down.
+    pub fn dkeys_from(&self, after: Option<&Key>, direction: Direction) -> Result<KeyCursor> {
+        KeyCursor::new(self.clone(), after.cloned(), LIST_ENTRIES_MAX, direction)
+    }
+
+    /// One page of one group's dkeys; and where the next begins.
+    pub(crate) async fn list_group(
+        &self,
+        group: usize,
+        after: Option<Key>,
+        limit: u32,
+        direction: Direction,
+    ) -> Result<(Vec<Key>, Option<Key>)> {
         let at = self.container.read_epoch();
-        let message = &mut |place| Ok(Outgoing::message(&ListDkeysRequest { place, at, after: after.clone(), limit }));
+        let message = &mut |place| {
+            let after = after.clone();
+            Ok(Outgoing::message(&ListDkeysRequest { place, at, after, limit, direction }))
+        };
         let reply = self.call(Opcode::ListDkeys, Whither::Group(group), message).await?;
-        self.answer::<ListKeysResponse>(Opcode::ListDkeys, &reply).map(|page| (page.keys, page.more))
+        self.answer::<ListKeysResponse>(Opcode::ListDkeys, &reply).map(|page| (page.keys, page.next))
     }
 
     /// Up to `limit` akeys of a dkey after `after`, in key order.
     pub async fn list_akeys(&self, dkey: &Key, after: Option<&Key>, limit: usize) -> Result<Vec<Key>> {
+        self.list_akeys_from(dkey, after, limit, Direction::Forward).await
+    }
+
+    /// As [`Object::list_akeys`]; backwards, those before `after`, from the highest down.
+    pub async fn list_akeys_from(
+        &self,
+        dkey: &Key,
+        after: Option<&Key>,
+        limit: usize,
+        direction: Direction,
+    ) -> Result<Vec<Key>> {
         let at = self.container.read_epoch();
         let mut keys: Vec<Key> = Vec::new();
-        let mut more = true;
+        let (mut after, mut more) = (after.cloned(), true);
         while more && keys.len() < limit {
-            let after = keys.last().or(after).cloned();
             let page = u32::try_from(limit - keys.len()).unwrap_or(u32::MAX).min(LIST_ENTRIES_MAX);
             let message = &mut |place| {
-                let dkey = dkey.clone();
-                Ok(Outgoing::message(&ListAkeysRequest { place, dkey, at, after: after.clone(), limit: page }))
+                let (dkey, after) = (dkey.clone(), after.clone());
+                Ok(Outgoing::message(&ListAkeysRequest { place, dkey, at, after, limit: page, direction }))
             };
             let reply = self.call(Opcode::ListAkeys, Whither::Dkey(dkey), message).await?;
             let answer: ListKeysResponse = self.answer(Opcode::ListAkeys, &reply)?;
-            more = answer.more && !answer.keys.is_empty();
             keys.extend(answer.keys);
+            more = answer.next.is_some();
+            after = answer.next;
         }
         Ok(keys)
     }
@@ -240,17 +265,27 @@ impl Object {
         self.list_akeys(dkey, None, usize::MAX).await
     }
 
-    /// Up to `limit` (at most 1024) visible extents of an array that end after index `from`.
-    pub async fn list_extents(&self, dkey: &Key, akey: &Key, from: u64, limit: usize) -> Result<Extents> {
+    /// Up to `limit` (at most 1024) visible extents of an array within one, ascending; backwards, descending.
+    ///
+    /// # Errors
+    /// `Invalid`: an empty extent.
+    pub async fn list_extents(
+        &self,
+        dkey: &Key,
+        akey: &Key,
+        within: Extent,
+        limit: usize,
+        direction: Direction,
+    ) -> Result<Extents> {
         let at = self.container.read_epoch();
         let limit = u32::try_from(limit).unwrap_or(u32::MAX).min(LIST_ENTRIES_MAX);
         let message = &mut |place| {
             let (dkey, akey) = (dkey.clone(), akey.clone());
-            Ok(Outgoing::message(&ListExtentsRequest { place, dkey, akey, at, from, limit }))
+            Ok(Outgoing::message(&ListExtentsRequest { place, dkey, akey, at, within, limit, direction }))
         };
         let reply = self.call(Opcode::ListExtents, Whither::Dkey(dkey), message).await?;
-        let ListExtentsResponse { record_bytes, extents, more } = self.answer(Opcode::ListExtents, &reply)?;
-        Ok(Extents { record_bytes, extents, more })
+        let ListExtentsResponse { record_bytes, extents, next } = self.answer(Opcode::ListExtents, &reply)?;
+        Ok(Extents { record_bytes, extents, next })
     }
 
     /// The ends of the integer keys. With a dkey, only that one is looked at; with an akey, the end

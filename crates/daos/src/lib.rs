@@ -48,8 +48,8 @@ mod system;
 
 pub use client::{
     Address, AkeyQuery, AkeyResult, AkeyUpdate, Array, ArrayInfo, ArrayShape, Bytes, Code, Conditions, Container,
-    ContainerId, ContainerInfo, ContainerSpec, DeviceInfo, DeviceKind, Difference, DifferenceKind, Epoch, Error,
-    Extent, Extents, IntoKey, IoBuf, Key, KeyCursor, KeyEnds, Kv, Layout, Member, MemberState, NewValue, Object,
+    ContainerId, ContainerInfo, ContainerSpec, DeviceInfo, DeviceKind, Difference, DifferenceKind, Direction, Epoch,
+    Error, Extent, Extents, IntoKey, IoBuf, Key, KeyCursor, KeyEnds, Kv, Layout, Member, MemberState, NewValue, Object,
     ObjectClass, ObjectId, ObjectIdRange, ObjectType, Pool, PoolId, PoolInfo, Query, Result, ShardInfo, SnapshotInfo,
     Space, StorageInfo, SystemInfo, SystemOptions,
 };

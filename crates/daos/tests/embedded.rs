@@ -4,7 +4,7 @@ use std::future::Future;
 use std::path::Path;
 
 use daos::{
-    AkeyQuery, AkeyUpdate, Array, ArrayShape, Bytes, Code, Conditions, Container, ContainerSpec, DeviceInfo,
+    AkeyQuery, AkeyUpdate, Array, ArrayShape, Bytes, Code, Conditions, Container, ContainerSpec, DeviceInfo, Direction,
     EmbeddedOptions, Extent, IoBuf, Key, Kv, ObjectClass, ObjectType, Result, System,
 };
 
@@ -143,7 +143,9 @@ fn objects_hold_single_values_and_arrays_of_records() {
         assert_eq!(found[4].value(), None);
         let names = [Key::from(5), Key::literal("array"), Key::literal("large"), Key::literal("small")];
         assert_eq!(object.akeys(&dkey).await?, names);
-        let listed = object.list_extents(&dkey, &Key::literal("array"), 0, 100).await?;
+        let listed = object
+            .list_extents(&dkey, &Key::literal("array"), Extent::new(0, 1 << 40), 100, Direction::Forward)
+            .await?;
         assert_eq!(listed.extents.iter().map(|(e, _)| *e).collect::<Vec<_>>(), [Extent::new(0, 1), Extent::new(5, 2)]);
 
         object.punch_akeys(&dkey, &[Key::literal("large")], Conditions::AkeyExists).await?;
@@ -192,6 +194,9 @@ fn thousands_of_keys_are_listed_in_order() {
         assert!(kv.keys().await? == expected);
         assert_eq!(kv.list(Some(&expected[9]), 20).await?, expected[10..30]);
         assert_eq!(kv.list(Some(&expected[2990]), 20).await?, expected[2991..]);
+        let mut back = kv.cursor_from(Some(&expected[2500]), Direction::Backward)?.collect().await?;
+        back.reverse();
+        assert!(back == expected[..2500]);
         Ok(())
     });
 }

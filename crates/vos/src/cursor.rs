@@ -70,6 +70,13 @@ impl<'a> Cursor<'a> {
         self.settle()
     }
 
+    /// At the last record before `key`; past the end when there is none.
+    pub(crate) fn before(tree: &'a Tree, pages: &'a Pages, key: &[u8]) -> Result<Cursor<'a>> {
+        let mut cursor = Cursor::at(tree, pages, key)?;
+        cursor.seek_before(key)?;
+        Ok(cursor)
+    }
+
     /// Moves to the last record before `key`; false, and past the end, when there is none.
     pub(crate) fn seek_before(&mut self, key: &[u8]) -> Result<bool> {
         self.descend(key)?;

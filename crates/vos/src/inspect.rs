@@ -210,7 +210,7 @@ impl Store {
         limit: usize,
     ) -> Result<Listing<Child>> {
         let prefix = branch.prefix();
-        let mut listing = Listing { entries: Vec::new(), more: false };
+        let mut listing = Listing { entries: Vec::new(), next: None };
         if branch.akey.is_some() {
             return Ok(listing);
         }
@@ -238,7 +238,7 @@ impl Store {
                 continue;
             };
             if listing.entries.len() >= limit.clamp(1, LIST_MAX) {
-                listing.more = true;
+                listing.next = listing.entries.last().cloned();
                 break;
             }
             let skip = beyond(&child.key(&prefix));
@@ -259,9 +259,9 @@ impl Store {
         branch: &Branch,
         after: Option<&[u8]>,
         limit: usize,
-    ) -> Result<Listing<StoredRecord>> {
+    ) -> Result<Listing<StoredRecord, Vec<u8>>> {
         let mut prefix = branch.prefix();
-        let mut listing = Listing { entries: Vec::new(), more: false };
+        let mut listing: Listing<StoredRecord, _> = Listing { entries: Vec::new(), next: None };
         match (&branch.object, &branch.akey) {
             (None, _) => return Ok(listing),
             (Some(_), None) => prefix.push(LIFE),
@@ -276,7 +276,7 @@ impl Store {
         let mut found = Vec::new();
         while cursor.starts_with(&prefix) {
             if listing.entries.len() >= limit.clamp(1, LIST_MAX) {
-                listing.more = true;
+                listing.next = listing.entries.last().map(|record| record.key.clone());
                 break;
             }
             cursor.key().copy_to(&mut found);

@@ -86,9 +86,9 @@ pub use list::LIST_MAX;
 pub use naming::{key_name, object_name, read_key_name, read_object_name};
 pub use repair::{Mended, RepairOptions, Repaired};
 pub use request::{
-    AkeyPlan, AkeyRead, AkeyWrite, ArrayEnd, ArrayTail, BulkList, Checksums, ContainerInfo, Edge, FetchPlan,
-    INLINE_BYTES_MAX, ListedAkey, ListedExtent, ListedObject, Listing, Op, Origin, Payload, Piece, PoolSpace, Punch,
-    PunchScope, ReadWhat, Source, TxId, TxState, Update, ValueRead, ValueWrite,
+    AkeyPlan, AkeyRead, AkeyWrite, ArrayEnd, ArrayTail, BulkList, Checksums, ContainerInfo, Direction, Edge, FetchPlan,
+    INLINE_BYTES_MAX, ListPart, ListedAkey, ListedExtent, ListedObject, Listing, Op, Origin, Payload, Piece, PoolSpace,
+    Punch, PunchScope, ReadWhat, Source, TxId, TxState, Update, ValueRead, ValueWrite,
 };
 pub use rewrite::{Rewrite, Rewriting};
 pub use scrub::{Damage, Mend, Scrub, ScrubbedValue, Scrubbing};

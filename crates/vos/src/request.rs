@@ -194,12 +194,46 @@ pub enum ValueRead {
     Bulk,
 }
 
-/// Part of a list, in key order.
+/// Part of a list.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Listing<T> {
+pub struct Listing<T, A = T> {
     pub entries: Vec<T>,
-    /// There may be more after the last entry.
-    pub more: bool,
+    /// Where to go on; `None` at the end. An answer may have no entries and still not be the end: what it
+    /// looks at is bounded.
+    pub next: Option<A>,
+}
+
+/// Which way a list goes.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Default)]
+pub enum Direction {
+    /// From the lowest up.
+    #[default]
+    Forward,
+    /// From the highest down.
+    Backward,
+}
+
+/// Which part of a list is wanted. What is written or removed between two parts may or may not be met; what
+/// stays is met once.
+#[derive(Clone, Copy, Debug)]
+pub struct ListPart<'a, A> {
+    /// `next` of the part before; any place at all will do, whether there is something or not.
+    pub after: Option<&'a A>,
+    /// Most entries; at most [`crate::LIST_MAX`] come.
+    pub limit: usize,
+    pub direction: Direction,
+}
+
+impl<'a, A> ListPart<'a, A> {
+    /// The part after `after`, from the lowest up.
+    pub fn forward(after: Option<&'a A>, limit: usize) -> ListPart<'a, A> {
+        ListPart { after, limit, direction: Direction::Forward }
+    }
+
+    /// The part before `after`, from the highest down.
+    pub fn backward(after: Option<&'a A>, limit: usize) -> ListPart<'a, A> {
+        ListPart { after, limit, direction: Direction::Backward }
+    }
 }
 
 /// An object in a list.

@@ -17,8 +17,8 @@ use crate::error::{Error, Result};
 use crate::intent::Intent;
 use crate::record::{self, Record, kind};
 use crate::request::{
-    AkeyRead, ArrayEnd, ArrayTail, ContainerInfo, Edge, FetchPlan, ListedAkey, ListedExtent, ListedObject, Listing, Op,
-    Origin, Payload, PoolSpace, Punch, Update, ValueRead, ValueWrite,
+    AkeyRead, ArrayEnd, ArrayTail, ContainerInfo, Direction, Edge, FetchPlan, ListPart, ListedAkey, ListedExtent,
+    ListedObject, Listing, Op, Origin, Payload, PoolSpace, Punch, Update, ValueRead, ValueWrite,
 };
 use crate::shard::SNAPSHOTS_MAX;
 use crate::space::Reservation;
@@ -396,8 +396,7 @@ impl Store {
         fetch::values(shard, &pages, at, places, &mut self.scratch, each)
     }
 
-    /// Objects with anything visible, in order of group and id. Here and below, at most
-    /// [`crate::LIST_MAX`] entries come at once.
+    /// Objects with anything visible, in order of group and id.
     ///
     /// # Errors
     /// Of all lists and queries: `NoContainer`, `Invalid`, `Corrupt`.
@@ -405,10 +404,9 @@ impl Store {
         &mut self,
         container: ContainerId,
         at: Epoch,
-        after: Option<ListedObject>,
-        limit: usize,
+        part: ListPart<'_, ListedObject>,
     ) -> Result<Listing<ListedObject>> {
-        self.look(container, at, |shard, pages, at| list::objects(shard, pages, at, after, limit))
+        self.look(container, at, |shard, pages, at| list::objects(shard, pages, at, part))
     }
 
     /// Dkeys with anything visible: integers first, then bytes.
@@ -418,14 +416,12 @@ impl Store {
         at: Epoch,
         group: u32,
         oid: ObjectId,
-        after: Option<&Key>,
-        limit: usize,
+        part: ListPart<'_, Key>,
     ) -> Result<Listing<Key>> {
-        self.look(container, at, |shard, pages, at| list::dkeys(shard, pages, at, (group, oid), after, limit))
+        self.look(container, at, |shard, pages, at| list::dkeys(shard, pages, at, (group, oid), part))
     }
 
     /// Akeys with anything visible.
-    #[allow(clippy::too_many_arguments)]
     pub fn list_akeys(
         &mut self,
         container: ContainerId,
@@ -433,13 +429,12 @@ impl Store {
         group: u32,
         oid: ObjectId,
         dkey: &Key,
-        after: Option<&Key>,
-        limit: usize,
-    ) -> Result<Listing<ListedAkey>> {
-        self.look(container, at, |shard, pages, at| list::akeys(shard, pages, at, (group, oid, dkey), after, limit))
+        part: ListPart<'_, Key>,
+    ) -> Result<Listing<ListedAkey, Key>> {
+        self.look(container, at, |shard, pages, at| list::akeys(shard, pages, at, (group, oid, dkey), part))
     }
 
-    /// Visible runs of records `within` an extent, ascending; go on from the end of the last.
+    /// Visible runs of records `within` an extent; `next` is what is left of it.
     #[allow(clippy::too_many_arguments)]
     pub fn list_extents(
         &mut self,
@@ -451,9 +446,14 @@ impl Store {
         akey: &Key,
         within: Extent,
         limit: usize,
-    ) -> Result<Listing<ListedExtent>> {
+        direction: Direction,
+    ) -> Result<Listing<ListedExtent, Extent>> {
         self.look(container, at, |shard, pages, at| {
-            list::extents(shard, pages, at, (group, oid, dkey, akey), within, limit)
+            let place = (group, oid, dkey, akey);
+            match direction {
+                Direction::Forward => list::extents(shard, pages, at, place, within, limit),
+                Direction::Backward => list::extents_back(shard, pages, at, place, within, limit),
+            }
         })
     }
 

@@ -206,9 +206,21 @@ impl<'a> Children<'a> {
         Ok(Children { cursor: Cursor::at(view.tree, view.pages, &probe)?, owner: owner.to_vec(), probe })
     }
 
+    /// Children of `owner`, from the last one before `before` down.
+    pub(crate) fn down(view: &View<'a>, owner: &[u8], before: Option<&Key>) -> Result<Children<'a>> {
+        let mut probe = owner.to_vec();
+        match before {
+            None => probe.push(BEYOND),
+            Some(before) => key::push_key(&mut probe, before),
+        }
+        Ok(Children { cursor: Cursor::before(view.tree, view.pages, &probe)?, owner: owner.to_vec(), probe })
+    }
+
     /// Key prefix of the child under the cursor, if there is one.
     pub(crate) fn key(&mut self) -> Result<Option<Vec<u8>>> {
-        if !self.cursor.starts_with(&self.owner) {
+        // An owner's punches lie before its children.
+        let first = self.cursor.starts_with(&self.owner).then(|| self.cursor.key().after::<1>(self.owner.len()));
+        if matches!(first, None | Some(Some([LIFE]))) {
             return Ok(None);
         }
         self.cursor.key().copy_to(&mut self.probe);

@@ -5,7 +5,7 @@ mod rig;
 use rig::{Dice, on_node, with_steps};
 use types::{Conditions, ContainerId, Epoch, Extent, Key, SessionId};
 use vos::model::{self, Object, Refusal, Scope, Step, Write};
-use vos::{AkeyRead, Error, Op, Origin, Party, ReadScope, ReadWhat, Store, TxId, TxState};
+use vos::{AkeyRead, Error, ListPart, Op, Origin, Party, ReadScope, ReadWhat, Store, TxId, TxState};
 
 fn party(tx: u64, epoch: u64, bound: u64) -> Party {
     Party { tx: TxId { session: SessionId(5), seq: tx }, epoch: Epoch(epoch), bound: Epoch(bound) }
@@ -66,15 +66,15 @@ fn act(store: &mut Store, id: ContainerId, party: &Party, act: &Act, prepare: bo
         }
         Act::ListAkeys((group, oid), dkey) => {
             store.admit_read(party, id, &ReadScope::Dkey { group: *group, oid: *oid, dkey }).map(|()| {
-                let listing = store.list_akeys(id, at, *group, *oid, dkey, None, 99).unwrap();
+                let listing = store.list_akeys(id, at, *group, *oid, dkey, ListPart::forward(None, 99)).unwrap();
                 Told::Keys(listing.entries.into_iter().map(|entry| entry.akey).collect())
             })
         }
         Act::ListDkeys((group, oid)) => store
             .admit_read(party, id, &ReadScope::Object { group: *group, oid: *oid })
-            .map(|()| Told::Keys(store.list_dkeys(id, at, *group, *oid, None, 99).unwrap().entries)),
+            .map(|()| Told::Keys(store.list_dkeys(id, at, *group, *oid, ListPart::forward(None, 99)).unwrap().entries)),
         Act::ListObjects => store.admit_read(party, id, &ReadScope::Container).map(|()| {
-            let listing = store.list_objects(id, at, None, 99).unwrap();
+            let listing = store.list_objects(id, at, ListPart::forward(None, 99)).unwrap();
             Told::Objects(listing.entries.into_iter().map(|entry| (entry.group, entry.oid)).collect())
         }),
         Act::Write(steps) => with_steps(store, id, steps, &[], &mut |store, ops| match ops {
@@ -584,7 +584,7 @@ fn history(seed: u64) -> [usize; 4] {
     }
     let model = replay_in_epoch_order(&events, model::Container::default());
     for at in (0..=now + 2).map(Epoch) {
-        let found = store.list_objects(id, at, None, 99).unwrap().entries;
+        let found = store.list_objects(id, at, ListPart::forward(None, 99)).unwrap().entries;
         let found: Vec<Object> = found.into_iter().map(|entry| (entry.group, entry.oid)).collect();
         assert_eq!(found, model.objects(at), "objects at {at}");
     }

@@ -11,8 +11,8 @@ use rt::disk::Disk;
 use types::{Conditions, Epoch, Key, ObjectId};
 use vos::model::Write;
 use vos::{
-    Branch, CheckOptions, Child, Error, FindingKind, ListedObject, Opened, Origin, Punch, PunchScope, RepairOptions,
-    Repaired, Store, Stored,
+    Branch, CheckOptions, Child, Error, FindingKind, ListPart, ListedObject, Opened, Origin, Punch, PunchScope,
+    RepairOptions, Repaired, Store, Stored,
 };
 
 const OID: ObjectId = ObjectId { hi: 1, lo: 2 };
@@ -171,7 +171,7 @@ fn looking_replays_the_log_in_memory_and_changes_nothing() {
         loop {
             let part = store.stored_children(container(0), &branch, dkeys.last(), 7).unwrap();
             dkeys.extend(part.entries);
-            if !part.more {
+            if part.next.is_none() {
                 break;
             }
         }
@@ -408,7 +408,7 @@ fn random_damage_never_panics_and_repair_comes_to_rest() {
                 let store = &mut opened.store;
                 for c in store.containers(pool(0)) {
                     let _ = store.stored_children(c, &Branch::default(), None, 100);
-                    let _ = store.list_dkeys(c, Epoch::MAX, 0, OID, None, 100);
+                    let _ = store.list_dkeys(c, Epoch::MAX, 0, OID, ListPart::forward(None, 100));
                 }
             }
             assert!(before == image(), "seed {seed}: looking changed something");

@@ -6,7 +6,7 @@ mod rig;
 
 use rig::{Generator, Model, Op, compare_at, compare_diff, compare_lists, on_node, submit};
 use types::Epoch;
-use vos::Store;
+use vos::{ListPart, Store};
 
 const SEQUENCES: u64 = 500;
 
@@ -165,7 +165,10 @@ fn compare_kept(store: &mut Store, model: &Model, objects: u64, joins: bool) {
             }
         }
         for at in (1..horizon.0).map(Epoch).filter(|at| !moments.contains(at)) {
-            assert_eq!(store.list_objects(*id, at, None, 1).unwrap_err(), vos::Error::Forgotten { at, horizon });
+            assert_eq!(
+                store.list_objects(*id, at, ListPart::forward(None, 1)).unwrap_err(),
+                vos::Error::Forgotten { at, horizon }
+            );
         }
     }
 }

@@ -5,7 +5,7 @@ mod rig;
 use rig::{container, on_node, pool};
 use types::{Conditions, Epoch, Key, ObjectId, PoolId};
 use vos::model::Write;
-use vos::{Error, Origin, Punch, PunchScope, Store};
+use vos::{Error, ListPart, Origin, Punch, PunchScope, Store};
 
 const OID: ObjectId = ObjectId { hi: 1, lo: 2 };
 const QUOTA: u64 = 2 << 20;
@@ -68,7 +68,12 @@ fn a_full_pool_refuses_and_deleting_makes_room() {
             assert!(count * len as u64 > QUOTA / 3, "{count} values of {len} fit");
             assert!(used(&store) <= QUOTA && used(&store) > QUOTA * 8 / 10);
             let listed = (0..count).step_by(7).all(|n| {
-                store.list_akeys(container(0), Epoch(9), 0, OID, &Key::from(n), None, 9).unwrap().entries.len() == 1
+                store
+                    .list_akeys(container(0), Epoch(9), 0, OID, &Key::from(n), ListPart::forward(None, 9))
+                    .unwrap()
+                    .entries
+                    .len()
+                    == 1
             });
             assert!(listed, "everything acknowledged stays readable");
             punch_object(&mut store, 2);
@@ -99,7 +104,8 @@ fn a_snapshot_keeps_what_a_punch_hides_until_it_goes() {
         assert!(half < full * 2 / 3, "what no snapshot sees is gone: {full} -> {half}");
         let mut out = Vec::new();
         for n in 0..200 {
-            let plan = store.list_akeys(container(0), Epoch(5), 0, OID, &Key::from(n), None, 9).unwrap();
+            let plan =
+                store.list_akeys(container(0), Epoch(5), 0, OID, &Key::from(n), ListPart::forward(None, 9)).unwrap();
             assert_eq!(plan.entries.len(), 1, "the snapshot still has value {n}");
             store.fetch_value(container(0), Epoch(7), 0, OID, &Key::from(n), &Key::literal("v"), &mut out).unwrap();
             assert!(out.is_empty());

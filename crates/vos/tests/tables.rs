@@ -5,7 +5,7 @@ mod rig;
 use rig::on_node;
 use types::{Conditions, ContainerId, Epoch, Extent, Key, ObjectId};
 use vos::model::Write;
-use vos::{AkeyRead, Error, Origin, Punch, PunchScope, ReadWhat, Source, Store};
+use vos::{AkeyRead, Direction, Error, ListPart, Origin, Punch, PunchScope, ReadWhat, Source, Store};
 
 const OID: ObjectId = ObjectId { hi: 1, lo: 2 };
 
@@ -75,9 +75,9 @@ fn check(story: &str, reads: &[(&str, &str)]) {
         }
         for (at, value) in reads {
             assert_eq!(read_single(&mut store, at), value, "{story} read @{at}");
-            let listed = store.list_dkeys(id(), Epoch(at), 0, OID, None, 9).unwrap().entries;
+            let listed = store.list_dkeys(id(), Epoch(at), 0, OID, ListPart::forward(None, 9)).unwrap().entries;
             assert_eq!(listed.is_empty(), value == "-", "{story} listed @{at}");
-            let objects = store.list_objects(id(), Epoch(at), None, 9).unwrap().entries;
+            let objects = store.list_objects(id(), Epoch(at), ListPart::forward(None, 9)).unwrap().entries;
             assert_eq!(objects.is_empty(), value == "-", "{story} objects @{at}");
         }
         store.check().expect_clean();
@@ -169,7 +169,7 @@ fn a_read_composes_the_extents_that_are_visible_at_its_epoch() {
             assert_eq!(runs(&mut store, at, 200), expected, "@{at}");
             assert_eq!(store.query_array(id(), Epoch(at), 0, OID, &dkey, &akeys[0]).unwrap().end, end, "@{at}");
         }
-        let listed = store.list_dkeys(id(), Epoch(35), 0, OID, None, 9).unwrap().entries;
+        let listed = store.list_dkeys(id(), Epoch(35), 0, OID, ListPart::forward(None, 9)).unwrap().entries;
         assert!(listed.is_empty(), "a dkey whose values are all hidden is not listed");
         store.check().expect_clean();
     });
@@ -192,7 +192,7 @@ fn a_long_extent_is_found_from_its_end() {
         assert_eq!(shape, [(Extent::new(99_998, 2), false), (Extent::new(100_000, 3), true)]);
         assert_eq!(
             store
-                .list_extents(id(), Epoch(5), 0, OID, &dkey, &akey, Extent::new(0, 1 << 40), 4096)
+                .list_extents(id(), Epoch(5), 0, OID, &dkey, &akey, Extent::new(0, 1 << 40), 4096, Direction::Forward)
                 .unwrap()
                 .entries
                 .len(),

@@ -140,12 +140,24 @@ message! {
 }
 
 message! {
+    /// Which way a list goes.
+    #[derive(Copy)]
+    pub enum Direction {
+        /// From the lowest up.
+        Forward = 1,
+        /// From the highest down.
+        Backward = 2,
+    }
+}
+
+message! {
     /// Client to target: objects with data at `at`, in the target's order, after `after`.
     pub struct ListObjectsRequest {
         pub container: ContainerId,
         pub at: Epoch,
         pub after: Option<(u32, ObjectId)>,
         pub limit: u32,
+        pub direction: Direction,
     }
 }
 
@@ -153,7 +165,8 @@ message! {
     pub struct ListObjectsResponse {
         /// Placement group and object.
         pub objects: Vec<(u32, ObjectId)>,
-        pub more: bool,
+        /// Where the next answer begins; absent at the end.
+        pub next: Option<(u32, ObjectId)>,
     }
 }
 
@@ -206,6 +219,7 @@ message! {
         pub at: Epoch,
         pub after: Option<Key>,
         pub limit: u32,
+        pub direction: Direction,
     }
 }
 
@@ -216,25 +230,28 @@ message! {
         pub at: Epoch,
         pub after: Option<Key>,
         pub limit: u32,
+        pub direction: Direction,
     }
 }
 
 message! {
     pub struct ListKeysResponse {
         pub keys: Vec<Key>,
-        pub more: bool,
+        /// Where the next answer begins; absent at the end.
+        pub next: Option<Key>,
     }
 }
 
 message! {
-    /// Client to target: visible extents of an array, in index order, from index `from`.
+    /// Client to target: visible extents of an array within one.
     pub struct ListExtentsRequest {
         pub place: Place,
         pub dkey: Key,
         pub akey: Key,
         pub at: Epoch,
-        pub from: u64,
+        pub within: Extent,
         pub limit: u32,
+        pub direction: Direction,
     }
 }
 
@@ -243,7 +260,8 @@ message! {
         pub record_bytes: u32,
         /// Extent and the epoch that wrote it.
         pub extents: Vec<(Extent, Epoch)>,
-        pub more: bool,
+        /// What is left of the extent asked for; absent at the end.
+        pub next: Option<Extent>,
     }
 }
 

@@ -11,6 +11,7 @@ use std::path::PathBuf;
 
 use types::{Code, Conditions, ContainerId, Epoch, Error, Extent, Key, Layout, ObjectId, PoolId, Rank, TargetIndex};
 use wire::control::*;
+use wire::data::Direction;
 use wire::data::*;
 use wire::encoding::Bytes;
 use wire::frame::{Header, Kind};
@@ -482,9 +483,15 @@ fn listing_samples(check: &mut impl Check, place: Place) {
     let oid = place.oid;
     check.one(
         "list_objects_request",
-        ListObjectsRequest { container: container_id(), at: Epoch(5), after: Some((3, oid)), limit: 100 },
+        ListObjectsRequest {
+            container: container_id(),
+            at: Epoch(5),
+            after: Some((3, oid)),
+            limit: 100,
+            direction: Direction::Forward,
+        },
     );
-    check.one("list_objects_response", ListObjectsResponse { objects: vec![(3, oid), (4, oid)], more: true });
+    check.one("list_objects_response", ListObjectsResponse { objects: vec![(3, oid), (4, oid)], next: Some((4, oid)) });
     check.one(
         "diff_request",
         DiffRequest { container: container_id(), from: Epoch(5), to: Epoch::MAX, after: Bytes(vec![1, 2]), limit: 100 },
@@ -494,25 +501,52 @@ fn listing_samples(check: &mut impl Check, place: Place) {
         vec![difference(None, DifferenceKind::Added), difference(Some(Extent::new(1, 2)), DifferenceKind::Removed)];
     check.one("difference", difference(None, DifferenceKind::Modified));
     check.one("diff_response", DiffResponse { differences, next: Bytes(vec![3]) });
+    check.one("direction-forward", Direction::Forward);
+    check.one("direction-backward", Direction::Backward);
     check.one("difference_kind-added", DifferenceKind::Added);
     check.one("difference_kind-removed", DifferenceKind::Removed);
     check.one("difference_kind-modified", DifferenceKind::Modified);
     check.one(
         "list_dkeys_request",
-        ListDkeysRequest { place: place.clone(), at: Epoch::MAX, after: Some(Key::from(8)), limit: 1024 },
+        ListDkeysRequest {
+            place: place.clone(),
+            at: Epoch::MAX,
+            after: Some(Key::from(8)),
+            limit: 1024,
+            direction: Direction::Backward,
+        },
     );
     check.one(
         "list_akeys_request",
-        ListAkeysRequest { place: place.clone(), dkey: key("d"), at: Epoch(9), after: None, limit: 1 },
+        ListAkeysRequest {
+            place: place.clone(),
+            dkey: key("d"),
+            at: Epoch(9),
+            after: None,
+            limit: 1,
+            direction: Direction::Forward,
+        },
     );
-    check.one("list_keys_response", ListKeysResponse { keys: vec![Key::from(8), key("k")], more: false });
+    check.one("list_keys_response", ListKeysResponse { keys: vec![Key::from(8), key("k")], next: None });
     check.one(
         "list_extents_request",
-        ListExtentsRequest { place: place.clone(), dkey: key("d"), akey: key("a"), at: Epoch(9), from: 77, limit: 2 },
+        ListExtentsRequest {
+            place: place.clone(),
+            dkey: key("d"),
+            akey: key("a"),
+            at: Epoch(9),
+            within: Extent::new(77, 5),
+            limit: 2,
+            direction: Direction::Forward,
+        },
     );
     check.one(
         "list_extents_response",
-        ListExtentsResponse { record_bytes: 1, extents: vec![(Extent::new(0, 1 << 20), Epoch(6))], more: true },
+        ListExtentsResponse {
+            record_bytes: 1,
+            extents: vec![(Extent::new(0, 1 << 20), Epoch(6))],
+            next: Some(Extent::new(1 << 20, 5)),
+        },
     );
     check.one("query_keys_request", QueryKeysRequest { place, at: Epoch::MAX, dkey: None, akey: Some(key("a")) });
     check.one(

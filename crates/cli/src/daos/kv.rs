@@ -7,6 +7,7 @@ use std::io::{IsTerminal, Read};
 use std::path::PathBuf;
 
 use clap::{Args, Subcommand};
+use client::{Direction, KeyCursor};
 use serde_json::json;
 use types::{Code, Error, Key, ObjectClass, ObjectId, ObjectType, VALUE_BYTES_MAX};
 
@@ -93,6 +94,9 @@ pub(crate) enum Verb {
         /// At most this many
         #[arg(short = 'n', long, value_name = "COUNT")]
         limit: Option<usize>,
+        /// From the last key to the first
+        #[arg(short, long)]
+        reverse: bool,
         /// As it was at a snapshot, by name or epoch
         #[arg(long, value_name = "SNAPSHOT")]
         snap: Option<String>,
@@ -144,9 +148,11 @@ impl Verb {
                 object.remove(&name).await?;
                 Ok(Outcome::new(json!({ "key": key }), ""))
             }
-            Verb::List { store, prefix, values, limit, snap } => {
+            Verb::List { store, prefix, values, limit, snap, reverse } => {
                 let object = store.open(session, snap.as_deref()).await?;
-                list(&object, prefix.as_deref(), *values, limit.unwrap_or(usize::MAX), json).await
+                let direction = if *reverse { Direction::Backward } else { Direction::Forward };
+                let cursor = object.cursor_from(None, direction)?;
+                list(cursor, &object, prefix.as_deref(), *values, limit.unwrap_or(usize::MAX), json).await
             }
         })
         .await
@@ -168,14 +174,21 @@ impl Store {
 
 /// Lists keys a page at a time; as text they are printed as they come, so that a long list starts
 /// at once and needs no memory.
-async fn list(object: &client::Kv, prefix: Option<&str>, values: bool, limit: usize, json: bool) -> Result<Outcome> {
+async fn list(
+    mut cursor: KeyCursor,
+    object: &client::Kv,
+    prefix: Option<&str>,
+    values: bool,
+    limit: usize,
+    json: bool,
+) -> Result<Outcome> {
     let mut entries = Vec::new();
-    let mut after: Option<Key> = None;
     let mut listed: usize = 0;
     loop {
-        let page = object.list(after.as_ref(), LIST_PAGE).await?;
-        let Some(last) = page.last() else { break };
-        after = Some(last.clone());
+        let page = cursor.next_page(LIST_PAGE).await?;
+        if page.is_empty() {
+            break;
+        }
         let mut lines = String::new();
         let mut enough = false;
         for key in page {

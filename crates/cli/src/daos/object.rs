@@ -1,6 +1,7 @@
 //! `daos object`: where an object lies, and what it holds.
 
 use clap::{Args, Subcommand};
+use client::Direction;
 use serde_json::json;
 use types::{Key, ObjectId};
 
@@ -10,9 +11,6 @@ use crate::options::SystemOptions;
 use crate::output::Outcome;
 use crate::session::{self, Missing, Session};
 use crate::table::{pairs, table};
-
-/// How many keys are fetched at a time.
-const LIST_PAGE: usize = 1024;
 
 #[derive(Args, Debug)]
 pub(crate) struct Which {
@@ -44,6 +42,9 @@ pub(crate) enum Verb {
         /// At most this many
         #[arg(short = 'n', long, value_name = "COUNT")]
         limit: Option<usize>,
+        /// From the last key to the first
+        #[arg(short, long)]
+        reverse: bool,
     },
     /// List the objects of a container
     #[command(visible_alias = "ls")]
@@ -54,8 +55,9 @@ impl Verb {
     pub(crate) async fn run(self, system: &SystemOptions) -> Result<Outcome> {
         session::with(system, Missing::Refuse, async |session| match &self {
             Verb::Query(which) => query(session, which).await,
-            Verb::ListKeys { which, dkey, limit } => {
-                list_keys(session, which, dkey.as_deref(), limit.unwrap_or(usize::MAX)).await
+            Verb::ListKeys { which, dkey, limit, reverse } => {
+                let direction = if *reverse { Direction::Backward } else { Direction::Forward };
+                list_keys(session, which, dkey.as_deref(), limit.unwrap_or(usize::MAX), direction).await
             }
             Verb::List(named) => {
                 let objects = named.open(session).await?.list_objects().await?;
@@ -103,21 +105,20 @@ async fn query(session: &Session, which: &Which) -> Result<Outcome> {
     Ok(Outcome::new(response, text))
 }
 
-async fn list_keys(session: &Session, which: &Which, dkey: Option<&str>, limit: usize) -> Result<Outcome> {
+async fn list_keys(
+    session: &Session,
+    which: &Which,
+    dkey: Option<&str>,
+    limit: usize,
+    direction: Direction,
+) -> Result<Outcome> {
     let (oid, object) = which.open(session).await?;
     let dkey = dkey.map(|text| parse_key(oid, text)).transpose()?;
-    let mut keys: Vec<String> = Vec::new();
-    let mut after: Option<Key> = None;
-    while keys.len() < limit {
-        let wanted = LIST_PAGE.min(limit - keys.len());
-        let page = match &dkey {
-            Some(dkey) => object.list_akeys(dkey, after.as_ref(), wanted).await?,
-            None => object.list_dkeys(after.as_ref(), wanted).await?,
-        };
-        let Some(last) = page.last() else { break };
-        after = Some(last.clone());
-        keys.extend(page.iter().map(Key::to_string));
-    }
+    let found = match &dkey {
+        Some(dkey) => object.list_akeys_from(dkey, None, limit, direction).await?,
+        None => object.dkeys_from(None, direction)?.next_page(limit).await?,
+    };
+    let keys: Vec<String> = found.iter().map(Key::to_string).collect();
     let level = if dkey.is_some() { "akey" } else { "dkey" };
     let text = if keys.is_empty() { format!("no {level}s") } else { keys.join("\n") };
     Ok(Outcome::new(json!({ "oid": oid.to_string(), "level": level, "keys": keys }), text))

@@ -11,7 +11,7 @@ use clap::Args;
 use control::offline::OfflineTarget;
 use serde_json::{Value, json};
 use types::{ByteSize, Code, Conditions, Epoch, Error, Extent};
-use vos::{AkeyRead, FetchPlan, Piece, ReadWhat, Source, Store};
+use vos::{AkeyRead, Direction, FetchPlan, Piece, ReadWhat, Source, Store};
 
 use super::Session;
 use super::at_rest::{look, unreadable};
@@ -144,12 +144,14 @@ impl Dump {
             sink.put(0, &bytes)?;
             return Ok(Written { kind: "single", bytes: bytes.len() as u64, ..written });
         }
-        let mut from = 0;
-        loop {
-            let within = Extent::new(from, types::ARRAY_INDEX_MAX - from);
+        let mut left = Some(Extent::new(0, types::ARRAY_INDEX_MAX));
+        let mut is_empty = true;
+        while let Some(within) = left {
+            let (group, oid) = (object.group, object.oid);
             let runs = store
-                .list_extents(container, epoch, object.group, object.oid, dkey, akey, within, 1024)
+                .list_extents(container, epoch, group, oid, dkey, akey, within, 1024, Direction::Forward)
                 .map_err(|error| unreadable(&error))?;
+            left = runs.next;
             for run in &runs.entries {
                 let extents = [run.extent];
                 let plan = fetch(store, ReadWhat::Array(&extents)).map_err(|error| unreadable(&error))?;
@@ -159,13 +161,10 @@ impl Dump {
                     sink.put(offset, &bytes)?;
                     written.bytes = written.bytes.max(offset.saturating_add(bytes.len() as u64));
                 }
-                from = run.extent.end();
-            }
-            if !runs.more || runs.entries.is_empty() {
-                break;
+                is_empty = false;
             }
         }
-        if from == 0 {
+        if is_empty {
             let when = self.epoch.map_or("now".to_string(), |epoch| format!("at epoch {epoch}"));
             let text = format!("nothing is visible at {} {when}", self.path);
             let remedy = "`ddb STORAGE ls PATH` shows all versions; add /[N] to dump one of them";

@@ -162,7 +162,7 @@ fn branch(store: &mut Store, at: &Located, limit: usize) -> Result<Listed, Error
         index += 1;
         true
     })?;
-    Ok(Listed { header: &["Index", "Kind", "Name"], rows, entries, more: more || own.more })
+    Ok(Listed { header: &["Index", "Kind", "Name"], rows, entries, more: more || own.next.is_some() })
 }
 
 /// Every record of an akey: single values, extents, holes and punches, of every epoch.
@@ -199,14 +199,14 @@ pub(crate) fn each_record(
     loop {
         let part =
             store.stored_records(container, branch, last.as_deref(), 1024).map_err(|error| unreadable(&error))?;
-        last = part.entries.last().map(|record| record.key.clone());
+        last = part.next;
         for record in part.entries {
             if !each(index, record) {
                 return Ok(());
             }
             index += 1;
         }
-        if !part.more {
+        if last.is_none() {
             return Ok(());
         }
     }

@@ -173,8 +173,8 @@ pub(crate) fn each_child(
     let mut last: Option<Child> = None;
     loop {
         let part = store.stored_children(container, branch, last.as_ref(), STEP).map_err(|e| unreadable(&e))?;
-        last = part.entries.last().cloned();
-        if !part.entries.into_iter().all(&mut each) || !part.more {
+        last = part.next;
+        if !part.entries.into_iter().all(&mut each) || last.is_none() {
             return Ok(());
         }
     }

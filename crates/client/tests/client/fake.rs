@@ -12,7 +12,7 @@ use rt::disk::IoBuf;
 use types::{Conditions, ContainerId, Epoch, Extent, Key, ObjectId, PoolId, Rank, SessionId, TargetIndex};
 use wire::control as msg;
 use wire::data::{
-    AkeyData, Committed, FetchRequest, FetchResponse, INLINE_BYTES_MAX, ListAkeysRequest, ListDkeysRequest,
+    AkeyData, Committed, Direction, FetchRequest, FetchResponse, INLINE_BYTES_MAX, ListAkeysRequest, ListDkeysRequest,
     ListExtentsRequest, ListExtentsResponse, ListKeysResponse, ListObjectsRequest, ListObjectsResponse, Payload, Piece,
     PunchRequest, PunchScope, QueryKeysRequest, QueryKeysResponse, Selection, UpdateRequest, Value,
 };
@@ -377,34 +377,32 @@ impl Serving {
                     .filter(|found| list.after.is_none_or(|after| *found > after))
                     .collect();
                 // Pages of two, whatever was asked for: the client has to come back.
-                let more = found.len() > 2;
+                let is_all = found.len() <= 2;
                 found.truncate(2);
-                ListObjectsResponse { objects: found, more }.to_bytes()
+                let next = found.last().copied().filter(|_| !is_all);
+                ListObjectsResponse { objects: found, next }.to_bytes()
             }
             Opcode::ListDkeys => {
                 let list: ListDkeysRequest = parse(body);
                 let key = (target, list.place.container, list.place.group, list.place.oid);
-                page(self.table(&key, list.at).into_keys(), list.after, list.limit)
+                page(self.table(&key, list.at).into_keys(), list.after, list.limit, list.direction)
             }
             Opcode::ListAkeys => {
                 let list: ListAkeysRequest = parse(body);
                 let key = (target, list.place.container, list.place.group, list.place.oid);
                 let akeys = self.table(&key, list.at).remove(&list.dkey).unwrap_or_default();
-                page(akeys.into_keys(), list.after, list.limit)
+                page(akeys.into_keys(), list.after, list.limit, list.direction)
             }
             Opcode::ListExtents => {
                 let list: ListExtentsRequest = parse(body);
                 let key = (target, list.place.container, list.place.group, list.place.oid);
                 let akeys = self.table(&key, list.at).remove(&list.dkey).unwrap_or_default();
                 let Some(Stored::Array { record_bytes, records }) = akeys.get(&list.akey) else {
-                    return Ok((
-                        ListExtentsResponse { record_bytes: 0, extents: vec![], more: false }.to_bytes(),
-                        None,
-                    ));
+                    return Ok((ListExtentsResponse { record_bytes: 0, extents: vec![], next: None }.to_bytes(), None));
                 };
-                let extents = runs(records, Extent::new(list.from, records.len() as u64));
+                let extents = runs(records, Extent::new(list.within.start, records.len() as u64));
                 let extents = extents.into_iter().filter(|(_, there)| *there).map(|(e, _)| (e, Epoch(1))).collect();
-                ListExtentsResponse { record_bytes: *record_bytes, extents, more: false }.to_bytes()
+                ListExtentsResponse { record_bytes: *record_bytes, extents, next: None }.to_bytes()
             }
             Opcode::QueryKeys => {
                 let query: QueryKeysRequest = parse(body);
@@ -593,9 +591,20 @@ fn answer_query(table: &Table, query: &QueryKeysRequest, last_write: Epoch) -> Q
     QueryKeysResponse { dkey_min, dkey_max, array_end, record_bytes, last_write }
 }
 
-fn page(keys: impl Iterator<Item = Key>, after: Option<Key>, limit: u32) -> Vec<u8> {
-    let mut left = keys.filter(|key| after.as_ref().is_none_or(|after| key > after)).peekable();
+fn page(keys: impl Iterator<Item = Key>, after: Option<Key>, limit: u32, direction: Direction) -> Vec<u8> {
+    let mut all: Vec<Key> = keys.collect();
+    if direction == Direction::Backward {
+        all.reverse();
+    }
+    let is_left = |key: &Key| match (&after, direction) {
+        (None, _) => true,
+        (Some(after), Direction::Forward) => key > after,
+        (Some(after), Direction::Backward) => key < after,
+    };
+    all.retain(is_left);
     // Short pages: the client has to come back.
-    let keys = left.by_ref().take(limit.min(5) as usize).collect();
-    ListKeysResponse { keys, more: left.peek().is_some() }.to_bytes()
+    let is_all = all.len() <= limit.min(5) as usize;
+    all.truncate(limit.min(5) as usize);
+    let next = all.last().cloned().filter(|_| !is_all);
+    ListKeysResponse { keys: all, next }.to_bytes()
 }

@@ -1,6 +1,8 @@
 //! Objects and key-value stores.
 
-use client::{AkeyQuery, AkeyUpdate, Bytes, Code, Conditions, Epoch, Extent, IntoKey, Key, ObjectClass, ObjectType};
+use client::{
+    AkeyQuery, AkeyUpdate, Bytes, Code, Conditions, Direction, Epoch, Extent, IntoKey, Key, ObjectClass, ObjectType,
+};
 
 use crate::fake::Fake;
 
@@ -41,7 +43,8 @@ fn values_come_back_small_and_large() {
         assert_eq!(found[3].value(), Some(&Bytes::new()));
         assert_eq!(found[4].value(), None);
         assert_eq!(object.akeys(&key("d")).await.unwrap(), ["array", "empty", "large", "small"].map(key));
-        let extents = object.list_extents(&key("d"), &key("array"), 0, 100).await.unwrap();
+        let extents =
+            object.list_extents(&key("d"), &key("array"), Extent::new(0, 100), 100, Direction::Forward).await.unwrap();
         assert_eq!(extents.extents.iter().map(|(e, _)| *e).collect::<Vec<_>>(), [Extent::new(0, 1), Extent::new(5, 2)]);
     });
 }

@@ -1,8 +1,8 @@
 //! Listings and key queries: what there is, without its values.
 
 use net::Request;
-use types::{ARRAY_INDEX_MAX, Code, Epoch, Error, Extent, Key};
-use vos::{Edge, ListedObject};
+use types::{Code, Epoch, Error, Key};
+use vos::{Edge, ListPart, ListedObject};
 use wire::data::{
     DiffRequest, DiffResponse, Difference, DifferenceKind, LIST_ENTRIES_MAX, ListAkeysRequest, ListDkeysRequest,
     ListExtentsRequest, ListExtentsResponse, ListKeysResponse, ListObjectsRequest, ListObjectsResponse,
@@ -17,10 +17,11 @@ impl Target {
     pub(super) fn list_objects(&self, request: &Request) -> Result<ListObjectsResponse, Error> {
         let list: ListObjectsRequest = parse(&request.body)?;
         let after = list.after.map(|(group, oid)| ListedObject { group, oid });
-        let listed = self.store.borrow_mut().list_objects(list.container, list.at, after, bounded(list.limit));
+        let part = part(after.as_ref(), list.limit, list.direction);
+        let listed = self.store.borrow_mut().list_objects(list.container, list.at, part);
         let listing = listed.map_err(|e| self.refusal(list.container, e))?;
         let objects = listing.entries.into_iter().map(|o| (o.group, o.oid)).collect();
-        Ok(ListObjectsResponse { objects, more: listing.more })
+        Ok(ListObjectsResponse { objects, next: listing.next.map(|o| (o.group, o.oid)) })
     }
 
     pub(super) fn diff(&self, request: &Request) -> Result<DiffResponse, Error> {
@@ -50,43 +51,25 @@ impl Target {
     pub(super) fn list_dkeys(&self, request: &Request) -> Result<ListKeysResponse, Error> {
         let list: ListDkeysRequest = parse(&request.body)?;
         let place = &list.place;
-        let limit = bounded(list.limit);
-        let listed = self.store.borrow_mut().list_dkeys(
-            place.container,
-            list.at,
-            place.group,
-            place.oid,
-            list.after.as_ref(),
-            limit,
-        );
+        let part = part(list.after.as_ref(), list.limit, list.direction);
+        let listed = self.store.borrow_mut().list_dkeys(place.container, list.at, place.group, place.oid, part);
         let listing = listed.map_err(|e| self.refusal(place.container, e))?;
-        Ok(ListKeysResponse { keys: listing.entries, more: listing.more })
+        Ok(ListKeysResponse { keys: listing.entries, next: listing.next })
     }
 
     pub(super) fn list_akeys(&self, request: &Request) -> Result<ListKeysResponse, Error> {
         let list: ListAkeysRequest = parse(&request.body)?;
         let place = &list.place;
-        let limit = bounded(list.limit);
-        let listed = self.store.borrow_mut().list_akeys(
-            place.container,
-            list.at,
-            place.group,
-            place.oid,
-            &list.dkey,
-            list.after.as_ref(),
-            limit,
-        );
+        let part = part(list.after.as_ref(), list.limit, list.direction);
+        let listed =
+            self.store.borrow_mut().list_akeys(place.container, list.at, place.group, place.oid, &list.dkey, part);
         let listing = listed.map_err(|e| self.refusal(place.container, e))?;
-        Ok(ListKeysResponse { keys: listing.entries.into_iter().map(|a| a.akey).collect(), more: listing.more })
+        Ok(ListKeysResponse { keys: listing.entries.into_iter().map(|a| a.akey).collect(), next: listing.next })
     }
 
     pub(super) fn list_extents(&self, request: &Request) -> Result<ListExtentsResponse, Error> {
         let list: ListExtentsRequest = parse(&request.body)?;
-        if list.from >= ARRAY_INDEX_MAX {
-            return Ok(ListExtentsResponse { record_bytes: 0, extents: Vec::new(), more: false });
-        }
         let place = &list.place;
-        let within = Extent::new(list.from, ARRAY_INDEX_MAX - list.from);
         let limit = bounded(list.limit);
         let listed = self.store.borrow_mut().list_extents(
             place.container,
@@ -95,13 +78,14 @@ impl Target {
             place.oid,
             &list.dkey,
             &list.akey,
-            within,
+            list.within,
             limit,
+            direction(list.direction),
         );
         let listing = listed.map_err(|e| self.refusal(place.container, e))?;
         let record_bytes = listing.entries.first().map_or(0, |e| e.record_bytes);
         let extents = listing.entries.into_iter().map(|e| (e.extent, e.epoch)).collect();
-        Ok(ListExtentsResponse { record_bytes, extents, more: listing.more })
+        Ok(ListExtentsResponse { record_bytes, extents, next: listing.next })
     }
 
     pub(super) fn query_keys(&self, request: &Request) -> Result<QueryKeysResponse, Error> {
@@ -140,6 +124,17 @@ impl Target {
             }
         }
         Ok(answer)
+    }
+}
+
+fn part<A>(after: Option<&A>, limit: u32, way: wire::data::Direction) -> ListPart<'_, A> {
+    ListPart { after, limit: bounded(limit), direction: direction(way) }
+}
+
+fn direction(way: wire::data::Direction) -> vos::Direction {
+    match way {
+        wire::data::Direction::Forward => vos::Direction::Forward,
+        wire::data::Direction::Backward => vos::Direction::Backward,
     }
 }
 

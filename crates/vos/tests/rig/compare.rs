@@ -3,7 +3,10 @@
 use codec::checksum;
 use types::{Conditions, ContainerId, Epoch, Extent, Key};
 use vos::model::{self, Object};
-use vos::{AkeyRead, Difference, Edge, Kind, ListedExtent, ListedObject, ReadWhat, Store, ValueRead, Version};
+use vos::{
+    AkeyRead, Difference, Direction, Edge, Kind, ListPart, ListedExtent, ListedObject, Listing, ReadWhat, Store,
+    ValueRead, Version,
+};
 
 use super::{BULK_FROM, Model, SPAN, akeys, bytes_of, dkeys, object};
 
@@ -34,15 +37,8 @@ pub fn compare_lists(store: &mut Store, model: &Model) {
 
 fn compare_container(store: &mut Store, id: ContainerId, model: &model::Container, objects: u64, at: Epoch) {
     let what = format!("container {id} at {at}");
-    let mut listed = Vec::new();
-    loop {
-        let after = listed.last().map(|&(group, oid)| ListedObject { group, oid });
-        let part = store.list_objects(id, at, after, 2).unwrap();
-        listed.extend(part.entries.iter().map(|o| (o.group, o.oid)));
-        if !part.more {
-            break;
-        }
-    }
+    let list = |part: ListPart<'_, ListedObject>| store.list_objects(id, at, part).unwrap();
+    let listed: Vec<Object> = all_of(list, 2).iter().map(|o| (o.group, o.oid)).collect();
     assert_eq!(listed, model.objects(at), "objects of {what}");
     for number in 0..objects {
         compare_object(store, id, model, object(number), at, &format!("object {number} of {what}"));
@@ -51,14 +47,7 @@ fn compare_container(store: &mut Store, id: ContainerId, model: &model::Containe
 
 fn compare_object(store: &mut Store, id: ContainerId, model: &model::Container, object: Object, at: Epoch, what: &str) {
     let (group, oid) = object;
-    let mut listed: Vec<Key> = Vec::new();
-    loop {
-        let part = store.list_dkeys(id, at, group, oid, listed.last(), 3).unwrap();
-        listed.extend(part.entries);
-        if !part.more {
-            break;
-        }
-    }
+    let listed = all_of(|part: ListPart<'_, Key>| store.list_dkeys(id, at, group, oid, part).unwrap(), 3);
     assert_eq!(listed, model.dkeys(at, object), "dkeys of {what}");
     let integers: Vec<u64> =
         listed.iter().filter_map(|k| if let Key::Integer(n) = k { Some(*n) } else { None }).collect();
@@ -74,16 +63,9 @@ fn compare_object(store: &mut Store, id: ContainerId, model: &model::Container, 
     }
     for dkey in &dkeys() {
         let what = format!("dkey {dkey} of {what}");
-        let mut listed: Vec<Key> = Vec::new();
-        let mut kinds = Vec::new();
-        loop {
-            let part = store.list_akeys(id, at, group, oid, dkey, listed.last(), 2).unwrap();
-            kinds.extend(part.entries.iter().map(|a| (a.akey.clone(), a.single, a.record_bytes)));
-            listed.extend(part.entries.into_iter().map(|a| a.akey));
-            if !part.more {
-                break;
-            }
-        }
+        let all = all_of(|part: ListPart<'_, Key>| store.list_akeys(id, at, group, oid, dkey, part).unwrap(), 2);
+        let listed: Vec<Key> = all.iter().map(|a| a.akey.clone()).collect();
+        let kinds: Vec<_> = all.into_iter().map(|a| (a.akey, a.single, a.record_bytes)).collect();
         assert_eq!(kinds, model.akeys(at, object, dkey), "akeys of {what}");
         let integers: Vec<u64> =
             listed.iter().filter_map(|k| if let Key::Integer(n) = k { Some(*n) } else { None }).collect();
@@ -139,6 +121,28 @@ fn compare_akey(
     compare_extents(store, id, model, object, dkey, akey, at, what);
 }
 
+/// A whole list, part by part; from the other end it is the same.
+fn all_of<T: PartialEq + std::fmt::Debug, A>(
+    mut list: impl FnMut(ListPart<'_, A>) -> Listing<T, A>,
+    limit: usize,
+) -> Vec<T> {
+    let mut from = |direction: Direction| {
+        let (mut all, mut next, mut is_first) = (Vec::new(), None, true);
+        while is_first || next.is_some() {
+            let part = list(ListPart { after: next.as_ref(), limit, direction });
+            assert!(part.entries.len() <= limit);
+            all.extend(part.entries);
+            (next, is_first) = (part.next, false);
+        }
+        all
+    };
+    let all = from(Direction::Forward);
+    let mut back = from(Direction::Backward);
+    back.reverse();
+    assert_eq!(back, all, "the same list from the end");
+    all
+}
+
 /// All visible runs, wherever they lie.
 #[allow(clippy::too_many_arguments)]
 fn compare_extents(
@@ -152,17 +156,20 @@ fn compare_extents(
     what: &str,
 ) {
     let (group, oid) = object;
-    let mut found: Vec<ListedExtent> = Vec::new();
-    let limit = 1 << 62;
-    loop {
-        let from = found.last().map_or(0, |run| run.extent.end());
-        let within = Extent::new(from, limit - from);
-        let part = store.list_extents(id, at, group, oid, dkey, akey, within, 4).unwrap();
-        found.extend(part.entries);
-        if !part.more {
-            break;
+    let mut list = |direction: Direction| {
+        let (mut found, mut left): (Vec<ListedExtent>, _) = (Vec::new(), Some(Extent::new(0, 1 << 62)));
+        while let Some(within) = left {
+            let part = store.list_extents(id, at, group, oid, dkey, akey, within, 4, direction).unwrap();
+            assert!(part.entries.len() <= 4);
+            found.extend(part.entries);
+            left = part.next;
         }
-    }
+        found
+    };
+    let found = list(Direction::Forward);
+    let mut back = list(Direction::Backward);
+    back.reverse();
+    assert_eq!(back, found, "extents of {what} from the end");
     // Cut both at every edge, and compare run by run.
     let edges = model.edges(object, dkey, akey);
     let mut expected = Vec::new();
