@@ -450,6 +450,9 @@ impl Shared {
         if !self.space.borrow().has_room(reserve, self.page_demand()) {
             return Err(self.no_room(PAGE_ROOM_BYTES));
         }
+        if reserve == Reserve::Normal && rt::fault!("media.room") {
+            return Err(Error::NoSpace { wanted: PAGE_ROOM_BYTES, free: 0 });
+        }
         Ok(())
     }
 

@@ -67,7 +67,7 @@ impl Pool {
     #[inline]
     pub(crate) fn admit(&self, pool: PoolId, wanted: u64) -> Result<()> {
         let PoolSpace { quota, used, .. } = self.space();
-        if used.saturating_add(wanted) > quota {
+        if used.saturating_add(wanted) > quota || rt::fault!("vos.quota") {
             return Err(Error::NoSpace { pool, used, quota, wanted });
         }
         Ok(())
