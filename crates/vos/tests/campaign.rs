@@ -17,7 +17,7 @@ use rt::fault::When;
 use rt::sim::disk::Volume;
 use rt::sim::{DiskFault, Sim, SimConfig, current_node};
 use types::{Conditions, ContainerId, Epoch, Extent};
-use vos::model::{self, Scope, Step, Write};
+use vos::model::{self, Scope, Write};
 use vos::{AkeyRead, CheckOptions, Error, FetchPlan, ReadWhat, Source, Store};
 
 const LOG_BYTES: u64 = 256 << 10;
@@ -57,7 +57,7 @@ fn life(seed: u64) -> Vec<Op> {
     let mut ops = vec![Op::CreatePool(0, 4 << 20), Op::CreatePool(1, 2 << 20)];
     ops.extend([Op::CreateContainer(0, 0), Op::CreateContainer(1, 1)]);
     if seed == 0 {
-        ops.extend(script());
+        ops.extend(rig::script(0, 1));
     } else {
         let mut generator = Generator::new(seed);
         (generator.in_order, generator.usual_sizes, generator.containers) = (true, true, 2);
@@ -76,56 +76,6 @@ fn life(seed: u64) -> Vec<Op> {
     }
     ops.push(Op::DestroyPool(1));
     ops
-}
-
-fn script() -> Vec<Op> {
-    let (dkeys, akeys, conditions) = (rig::dkeys(), rig::akeys(), Conditions::None);
-    let single = |n: u64, len| Write::Single(rig::content(n, len));
-    let array =
-        |n: u64, start, count: u64| Write::Array(1, vec![(Extent::new(start, count), rig::content(n, count as usize))]);
-    let update = |epoch, object, dkey: usize, akeys| Op::Update {
-        container: 0,
-        epoch: Epoch(epoch),
-        object,
-        dkey: dkeys[dkey].clone(),
-        conditions,
-        akeys,
-    };
-    let punch = |epoch, object, scope| Op::Punch { container: 0, epoch: Epoch(epoch), object, scope, conditions };
-    let step = |n: u64| {
-        let akeys = vec![(akeys[0].clone(), single(n, 9000)), (akeys[1].clone(), single(n + 1, 50))];
-        let hide = Step::Punch { object: rig::object(1), scope: Scope::Dkey(dkeys[1].clone()), conditions };
-        vec![Step::Update { object: rig::object(0), dkey: dkeys[0].clone(), conditions, akeys }, hide]
-    };
-    let prepare = |tx, epoch| Op::Prepare { tx, container: 0, epoch: Epoch(epoch), steps: step(tx) };
-    vec![
-        update(1, 0, 0, vec![(akeys[0].clone(), single(1, 40)), (akeys[1].clone(), single(2, 700))]),
-        update(2, 1, 1, vec![(akeys[2].clone(), array(3, 0, 40))]),
-        update(3, 1, 1, vec![(akeys[2].clone(), array(4, 10, 2000)), (akeys[3].clone(), single(5, 0))]),
-        update(4, 2, 3, vec![(akeys[4].clone(), single(6, 20_000))]),
-        punch(5, 1, Scope::Extents(dkeys[1].clone(), akeys[2].clone(), vec![Extent::new(5, 10)])),
-        Op::Snapshots(0, vec![Epoch(5)]),
-        update(6, 0, 0, vec![(akeys[0].clone(), single(7, 5000))]),
-        punch(7, 0, Scope::Akeys(dkeys[0].clone(), vec![akeys[1].clone()])),
-        punch(8, 2, Scope::Object),
-        prepare(1, 9),
-        prepare(2, 10),
-        Op::Maintain(Epoch(8)),
-        Op::Commit { tx: 1, container: 0 },
-        Op::Abort { tx: 2, container: 0 },
-        Op::Snapshots(0, vec![Epoch(5), Epoch(11)]),
-        update(12, 2, 5, vec![(akeys[2].clone(), array(8, 30, 600))]),
-        update(13, 2, 5, vec![(akeys[0].clone(), single(9, 3000))]),
-        Op::Rollback { container: 0, to: Epoch(11), asked: Epoch(14) },
-        Op::Maintain(Epoch(11)),
-        update(15, 0, 2, vec![(akeys[1].clone(), single(10, 40_000))]),
-        prepare(3, 16),
-        Op::SetQuota(0, 3 << 20),
-        update(17, 2, 6, vec![(akeys[2].clone(), array(11, 0, 48))]),
-        Op::Commit { tx: 3, container: 0 },
-        Op::Snapshots(0, vec![Epoch(17)]),
-        Op::Maintain(Epoch(16)),
-    ]
 }
 
 /// Whether `error` only says that there is no room, now or at all.
