@@ -65,6 +65,9 @@ impl Store {
     pub fn reserve(&self, bytes: u64) -> Result<Reservation> {
         self.shared.running()?;
         let shared = &self.shared;
+        if rt::fault!("media.reserve") {
+            return Err(Error::NoSpace { wanted: bytes, free: 0 });
+        }
         let demand = shared.page_demand();
         let mut reserved = shared.space.borrow_mut().reserve(bytes, demand);
         if let Err(Error::NoSpace { .. }) = reserved {

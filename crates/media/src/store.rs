@@ -437,12 +437,21 @@ impl Shared {
         if !self.running.get() {
             self.running()?;
         }
-        if reserve == Reserve::Normal && self.dirty.get() > self.dirty_max {
+        // Deleting goes on for longer, but not until the overshoot of memory is used up: an operation that runs
+        // out of pages between its record and its end stops the store.
+        let dirty_max = match reserve {
+            Reserve::Normal => self.dirty_max,
+            Reserve::Critical => self.pages_budget(),
+        };
+        if self.dirty.get() > dirty_max {
             self.wanted.wake();
             return Err(Error::Busy { dirty: self.dirty.get(), frames: self.pages_budget() });
         }
         if !self.space.borrow().has_room(reserve, self.page_demand()) {
             return Err(self.no_room(PAGE_ROOM_BYTES));
+        }
+        if reserve == Reserve::Normal && rt::fault!("media.room") {
+            return Err(Error::NoSpace { wanted: PAGE_ROOM_BYTES, free: 0 });
         }
         Ok(())
     }

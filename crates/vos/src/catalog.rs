@@ -70,7 +70,7 @@ impl Pool {
     pub(crate) fn admit(&self, pool: PoolId, wanted: u64) -> Result<()> {
         let PoolSpace { quota, used, .. } = self.space();
         let quota = quota.saturating_sub(self.reserve);
-        if used.saturating_add(wanted) > quota {
+        if used.saturating_add(wanted) > quota || rt::fault!("vos.quota") {
             return Err(Error::NoSpace { pool, used, quota, wanted });
         }
         Ok(())

@@ -1,6 +1,6 @@
 //! Random operation sequences against the model: everything that can be read, at every epoch, agrees.
 //!
-//! `VOS_SEQUENCES=5000` runs more; `VOS_SEED=17` runs one.
+//! `VOS_SEQUENCES=5000` runs more, on `VOS_THREADS` threads; `VOS_SEED=17` runs one.
 
 mod rig;
 
@@ -10,8 +10,11 @@ use vos::{ListPart, Store};
 
 const SEQUENCES: u64 = 500;
 
+fn number(name: &str) -> Option<u64> {
+    std::env::var(name).ok().and_then(|text| text.parse().ok())
+}
+
 fn seeds() -> std::ops::Range<u64> {
-    let number = |name: &str| std::env::var(name).ok().and_then(|text| text.parse::<u64>().ok());
     match number("VOS_SEED") {
         Some(seed) => seed..seed + 1,
         None => 0..number("VOS_SEQUENCES").unwrap_or(SEQUENCES),
@@ -175,10 +178,21 @@ fn compare_kept(store: &mut Store, model: &Model, objects: u64, joins: bool) {
 
 #[test]
 fn random_sequences_agree_with_the_model() {
-    for seed in seeds() {
-        let outcome = std::panic::catch_unwind(|| on_node(seed, move || sequence(seed)));
-        if outcome.is_err() {
-            panic!("sequence {seed} failed: run it alone with VOS_SEED={seed}");
+    let threads = number("VOS_THREADS").unwrap_or(1).max(1);
+    let all = |first: u64| {
+        for seed in seeds().skip(first as usize).step_by(threads as usize) {
+            let outcome = std::panic::catch_unwind(|| on_node(seed, move || sequence(seed)));
+            if outcome.is_err() {
+                panic!("sequence {seed} failed: run it alone with VOS_SEED={seed}");
+            }
+            if seed % 1000 == 999 {
+                println!("{} sequences", seed + 1);
+            }
         }
-    }
+    };
+    std::thread::scope(|scope| {
+        (1..threads).for_each(|first| drop(scope.spawn(move || all(first))));
+        all(0);
+    });
+    println!("seeds {:?} agree with the model", seeds());
 }

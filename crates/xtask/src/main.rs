@@ -6,6 +6,8 @@
 #![forbid(unsafe_code)]
 #![allow(clippy::disallowed_methods, reason = "runs cargo and reads the tree; the simulator never runs it")]
 
+mod campaign;
+mod coverage;
 mod fuzz;
 mod step;
 mod tidy;
@@ -25,6 +27,10 @@ Usage: cargo xtask <command>
   bench [arguments]      measure; names of benches, --list, --full, --json FILE
   fuzz [--seconds N] [--fallback] [names]
                          run each fuzz target for N seconds (default 10)
+  campaign [--times N] [names]
+                         the long form of the storage tests, in release: random sequences, power cuts, faults,
+                         damage; N times the default, or only those named
+  coverage [packages]    lines, functions and regions that the tests of packages reach (default vos and media)
   sim [--seeds N] [--seed S]
                          simulated client and server under N seeds, or a failing one again
 ";
@@ -56,6 +62,8 @@ fn run(arguments: &[String]) -> Result<()> {
             let arguments = ["run", "--quiet", "--release", "--package", "bench", "--"];
             step::run("bench", cargo(&root).args(arguments).args(rest))
         }
+        "campaign" => campaign::run(&root, rest),
+        "coverage" => coverage::run(&root, rest),
         "fuzz" => fuzz::run(&root, rest),
         "sim" => sim(&root, rest),
         "help" | "-h" | "--help" => {

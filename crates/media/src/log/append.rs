@@ -108,7 +108,7 @@ impl Log {
         }
         let start = self.current.len();
         let end = start + record;
-        if self.used_at(end) > self.limit(reserve) {
+        if self.used_at(end) > self.limit(reserve) || rt::fault!("media.log.room") {
             return Err(self.full(start));
         }
         let lsn = self.base + start as u64;

@@ -3,6 +3,7 @@
 #![allow(dead_code)]
 
 mod compare;
+mod life;
 
 use std::collections::BTreeMap;
 
@@ -18,6 +19,8 @@ use vos::{
 
 #[allow(unused_imports)]
 pub use compare::{compare_at, compare_diff, compare_lists};
+#[allow(unused_imports)]
+pub use life::script;
 
 /// Indices read one by one; some extents lie far beyond.
 const SPAN: u64 = 48;

@@ -11,6 +11,7 @@ pub(super) fn check(tree: &Tree, layers: &Layers, machine_paths: &[String]) -> V
     check_decisions(tree, &mut findings);
     check_links(tree, &mut findings);
     check_golden(tree, layers, &mut findings);
+    check_traps(tree, &mut findings);
     check_machine(tree, machine_paths, &mut findings);
     findings
 }
@@ -74,6 +75,23 @@ fn check_golden(tree: &Tree, layers: &Layers, findings: &mut Vec<Finding>) {
         if !found {
             let line = 1 + layers_text.lines().take_while(|line| !line.contains(&format!("\"{format}\""))).count();
             findings.push(Finding::fail("layers.toml", line, format!("{format}: no test `{test}` in {path}")));
+        }
+    }
+}
+
+const TRAPS: &str = "docs/traps.md";
+
+/// Every test that the list of traps names exists: `` `crate/path.rs::function` ``, from `crates/`.
+fn check_traps(tree: &Tree, findings: &mut Vec<Finding>) {
+    let Some((_, text)) = tree.texts.iter().find(|(path, _)| path == TRAPS) else { return };
+    for (n, line) in text.lines().enumerate() {
+        for (path, test) in line.split('`').skip(1).step_by(2).filter_map(|named| named.split_once(".rs::")) {
+            let path = format!("crates/{path}.rs");
+            let source = tree.sources.iter().find(|source| source.path == path);
+            let found = source.is_some_and(|source| source.find_word(&format!("fn {test}")).next().is_some());
+            if !found {
+                findings.push(Finding::fail(TRAPS, n + 1, format!("no test `{test}` in {path}")));
+            }
         }
     }
 }
@@ -148,6 +166,15 @@ mod tests {
     fn a_format_has_the_test_of_its_bytes() {
         assert_eq!(found([]), [""; 0]);
         assert!(found([("crates/wire/src/hello.rs", "fn other() {}")])[0].contains("no test `bytes_are_golden`"));
+    }
+
+    #[test]
+    fn a_trap_names_a_test_that_exists() {
+        let row = |test: &str| format!("| torn | `wire/src/hello.rs::{test}` |\n| never | `why`, there is none |\n");
+        assert_eq!(found([("docs/traps.md", row("bytes_are_golden").as_str())]), [""; 0]);
+        let missing = found([("docs/traps.md", row("another").as_str())]);
+        assert_eq!(missing, ["docs/traps.md:1: error: no test `another` in crates/wire/src/hello.rs"]);
+        assert!(found([("docs/traps.md", "`wire/src/gone.rs::test`")])[0].contains("wire/src/gone.rs"));
     }
 
     #[test]
