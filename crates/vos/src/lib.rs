@@ -56,11 +56,13 @@ mod node;
 mod prepare;
 mod punch;
 mod query;
+mod recall;
 mod record;
 mod repair;
 mod request;
 mod rewrite;
 mod salvage;
+mod sessions;
 mod shard;
 mod space;
 mod store;
@@ -86,9 +88,10 @@ pub use repair::{Mended, RepairOptions, Repaired};
 pub use request::{
     AkeyPlan, AkeyRead, AkeyWrite, ArrayEnd, ArrayTail, BulkList, Checksums, ContainerInfo, Edge, FetchPlan,
     INLINE_BYTES_MAX, ListedAkey, ListedExtent, ListedObject, Listing, Op, Origin, Payload, Piece, PoolSpace, Punch,
-    PunchScope, ReadWhat, Source, TxId, TxState, Update, ValueRead, ValueWrite,
+    PunchScope, ReadWhat, Recall, Source, TxId, TxState, Update, ValueRead, ValueWrite,
 };
 pub use rewrite::{Rewrite, Rewriting};
+pub use sessions::EFFECTS_MAX;
 pub use shard::SNAPSHOTS_MAX;
 pub use space::{BulkExtent, Reservation};
 pub use store::Store;

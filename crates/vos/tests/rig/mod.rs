@@ -460,7 +460,11 @@ impl Generator {
 
 /// Does `op` to the store. Refusals by the model's rules are outcomes; anything else is an error.
 pub fn submit(store: &mut Store, op: &Op, seq: u64) -> Result<(Outcome, Option<Lsn>), Error> {
-    let origin = Origin { session: SessionId(9), seq };
+    submit_as(store, op, Origin { session: SessionId(9), seq })
+}
+
+/// Does `op` as a request of somebody.
+pub fn submit_as(store: &mut Store, op: &Op, origin: Origin) -> Result<(Outcome, Option<Lsn>), Error> {
     if let Op::Commit { tx: n, container: c } | Op::Abort { tx: n, container: c } = op {
         let before = store.resolve(tx(*n), container(*c));
         let again = matches!(
