@@ -14,9 +14,10 @@
 //! 2. A number below the window is refused: whether it ran is no longer known.
 //!
 //! # Not here
-//! Memory across restarts. The store's log carries session and number with every update for the
-//! release that rebuilds this table from it; until then a client whose server restarted between
-//! the work and its answer runs the request again.
+//! Memory across restarts. A target's store remembers which requests took effect, and the target asks it
+//! before it runs one that this table does not know (`target::recall`). Refusals took no effect: after a
+//! restart they may be run again. The control service has no such memory yet: a client that repeats a
+//! creation over a restart may be told that the thing exists.
 
 use std::cell::RefCell;
 use std::collections::BTreeMap;
@@ -60,6 +61,12 @@ enum Slot {
     Done(Answer),
 }
 
+/// The refusal of a request whose window has passed.
+pub(crate) fn too_old(sequence: u64) -> Error {
+    let text = format!("request {sequence} of this session is too old to tell whether it ran before");
+    Error::new(Code::TimedOut, text).remedy("read what it was to write, and decide anew")
+}
+
 /// What to do with a request.
 enum Entry {
     Run,
@@ -100,10 +107,7 @@ impl Sessions {
         match known.slots.get(&sequence) {
             Some(Slot::Running(done)) => Entry::Wait(done.clone()),
             Some(Slot::Done(answer)) => Entry::Answer(answer.clone()),
-            None if sequence < known.floor => Entry::Answer(Err(Error::new(
-                Code::TimedOut,
-                format!("request {sequence} of this session is too old to tell whether it ran before"),
-            ))),
+            None if sequence < known.floor => Entry::Answer(Err(too_old(sequence))),
             None => {
                 known.slots.insert(sequence, Slot::Running(Rc::new(Notify::new())));
                 Entry::Run

@@ -552,7 +552,7 @@ impl Store {
     }
 
     /// A position at or behind every record so far, and before the next: the answer of what was done before.
-    pub(crate) fn last_lsn(&self) -> Lsn {
+    pub fn last_lsn(&self) -> Lsn {
         Lsn(self.media.end_lsn().0.saturating_sub(1))
     }
 

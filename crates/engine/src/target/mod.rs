@@ -15,11 +15,13 @@ pub mod open;
 pub mod order;
 mod orders;
 mod punch;
+mod recall;
 mod update;
 mod upkeep;
 
 use std::cell::RefCell;
 use std::rc::Rc;
+use std::time::Duration;
 
 use net::{Handler, Reply, Request};
 use rt::Hlc;
@@ -30,6 +32,10 @@ use wire::{Opcode, Wire};
 use self::upkeep::Upkeep;
 use crate::hold::HorizonHold;
 use crate::sessions::Sessions;
+
+/// Fault point: a request has taken effect, and its answer stays away for longer than anybody waits.
+pub const ANSWER_IS_LATE: &str = "engine.target.answer_is_late";
+const LATE: Duration = Duration::from_secs(60);
 
 /// A target, on its own thread.
 pub struct Target {
@@ -108,6 +114,9 @@ impl Handler for Target {
             Repeat::Harmless => work.await?,
             Repeat::Once => self.sessions.once(session, sequence, work).await?,
         };
+        if repeat == Repeat::Once && rt::fault!(ANSWER_IS_LATE) {
+            rt::sleep(LATE).await;
+        }
         Ok(Reply { body: body.into(), bulk: None })
     }
 }
@@ -115,8 +124,14 @@ impl Handler for Target {
 impl Target {
     async fn answer(&self, request: Request) -> Result<Vec<u8>, Error> {
         match request.opcode {
-            Opcode::Update => Ok(self.update(request).await?.to_bytes()),
-            Opcode::Punch => Ok(self.punch(request).await?.to_bytes()),
+            Opcode::Update | Opcode::Punch => {
+                let committed = match self.recall(&request).await? {
+                    Some(committed) => committed,
+                    None if request.opcode == Opcode::Update => self.update(request).await?,
+                    None => self.punch(request).await?,
+                };
+                Ok(committed.to_bytes())
+            }
             Opcode::ListObjects => Ok(self.list_objects(&request)?.to_bytes()),
             Opcode::ListDkeys => Ok(self.list_dkeys(&request)?.to_bytes()),
             Opcode::ListAkeys => Ok(self.list_akeys(&request)?.to_bytes()),
