@@ -20,6 +20,7 @@
 //! - A change is logged, then applied, in one call without a wait; never half of a request (K1, K6).
 //! - Trees hold committed versions only; what is prepared survives a crash beside them (K2, K10).
 //! - Checked operations are serial in the order of epochs (K4); forgetting only makes more start over (K18).
+//! - Whoever asks is told whether a request took effect, over any crash, within stated bounds (K5).
 //! - A container reads the same at its snapshots, and at every moment from its horizon on, until it is written
 //!   there or rolled back (K3, K17).
 //! - `model` says what everything means, in a page; `check` asserts all invariants.

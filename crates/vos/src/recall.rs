@@ -22,6 +22,11 @@ impl Store {
         self.catalog.sessions.recall(&pages, origin)
     }
 
+    /// The highest number of a session that took effect, of those remembered; 0 when there is none.
+    pub fn highest_effect(&self, session: SessionId) -> u64 {
+        self.catalog.sessions.highest(session)
+    }
+
     /// Sessions of which effects are remembered, ascending.
     pub fn sessions(&self) -> Vec<SessionId> {
         self.catalog.sessions.sessions()

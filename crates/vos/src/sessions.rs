@@ -269,6 +269,11 @@ impl Table {
         }
     }
 
+    /// The highest number remembered of a session; 0 when there is none.
+    pub(crate) fn highest(&self, session: SessionId) -> u64 {
+        self.rings.get(&session.0).map_or(0, |ring| ring.highest)
+    }
+
     /// Ascending.
     pub(crate) fn sessions(&self) -> Vec<SessionId> {
         let mut all: Vec<_> = self.rings.keys().map(|session| SessionId(*session)).collect();

@@ -15,7 +15,7 @@ pub mod open;
 pub mod order;
 mod orders;
 mod punch;
-mod recall;
+pub mod recall;
 mod update;
 mod upkeep;
 
@@ -108,30 +108,36 @@ impl Handler for Target {
             Opcode::Fetch => return self.fetch(request).await,
             _ => {}
         }
-        let (session, sequence, repeat) = (request.session.0, request.sequence, request.opcode.repeat());
-        let work = self.answer(request);
-        let body = match repeat {
-            Repeat::Harmless => work.await?,
-            Repeat::Once => self.sessions.once(session, sequence, work).await?,
+        let (session, sequence) = (request.session, request.sequence);
+        let body = match request.opcode.repeat() {
+            Repeat::Harmless => self.answer(request).await?,
+            Repeat::Once => {
+                let before = || self.store.borrow().highest_effect(session);
+                let work = |in_doubt| self.answer_once(request, in_doubt);
+                let body = self.sessions.once(session.0, sequence, before, work).await?;
+                if rt::fault!(ANSWER_IS_LATE) {
+                    rt::sleep(LATE).await;
+                }
+                body
+            }
         };
-        if repeat == Repeat::Once && rt::fault!(ANSWER_IS_LATE) {
-            rt::sleep(LATE).await;
-        }
         Ok(Reply { body: body.into(), bulk: None })
     }
 }
 
 impl Target {
+    /// Answers a request that takes effect once; `in_doubt` when it may have taken effect before.
+    async fn answer_once(&self, request: Request, in_doubt: bool) -> Result<Vec<u8>, Error> {
+        if in_doubt && let Some(committed) = self.recall(&request).await? {
+            return Ok(committed.to_bytes());
+        }
+        self.answer(request).await
+    }
+
     async fn answer(&self, request: Request) -> Result<Vec<u8>, Error> {
         match request.opcode {
-            Opcode::Update | Opcode::Punch => {
-                let committed = match self.recall(&request).await? {
-                    Some(committed) => committed,
-                    None if request.opcode == Opcode::Update => self.update(request).await?,
-                    None => self.punch(request).await?,
-                };
-                Ok(committed.to_bytes())
-            }
+            Opcode::Update => Ok(self.update(request).await?.to_bytes()),
+            Opcode::Punch => Ok(self.punch(request).await?.to_bytes()),
             Opcode::ListObjects => Ok(self.list_objects(&request)?.to_bytes()),
             Opcode::ListDkeys => Ok(self.list_dkeys(&request)?.to_bytes()),
             Opcode::ListAkeys => Ok(self.list_akeys(&request)?.to_bytes()),

@@ -5,12 +5,16 @@
 //! Requests of this process ([`crate::sessions`], which comes first). How effects are remembered (`vos`).
 
 use net::Request;
+use rt::metrics::Counter;
 use types::{ContainerId, Error};
 use vos::{Origin, Recall};
 use wire::data::Committed;
 
 use super::Target;
 use crate::sessions;
+
+pub static RECALLED: Counter =
+    Counter::new("engine_answers_recalled", "requests answered from what the store remembers of their first run");
 
 impl Target {
     /// The answer of a request that took effect before.
@@ -27,6 +31,7 @@ impl Target {
                 // A run that was cut off in this life may have left its effect on the way to the device.
                 let last = self.store.borrow().last_lsn();
                 self.durable(last).await?;
+                RECALLED.add(1);
                 tracing::debug!(sequence = request.sequence, %epoch, "answered from what the store remembers");
                 Ok(Some(Committed { epoch }))
             }
