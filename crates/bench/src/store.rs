@@ -15,7 +15,7 @@ use std::time::Instant;
 use anyhow::{Context, Result, bail};
 use media::{Existing, Identity, Region, Regions};
 use rt::disk::{Disk, IoBuf, OpenMode};
-use types::{Conditions, ContainerId, Epoch, Extent, Key, ObjectClass, ObjectId, ObjectType, PoolId};
+use types::{Conditions, ContainerId, Epoch, Extent, Key, ObjectClass, ObjectId, ObjectType, PoolId, SessionId};
 use vos::{AkeyRead, AkeyWrite, ListPart, Origin, Payload, ReadWhat, Source, Update, ValueRead, ValueWrite};
 
 use crate::figure::{Budget, Figure, Samples, Unit};
@@ -179,7 +179,9 @@ impl Vos {
         let akeys = [AkeyWrite { akey: &self.akey, value: ValueWrite::Single(payload) }];
         let update = Update { group: 0, oid: self.object, dkey, conditions: Conditions::None, akeys: &akeys };
         loop {
-            match self.store.update(CONTAINER, Epoch(self.epoch), Origin::default(), &update) {
+            // As a client's: the store remembers that it was done.
+            let origin = Origin { session: SessionId(1), seq: self.epoch };
+            match self.store.update(CONTAINER, Epoch(self.epoch), origin, &update) {
                 Ok(_) => return Ok(()),
                 // No task makes checkpoints here, so it is done in the middle, and its time counts.
                 Err(vos::Error::Media(media::Error::Busy { .. } | media::Error::LogFull { .. })) => {

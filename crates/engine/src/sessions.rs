@@ -12,11 +12,14 @@
 //! # Always true
 //! 1. At most one run of a number is under way.
 //! 2. A number below the window is refused: whether it ran is no longer known.
+//! 3. A number is *in doubt* when it may have taken effect unbeknown to this table: before the table met the
+//!    session, or in a run that left no answer. Its run is told so, and asks who knows.
 //!
 //! # Not here
-//! Memory across restarts. The store's log carries session and number with every update for the
-//! release that rebuilds this table from it; until then a client whose server restarted between
-//! the work and its answer runs the request again.
+//! Memory across restarts. A target's store remembers which requests took effect, and the target asks it
+//! before it runs one that is in doubt (`target::recall`). Refusals took no effect: after a
+//! restart they may be run again. The control service has no such memory yet: a client that repeats a
+//! creation over a restart may be told that the thing exists.
 
 use std::cell::RefCell;
 use std::collections::BTreeMap;
@@ -52,6 +55,8 @@ struct Session {
     slots: BTreeMap<u64, Slot>,
     /// Numbers below this have left the window.
     floor: u64,
+    /// Numbers up to this one are in doubt, when they are not in `slots`.
+    doubt: u64,
     last_turn: u64,
 }
 
@@ -60,53 +65,65 @@ enum Slot {
     Done(Answer),
 }
 
+/// The refusal of a request whose window has passed.
+pub(crate) fn too_old(sequence: u64) -> Error {
+    let text = format!("request {sequence} of this session is too old to tell whether it ran before");
+    Error::new(Code::TimedOut, text).remedy("read what it was to write, and decide anew")
+}
+
 /// What to do with a request.
 enum Entry {
-    Run,
+    Run { in_doubt: bool },
     Wait(Rc<Notify>),
     Answer(Answer),
 }
 
 impl Sessions {
-    /// Runs `work` unless this request ran before, and answers it.
+    /// Runs `work` unless this request ran before, and answers it. `work` is told whether the request is in
+    /// doubt; `before` gives the highest number of the session that took effect before now, as far as those
+    /// who remember know.
     ///
     /// Session 0 has no memory: its requests always run.
-    pub async fn once(&self, session: u64, sequence: u64, work: impl Future<Output = Answer>) -> Answer {
+    pub async fn once<W: Future<Output = Answer>>(
+        &self,
+        session: u64,
+        sequence: u64,
+        before: impl Fn() -> u64,
+        work: impl FnOnce(bool) -> W,
+    ) -> Answer {
         if session == 0 {
-            return work.await;
+            return work(false).await;
         }
-        loop {
-            match self.enter(session, sequence) {
+        let in_doubt = loop {
+            match self.enter(session, sequence, &before) {
                 Entry::Answer(answer) => return answer,
                 Entry::Wait(done) => done.notified().await,
-                Entry::Run => break,
+                Entry::Run { in_doubt } => break in_doubt,
             }
-        }
+        };
         // Leaves the table right even if this future is dropped at the await.
         let mut run = Run { sessions: self, session, sequence, answer: None };
-        let answer = work.await;
+        let answer = work(in_doubt).await;
         run.answer = Some(answer.clone());
         answer
     }
 
-    fn enter(&self, session: u64, sequence: u64) -> Entry {
+    fn enter(&self, session: u64, sequence: u64, before: impl Fn() -> u64) -> Entry {
         let table = &mut *self.table.borrow_mut();
         table.turn += 1;
         if !table.sessions.contains_key(&session) && table.sessions.len() >= SESSIONS_MAX {
             table.forget_oldest();
         }
-        let known = table.sessions.entry(session).or_default();
+        let met = || Session { doubt: before(), ..Session::default() };
+        let known = table.sessions.entry(session).or_insert_with(met);
         known.last_turn = table.turn;
         match known.slots.get(&sequence) {
             Some(Slot::Running(done)) => Entry::Wait(done.clone()),
             Some(Slot::Done(answer)) => Entry::Answer(answer.clone()),
-            None if sequence < known.floor => Entry::Answer(Err(Error::new(
-                Code::TimedOut,
-                format!("request {sequence} of this session is too old to tell whether it ran before"),
-            ))),
+            None if sequence < known.floor => Entry::Answer(Err(too_old(sequence))),
             None => {
                 known.slots.insert(sequence, Slot::Running(Rc::new(Notify::new())));
-                Entry::Run
+                Entry::Run { in_doubt: sequence <= known.doubt }
             }
         }
     }
@@ -115,9 +132,10 @@ impl Sessions {
         let table = &mut *self.table.borrow_mut();
         let Some(known) = table.sessions.get_mut(&session) else { return };
         let slot = known.slots.remove(&sequence);
-        // "Try again" and a dropped run mean the next arrival runs.
-        if let Some(answer) = answer.filter(|a| !matches!(a, Err(e) if e.is_transient())) {
-            known.slots.insert(sequence, Slot::Done(answer));
+        // "Try again" and a dropped run mean the next arrival runs. A dropped one may have got as far as its effect.
+        match answer.filter(|a| !matches!(a, Err(e) if e.is_transient())) {
+            Some(answer) => drop(known.slots.insert(sequence, Slot::Done(answer))),
+            None => known.doubt = known.doubt.max(sequence),
         }
         known.shrink();
         if let Some(Slot::Running(done)) = slot {
@@ -168,6 +186,11 @@ mod tests {
         rt::block_on(future)
     }
 
+    /// A service that remembers nothing of earlier lives.
+    async fn once(sessions: &Sessions, session: u64, sequence: u64, work: impl Future<Output = Answer>) -> Answer {
+        sessions.once(session, sequence, || 0, |_| work).await
+    }
+
     #[test]
     fn a_repeat_gets_the_first_answer_and_has_no_effect() {
         run(async {
@@ -178,7 +201,7 @@ mod tests {
                     effects.set(effects.get() + 1);
                     Ok(vec![effects.get()])
                 };
-                assert_eq!(sessions.once(7, 1, work).await, Ok(vec![1]));
+                assert_eq!(once(&sessions, 7, 1, work).await, Ok(vec![1]));
             }
             assert_eq!(effects.get(), 1);
         });
@@ -189,11 +212,11 @@ mod tests {
         run(async {
             let sessions = Sessions::default();
             let gate = Notify::new();
-            let first = sessions.once(7, 1, async {
+            let first = once(&sessions, 7, 1, async {
                 gate.notified().await;
                 Ok(vec![1])
             });
-            let second = sessions.once(7, 1, async { Ok(vec![2]) });
+            let second = once(&sessions, 7, 1, async { Ok(vec![2]) });
             let open = async {
                 rt::yield_now().await;
                 gate.notify_one();
@@ -208,11 +231,11 @@ mod tests {
         run(async {
             let sessions = Sessions::default();
             let busy = Err(Error::new(Code::Busy, "later"));
-            assert!(sessions.once(7, 1, async { busy }).await.is_err());
-            assert_eq!(sessions.once(7, 1, async { Ok(vec![1]) }).await, Ok(vec![1]));
+            assert!(once(&sessions, 7, 1, async { busy }).await.is_err());
+            assert_eq!(once(&sessions, 7, 1, async { Ok(vec![1]) }).await, Ok(vec![1]));
             let exists = Err(Error::new(Code::Exists, "there"));
-            assert!(sessions.once(7, 2, async { exists }).await.is_err());
-            assert_eq!(sessions.once(7, 2, async { Ok(vec![]) }).await.unwrap_err().code, Code::Exists);
+            assert!(once(&sessions, 7, 2, async { exists }).await.is_err());
+            assert_eq!(once(&sessions, 7, 2, async { Ok(vec![]) }).await.unwrap_err().code, Code::Exists);
         });
     }
 
@@ -221,11 +244,38 @@ mod tests {
         run(async {
             let sessions = Sessions::default();
             {
-                let never = sessions.once(7, 1, std::future::pending());
+                let never = once(&sessions, 7, 1, std::future::pending());
                 futures_util::pin_mut!(never);
                 assert!(futures_util::poll!(never).is_pending());
             }
-            assert_eq!(sessions.once(7, 1, async { Ok(vec![5]) }).await, Ok(vec![5]));
+            assert_eq!(once(&sessions, 7, 1, async { Ok(vec![5]) }).await, Ok(vec![5]));
+        });
+    }
+
+    #[test]
+    fn a_number_is_in_doubt_until_its_answer_is_known_here() {
+        run(async {
+            let sessions = Sessions::default();
+            let (noted, asked) = (Cell::new(None), Cell::new(0));
+            let before = || {
+                asked.set(asked.get() + 1);
+                5
+            };
+            let ask = async |sequence, answer: Answer| {
+                noted.set(None);
+                let work = |in_doubt| {
+                    noted.set(Some(in_doubt));
+                    async { answer }
+                };
+                let _ = sessions.once(7, sequence, before, work).await;
+                noted.get()
+            };
+            assert_eq!(ask(6, Ok(vec![])).await, Some(false), "the store knows of none so high");
+            assert_eq!(ask(5, Ok(vec![])).await, Some(true));
+            assert_eq!(ask(5, Ok(vec![])).await, None, "it is answered");
+            assert_eq!(ask(9, Err(Error::new(Code::Busy, "later"))).await, Some(false));
+            assert_eq!(ask(9, Ok(vec![])).await, Some(true), "how far it got is not known here");
+            assert_eq!(asked.get(), 1, "a session is met once");
         });
     }
 
@@ -234,11 +284,11 @@ mod tests {
         run(async {
             let sessions = Sessions::default();
             for sequence in 0..=ANSWERS_MAX as u64 {
-                sessions.once(7, sequence, async { Ok(vec![]) }).await.unwrap();
+                once(&sessions, 7, sequence, async { Ok(vec![]) }).await.unwrap();
             }
-            assert_eq!(sessions.once(7, 0, async { Ok(vec![]) }).await.unwrap_err().code, Code::TimedOut);
+            assert_eq!(once(&sessions, 7, 0, async { Ok(vec![]) }).await.unwrap_err().code, Code::TimedOut);
             for session in 1..=SESSIONS_MAX as u64 + 10 {
-                sessions.once(session, 0, async { Ok(vec![]) }).await.ok();
+                once(&sessions, session, 0, async { Ok(vec![]) }).await.ok();
             }
             assert!(sessions.table.borrow().sessions.len() <= SESSIONS_MAX);
         });

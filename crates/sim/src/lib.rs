@@ -4,6 +4,7 @@
 //! # Shape
 //! - [`scenario`]: one run from one seed: set up, let clients and faults loose, heal, verify.
 //! - [`workload`]: what a client does; [`oracle`]: what it may then read.
+//! - [`once`]: a scenario of its own: clients that meet on the same keys, and answers that get lost.
 //! - [`nemesis`]: what goes wrong.
 //!
 //! A failed request is *unknown*, never *absent*: it may have happened, or may yet.
@@ -14,6 +15,7 @@
 #![forbid(unsafe_code)]
 
 pub mod nemesis;
+pub mod once;
 pub mod oracle;
 pub mod scenario;
 pub mod workload;

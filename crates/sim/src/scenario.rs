@@ -19,7 +19,7 @@ const TARGETS: u32 = 2;
 const STORAGE_BYTES: u64 = 2 * (160 << 20);
 /// Small, so that pages are evicted and checkpoints run.
 const MEMORY_BYTES: u64 = 8 << 20;
-const POOL_BYTES: u64 = 200 << 20;
+pub(crate) const POOL_BYTES: u64 = 200 << 20;
 
 /// The server's node, and the flag that tells its present life to end in order.
 #[derive(Clone)]
@@ -27,6 +27,16 @@ pub struct ServerNode {
     pub node: NodeId,
     stop: Rc<tokio::sync::Notify>,
     stopped: Rc<Cell<bool>>,
+}
+
+impl ServerNode {
+    pub(crate) fn new(sim: &Sim) -> ServerNode {
+        ServerNode {
+            node: sim.node("server"),
+            stop: Rc::new(tokio::sync::Notify::new()),
+            stopped: Rc::new(Cell::new(false)),
+        }
+    }
 }
 
 /// How a run went.
@@ -40,18 +50,14 @@ pub struct Report {
 /// Runs the scenario of `seed`. Panics on a broken promise.
 pub fn run(seed: u64) -> Report {
     let sim = Sim::new(faulty(seed));
-    let server = ServerNode {
-        node: sim.node("server"),
-        stop: Rc::new(tokio::sync::Notify::new()),
-        stopped: Rc::new(Cell::new(false)),
-    };
+    let server = ServerNode::new(&sim);
     let clients: Vec<NodeId> = (0..CLIENTS).map(|n| sim.node(&format!("client-{n}"))).collect();
     let faults = sim.run(play(seed, server, clients));
     Report { faults, trace: sim.trace_hash() }
 }
 
 /// A network that delays, loses and repeats; disks as they are.
-fn faulty(seed: u64) -> SimConfig {
+pub(crate) fn faulty(seed: u64) -> SimConfig {
     let healthy = SimConfig::seeded(seed);
     let delay = Duration::from_micros(20)..=Duration::from_millis(3);
     SimConfig { network: NetworkConfig { delay, drop: 0.005, duplicate: 0.01 }, ..healthy }
@@ -87,17 +93,21 @@ async fn play(seed: u64, server: ServerNode, clients: Vec<NodeId>) -> Faults {
         witness.verify(&pool).await;
     }
     drop((pool, system));
+    stop_server(&server).await;
+    sim.spawn_on(server.node, check()).await.expect("a store that broke an invariant has said which");
+    faults
+}
+
+/// Ends the server's present life in order.
+pub(crate) async fn stop_server(server: &ServerNode) {
     server.stop.notify_one();
     while !server.stopped.get() {
         rt::sleep(Duration::from_millis(50)).await;
     }
-    let node = server.node;
-    sim.spawn_on(node, check()).await.expect("a store that broke an invariant has said which");
-    faults
 }
 
 /// Begins the first life of the server on its node.
-fn start_server(server: &ServerNode) {
+pub(crate) fn start_server(server: &ServerNode) {
     rt::sim::current().spawn_on(server.node, live(server.clone()));
 }
 
@@ -126,11 +136,18 @@ fn config() -> Config {
 
 /// Opens every store of the stopped server and walks all of it (K6, K8).
 async fn check() {
+    drop(whole_stores());
+}
+
+/// The stores of the stopped server, every invariant of which holds.
+pub(crate) fn whole_stores() -> Vec<vos::Store> {
     let storage = control::storage::Owned::take(&config()).expect("nobody holds the storage");
-    for target in storage.targets(MEMORY_BYTES).expect("the layout is there") {
+    let open = |target: engine::target::open::TargetConfig| {
         let index = target.index;
         let (store, _) = engine::target::open::open_store(target).expect("a store that was closed opens");
         let findings = store.check().findings;
         assert!(findings.is_empty(), "target {index}: {findings:#?}");
-    }
+        store
+    };
+    storage.targets(MEMORY_BYTES).expect("the layout is there").into_iter().map(open).collect()
 }

@@ -55,7 +55,7 @@ pub async fn connect() -> System {
 }
 
 /// Repeats a request until it is answered. For what may be repeated.
-async fn patiently<T, F: Future<Output = Result<T, Error>>>(mut request: impl FnMut() -> F) -> T {
+pub(crate) async fn patiently<T, F: Future<Output = Result<T, Error>>>(mut request: impl FnMut() -> F) -> T {
     loop {
         match request().await {
             Ok(value) => return value,
@@ -66,7 +66,7 @@ async fn patiently<T, F: Future<Output = Result<T, Error>>>(mut request: impl Fn
 }
 
 /// The outcome of the request is not known. Anything else is an answer.
-fn is_unknown(error: &Error) -> bool {
+pub(crate) fn is_unknown(error: &Error) -> bool {
     error.is_transient() || error.code == Code::Canceled
 }
 

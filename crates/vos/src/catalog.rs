@@ -9,6 +9,7 @@
 //! | 03, tree number 4 BE                            | head 4     | a container being destroyed           |
 //! | 04, tree number 4 BE, tx, part 4 BE             | bytes      | part of an intent: see `commit`       |
 //! | 05, tree number 4 BE, slot 2 BE                 | 33 bytes   | how a transaction ended: see `commit` |
+//! | 06, session 8 BE                                | page 4     | what a session did: see `sessions`    |
 //!
 //! The root kept by `media` is `b"VOS1"` and the page id of the catalog's own head, 4 bytes.
 
@@ -23,7 +24,8 @@ use crate::cursor::Cursor;
 use crate::error::{Error, Result};
 use crate::intent::Table;
 use crate::node::Value;
-use crate::request::PoolSpace;
+use crate::request::{Origin, PoolSpace};
+use crate::sessions::{self, SESSION};
 use crate::shard::Shard;
 use crate::tree::Tree;
 
@@ -85,6 +87,7 @@ pub(crate) struct Catalog {
     /// Shards being destroyed, by the number of their tree.
     pub(crate) garbage: BTreeMap<u32, Shard>,
     pub(crate) intents: Table,
+    pub(crate) sessions: sessions::Table,
 }
 
 fn pool_key(pool: PoolId) -> Vec<u8> {
@@ -111,6 +114,7 @@ impl Catalog {
             shards: BTreeMap::new(),
             garbage: BTreeMap::new(),
             intents: Table::default(),
+            sessions: sessions::Table::default(),
         };
         Ok((catalog, root))
     }
@@ -136,6 +140,7 @@ impl Catalog {
             shards: BTreeMap::new(),
             garbage: BTreeMap::new(),
             intents: Table::default(),
+            sessions: sessions::Table::default(),
             own,
         };
         let mut key = Vec::new();
@@ -151,7 +156,7 @@ impl Catalog {
                     }
                     SHARD => Entry::Shard(head()?),
                     GARBAGE => Entry::Garbage(head()?),
-                    INTENT | OUTCOME => Entry::Transaction,
+                    INTENT | OUTCOME | SESSION => Entry::Other,
                     _ => return None,
                 })
             });
@@ -182,8 +187,8 @@ impl Catalog {
                 self.count(&shard);
                 self.garbage.insert(shard.tree.owner, shard);
             }
-            // Read when all shards are known, by `commit`.
-            Entry::Transaction => {}
+            // Read when all shards are known, by `commit` and `sessions`.
+            Entry::Other => {}
         }
         Ok(())
     }
@@ -321,6 +326,18 @@ impl Catalog {
         own.chain(self.shards.values().chain(self.garbage.values()).map(|shard| (&shard.tree, shard.head, Some(shard))))
     }
 
+    /// Notes that a request took effect. Part of applying its record.
+    #[inline]
+    pub(crate) fn note(&mut self, pages: &mut Pages, origin: Origin, epoch: Epoch) -> Result<()> {
+        self.sessions.note(&mut self.own, pages, origin, epoch)
+    }
+
+    /// Reads every page that noting the effect of a request changes.
+    #[inline]
+    pub(crate) fn touch_session(&self, pages: &Pages, origin: Origin) -> Result<()> {
+        self.sessions.touch(&self.own, pages, origin)
+    }
+
     pub(crate) fn put(&mut self, pages: &mut Pages, key: &[u8], value: &[u8]) -> Result<()> {
         self.own.tree.insert(pages, key, Value { head: value, tail: &[] }, 0)?;
         Ok(())
@@ -331,7 +348,7 @@ enum Entry {
     Pool(PoolId, u64),
     Shard(PageId),
     Garbage(PageId),
-    Transaction,
+    Other,
 }
 
 #[cold]

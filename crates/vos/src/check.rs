@@ -141,6 +141,9 @@ pub(crate) fn survey(media: &media::Store, catalog: &Catalog, options: CheckOpti
         let mut faults = Vec::new();
         commit::check(catalog, &pages, &mut survey.bulk, &mut faults);
         faults.into_iter().for_each(|fault| found.add(FindingKind::Catalog, None, "transactions", fault));
+        let mut faults = Vec::new();
+        catalog.sessions.check(&catalog.own, &mut pages, &mut survey.owned, &mut faults);
+        faults.into_iter().for_each(|(name, fault)| found.add(FindingKind::Session, None, name, fault));
         for id in pages.ids() {
             if !survey.owned.contains(&id.0) {
                 found.add(FindingKind::OrphanPage, None, id.to_string(), "allocated, but nobody's");

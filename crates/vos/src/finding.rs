@@ -38,6 +38,8 @@ pub enum FindingKind {
     Record,
     /// A value whose bytes are not those its checksums promise.
     Value,
+    /// What a session did cannot be read, or is not what memory says: its requests may run again.
+    Session,
     /// A sum that is not what it sums.
     Counter,
     /// Blocks allocated, and nobody's.
@@ -60,6 +62,7 @@ impl FindingKind {
             FindingKind::Structure => "structure",
             FindingKind::Record => "record",
             FindingKind::Value => "value",
+            FindingKind::Session => "session",
             FindingKind::Counter => "counter",
             FindingKind::Leak => "leak",
             FindingKind::Block => "block",

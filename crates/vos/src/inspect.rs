@@ -131,6 +131,10 @@ impl Store {
                 is_blind = true;
                 found.add_error(FindingKind::Catalog, None, "transactions", &error);
             }
+            catalog.sessions.load(&catalog.own, &mut pages, &mut |name, error| {
+                found.add_error(FindingKind::Session, None, &name, &error);
+                Ok(())
+            })?;
             drop(pages);
             Store::assemble(media, catalog, Epoch::MAX)
         };
@@ -153,7 +157,7 @@ impl Store {
             };
             let place = format!("log position {}", next.lsn);
             let done = match record::decode(next.kind, next.payload) {
-                Some((_, record)) => store.replay(next.lsn, &record),
+                Some((origin, record)) => store.replay(next.lsn, origin, &record),
                 None => Err(Error::Corrupt {
                     place: place.clone(),
                     fault: format!("a record of kind {} that cannot be read", next.kind),

@@ -20,6 +20,7 @@
 //! - A change is logged, then applied, in one call without a wait; never half of a request (K1, K6).
 //! - Trees hold committed versions only; what is prepared survives a crash beside them (K2, K10).
 //! - Checked operations are serial in the order of epochs (K4); forgetting only makes more start over (K18).
+//! - Whoever asks is told whether a request took effect, over any crash, within stated bounds (K5).
 //! - A container reads the same at its snapshots, and at every moment from its horizon on, until it is written
 //!   there or rolled back (K3, K17).
 //! - `model` says what everything means, in a page; `check` asserts all invariants.
@@ -56,12 +57,14 @@ mod node;
 mod prepare;
 mod punch;
 mod query;
+mod recall;
 mod record;
 mod repair;
 mod request;
 mod rewrite;
 mod salvage;
 mod scrub;
+mod sessions;
 mod shard;
 mod space;
 mod store;
@@ -88,10 +91,11 @@ pub use repair::{Mended, RepairOptions, Repaired};
 pub use request::{
     AkeyPlan, AkeyRead, AkeyWrite, ArrayEnd, ArrayTail, BulkList, Checksums, ContainerInfo, Direction, Edge, FetchPlan,
     INLINE_BYTES_MAX, ListPart, ListedAkey, ListedExtent, ListedObject, Listing, Op, Origin, Payload, Piece, PoolSpace,
-    Punch, PunchScope, ReadWhat, Source, TxId, TxState, Update, ValueRead, ValueWrite,
+    Punch, PunchScope, ReadWhat, Recall, Source, TxId, TxState, Update, ValueRead, ValueWrite,
 };
 pub use rewrite::{Rewrite, Rewriting};
 pub use scrub::{Damage, Mend, Scrub, ScrubbedValue, Scrubbing};
+pub use sessions::EFFECTS_MAX;
 pub use shard::SNAPSHOTS_MAX;
 pub use space::{BulkExtent, Reservation};
 pub use store::Store;

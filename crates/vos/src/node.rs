@@ -42,6 +42,8 @@ pub(crate) type Body = [u8; PAGE_BODY_BYTES];
 pub(crate) const KIND_NODE: u16 = 1;
 /// Page kind of a shard's head.
 pub(crate) const KIND_HEAD: u16 = 2;
+/// Page kind of what a session did.
+pub(crate) const KIND_SESSION: u16 = 3;
 /// Version of the layout above.
 const NODE_VERSION: u8 = 1;
 /// Slots begin here.
@@ -636,11 +638,11 @@ pub(crate) fn is_sparse(body: &Body) -> bool {
 }
 
 /// Whether a page read from the device is one of ours: a node that the functions of this file may trust, or
-/// the head of a container, which says for itself when it is loaded.
+/// the head of a container or the page of a session, which say for themselves when they are loaded.
 pub(crate) fn is_whole(page: &media::Page) -> bool {
     match page.kind() {
         KIND_NODE => verify(page.body()).is_none(),
-        kind => kind == KIND_HEAD,
+        kind => kind == KIND_HEAD || kind == KIND_SESSION,
     }
 }
 

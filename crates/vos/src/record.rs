@@ -106,6 +106,18 @@ pub(crate) enum Record<'a> {
     Abort { container: ContainerId, tx: TxId },
 }
 
+impl Record<'_> {
+    /// The epoch at which it takes effect, for the answer of a request; zero where there is none.
+    pub(crate) fn epoch(&self) -> Epoch {
+        match self {
+            Record::Update { version, .. } | Record::Punch { version, .. } | Record::Prepare { version, .. } => {
+                version.epoch
+            }
+            _ => Epoch::ZERO,
+        }
+    }
+}
+
 /// An update that owns its keys and borrows its bytes from the record.
 #[derive(Debug)]
 pub(crate) struct OwnedUpdate<'a> {

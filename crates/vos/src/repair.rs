@@ -194,6 +194,9 @@ fn mend_trees(store: &mut Store, is_blind: bool, diary: &mut Diary) -> Result<()
         let deed = format!("lost: records {} (unless put back below)", cut.range);
         diary.note(FindingKind::Page, cut.container, cut.place, format!("{deed}; {}", cut.fault));
     }
+    for name in catalog.sessions.forget_unread(&mut catalog.own, &mut media.pages())? {
+        diary.note(FindingKind::Session, None, name, "lost: which of its requests took effect");
+    }
     let survey = check::survey(media, catalog, CheckOptions::default());
     if !survey.report.is_partial {
         let done = salvage::put_back(catalog, &mut media.pages(), &survey.owned, !is_blind)?;

@@ -14,6 +14,17 @@ pub struct Origin {
     pub seq: u64,
 }
 
+/// What a store remembers of a request.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Recall {
+    /// It took no effect: it never came, or was refused.
+    Never,
+    /// It took effect, at this epoch; zero for one whose effect has none.
+    Done(Epoch),
+    /// Later requests of its session have taken its place: whether it took effect is not known.
+    Forgotten,
+}
+
 /// A transaction: the session that runs it, and its number there. No two transactions share one.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct TxId {

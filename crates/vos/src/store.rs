@@ -71,6 +71,7 @@ impl Store {
             pages.begin_op();
             let mut catalog = Catalog::load(&pages, &recovery.root)?;
             commit::load(&mut catalog, &pages)?;
+            catalog.sessions.load(&catalog.own, &mut pages, &mut |_, error| Err(error))?;
             drop(pages);
             Store::assemble(media, catalog, Epoch::MAX)
         };
@@ -82,7 +83,7 @@ impl Store {
                 fault: format!("a record of kind {} that cannot be read", found.kind),
             })?;
             let (origin, record) = decoded;
-            store.replay(found.lsn, &record)?;
+            store.replay(found.lsn, origin, &record)?;
             if origin.session.0 != 0 {
                 seen(found.lsn, origin);
             }
@@ -91,7 +92,8 @@ impl Store {
         Ok((store, recovered))
     }
 
-    pub(crate) fn assemble(media: media::Store, catalog: Catalog, read_before: Epoch) -> Store {
+    pub(crate) fn assemble(media: media::Store, mut catalog: Catalog, read_before: Epoch) -> Store {
+        catalog.sessions.set_capacity(media.usage().space.capacity);
         let reads = Reads::new(read_before);
         Store { media, catalog, scratch: Scratch::default(), reads, is_stopped: false }
     }
@@ -289,11 +291,13 @@ impl Store {
         let spot = spot?;
         let wanted = (records as u64 + SPLIT_PAGES) * media::PAGE_BYTES as u64;
         catalog.pool(shard.pool)?.admit(shard.pool, wanted)?;
+        catalog.touch_session(&pages, origin)?;
         let tail = record::encode_update(&mut scratch.log, container, version, origin, update);
         let lsn = media.append(kind::UPDATE, &[&scratch.log, tail], Reserve::Normal)?;
         each_reservation(update, &mut |reservation| reservation.take(media));
-        let done =
-            catalog.with_shard(container, |shard| update::apply(shard, &mut pages, version, update, spot, scratch));
+        let done = catalog
+            .with_shard(container, |shard| update::apply(shard, &mut pages, version, update, spot, scratch))
+            .and_then(|()| catalog.note(&mut pages, origin, version.epoch));
         drop(pages);
         self.settle(lsn, done)?;
         Ok(lsn)
@@ -312,9 +316,12 @@ impl Store {
         let mut pages = media.pages();
         pages.begin_op();
         punch::plan(shard, &pages, version, punch)?;
+        catalog.touch_session(&pages, origin)?;
         record::encode_punch(&mut scratch.log, container, version, origin, punch);
         let lsn = media.append(kind::PUNCH, &[&scratch.log], Reserve::Critical)?;
-        let done = catalog.with_shard(container, |shard| punch::apply(shard, &mut pages, version, punch, scratch));
+        let done = catalog
+            .with_shard(container, |shard| punch::apply(shard, &mut pages, version, punch, scratch))
+            .and_then(|()| catalog.note(&mut pages, origin, version.epoch));
         drop(pages);
         self.settle(lsn, done)?;
         Ok(lsn)
@@ -553,7 +560,7 @@ impl Store {
     }
 
     /// A position at or behind every record so far, and before the next: the answer of what was done before.
-    pub(crate) fn last_lsn(&self) -> Lsn {
+    pub fn last_lsn(&self) -> Lsn {
         Lsn(self.media.end_lsn().0.saturating_sub(1))
     }
 
@@ -579,16 +586,17 @@ impl Store {
         self.running()?;
         let number = record::encode(&mut self.scratch.log, origin, record);
         self.media.pages().begin_op();
+        self.catalog.touch_session(&self.media.pages(), origin)?;
         let lsn = self.media.append(number, &[&self.scratch.log], reserve)?;
-        let done = self.apply(record);
+        let done = self.apply(origin, record);
         self.settle(lsn, done)?;
         Ok(lsn)
     }
 
     /// Applies a record read back.
-    pub(crate) fn replay(&mut self, lsn: Lsn, record: &Record<'_>) -> Result<()> {
+    pub(crate) fn replay(&mut self, lsn: Lsn, origin: Origin, record: &Record<'_>) -> Result<()> {
         self.media.pages().begin_op();
-        self.apply(record)?;
+        self.apply(origin, record)?;
         let mut marked = Ok(());
         let mut mark_one = |at: &Reservation| {
             at.extents().iter().for_each(|piece| {
@@ -619,7 +627,12 @@ impl Store {
         self.release_freed(lsn)
     }
 
-    fn apply(&mut self, record: &Record<'_>) -> Result<()> {
+    fn apply(&mut self, origin: Origin, record: &Record<'_>) -> Result<()> {
+        self.apply_record(record)?;
+        self.catalog.note(&mut self.media.pages(), origin, record.epoch())
+    }
+
+    fn apply_record(&mut self, record: &Record<'_>) -> Result<()> {
         let Store { media, catalog, scratch, .. } = self;
         let mut pages = media.pages();
         let pages = &mut *pages;

@@ -76,11 +76,13 @@ impl Store {
         let wanted = commit::pages_of(&intent) * media::PAGE_BYTES as u64;
         catalog.pool(shard.pool)?.admit(shard.pool, wanted)?;
         commit::touch_parts(catalog, &pages, owner, tx, parts as u32)?;
+        catalog.touch_session(&pages, origin)?;
         let lsn = media.append(kind::PREPARE, &[&scratch.log], Reserve::Normal)?;
         for update in updates(ops) {
             each_reservation(update, &mut |reservation| reservation.take(media));
         }
-        let done = commit::apply_prepare(catalog, &mut pages, container, tx, intent, &scratch.log);
+        let done = commit::apply_prepare(catalog, &mut pages, container, tx, intent, &scratch.log)
+            .and_then(|()| catalog.note(&mut pages, origin, version.epoch));
         drop(pages);
         self.settle(lsn, done)?;
         Ok(lsn)

@@ -213,15 +213,7 @@ fn damage_is_not_joined_into_something_that_looks_whole() {
         store.media().checkpoint_blocking().unwrap();
         // Each lies in bulk; the bytes of one are found on the device, and one is changed.
         let wanted = rig::content(4, 5000);
-        let disk = rig::disk("/data");
-        let bytes = disk.len().unwrap();
-        let mut all = rt::disk::IoBuf::for_read(bytes as usize);
-        disk.read_now(0, &mut all).unwrap();
-        let at = all.windows(100).position(|window| window == &wanted[..100]).expect("the fourth extent");
-        let block = at / 4096 * 4096;
-        let mut page = rt::disk::IoBuf::from_slice(&all[block..block + 4096]);
-        page[at - block + 7] ^= 1;
-        disk.write_now(block as u64, &page).unwrap();
+        rig::flip("/data", &wanted[..100]);
         let mut refused = 0;
         loop {
             match store.plan_rewrite().unwrap() {

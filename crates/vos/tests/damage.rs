@@ -8,10 +8,10 @@ use std::collections::BTreeMap;
 use media::{BLOCK_BYTES, PAGE_BYTES, Region, Regions, decode_page};
 use rig::{container, on_node, pool};
 use rt::disk::Disk;
-use types::{Conditions, Epoch, Key, ObjectId};
+use types::{Conditions, Epoch, Key, ObjectId, SessionId};
 use vos::model::Write;
 use vos::{
-    Branch, CheckOptions, Child, Error, FindingKind, ListPart, ListedObject, Opened, Origin, Punch, PunchScope,
+    Branch, CheckOptions, Child, Error, FindingKind, ListPart, ListedObject, Opened, Origin, Punch, PunchScope, Recall,
     RepairOptions, Repaired, Store, Stored,
 };
 
@@ -20,11 +20,13 @@ const LOG_BYTES: u64 = 1 << 20;
 const DATA_BYTES: u64 = 16 << 20;
 const NODE: u16 = 1;
 const HEAD: u16 = 2;
+const SESSION: u16 = 3;
 const CLOSELY: CheckOptions = CheckOptions { data: true, findings_max: 100 };
 
 fn put(store: &mut Store, c: u8, n: u64, epoch: u64, len: usize) {
     let akeys = [(Key::literal("v"), Write::Single(rig::content(n, len)))];
-    let (dkey, origin) = (Key::from(n), Origin::default());
+    // A session for each container, so that there is something to be forgotten.
+    let (dkey, origin) = (Key::from(n), Origin { session: SessionId(u64::from(c) + 1), seq: n });
     rig::update(store, container(c), Epoch(epoch), origin, (0, OID), &dkey, Conditions::None, &akeys).unwrap();
 }
 
@@ -439,7 +441,7 @@ fn random_damage_never_panics_and_repair_comes_to_rest() {
 
 /// Flips a few bits of one page, of the log, or of anything.
 fn damage(dice: &mut rig::Dice) {
-    let (kind, reseal) = (*dice.pick(&[NODE, HEAD, 0xff02]), dice.chance(2));
+    let (kind, reseal) = (*dice.pick(&[NODE, HEAD, SESSION, 0xff02]), dice.chance(2));
     match dice.below(6) {
         0 => flip("/log", dice.below(100_000)),
         1 => flip("/data", dice.below(DATA_BYTES / 4)),
@@ -462,6 +464,31 @@ fn damage(dice: &mut rig::Dice) {
             rig::disk("/data").sync_now().unwrap();
         }
     }
+}
+
+/// A store that cannot tell which requests it did must not serve as if none were: it is opened again when a
+/// person has been told.
+#[test]
+fn a_session_whose_page_rots_is_named_and_forgotten_alone() {
+    on_node(1, || {
+        prepared(100, |store| put(store, 1, 20, 2, 100));
+        let (at, _) = pages(SESSION).into_values().find(|(_, bytes)| bytes[32 + 8] == 1).unwrap();
+        flip("/data", at + 500);
+        assert!(matches!(rig::open(1 << 20), Err(Error::Corrupt { .. } | Error::Media(media::Error::Corrupt(_)))));
+        let opened = look();
+        assert!(!opened.is_blind, "no data depends on it");
+        assert_eq!(opened.findings[0].kind, FindingKind::Session, "{:?}", opened.findings);
+        drop(opened);
+        let repaired = repair(false);
+        let lost: Vec<_> = repaired.mended.iter().filter(|mended| mended.kind == FindingKind::Session).collect();
+        assert_eq!((lost.len(), &lost[0].place[..]), (1, "session 0000000000000001"));
+        let mut store = reopened(&repaired);
+        assert_eq!(store.sessions(), [SessionId(2)]);
+        let origin = |session, seq| Origin { session: SessionId(session), seq };
+        assert_eq!(store.recall(origin(1, 5)).unwrap(), Recall::Never);
+        assert_eq!(store.recall(origin(2, 20)).unwrap(), Recall::Done(Epoch(2)));
+        assert!(get(&mut store, 0, 5, 100).unwrap(), "the data is there");
+    });
 }
 
 /// The container cannot be reached, so its blocks must not be taken for leaked.

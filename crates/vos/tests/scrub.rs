@@ -3,7 +3,6 @@
 mod rig;
 
 use rig::{container, on_node, pool};
-use rt::disk::IoBuf;
 use types::{Conditions, Epoch, Extent, Key, ObjectId};
 use vos::model::Write;
 use vos::{AkeyRead, Damage, Error, Origin, ReadWhat, Scrub, Scrubbing, Store};
@@ -56,18 +55,6 @@ fn scrub(store: &mut Store) -> (Vec<Damage>, u64) {
     }
 }
 
-/// Changes a bit of the block that holds `wanted` on the data device.
-fn flip(wanted: &[u8]) {
-    let disk = rig::disk("/data");
-    let mut all = IoBuf::for_read(disk.len().unwrap() as usize);
-    disk.read_now(0, &mut all).unwrap();
-    let at = all.windows(wanted.len()).position(|window| window == wanted).expect("the bytes are there");
-    let block = at / 4096 * 4096;
-    let mut page = IoBuf::from_slice(&all[block..block + 4096]);
-    page[at - block] ^= 0x10;
-    disk.write_now(block as u64, &page).unwrap();
-}
-
 fn single(store: &mut Store, dkey: u64) -> Vec<u8> {
     let akey = Key::literal("v");
     let reads = [AkeyRead { akey: &akey, what: ReadWhat::Single }];
@@ -92,8 +79,8 @@ fn a_flipped_bit_is_found_named_and_mended_with_the_right_bytes_only() {
         fill(&mut store);
         // A single value of 70,000 bytes, in its third chunk; and an array extent.
         let (value, array) = (rig::content(1007, 70_000), rig::content(1507, 70_000));
-        flip(&value[66_000..66_064]);
-        flip(&array[100..164]);
+        rig::flip("/data", &value[66_000..66_064]);
+        rig::flip("/data", &array[100..164]);
         let (found, _) = scrub(&mut store);
         assert_eq!(found.len(), 2);
         for damage in &found {
@@ -133,7 +120,7 @@ fn what_was_removed_meanwhile_is_not_mended() {
         let mut store = store();
         fill(&mut store);
         let value = rig::content(1007, 70_000);
-        flip(&value[..64]);
+        rig::flip("/data", &value[..64]);
         let (found, _) = scrub(&mut store);
         let mend = store.plan_mend(&found[0], &value).unwrap();
         mend.write_now(&store.media().clone()).unwrap();
@@ -168,7 +155,7 @@ fn a_damaged_page_that_is_in_memory_is_written_anew() {
             }
             assert_eq!(pages, clean.pages);
             // A leaf holds this value, near its key.
-            flip(&rig::content(1, 200));
+            rig::flip("/data", &rig::content(1, 200));
             let found = media.scrub_pages(media::PageId(0), 1000).await.unwrap();
             let [(error, is_mended)] = &found.damaged[..] else { panic!("{found:?}") };
             assert!(matches!(error, media::Error::Corrupt(_)) && *is_mended, "{error}");

@@ -459,7 +459,8 @@ impl Handler for Service {
         let work = self.answer(request.opcode, &request.body);
         let body = match request.opcode.repeat() {
             Repeat::Harmless => work.await?,
-            Repeat::Once => self.sessions.once(request.session.0, request.sequence, work).await?,
+            // Nothing is remembered over a restart yet.
+            Repeat::Once => self.sessions.once(request.session.0, request.sequence, || 0, |_| work).await?,
         };
         Ok(Reply { body: body.into(), bulk: None })
     }

@@ -15,12 +15,14 @@ pub mod open;
 pub mod order;
 mod orders;
 mod punch;
+pub mod recall;
 mod scrub;
 mod update;
 mod upkeep;
 
 use std::cell::RefCell;
 use std::rc::Rc;
+use std::time::Duration;
 
 use net::{Handler, Reply, Request};
 use rt::Hlc;
@@ -32,6 +34,10 @@ use self::scrub::Scrubber;
 use self::upkeep::Upkeep;
 use crate::hold::HorizonHold;
 use crate::sessions::Sessions;
+
+/// Fault point: a request has taken effect, and its answer stays away for longer than anybody waits.
+pub const ANSWER_IS_LATE: &str = "engine.target.answer_is_late";
+const LATE: Duration = Duration::from_secs(60);
 
 /// A target, on its own thread.
 pub struct Target {
@@ -106,17 +112,32 @@ impl Handler for Target {
             Opcode::Fetch => return self.fetch(request).await,
             _ => {}
         }
-        let (session, sequence, repeat) = (request.session.0, request.sequence, request.opcode.repeat());
-        let work = self.answer(request);
-        let body = match repeat {
-            Repeat::Harmless => work.await?,
-            Repeat::Once => self.sessions.once(session, sequence, work).await?,
+        let (session, sequence) = (request.session, request.sequence);
+        let body = match request.opcode.repeat() {
+            Repeat::Harmless => self.answer(request).await?,
+            Repeat::Once => {
+                let before = || self.store.borrow().highest_effect(session);
+                let work = |in_doubt| self.answer_once(request, in_doubt);
+                let body = self.sessions.once(session.0, sequence, before, work).await?;
+                if rt::fault!(ANSWER_IS_LATE) {
+                    rt::sleep(LATE).await;
+                }
+                body
+            }
         };
         Ok(Reply { body: body.into(), bulk: None })
     }
 }
 
 impl Target {
+    /// Answers a request that takes effect once; `in_doubt` when it may have taken effect before.
+    async fn answer_once(&self, request: Request, in_doubt: bool) -> Result<Vec<u8>, Error> {
+        if in_doubt && let Some(committed) = self.recall(&request).await? {
+            return Ok(committed.to_bytes());
+        }
+        self.answer(request).await
+    }
+
     async fn answer(&self, request: Request) -> Result<Vec<u8>, Error> {
         match request.opcode {
             Opcode::Update => Ok(self.update(request).await?.to_bytes()),

@@ -78,7 +78,7 @@ pub async fn start(config: TargetConfig, shared: Shared) -> Result<(TargetHandle
     Ok((handle, thread))
 }
 
-async fn open(config: TargetConfig, shared: &Shared) -> Result<Rc<Target>, Error> {
+pub(super) async fn open(config: TargetConfig, shared: &Shared) -> Result<Rc<Target>, Error> {
     let index = config.index;
     let (store, media) = open_store(config)?;
     // A calendar that was set back must not bring epochs that were used, or are forgotten.

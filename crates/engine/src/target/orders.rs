@@ -120,7 +120,7 @@ impl Target {
         let usage = self.media.usage();
         let quotas = store.pools().into_iter().filter_map(|pool| store.pool_space(pool).ok());
         Storage {
-            capacity: usable_bytes(&usage),
+            capacity: usable_bytes(&usage).saturating_sub(store.session_bytes_max()),
             reserved: quotas.map(|pool| pool.quota).sum(),
             used: usage.space.capacity - usage.space.free,
             log_bytes: usage.log_bytes,
@@ -155,7 +155,8 @@ impl Target {
 }
 
 /// What pools may reserve together: the data region less room for a checkpoint's copies of changed
-/// pages, so that writing down never competes with pools for the last block.
+/// pages, so that writing down never competes with pools for the last block. (Memory of sessions goes off
+/// besides.)
 fn usable_bytes(usage: &media::Usage) -> u64 {
     let capacity = usage.space.capacity;
     let copies = usage.pages.budget * media::PAGE_BYTES as u64;

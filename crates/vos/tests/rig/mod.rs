@@ -9,7 +9,7 @@ use std::collections::BTreeMap;
 
 use codec::checksum;
 use media::{Existing, Identity, Lsn, Recovered, Region, Regions};
-use rt::disk::{Disk, OpenMode};
+use rt::disk::{Disk, IoBuf, OpenMode};
 use types::{Conditions, ContainerId, Epoch, Extent, Key, ObjectId, PoolId, SessionId};
 use vos::model::{self, Object, Refusal, Scope, Step, Write};
 use vos::{
@@ -260,6 +260,18 @@ pub fn open(memory_bytes: usize) -> Result<Opened, Error> {
     Ok((store, recovered, seen))
 }
 
+/// Changes a bit of `wanted`, where it lies on the disk `path`.
+pub fn flip(path: &str, wanted: &[u8]) {
+    let disk = disk(path);
+    let mut all = IoBuf::for_read(disk.len().unwrap() as usize);
+    disk.read_now(0, &mut all).unwrap();
+    let at = all.windows(wanted.len()).position(|window| window == wanted).expect("the bytes are there");
+    let block = at / 4096 * 4096;
+    let mut bytes = IoBuf::from_slice(&all[block..block + 4096]);
+    bytes[at - block] ^= 0x10;
+    disk.write_now(block as u64, &bytes).unwrap();
+}
+
 /// Runs `body` on a machine of its own with empty disks.
 pub fn on_node<T: 'static>(seed: u64, body: impl FnOnce() -> T + 'static) -> T {
     let sim = rt::sim::Sim::new(rt::sim::SimConfig::seeded(seed));
@@ -463,7 +475,11 @@ impl Generator {
 
 /// Does `op` to the store. Refusals by the model's rules are outcomes; anything else is an error.
 pub fn submit(store: &mut Store, op: &Op, seq: u64) -> Result<(Outcome, Option<Lsn>), Error> {
-    let origin = Origin { session: SessionId(9), seq };
+    submit_as(store, op, Origin { session: SessionId(9), seq })
+}
+
+/// Does `op` as a request of somebody.
+pub fn submit_as(store: &mut Store, op: &Op, origin: Origin) -> Result<(Outcome, Option<Lsn>), Error> {
     if let Op::Commit { tx: n, container: c } | Op::Abort { tx: n, container: c } = op {
         let before = store.resolve(tx(*n), container(*c));
         let again = matches!(

@@ -1,0 +1,563 @@
+//! What each session did lately: so that a request which took effect is not done a second time, even when its
+//! answer was lost with the process that gave it (K5).
+//!
+//! # Shape
+//! A session has one page, a ring of its latest effects: the number of the request and the epoch that it got,
+//! which is all that an answer says. The ring is written in the step that applies the log record, so a
+//! checkpoint takes it along with the trees, and replay writes what came later by the same code. An entry of
+//! the catalog leads to the page, little-endian:
+//!
+//! | key                  | value  |
+//! |----------------------|--------|
+//! | 06, session 8 BE     | page 4 |
+//!
+//! # Always true
+//! 1. A number that is not in the ring, and not below its floor, took no effect here.
+//! 2. At most [`sessions_max`] sessions have a page, the one that did something longest ago goes first. Nothing
+//!    is known of it from then on.
+//!
+//! # Not here
+//! Refusals. They changed nothing, and running them again is right. Which requests are under way, and waiting
+//! for durability: the engine.
+
+use std::collections::BTreeSet;
+use std::mem::{offset_of, size_of};
+
+use hashbrown::HashMap;
+use media::{PAGE_BODY_BYTES, PAGE_BYTES, PageId, Pages};
+use types::{Epoch, SessionId};
+use zerocopy::little_endian::{U32, U64};
+use zerocopy::{FromBytes, Immutable, IntoBytes, KnownLayout};
+
+use crate::cursor::Cursor;
+use crate::error::{Error, Result};
+use crate::node::{KIND_SESSION, Value};
+use crate::request::{Origin, Recall};
+use crate::shard::Shard;
+use crate::tree::damaged;
+
+/// First byte of the keys of this file in the catalog's tree.
+pub(crate) const SESSION: u8 = 6;
+/// Effects remembered of one session: a page full. A client has at most 256 requests under way on its link to
+/// a target, so that one which comes a second time has let 250 others overtake it before it is too old.
+pub const EFFECTS_MAX: usize = 507;
+/// Most sessions remembered: 32 MiB of pages, most of which lie on the device alone.
+const SESSIONS_MAX: u64 = 4096;
+/// Fewest, however small the device.
+const SESSIONS_MIN: u64 = 16;
+/// Share of the device that pages of sessions may take.
+const SHARE: u64 = 64;
+const PAGE_VERSION: u32 = 1;
+const COUNT_MAX: u64 = 1 << 56;
+
+/// Sessions remembered on a device of `capacity` bytes.
+pub(crate) fn sessions_max(capacity: u64) -> u64 {
+    (capacity / SHARE / PAGE_BYTES as u64).clamp(SESSIONS_MIN, SESSIONS_MAX)
+}
+
+/// Page of a session: the whole body. Little-endian. Ours.
+///
+/// | offset | bytes | field    | meaning                                                            |
+/// |-------:|------:|----------|--------------------------------------------------------------------|
+/// |      0 |     4 | version  | 1                                                                  |
+/// |      4 |     4 | reserved | zero                                                               |
+/// |      8 |     8 | session  | whose it is; never 0                                               |
+/// |     16 |     8 | noted    | effects so far; the next one takes slot `noted` modulo 507         |
+/// |     24 |     8 | floor    | of numbers below it, some were overwritten                         |
+/// |     32 |     8 | turn     | of the latest effect, counted over all sessions of the store       |
+/// |     40 |     8 | reserved | zero                                                               |
+/// |     48 |  8112 | ring     | 507 effects: number 8, epoch 8 (0: an effect without an epoch)     |
+#[derive(FromBytes, IntoBytes, KnownLayout, Immutable)]
+#[repr(C)]
+struct SessionPage {
+    version: U32,
+    reserved: U32,
+    session: U64,
+    noted: U64,
+    floor: U64,
+    turn: U64,
+    reserved_too: U64,
+    ring: [Effect; EFFECTS_MAX],
+}
+
+#[derive(Clone, Copy, FromBytes, IntoBytes, KnownLayout, Immutable)]
+#[repr(C)]
+struct Effect {
+    seq: U64,
+    epoch: U64,
+}
+
+const _: () = assert!(offset_of!(SessionPage, session) == 8);
+const _: () = assert!(offset_of!(SessionPage, turn) == 32);
+const _: () = assert!(offset_of!(SessionPage, ring) == 48);
+const _: () = assert!(size_of::<SessionPage>() == PAGE_BODY_BYTES);
+
+impl SessionPage {
+    /// Effects that it has, oldest first.
+    fn effects(&self) -> impl DoubleEndedIterator<Item = (u64, Epoch)> {
+        let noted = self.noted.get();
+        let (newer, older) = match usize::try_from(noted) {
+            Ok(noted) if noted <= EFFECTS_MAX => (&self.ring[..noted], &[][..]),
+            _ => self.ring.split_at((noted % EFFECTS_MAX as u64) as usize),
+        };
+        older.iter().chain(newer).map(|effect| (effect.seq.get(), Epoch(effect.epoch.get())))
+    }
+}
+
+/// What memory knows of a session's page.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+struct Ring {
+    page: PageId,
+    noted: u64,
+    floor: u64,
+    turn: u64,
+    /// Highest number in it: those above are new, without a look.
+    highest: u64,
+}
+
+/// The sessions of a store.
+pub(crate) struct Table {
+    rings: HashMap<u64, Ring>,
+    limit: usize,
+    /// Effects noted so far, of all sessions.
+    turn: u64,
+}
+
+impl Default for Table {
+    fn default() -> Table {
+        Table { rings: HashMap::new(), limit: SESSIONS_MIN as usize, turn: 0 }
+    }
+}
+
+fn key_of(session: u64) -> [u8; 9] {
+    let mut key = [SESSION; 9];
+    key[1..].copy_from_slice(&session.to_be_bytes());
+    key
+}
+
+fn read(pages: &Pages, id: PageId, session: u64) -> Result<&SessionPage> {
+    let page = pages.get(id)?;
+    let stored = SessionPage::ref_from_bytes(page.body()).map_err(|_| damaged(id, "a short page of a session"))?;
+    if page.kind() != KIND_SESSION || stored.version.get() != PAGE_VERSION {
+        return Err(damaged(id, "not the page of a session"));
+    }
+    if stored.session.get() != session {
+        return Err(damaged(id, "the page of another session"));
+    }
+    // Both only grow, by one: no store gets there.
+    if stored.noted.get() >= COUNT_MAX || stored.turn.get() >= COUNT_MAX {
+        return Err(damaged(id, "the page of a session that did too much"));
+    }
+    Ok(stored)
+}
+
+impl Ring {
+    fn load(pages: &Pages, id: PageId, session: u64) -> Result<Ring> {
+        let stored = read(pages, id, session)?;
+        Ok(Ring {
+            page: id,
+            noted: stored.noted.get(),
+            floor: stored.floor.get(),
+            turn: stored.turn.get(),
+            highest: stored.effects().map(|(seq, _)| seq).max().unwrap_or(0),
+        })
+    }
+}
+
+impl Table {
+    /// Bounds the table to what a device of `capacity` bytes may hold.
+    pub(crate) fn set_capacity(&mut self, capacity: u64) {
+        self.limit = sessions_max(capacity) as usize;
+    }
+
+    /// Reads every page that an effect of `origin` changes, so that nothing fails once it is logged.
+    #[inline]
+    pub(crate) fn touch(&self, own: &Shard, pages: &Pages, origin: Origin) -> Result<()> {
+        if origin.session.0 == 0 {
+            return Ok(());
+        }
+        match self.rings.get(&origin.session.0) {
+            Some(ring) => Ok(pages.get(ring.page).map(drop)?),
+            None => self.touch_catalog(own, pages, origin.session.0),
+        }
+    }
+
+    #[cold]
+    fn touch_catalog(&self, own: &Shard, pages: &Pages, session: u64) -> Result<()> {
+        own.tree.locate(pages, &key_of(session))?;
+        if self.rings.len() >= self.limit
+            && let Some(oldest) = self.oldest()
+        {
+            own.tree.locate(pages, &key_of(oldest))?;
+        }
+        Ok(())
+    }
+
+    /// Notes that the request `origin` took effect, at `epoch`. Part of applying its record.
+    #[inline]
+    pub(crate) fn note(&mut self, own: &mut Shard, pages: &mut Pages, origin: Origin, epoch: Epoch) -> Result<()> {
+        if origin.session.0 == 0 {
+            return Ok(());
+        }
+        self.turn += 1;
+        let turn = self.turn;
+        let ring = match self.rings.get_mut(&origin.session.0) {
+            Some(ring) => ring,
+            None => self.begin(own, pages, origin.session.0)?,
+        };
+        let page = SessionPage::mut_from_bytes(pages.get_mut(ring.page)?.body_mut())
+            .map_err(|_| damaged(ring.page, "a short page of a session"))?;
+        let slot = &mut page.ring[(ring.noted % EFFECTS_MAX as u64) as usize];
+        if ring.noted >= EFFECTS_MAX as u64 {
+            ring.floor = ring.floor.max(slot.seq.get().saturating_add(1));
+        }
+        *slot = Effect { seq: origin.seq.into(), epoch: epoch.0.into() };
+        ring.noted += 1;
+        ring.turn = turn;
+        ring.highest = ring.highest.max(origin.seq);
+        page.noted = ring.noted.into();
+        page.floor = ring.floor.into();
+        page.turn = ring.turn.into();
+        Ok(())
+    }
+
+    /// A page for a session that did nothing before, or nothing that is known.
+    #[cold]
+    fn begin(&mut self, own: &mut Shard, pages: &mut Pages, session: u64) -> Result<&mut Ring> {
+        while self.rings.len() >= self.limit
+            && let Some(oldest) = self.oldest()
+        {
+            self.forget(own, pages, oldest)?;
+        }
+        let id = pages.allocate()?;
+        let page = pages.get_mut(id)?;
+        page.set_kind(KIND_SESSION);
+        if let Ok(page) = SessionPage::mut_from_bytes(page.body_mut()) {
+            page.version = PAGE_VERSION.into();
+            page.session = session.into();
+        }
+        own.tree.insert(pages, &key_of(session), Value { head: &id.0.to_le_bytes(), tail: &[] }, 0)?;
+        own.save_all(pages)?;
+        Ok(self.rings.entry(session).or_insert(Ring { page: id, noted: 0, floor: 0, turn: 0, highest: 0 }))
+    }
+
+    fn forget(&mut self, own: &mut Shard, pages: &mut Pages, session: u64) -> Result<()> {
+        if let Some(ring) = self.rings.remove(&session) {
+            pages.free(ring.page)?;
+        }
+        own.tree.remove(pages, &key_of(session))?;
+        own.save_all(pages)
+    }
+
+    /// The session that did something longest ago. Turns are never equal, but in a store that is damaged.
+    fn oldest(&self) -> Option<u64> {
+        self.rings.iter().min_by_key(|(session, ring)| (ring.turn, **session)).map(|(session, _)| *session)
+    }
+
+    /// What became of a request.
+    ///
+    /// Cost: that of a hash lookup when its number is above all others of its session; else a look at a page.
+    pub(crate) fn recall(&self, pages: &Pages, origin: Origin) -> Result<Recall> {
+        let Some(ring) = self.rings.get(&origin.session.0).filter(|ring| origin.seq <= ring.highest) else {
+            return Ok(Recall::Never);
+        };
+        let page = read(pages, ring.page, origin.session.0)?;
+        match page.effects().rfind(|(seq, _)| *seq == origin.seq) {
+            Some((_, epoch)) => Ok(Recall::Done(epoch)),
+            None if origin.seq < ring.floor => Ok(Recall::Forgotten),
+            None => Ok(Recall::Never),
+        }
+    }
+
+    /// The highest number remembered of a session; 0 when there is none.
+    pub(crate) fn highest(&self, session: SessionId) -> u64 {
+        self.rings.get(&session.0).map_or(0, |ring| ring.highest)
+    }
+
+    /// Ascending.
+    pub(crate) fn sessions(&self) -> Vec<SessionId> {
+        let mut all: Vec<_> = self.rings.keys().map(|session| SessionId(*session)).collect();
+        all.sort_unstable();
+        all
+    }
+
+    /// Effects remembered of a session, oldest first: number and epoch.
+    pub(crate) fn effects(&self, pages: &Pages, session: SessionId) -> Result<Vec<(u64, Epoch)>> {
+        match self.rings.get(&session.0) {
+            Some(ring) => Ok(read(pages, ring.page, session.0)?.effects().collect()),
+            None => Ok(Vec::new()),
+        }
+    }
+
+    /// Reads all sessions back, through the catalog's tree. Those that cannot be read are shown to `judge`,
+    /// and left out if it lets them be.
+    pub(crate) fn load(
+        &mut self,
+        own: &Shard,
+        pages: &mut Pages,
+        judge: &mut dyn FnMut(String, Error) -> Result<()>,
+    ) -> Result<()> {
+        for (key, place) in entries(own, pages)? {
+            pages.begin_op();
+            let read = place
+                .ok_or_else(|| damaged(own.tree.root, "an entry of a session that cannot be read"))
+                .and_then(|(session, page)| Ok((session, Ring::load(pages, page, session)?)));
+            match read {
+                Ok((session, ring)) => {
+                    self.turn = self.turn.max(ring.turn);
+                    self.rings.insert(session, ring);
+                }
+                Err(error) => judge(name_of(&key), error)?,
+            }
+        }
+        Ok(())
+    }
+
+    /// Removes the entries of sessions that could not be loaded; returns their names. Their pages are nobody's
+    /// then.
+    pub(crate) fn forget_unread(&mut self, own: &mut Shard, pages: &mut Pages) -> Result<Vec<String>> {
+        let mut gone = Vec::new();
+        for (key, place) in entries(own, pages)? {
+            pages.begin_op();
+            let ring = place.and_then(|(session, page)| self.rings.get(&session).filter(|ring| ring.page == page));
+            if ring.is_none() {
+                own.tree.remove(pages, &key)?;
+                own.save_all(pages)?;
+                gone.push(name_of(&key));
+            }
+        }
+        Ok(gone)
+    }
+
+    /// Compares what memory knows with entries and pages; adds the pages to those that are `owned`. Faults come
+    /// with the name of the session.
+    pub(crate) fn check(
+        &self,
+        own: &Shard,
+        pages: &mut Pages,
+        owned: &mut BTreeSet<u32>,
+        faults: &mut Vec<(String, String)>,
+    ) {
+        let entries = match entries(own, pages) {
+            Ok(entries) => entries,
+            Err(error) => return faults.push(("sessions".into(), error.to_string())),
+        };
+        let mut listed = 0;
+        for (key, place) in entries {
+            let mut fault = |text: String| faults.push((name_of(&key), text));
+            let Some((session, page)) = place else {
+                fault("an entry that cannot be read".into());
+                continue;
+            };
+            let Some(ring) = self.rings.get(&session).filter(|ring| ring.page == page) else {
+                fault(format!("{page} is not in use"));
+                continue;
+            };
+            listed += 1;
+            if !owned.insert(page.0) {
+                fault(format!("{page} has two owners"));
+            }
+            pages.begin_op();
+            match Ring::load(pages, page, session) {
+                Ok(stored) if stored == *ring => {}
+                Ok(_) => fault(format!("{page} is not what memory says")),
+                Err(error) => fault(error.to_string()),
+            }
+            if ring.turn > self.turn {
+                fault(format!("turn {} is beyond the latest, {}", ring.turn, self.turn));
+            }
+        }
+        if listed != self.rings.len() {
+            faults.push(("sessions".into(), format!("{} in memory, {listed} in the catalog", self.rings.len())));
+        }
+        if listed > self.limit {
+            faults.push(("sessions".into(), format!("{listed}, at most {} are kept", self.limit)));
+        }
+    }
+}
+
+/// A key of the catalog's tree; session and page, when the entry can be read.
+type Entry = (Vec<u8>, Option<(u64, PageId)>);
+
+/// Entries of sessions in the catalog's tree. They fit a few pages: read at once, so that the pages they lead
+/// to can be read one by one.
+fn entries(own: &Shard, pages: &mut Pages) -> Result<Vec<Entry>> {
+    let mut found = Vec::new();
+    pages.begin_op();
+    let mut cursor = Cursor::at(&own.tree, pages, &[SESSION])?;
+    while cursor.starts_with(&[SESSION]) {
+        let mut key = Vec::new();
+        cursor.key().copy_to(&mut key);
+        let session = key.get(1..).and_then(|id| id.try_into().ok()).map(u64::from_be_bytes);
+        let page = cursor.value().try_into().ok().map(|id| PageId(u32::from_le_bytes(id)));
+        found.push((key, session.filter(|session| *session != 0).zip(page)));
+        cursor.next()?;
+    }
+    Ok(found)
+}
+
+fn name_of(key: &[u8]) -> String {
+    let digits: String = key.iter().skip(1).map(|byte| format!("{byte:02x}")).collect();
+    format!("session {digits}")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::catalog::Catalog;
+
+    const RING: u64 = EFFECTS_MAX as u64;
+
+    fn origin(session: u64, seq: u64) -> Origin {
+        Origin { session: SessionId(session), seq }
+    }
+
+    fn catalog() -> (Pages, Catalog) {
+        let mut pages = Pages::in_memory(1 << 20).unwrap();
+        let (catalog, _) = Catalog::create(&mut pages).unwrap();
+        (pages, catalog)
+    }
+
+    /// What a store that was opened now would know.
+    fn loaded(pages: &mut Pages, catalog: &Catalog) -> Table {
+        let mut table = Table::default();
+        table.load(&catalog.own, pages, &mut |_, error| Err(error)).unwrap();
+        table
+    }
+
+    fn faults(pages: &mut Pages, catalog: &Catalog) -> Vec<(String, String)> {
+        let (mut owned, mut faults) = (BTreeSet::new(), Vec::new());
+        catalog.sessions.check(&catalog.own, pages, &mut owned, &mut faults);
+        assert!(!faults.is_empty() || owned.len() == catalog.sessions.rings.len());
+        faults
+    }
+
+    #[test]
+    fn a_page_has_its_golden_bytes() {
+        let (mut pages, mut catalog) = catalog();
+        for n in 0..RING + 2 {
+            catalog.note(&mut pages, origin(0x0102, 0x0300 + n), Epoch(0x0500 + n)).unwrap();
+        }
+        let id = catalog.sessions.rings[&0x0102].page;
+        let mut golden = [0; PAGE_BODY_BYTES];
+        let mut put = |at: usize, value: u64| golden[at..at + 8].copy_from_slice(&value.to_le_bytes());
+        for (at, value) in [(0, 1), (8, 0x0102), (16, RING + 2), (24, 0x0302), (32, RING + 2)] {
+            put(at, value);
+        }
+        for n in 2..RING + 2 {
+            let at = 48 + (n % RING) as usize * 16;
+            put(at, 0x0300 + n);
+            put(at + 8, 0x0500 + n);
+        }
+        let page = pages.get(id).unwrap();
+        assert_eq!((page.kind(), page.body() == &golden), (3, true));
+        let key = [6, 0, 0, 0, 0, 0, 0, 1, 2];
+        assert_eq!(catalog.own.tree.get(&pages, &key).unwrap(), Some(&id.0.to_le_bytes()[..]));
+    }
+
+    #[test]
+    fn an_effect_is_remembered_until_a_page_full_of_others_has_come() {
+        let (mut pages, mut catalog) = catalog();
+        // Numbers of one session reach a target with gaps, and not quite in order.
+        for seq in [3, 9, 5] {
+            catalog.note(&mut pages, origin(7, seq), Epoch(seq * 10)).unwrap();
+        }
+        let recall = |pages: &Pages, table: &Table, seq| table.recall(pages, origin(7, seq)).unwrap();
+        for table in [&catalog.sessions, &loaded(&mut pages, &catalog)] {
+            assert_eq!(recall(&pages, table, 5), Recall::Done(Epoch(50)));
+            assert_eq!([4, 10].map(|seq| recall(&pages, table, seq)), [Recall::Never; 2]);
+            assert_eq!(table.recall(&pages, origin(8, 3)).unwrap(), Recall::Never, "another session");
+        }
+        for seq in 100..100 + RING - 2 {
+            catalog.note(&mut pages, origin(7, seq), Epoch(seq)).unwrap();
+        }
+        for table in [&catalog.sessions, &loaded(&mut pages, &catalog)] {
+            assert_eq!([1, 3].map(|seq| recall(&pages, table, seq)), [Recall::Forgotten; 2]);
+            assert_eq!(recall(&pages, table, 4), Recall::Never, "only 3 has left");
+            assert_eq!(recall(&pages, table, 9), Recall::Done(Epoch(90)));
+        }
+        assert_eq!(faults(&mut pages, &catalog), []);
+    }
+
+    #[test]
+    fn a_request_without_a_session_leaves_nothing() {
+        let (mut pages, mut catalog) = catalog();
+        let before = pages.usage().pages;
+        catalog.note(&mut pages, Origin::default(), Epoch(1)).unwrap();
+        assert_eq!(
+            (pages.usage().pages, catalog.sessions.recall(&pages, Origin::default()).unwrap()),
+            (before, Recall::Never)
+        );
+    }
+
+    #[test]
+    fn the_session_used_longest_ago_gives_its_page_to_a_new_one() {
+        let (mut pages, mut catalog) = catalog();
+        let empty = pages.usage().pages;
+        for session in 1..=SESSIONS_MIN {
+            catalog.note(&mut pages, origin(session, 1), Epoch(session)).unwrap();
+        }
+        catalog.note(&mut pages, origin(1, 2), Epoch(50)).unwrap();
+        assert_eq!(pages.usage().pages, empty + SESSIONS_MIN);
+        catalog.note(&mut pages, origin(99, 1), Epoch(60)).unwrap();
+        assert_eq!(pages.usage().pages, empty + SESSIONS_MIN, "one came, one went");
+        let back = loaded(&mut pages, &catalog);
+        assert_eq!(back.rings, catalog.sessions.rings);
+        assert_eq!(back.turn, catalog.sessions.turn);
+        assert!(!back.rings.contains_key(&2) && back.rings.contains_key(&1) && back.rings.contains_key(&99));
+        assert_eq!(faults(&mut pages, &catalog), []);
+    }
+
+    #[test]
+    fn damage_is_found_and_what_cannot_be_read_is_forgotten_alone() {
+        let (mut pages, mut catalog) = catalog();
+        for session in 1..=3 {
+            catalog.note(&mut pages, origin(session, 1), Epoch(session)).unwrap();
+        }
+        let page = catalog.sessions.rings[&2].page;
+        pages.get_mut(page).unwrap().body_mut()[8] = 9;
+        assert_eq!(faults(&mut pages, &catalog).len(), 1);
+        let mut bad = Vec::new();
+        let mut table = Table::default();
+        table
+            .load(&catalog.own, &mut pages, &mut |name, _| {
+                bad.push(name);
+                Ok(())
+            })
+            .unwrap();
+        assert_eq!((bad, table.rings.len()), (vec!["session 0000000000000002".to_string()], 2));
+        assert_eq!(table.forget_unread(&mut catalog.own, &mut pages).unwrap(), ["session 0000000000000002"]);
+        catalog.sessions = table;
+        assert_eq!(faults(&mut pages, &catalog), []);
+    }
+
+    /// Whatever the bytes, reading a page ends with an answer or a refusal (K23).
+    #[test]
+    fn foreign_bytes_are_no_danger() {
+        let (mut pages, mut catalog) = catalog();
+        catalog.note(&mut pages, origin(1, 1), Epoch(1)).unwrap();
+        let page = catalog.sessions.rings[&1].page;
+        let (mut dice, mut whole) = (1u64, 0);
+        for round in 0..200 {
+            for byte in pages.get_mut(page).unwrap().body_mut().iter_mut().skip(if round % 2 == 0 { 16 } else { 0 }) {
+                dice = dice.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1_442_695_040_888_963_407);
+                *byte = (dice >> 56) as u8;
+            }
+            // Counts of a store that has run for long, as often as impossible ones.
+            if round % 4 == 0 {
+                [23, 39].iter().for_each(|at| pages.get_mut(page).unwrap().body_mut()[*at] = 0);
+            }
+            if let Ok(ring) = Ring::load(&pages, page, 1) {
+                whole += 1;
+                catalog.sessions.rings.insert(1, ring);
+                catalog.sessions.recall(&pages, origin(1, ring.highest)).unwrap();
+                catalog.note(&mut pages, origin(1, dice), Epoch(dice)).unwrap();
+            }
+            // The head of the page, for the next round.
+            let body = pages.get_mut(page).unwrap().body_mut();
+            body[..16].fill(0);
+            (body[0], body[8]) = (1, 1);
+        }
+        assert!((50..100).contains(&whole), "{whole} of 200 could be read");
+    }
+}
