@@ -1,4 +1,5 @@
-//! Fuzz targets: every decoder of bytes that come from a disk, a peer or a user.
+//! Fuzz targets: every decoder of bytes that come from a disk, a peer or a user; and sequences of operations on a
+//! store, against its model.
 //!
 //! # Shape
 //! A target is a function from bytes to nothing; it fails by panicking. Bytes behind a checksum are
@@ -12,6 +13,9 @@
 
 mod media;
 mod messages;
+mod operations;
+#[path = "../../crates/vos/tests/rig/mod.rs"]
+mod rig;
 mod store;
 
 use codec::crc32c;
@@ -28,6 +32,8 @@ pub const TARGETS: &[(&str, fn(&[u8]))] = &[
     ("page", media::page),
     ("store-record", store::record),
     ("store-page", store::page),
+    ("store-describe", store::describe),
+    ("store-operations", operations::any),
 ];
 
 /// The target called `name`.

@@ -65,6 +65,20 @@ pub(crate) fn record(data: &[u8]) {
     }
 }
 
+/// A record in words: kind 1, then its bytes. What cannot be read says so; what can says what.
+pub(crate) fn describe(data: &[u8]) {
+    let Some((&kind, payload)) = data.split_first() else { return };
+    let entry = vos::describe_record(u16::from(kind), payload);
+    assert!(!entry.name.is_empty());
+    let is_readable = entry.name != "unreadable";
+    assert!(!is_readable || payload.len() >= 32, "every record has a head");
+    assert!(entry.text.lines().count() <= 1, "one line: {}", entry.text);
+    // Cut anywhere, it is another record or none; any answer will do.
+    for cut in [payload.len() / 2, payload.len().saturating_sub(1)] {
+        let _ = vos::describe_record(u16::from(kind), &payload[..cut]);
+    }
+}
+
 /// Bytes planted in one page: which page 2, offset 2, the bytes.
 pub(crate) fn page(data: &[u8]) {
     let Some((&[low, high, at_low, at_high], bytes)) = data.split_first_chunk() else { return };

@@ -20,7 +20,8 @@ pub(crate) fn run(root: &Path, arguments: &[String]) -> Result<()> {
     let default: Vec<String> = DEFAULT.iter().map(|name| (*name).to_owned()).collect();
     let packages = if arguments.is_empty() { &default[..] } else { arguments };
     let tools = tools()?;
-    let target = root.join("target/coverage");
+    let target =
+        std::env::var_os("CARGO_TARGET_DIR").map_or_else(|| root.join("target"), PathBuf::from).join("coverage");
     let raw = target.join("raw");
     // What an earlier run left would be counted again.
     let _ = std::fs::remove_dir_all(&raw);
