@@ -4,9 +4,10 @@
 //! an error with its line and the nearest known key: a setting that is silently ignored is worse.
 
 use std::path::PathBuf;
+use std::time::Duration;
 
 use serde::Deserialize;
-use types::{ByteSize, Code, Error};
+use types::{ByteSize, Code, Error, Span};
 
 /// Where a server listens unless told otherwise: this machine only.
 pub const DEFAULT_LISTEN: &str = "127.0.0.1:10001";
@@ -18,6 +19,9 @@ const DEFAULT_MEMORY: u64 = 256 << 20;
 const DEFAULT_SHARE_OF_FREE: f64 = 0.8;
 /// Each target has a log and room for at least a small pool.
 pub const BYTES_PER_TARGET_MIN: u64 = 128 << 20;
+/// Below this a busy disk would count as a broken one; above, nobody would wait for it.
+const IO_TIMEOUT_MIN: Duration = Duration::from_secs(1);
+const IO_TIMEOUT_MAX: Duration = Duration::from_secs(3600);
 /// Bounds a slip of the hand (`targets: 1000`).
 const TARGETS_MAX: u32 = 128;
 
@@ -31,6 +35,8 @@ pub struct Config {
     /// Somebody said how many, so storage laid out otherwise is an error.
     pub targets_chosen: bool,
     pub storage: Storage,
+    /// A device that has not answered for so long has failed.
+    pub io_timeout: Duration,
     /// Bytes of all page pools together.
     pub memory: u64,
     pub fault_domain: String,
@@ -71,10 +77,12 @@ struct StorageFile {
     path: Option<PathBuf>,
     size: Option<String>,
     devices: Option<Vec<PathBuf>>,
+    io_timeout: Option<String>,
 }
 
 /// Keys of the file, and of its `storage` section: for suggestions.
-const KEYS: &[&str] = &["name", "listen", "targets", "storage", "memory", "fault_path", "path", "size", "devices"];
+const KEYS: &[&str] =
+    &["name", "listen", "targets", "storage", "memory", "fault_path", "path", "size", "devices", "io_timeout"];
 
 impl Default for Config {
     fn default() -> Config {
@@ -149,6 +157,17 @@ fn resolve(file: File) -> Result<Config, Error> {
     let section = file.storage.unwrap_or_default();
     let path = section.path.unwrap_or_else(|| DEFAULT_STORAGE.into());
     let bytes = size("size", section.size)?;
+    let io_timeout = match section.io_timeout {
+        None => media::IO_TIMEOUT,
+        Some(text) => {
+            let span: Span = text.parse().map_err(|e| invalid(format!("io_timeout: {e}")))?;
+            let limit = span.duration().filter(|limit| (IO_TIMEOUT_MIN..=IO_TIMEOUT_MAX).contains(limit));
+            limit.ok_or_else(|| {
+                invalid(format!("io_timeout: {text} is not between 1s and 1h"))
+                    .remedy("a healthy disk may take seconds; 30s is a good start")
+            })?
+        }
+    };
     let storage = match section.devices {
         None => Storage::Directory { path, bytes },
         Some(paths) if paths.is_empty() => return Err(invalid("devices: at least one is needed".to_string())),
@@ -160,6 +179,7 @@ fn resolve(file: File) -> Result<Config, Error> {
         targets,
         targets_chosen,
         storage,
+        io_timeout,
         memory: size("memory", file.memory)?.unwrap_or(DEFAULT_MEMORY),
         fault_domain: file.fault_path.unwrap_or_else(|| "/localhost".to_string()),
     })
@@ -190,10 +210,11 @@ mod tests {
 
     #[test]
     fn everything_may_be_said() {
-        let text = "name: lab\nlisten: [0.0.0.0:10001, unix:///run/daos.sock]\ntargets: 4\nmemory: 1GiB\nstorage:\n  path: /srv/daos\n  size: 100GB\nfault_path: /rack1/host2\n";
+        let text = "name: lab\nlisten: [0.0.0.0:10001, unix:///run/daos.sock]\ntargets: 4\nmemory: 1GiB\nstorage:\n  path: /srv/daos\n  size: 100GB\n  io_timeout: 5s\nfault_path: /rack1/host2\n";
         let config = Config::parse(text).unwrap();
         assert_eq!((config.name.as_str(), config.targets, config.memory), ("lab", 4, 1 << 30));
         assert_eq!(config.storage, Storage::Directory { path: "/srv/daos".into(), bytes: Some(100_000_000_000) });
+        assert_eq!(config.io_timeout, Duration::from_secs(5));
         let text = "storage:\n  devices:\n    - /dev/sdb\n    - /dev/sdc\n";
         let Storage::Devices { paths, .. } = Config::parse(text).unwrap().storage else { panic!("devices were named") };
         assert_eq!(paths.len(), 2);
@@ -211,7 +232,16 @@ mod tests {
 
     #[test]
     fn impossible_values_are_refused() {
-        for text in ["targets: 0", "targets: 100000", "memory: lots", "listen: []", "listen: ftp://x", "targets: [1"] {
+        for text in [
+            "targets: 0",
+            "targets: 100000",
+            "memory: lots",
+            "listen: []",
+            "listen: ftp://x",
+            "targets: [1",
+            "storage: {io_timeout: 0s}",
+            "storage: {io_timeout: 2h}",
+        ] {
             assert!(Config::parse(text).is_err(), "{text}");
         }
     }

@@ -16,6 +16,7 @@
 //! 3. A stop in mid-format is carried on by the next start; nothing was stored yet.
 
 use std::path::{Path, PathBuf};
+use std::time::Duration;
 
 use engine::target::open::{RegionConfig, TargetConfig};
 use rt::disk::{Disk, DiskError, OpenMode, fs};
@@ -71,6 +72,7 @@ pub(crate) struct RegionLayout {
 pub struct Owned {
     directory: PathBuf,
     layout: Layout,
+    io_timeout: Duration,
     _lock: Disk,
 }
 
@@ -97,7 +99,7 @@ impl Owned {
             write_layout(&file, &layout)?;
             layout
         };
-        Ok(Owned { directory: directory.clone(), layout, _lock: lock })
+        Ok(Owned { directory: directory.clone(), layout, io_timeout: config.io_timeout, _lock: lock })
     }
 
     /// Where the control service keeps its documents.
@@ -119,6 +121,7 @@ impl Owned {
                 log: self.region(&target.log)?,
                 data: self.region(&target.data)?,
                 memory: memory / count,
+                io_timeout: self.io_timeout,
                 format: self.layout.phase == Phase::Formatting,
             });
         }

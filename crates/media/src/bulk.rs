@@ -145,7 +145,8 @@ impl Store {
     /// could be released: taken with the plan that named it.
     ///
     /// # Errors
-    /// `Read`: the device failed, for this read only. `Corrupt`: the extent is not in the region.
+    /// `Read`: the device failed, for this read only. `Corrupt`: the extent is not in the region. `Failed`:
+    /// the device hangs.
     pub fn bulk_read(
         &self,
         extent: Extent,
@@ -156,9 +157,16 @@ impl Store {
         let shared = self.shared.clone();
         async move {
             let window = Window::of(&shared, extent, offset, bytes)?;
-            let (outcome, buffer) = shared.regions.data.read(window.at, IoBuf::for_read(window.length)).await;
+            if let Some(cause) = shared.watch.refusal(Device::Data) {
+                return Err(read_error(extent, cause));
+            }
+            let buffer = IoBuf::for_read(window.length);
+            let (outcome, buffer) = shared.regions.data.read(window.at, buffer, shared.watch.limit.get()).await;
             drop(pin);
-            outcome.map_err(|cause| read_error(extent, cause))?;
+            outcome.map_err(|trouble| match trouble.is_hang {
+                true => shared.failed_by(Device::Data, trouble).into(),
+                false => read_error(extent, trouble.cause),
+            })?;
             Ok(window.cut(buffer))
         }
     }
@@ -181,13 +189,14 @@ impl Held {
         if let Err(error) = shared.running() {
             return (Err(error), buffer);
         }
+        let limit = shared.watch.limit.get();
         let spans: Vec<_> = spans(&self.extents, offset, buffer.len()).collect();
         let mut outcome = Ok(());
         if let [(at, _)] = spans[..] {
-            (outcome, buffer) = shared.regions.data.write(at, buffer).await;
+            (outcome, buffer) = shared.regions.data.write(at, buffer, limit).await;
         } else {
             for (at, range) in spans {
-                outcome = shared.regions.data.write(at, IoBuf::from_slice(&buffer[range])).await.0;
+                outcome = shared.regions.data.write(at, IoBuf::from_slice(&buffer[range]), limit).await.0;
                 if outcome.is_err() {
                     break;
                 }
@@ -195,7 +204,7 @@ impl Held {
         }
         // Set after the write has completed: a sync that began before does not cover it.
         shared.bulk_unsynced.set(true);
-        (outcome.map_err(|cause| shared.fail(Device::Data, cause).into()), buffer)
+        (outcome.map_err(|trouble| shared.failed_by(Device::Data, trouble).into()), buffer)
     }
 }
 

@@ -11,7 +11,7 @@ pub type Result<T> = std::result::Result<T, Error>;
 /// Why the store did not do what it was asked.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum Error {
-    /// A write or a sync failed earlier: the store accepts nothing more. What was acknowledged is on
+    /// A write or a sync failed earlier, or a device did not answer: the store accepts nothing more. What was acknowledged is on
     /// the device. Restart the target after mending the device.
     #[error(transparent)]
     Failed(#[from] Failed),

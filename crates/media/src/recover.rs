@@ -8,6 +8,8 @@
 //! device's cache count from now on. And the incarnation goes up before anything new is written: a batch
 //! behind the end we found, left over from before, can never join the line again.
 
+use std::rc::Rc;
+
 use zerocopy::{FromBytes, IntoBytes};
 
 use crate::error::{Corrupt, Device, Error, Fault, FormatError, Place, Result};
@@ -17,13 +19,14 @@ use crate::log::record::{decode_log_header, encode_log_header};
 use crate::log::scan::{Record, Scanner};
 use crate::page::{self, KIND_BITMAP, KIND_MAP, PAGE_BYTES, Seal, field};
 use crate::pages::map::{MAP_ENTRIES, MapPage};
-use crate::pages::pool::{Loader, Pages};
+use crate::pages::pool::Pages;
 use crate::region::{BLOCK_BYTES, Region, Regions};
 use crate::root::{BLOB_BYTES_MAX, Part, Root, block_count, decode_root, decode_root_block};
 use crate::space::bitmap::{Bitmap, first_allocatable, page_count, slot_block};
 use crate::space::{Extent, PAGE_BLOCKS, Space};
 use crate::store::{Phase, Store};
 use crate::superblock::{Anchor, COPIES, FORMAT_VERSION, decode_superblock, is_blank, store_name};
+use crate::watch::{Watch, loader};
 
 /// Smallest data region: superblocks, a bitmap page, and room for a few hundred pages.
 pub const DATA_BYTES_MIN: u64 = 2 << 20;
@@ -154,10 +157,11 @@ impl Store {
         // Slot 1 as the present one, so that the first checkpoint writes slot 0.
         let bitmaps = vec![Part { at: 1, crc: 0 }; page_count(blocks) as usize];
         let root = Root { bitmaps, ..Root::default() };
-        let pages = Pages::new(budget_bytes, 0, codec::crc32c(&identity.store), Some(loader(data)))?;
+        let watch = Rc::new(Watch::new(Device::Data, data));
+        let pages = Pages::new(budget_bytes, 0, codec::crc32c(&identity.store), Some(loader(&watch, data)))?;
         let mut log = Log::new(log_region.bytes, identity.store);
         log.resume(Lsn(0), Lsn(0), anchor.incarnation, anchor.sequence);
-        let store = Store::assemble(regions, anchor, log, pages, space, root, Vec::new());
+        let store = Store::assemble(regions, watch, anchor, log, pages, space, (root, Vec::new()));
         store.shared.checkpoint_blocking()?;
         store.shared.set_phase(Phase::Running);
         Ok(store)
@@ -198,14 +202,15 @@ impl Store {
         let (root, root_blocks) = reader.root(&anchor)?;
         let image = reader.bitmap(&root, judge)?;
         let addresses = reader.map(&root)?;
-        let mut pages = Pages::new(budget_bytes, anchor.frames, tag, Some(loader(&regions.data)))?;
+        let watch = Rc::new(Watch::new(Device::Data, &regions.data));
+        let mut pages = Pages::new(budget_bytes, anchor.frames, tag, Some(loader(&watch, &regions.data)))?;
         pages.restore(addresses.into_iter(), anchor.sequence);
         let space = Space::new(first, blocks, image);
         let log = Log::new(anchor.log_bytes, anchor.store);
         let (start, area) = (Lsn(anchor.checkpoint), log.area());
         let scanner = Scanner::new(regions.log.clone(), area, anchor.store, start, anchor.log_start, anchor.sequence);
         let recovery = Recovery { root: root.owner.clone(), scanner, records: 0, rewrite };
-        Ok((Store::assemble(regions, anchor, log, pages, space, root, root_blocks), recovery))
+        Ok((Store::assemble(regions, watch, anchor, log, pages, space, (root, root_blocks)), recovery))
     }
 
     /// Recovery is over: every record was applied. From here on the store takes updates.
@@ -232,11 +237,6 @@ impl Store {
         shared.set_phase(Phase::Running);
         Ok(Recovered { records: recovery.records, from, to: end })
     }
-}
-
-fn loader(data: &Region) -> Loader {
-    let region = data.clone();
-    Box::new(move |block, bytes| region.read_now(block as u64 * BLOCK_BYTES as u64, bytes))
 }
 
 fn device_error(region: &Region, cause: impl ToString) -> FormatError {

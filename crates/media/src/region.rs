@@ -1,7 +1,9 @@
 //! A region: the part of a file or block device that one store uses for its log or its data.
 
+use std::future::Future;
 use std::io;
 use std::sync::Arc;
+use std::time::Duration;
 
 use rt::disk::{Disk, DiskError, IoBuf};
 
@@ -60,26 +62,49 @@ impl Region {
         self.disk.sync_now().map_err(told)
     }
 
-    pub(crate) async fn read(&self, offset: u64, buffer: IoBuf) -> (Result<(), Cause>, IoBuf) {
+    /// As [`Disk::read`]; ends after `limit` in any case, without the buffer.
+    pub(crate) async fn read(&self, offset: u64, buffer: IoBuf, limit: Duration) -> (Result<(), Trouble>, IoBuf) {
         self.check(offset, buffer.len());
-        let (outcome, buffer) = self.disk.read(self.base + offset, buffer).await;
-        (outcome.map_err(|error: io::Error| told(error)), buffer)
+        self.bounded("read", limit, self.disk.read(self.base + offset, buffer)).await
     }
 
-    pub(crate) async fn write(&self, offset: u64, buffer: IoBuf) -> (Result<(), Cause>, IoBuf) {
+    /// As [`Disk::write`]; ends after `limit` in any case, without the buffer.
+    pub(crate) async fn write(&self, offset: u64, buffer: IoBuf, limit: Duration) -> (Result<(), Trouble>, IoBuf) {
         self.check(offset, buffer.len());
-        let (outcome, buffer) = self.disk.write(self.base + offset, buffer).await;
-        (outcome.map_err(|error: io::Error| told(error)), buffer)
+        self.bounded("write", limit, self.disk.write(self.base + offset, buffer)).await
     }
 
-    pub(crate) async fn write_durable(&self, offset: u64, buffer: IoBuf) -> (Result<(), Cause>, IoBuf) {
+    /// As [`Disk::write_durable`]; ends after `limit` in any case, without the buffer.
+    pub(crate) async fn write_durable(
+        &self,
+        offset: u64,
+        buffer: IoBuf,
+        limit: Duration,
+    ) -> (Result<(), Trouble>, IoBuf) {
         self.check(offset, buffer.len());
-        let (outcome, buffer) = self.disk.write_durable(self.base + offset, buffer).await;
-        (outcome.map_err(|error: io::Error| told(error)), buffer)
+        self.bounded("write", limit, self.disk.write_durable(self.base + offset, buffer)).await
     }
 
-    pub(crate) async fn sync(&self) -> Result<(), Cause> {
-        self.disk.sync().await.map_err(|error: io::Error| told(error))
+    /// As [`Disk::sync`]; ends after `limit` in any case.
+    pub(crate) async fn sync(&self, limit: Duration) -> Result<(), Trouble> {
+        let sync = async { (self.disk.sync().await, IoBuf::default()) };
+        self.bounded("sync", limit, sync).await.0
+    }
+
+    /// A transfer that is given up may still take place; its buffer is then the kernel's until it has.
+    async fn bounded(
+        &self,
+        operation: &'static str,
+        limit: Duration,
+        transfer: impl Future<Output = (io::Result<()>, IoBuf)>,
+    ) -> (Result<(), Trouble>, IoBuf) {
+        match rt::timeout(limit, transfer).await {
+            Ok((outcome, buffer)) => (outcome.map_err(|error| Trouble { cause: told(error), is_hang: false }), buffer),
+            Err(_) => {
+                let cause = hung(operation, &self.name(), limit).into();
+                (Err(Trouble { cause, is_hang: true }), IoBuf::default())
+            }
+        }
     }
 
     /// A transfer outside the region would hit a neighbour: our bug, never the medium's.
@@ -90,6 +115,19 @@ impl Region {
             self.bytes
         );
     }
+}
+
+/// Why a transfer did not succeed.
+#[derive(Debug)]
+pub(crate) struct Trouble {
+    pub(crate) cause: Cause,
+    /// The device did not answer at all.
+    pub(crate) is_hang: bool,
+}
+
+/// What is said of a device that does not answer.
+pub(crate) fn hung(operation: &str, path: &str, waited: Duration) -> String {
+    format!("{operation} {path}: no answer for {:.1} s: the device hangs", waited.as_secs_f64())
 }
 
 fn told(error: impl std::fmt::Display) -> Cause {

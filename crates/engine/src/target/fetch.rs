@@ -125,15 +125,17 @@ impl Target {
     /// block.
     async fn read_bulk(&self, plan: &FetchPlan, extents: &[BulkExtent], range: Range<u64>) -> Result<IoBuf, Error> {
         let pin = plan.pin.clone().expect("a plan that names blocks pins them");
-        let failed = |e: media::Error| Error::new(Code::Io, format!("target {}: {e}", self.index));
         let mut base = 0;
         let mut joined: Option<IoBuf> = None;
         for extent in extents {
             let covered = range.start.max(base)..range.end.min(base + extent.bytes());
             if covered.start < covered.end {
                 let length = (covered.end - covered.start) as usize;
-                let part =
-                    self.media.bulk_read(*extent, covered.start - base, length, pin.clone()).await.map_err(failed)?;
+                let part = self
+                    .media
+                    .bulk_read(*extent, covered.start - base, length, pin.clone())
+                    .await
+                    .map_err(|e| self.device_error(e))?;
                 match &mut joined {
                     None if covered == range => return Ok(part),
                     None => joined = Some(part),

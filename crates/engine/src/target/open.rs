@@ -3,6 +3,7 @@
 use std::cell::RefCell;
 use std::path::PathBuf;
 use std::rc::Rc;
+use std::time::Duration;
 
 use media::{Existing, Identity, Region, Regions};
 use net::Limits;
@@ -38,6 +39,8 @@ pub struct TargetConfig {
     pub data: RegionConfig,
     /// Bytes of the page pool.
     pub memory: u64,
+    /// A device that has not answered for so long has failed.
+    pub io_timeout: Duration,
     /// Make the store anew, whatever the regions hold.
     pub format: bool,
 }
@@ -57,6 +60,7 @@ pub struct Shared {
 /// `Io` when a region cannot be opened; `BadFormat` when what it holds is not this target's store.
 pub async fn start(config: TargetConfig, shared: Shared) -> Result<(TargetHandle, rt::ThreadHandle<()>), Error> {
     let index = config.index;
+    let io_timeout = config.io_timeout;
     let (handle, orders) = channel(index);
     let (opened, ready) = oneshot::channel();
     let thread = rt::spawn_thread(&format!("target-{index}"), move || async move {
@@ -67,20 +71,23 @@ pub async fn start(config: TargetConfig, shared: Shared) -> Result<(TargetHandle
                 return;
             }
         };
-        let _ = opened.send(Ok(()));
+        let _ = opened.send(Ok(target.media.watch()));
         let mut tasks = rt::TaskSet::new();
         tasks.spawn_local(target.clone().upkeep());
         target.carry_out(orders, shared.limits, shared.incarnation).await;
     })
     .map_err(|e| Error::new(Code::NoMemory, format!("cannot start a thread for target {index}: {e}")))?;
     let gone = |_| Error::new(Code::ShuttingDown, format!("target {index} ended while it was starting"));
-    ready.await.map_err(gone)??;
+    let watch = ready.await.map_err(gone)??;
+    handle.opened(watch, io_timeout);
     Ok((handle, thread))
 }
 
 async fn open(config: TargetConfig, shared: &Shared) -> Result<Rc<Target>, Error> {
     let index = config.index;
+    let io_timeout = config.io_timeout;
     let (store, media) = open_store(config)?;
+    media.set_io_timeout(io_timeout);
     // A calendar that was set back must not bring epochs that were used, or are forgotten.
     for id in store.pools().into_iter().flat_map(|pool| store.containers(pool)) {
         let info = store.container_info(id).map_err(|e| Error::new(Code::BadFormat, e.to_string()))?;

@@ -100,7 +100,12 @@ impl Target {
     fn pool_space(&self, id: PoolId) -> Result<PoolSpace, Error> {
         let space = self.store.borrow().pool_space(id);
         let space = space.map_err(|e| self.refusal(ContainerId::from_bytes([0; 16]), e))?;
-        Ok(PoolSpace { quota: space.quota, metadata: space.pages, data: space.bulk })
+        Ok(PoolSpace {
+            quota: space.quota,
+            metadata: space.pages,
+            data: space.bulk,
+            is_failed: self.media.failure().is_some(),
+        })
     }
 
     fn holdings(&self) -> Holdings {
@@ -122,7 +127,7 @@ impl Target {
     }
 
     async fn close(&self) -> Result<(), Error> {
-        self.media.stop().await.map_err(|e| Error::new(Code::Io, format!("target {}: {e}", self.index)))
+        self.media.stop().await.map_err(|e| self.device_error(e))
     }
 
     /// Applies a change and waits until it is durable, pausing while the store is under pressure.

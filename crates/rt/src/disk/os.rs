@@ -60,6 +60,12 @@ impl OsFile {
         Ok(OsFile { path: path.to_owned(), is_memory, is_device, cached, direct: None })
     }
 
+    /// A file that is none, for what a real one never does.
+    #[cfg(test)]
+    pub(super) fn for_test(cached: File) -> OsFile {
+        OsFile { path: "test".into(), is_memory: false, is_device: false, cached, direct: None }
+    }
+
     pub(super) fn len(&self) -> Result<u64, DiskError> {
         if self.is_device {
             // The metadata of a device says 0; its end is where seeking to the end leads. The shared
