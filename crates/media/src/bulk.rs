@@ -6,7 +6,7 @@ use std::rc::Rc;
 use rt::disk::IoBuf;
 
 use crate::error::{Device, Error, Place, Result};
-use crate::region::BLOCK_BYTES;
+use crate::region::{BLOCK_BYTES, Regions};
 use crate::space::{Extent, PinGuard};
 use crate::store::{Shared, Store};
 
@@ -74,9 +74,9 @@ impl Store {
             if let Err(Error::NoSpace { wanted, .. }) = reserved {
                 // A flush or a checkpoint frees what is in quarantine, and a checkpoint what is kept for
                 // changed pages. Only when that could do is it worth the wait.
-                let usage = shared.space.borrow().usage();
-                let is_coming = usage.quarantined > 0 || shared.is_changed();
-                if is_coming && wanted <= usage.free + usage.quarantined {
+                let space = shared.space.borrow();
+                let is_coming = space.usage().quarantined > 0 || shared.is_changed();
+                if is_coming && wanted <= space.bulk_at_best() * BLOCK_BYTES as u64 {
                     return Err(shared.refuse_reservation());
                 }
             }
@@ -134,7 +134,7 @@ impl Store {
         buffer.pad_to(BLOCK_BYTES);
         let shared = &self.shared;
         shared.running()?;
-        for (at, range) in spans(reservation.extents(), offset, buffer.len()) {
+        for (at, range) in spans(&shared.regions, reservation.extents(), offset, buffer.len()) {
             shared.regions.data.write_now(at, &buffer[range]).map_err(|cause| shared.fail(Device::Data, cause))?;
         }
         shared.bulk_unsynced.set(true);
@@ -190,7 +190,7 @@ impl Held {
             return (Err(error), buffer);
         }
         let limit = shared.watch.limit.get();
-        let spans: Vec<_> = spans(&self.extents, offset, buffer.len()).collect();
+        let spans: Vec<_> = spans(&shared.regions, &self.extents, offset, buffer.len()).collect();
         let mut outcome = Ok(());
         if let [(at, _)] = spans[..] {
             (outcome, buffer) = shared.regions.data.write(at, buffer, limit).await;
@@ -209,12 +209,17 @@ impl Held {
 }
 
 /// The parts of `offset..offset + bytes` of a payload in `extents`: byte in the region, range of the part.
-fn spans(extents: &[Extent], offset: u64, bytes: usize) -> impl Iterator<Item = (u64, std::ops::Range<usize>)> + '_ {
+fn spans<'a>(
+    regions: &'a Regions,
+    extents: &'a [Extent],
+    offset: u64,
+    bytes: usize,
+) -> impl Iterator<Item = (u64, std::ops::Range<usize>)> + 'a {
     let (from, to) = (offset, offset + bytes as u64);
     let mut start = 0;
     extents.iter().filter_map(move |extent| {
         let (first, last) = (start.max(from), (start + extent.bytes()).min(to));
-        let at = extent.block as u64 * BLOCK_BYTES as u64 + first.saturating_sub(start);
+        let at = regions.bulk_offset(extent.block) + first.saturating_sub(start);
         start += extent.bytes();
         (first < last).then(|| (at, (first - from) as usize..(last - from) as usize))
     })
@@ -231,12 +236,12 @@ struct Window {
 impl Window {
     fn of(shared: &Shared, extent: Extent, offset: u64, bytes: usize) -> Result<Window> {
         let end = offset.saturating_add(bytes as u64);
-        if end > extent.bytes() || extent.end() > shared.space.borrow().blocks() as u64 {
+        if end > extent.bytes() || !shared.space.borrow().area().is_bulk(extent) {
             return Err(crate::space::wrong(extent, "read outside the region or the extent"));
         }
         let head = offset % BLOCK_BYTES as u64;
         let length = (head as usize + bytes).next_multiple_of(BLOCK_BYTES);
-        let at = extent.block as u64 * BLOCK_BYTES as u64 + offset - head;
+        let at = shared.regions.bulk_offset(extent.block) + offset - head;
         Ok(Window { at, length, head: head as usize, bytes })
     }
 

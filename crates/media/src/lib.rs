@@ -38,6 +38,7 @@ mod checkpoint;
 mod error;
 #[cfg(test)]
 mod golden;
+mod header;
 mod inspect;
 mod log;
 mod page;
@@ -54,11 +55,12 @@ mod watch;
 
 pub use bulk::Reservation;
 pub use error::{Corrupt, Device, Error, Failed, Fault, FormatError, Place, Result};
+pub use header::{RegionHeader, decode_region_header};
 pub use inspect::{CheckpointFacts, Glance};
 pub use log::append::LOG_BYTES_MIN;
 pub use log::record::{
-    BATCH_HEADER_BYTES, BatchHeader, LogHeader, RECORD_BYTES_MAX, RECORD_HEADER_BYTES, RecordHeader,
-    decode_batch_header, decode_log_header, decode_record, verify_batch,
+    BATCH_HEADER_BYTES, BatchHeader, RECORD_BYTES_MAX, RECORD_HEADER_BYTES, RecordHeader, decode_batch_header,
+    decode_record, verify_batch,
 };
 pub use log::scan::Record;
 pub use log::{Lsn, Reserve};

@@ -1,4 +1,4 @@
-//! A region: the part of a file or block device that one store uses for its log or its data.
+//! A region: the part of a file or block device that one store uses in one role: log, metadata or data.
 
 use std::future::Future;
 use std::io;
@@ -6,6 +6,8 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use rt::disk::{Disk, DiskError, IoBuf};
+
+use crate::error::Device;
 
 /// Bytes of a block: the unit of allocation, of direct I/O, and of what a store rewrites.
 pub const BLOCK_BYTES: usize = 4096;
@@ -22,11 +24,58 @@ pub struct Region {
     pub bytes: u64,
 }
 
-/// The two regions of a store. They may lie on one device.
+/// The regions of a store. They may lie on one device.
+///
+/// Blocks have one numbering. With `metadata`, its blocks come first, and those of `data` follow, without the
+/// header block that `data` then begins with.
 #[derive(Clone, Debug)]
 pub struct Regions {
     pub log: Region,
+    /// Superblocks, bitmap and pages. Absent: they share `data` with bulk data.
+    pub metadata: Option<Region>,
     pub data: Region,
+}
+
+impl Regions {
+    /// The region with superblocks, bitmap and pages.
+    pub(crate) fn pages(&self) -> &Region {
+        self.metadata.as_ref().unwrap_or(&self.data)
+    }
+
+    /// What the region with the pages is called.
+    pub(crate) fn page_device(&self) -> Device {
+        match self.metadata {
+            Some(_) => Device::Metadata,
+            None => Device::Data,
+        }
+    }
+
+    /// Every region with its role.
+    pub(crate) fn each(&self) -> impl Iterator<Item = (Device, &Region)> {
+        let metadata = self.metadata.as_ref().map(|region| (Device::Metadata, region));
+        [(Device::Log, &self.log)].into_iter().chain(metadata).chain([(Device::Data, &self.data)])
+    }
+
+    /// The first block of a data region that holds no pages; 0 when it does.
+    pub(crate) fn bulk_start(&self) -> u32 {
+        self.metadata.as_ref().map_or(0, |region| (region.bytes / BLOCK_BYTES as u64) as u32)
+    }
+
+    /// All blocks, of metadata and data.
+    pub(crate) fn blocks(&self) -> u32 {
+        let header = u64::from(self.metadata.is_some());
+        self.bulk_start() + (self.data.bytes / BLOCK_BYTES as u64 - header) as u32
+    }
+
+    /// Where in the data region a block of bulk data begins.
+    #[inline]
+    pub(crate) fn bulk_offset(&self, block: u32) -> u64 {
+        let block = match &self.metadata {
+            Some(_) => block - self.bulk_start() + 1,
+            None => block,
+        };
+        block as u64 * BLOCK_BYTES as u64
+    }
 }
 
 impl Region {

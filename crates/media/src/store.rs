@@ -458,21 +458,22 @@ impl Shared {
             return Err(Error::Busy { dirty: self.dirty.get(), frames: self.pages_budget() });
         }
         if !self.space.borrow().has_room(reserve, self.page_demand()) {
-            return Err(self.no_room(PAGE_ROOM_BYTES));
+            return Err(self.no_room());
         }
         Ok(())
     }
 
     /// The refusal when space is short: `Busy` while a flush or a checkpoint may still make room.
     #[cold]
-    pub(crate) fn no_room(&self, wanted: u64) -> Error {
+    fn no_room(&self) -> Error {
         let usage = self.space.borrow().usage();
         if usage.quarantined > 0 || self.dirty.get() > 0 {
             self.wanted.wake();
             return Error::Busy { dirty: self.dirty.get(), frames: self.pages_budget() };
         }
-        let free = self.space.borrow().free_for_bulk(self.page_demand()) * BLOCK_BYTES as u64;
-        Error::NoSpace { wanted, free }
+        let demand = self.page_demand() * crate::space::PAGE_BLOCKS as u64;
+        let free = self.space.borrow().free_for_pages().saturating_sub(demand) * BLOCK_BYTES as u64;
+        Error::NoSpace { wanted: PAGE_ROOM_BYTES, free }
     }
 
     /// Pages that the next checkpoint may have to write.
@@ -638,17 +639,17 @@ impl Shared {
     pub(crate) fn checkpoint_blocking(&self) -> std::result::Result<(), Failed> {
         self.not_failed()?;
         let mut checkpoint = self.begin_checkpoint();
-        let data = &self.regions.data;
+        let (pages, device) = (self.regions.pages(), self.regions.page_device());
         loop {
             match checkpoint.step(self).inspect_err(|failed| self.fail_as(failed))? {
                 Step::Flush(lsn) => {
                     self.flush_now()?;
                     assert!(self.log.borrow().durable() >= lsn);
                 }
-                Step::Write { block, buffer } => data
+                Step::Write { block, buffer } => pages
                     .write_now(block as u64 * BLOCK_BYTES as u64, &buffer)
-                    .map_err(|cause| self.fail(Device::Data, cause))?,
-                Step::Sync => data.sync_now().map_err(|cause| self.fail(Device::Data, cause))?,
+                    .map_err(|cause| self.fail(device, cause))?,
+                Step::Sync => pages.sync_now().map_err(|cause| self.fail(device, cause))?,
                 Step::Pause => {}
                 Step::Done => break,
             }
@@ -659,7 +660,7 @@ impl Shared {
 
     async fn checkpoint(self: &Rc<Shared>) -> std::result::Result<(), Failed> {
         let mut checkpoint = self.begin_checkpoint();
-        let data = &self.regions.data;
+        let (pages, device) = (self.regions.pages(), self.regions.page_device());
         let limit = self.watch.limit.get();
         loop {
             self.not_failed()?;
@@ -668,11 +669,11 @@ impl Shared {
                 Step::Flush(Lsn(0)) => {}
                 Step::Flush(lsn) => Durable { shared: self.clone(), lsn: Lsn(lsn.0 - 1) }.await?,
                 Step::Write { block, buffer } => {
-                    let (outcome, _) = data.write(block as u64 * BLOCK_BYTES as u64, buffer, limit).await;
-                    outcome.map_err(|trouble| self.failed_by(Device::Data, trouble))?;
+                    let (outcome, _) = pages.write(block as u64 * BLOCK_BYTES as u64, buffer, limit).await;
+                    outcome.map_err(|trouble| self.failed_by(device, trouble))?;
                     rt::yield_now().await;
                 }
-                Step::Sync => data.sync(limit).await.map_err(|trouble| self.failed_by(Device::Data, trouble))?,
+                Step::Sync => pages.sync(limit).await.map_err(|trouble| self.failed_by(device, trouble))?,
                 Step::Pause => rt::yield_now().await,
                 Step::Done => break,
             }

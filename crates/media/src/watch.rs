@@ -99,5 +99,8 @@ impl Watch {
 /// Reads pages for the pool.
 pub(crate) fn loader(watch: &std::rc::Rc<Watch>, region: &Region) -> Loader {
     let (watch, region) = (watch.clone(), region.clone());
-    Box::new(move |block, bytes| watch.read_now(&region, block as u64 * BLOCK_BYTES as u64, bytes))
+    let device = watch.device.device;
+    let read =
+        Box::new(move |block: u32, bytes: &mut [u8]| watch.read_now(&region, block as u64 * BLOCK_BYTES as u64, bytes));
+    Loader { device, read }
 }

@@ -152,9 +152,13 @@ impl Target {
 }
 
 /// What pools may reserve together: the data region less room for a checkpoint's copies of changed
-/// pages, so that writing down never competes with pools for the last block.
+/// pages, so that writing down never competes with pools for the last block. Where pages have a device of
+/// their own, nothing competes.
 fn usable_bytes(usage: &media::Usage) -> u64 {
     let capacity = usage.space.capacity;
+    if usage.space.metadata > 0 {
+        return capacity - usage.space.metadata;
+    }
     let copies = usage.pages.budget * media::PAGE_BYTES as u64;
     capacity.saturating_sub(copies.max(capacity / 16))
 }
