@@ -37,11 +37,11 @@ pub(crate) fn root(data: &[u8]) {
 
 /// A log header, a batch header, and the records behind it, each with a right checksum.
 pub(crate) fn log(data: &[u8]) {
-    let _ = ::media::decode_log_header(data);
+    let _ = ::media::decode_region_header(data);
     let mut image = sized(data, BLOCK_BYTES);
     image[..8].copy_from_slice(b"FLLOGHD\x01");
     seal(&mut image, 8, BLOCK_BYTES);
-    let _ = ::media::decode_log_header(&image);
+    let _ = ::media::decode_region_header(&image);
 
     let mut batch = data.to_vec();
     if batch.len() < ::media::BATCH_HEADER_BYTES {

@@ -64,7 +64,11 @@ async fn measure(plan: &Plan, place: Place, directory: &Path) -> Result<Vec<Figu
 /// A store in two files.
 fn new_store(directory: &Path) -> Result<Store> {
     Ok(Store::format(
-        Regions { log: region(directory, "log", LOG_BYTES)?, data: region(directory, "data", DATA_BYTES)? },
+        Regions {
+            log: region(directory, "log", LOG_BYTES)?,
+            metadata: None,
+            data: region(directory, "data", DATA_BYTES)?,
+        },
         Identity { store: *b"bench-log-store!", target: 0 },
         PAGES_BYTES,
         Existing::Refuse,

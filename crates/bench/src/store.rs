@@ -161,8 +161,11 @@ struct Vos {
 
 impl Vos {
     fn create(directory: &Path, sizes: Sizes) -> Result<Vos> {
-        let regions =
-            Regions { log: region(directory, "log", sizes.log)?, data: region(directory, "data", sizes.data)? };
+        let regions = Regions {
+            log: region(directory, "log", sizes.log)?,
+            metadata: None,
+            data: region(directory, "data", sizes.data)?,
+        };
         let identity = Identity { store: *b"bench-vos-store!", target: 0 };
         let media = media::Store::format(regions, identity, sizes.pages, Existing::Refuse)?;
         let mut store = vos::Store::format(media)?;

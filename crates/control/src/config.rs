@@ -3,10 +3,14 @@
 //! Every key has a default, so that an empty file, or none, is a working server. An unknown key is
 //! an error with its line and the nearest known key: a setting that is silently ignored is worse.
 
+use std::fmt;
 use std::path::PathBuf;
+use std::time::Duration;
 
-use serde::Deserialize;
-use types::{ByteSize, Code, Error};
+use serde::de::value::MapAccessDeserializer;
+use serde::de::{MapAccess, SeqAccess, Visitor};
+use serde::{Deserialize, Deserializer};
+use types::{ByteSize, Code, Error, Span};
 
 /// Where a server listens unless told otherwise: this machine only.
 pub const DEFAULT_LISTEN: &str = "127.0.0.1:10001";
@@ -18,6 +22,9 @@ const DEFAULT_MEMORY: u64 = 256 << 20;
 const DEFAULT_SHARE_OF_FREE: f64 = 0.8;
 /// Each target has a log and room for at least a small pool.
 pub const BYTES_PER_TARGET_MIN: u64 = 128 << 20;
+/// Below this a busy disk would count as a broken one; above, nobody would wait for it.
+const IO_TIMEOUT_MIN: Duration = Duration::from_secs(1);
+const IO_TIMEOUT_MAX: Duration = Duration::from_secs(3600);
 /// Bounds a slip of the hand (`targets: 1000`).
 const TARGETS_MAX: u32 = 128;
 
@@ -31,6 +38,14 @@ pub struct Config {
     /// Somebody said how many, so storage laid out otherwise is an error.
     pub targets_chosen: bool,
     pub storage: Storage,
+    /// Where logs lie; absent: with the data.
+    pub log: Option<Place>,
+    /// Where pages lie; absent: with the data.
+    pub metadata: Option<Place>,
+    /// Lay new storage out over whatever devices hold.
+    pub force: bool,
+    /// A device that has not answered for so long has failed.
+    pub io_timeout: Duration,
     /// Bytes of all page pools together.
     pub memory: u64,
     pub fault_domain: String,
@@ -43,7 +58,37 @@ pub enum Storage {
     Directory { path: PathBuf, bytes: Option<u64> },
     /// Block devices or preallocated files, targets spread evenly over them; the directory holds
     /// the service's documents.
-    Devices { paths: Vec<PathBuf>, metadata: PathBuf },
+    Devices { paths: Vec<PathBuf>, directory: PathBuf },
+}
+
+/// Where one role's regions lie, apart from the data.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Place {
+    /// Block devices, preallocated files, or directories to make files in; targets are spread evenly over
+    /// them.
+    pub paths: Vec<PathBuf>,
+    /// Of all targets together; devices are used whole unless it is given.
+    pub bytes: Option<u64>,
+    pub medium: Medium,
+}
+
+/// How a place is reached.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Default)]
+pub enum Medium {
+    /// As whatever it is.
+    #[default]
+    Any,
+    File,
+    Block,
+    /// Persistent memory, mapped; `Emulated`: any file, mapped as if it were.
+    Pmem(Dax),
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Dax {
+    /// The file system must promise that a store that left the caches is durable.
+    Required,
+    Emulated,
 }
 
 /// The file as written.
@@ -71,10 +116,89 @@ struct StorageFile {
     path: Option<PathBuf>,
     size: Option<String>,
     devices: Option<Vec<PathBuf>>,
+    log: Option<PlaceFile>,
+    metadata: Option<PlaceFile>,
+    io_timeout: Option<String>,
 }
 
-/// Keys of the file, and of its `storage` section: for suggestions.
-const KEYS: &[&str] = &["name", "listen", "targets", "storage", "memory", "fault_path", "path", "size", "devices"];
+/// A role's place: a path, a list of them, or a section.
+#[derive(Default)]
+struct PlaceFile {
+    path: Vec<PathBuf>,
+    size: Option<String>,
+    medium: Option<String>,
+    dax: Option<String>,
+}
+
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+struct PlaceSection {
+    path: OneOrMany,
+    size: Option<String>,
+    medium: Option<String>,
+    dax: Option<String>,
+}
+
+#[derive(Deserialize)]
+#[serde(untagged)]
+enum OneOrMany {
+    One(PathBuf),
+    Many(Vec<PathBuf>),
+}
+
+/// By hand, because serde's untagged enums forget what was wrong with each variant.
+impl<'de> Deserialize<'de> for PlaceFile {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<PlaceFile, D::Error> {
+        struct Reader;
+        impl<'de> Visitor<'de> for Reader {
+            type Value = PlaceFile;
+
+            fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+                f.write_str("a path, a list of paths, or a section with `path`")
+            }
+
+            fn visit_str<E: serde::de::Error>(self, path: &str) -> Result<PlaceFile, E> {
+                Ok(PlaceFile { path: vec![path.into()], ..PlaceFile::default() })
+            }
+
+            fn visit_seq<A: SeqAccess<'de>>(self, mut list: A) -> Result<PlaceFile, A::Error> {
+                let mut place = PlaceFile::default();
+                while let Some(path) = list.next_element()? {
+                    place.path.push(path);
+                }
+                Ok(place)
+            }
+
+            fn visit_map<A: MapAccess<'de>>(self, map: A) -> Result<PlaceFile, A::Error> {
+                let section = PlaceSection::deserialize(MapAccessDeserializer::new(map))?;
+                let path = match section.path {
+                    OneOrMany::One(path) => vec![path],
+                    OneOrMany::Many(paths) => paths,
+                };
+                Ok(PlaceFile { path, size: section.size, medium: section.medium, dax: section.dax })
+            }
+        }
+        deserializer.deserialize_any(Reader)
+    }
+}
+
+/// Keys of the file, and of its sections: for suggestions.
+const KEYS: &[&str] = &[
+    "name",
+    "listen",
+    "targets",
+    "storage",
+    "memory",
+    "fault_path",
+    "path",
+    "size",
+    "devices",
+    "log",
+    "metadata",
+    "medium",
+    "dax",
+    "io_timeout",
+];
 
 impl Default for Config {
     fn default() -> Config {
@@ -114,7 +238,11 @@ fn explain(text: &str, complaint: &str) -> Error {
     let Some(key) = unknown else {
         return Error::new(Code::Invalid, first.to_string()).remedy("see the example in the README");
     };
-    let line = text.lines().position(|line| line.trim_start().trim_start_matches("- ").starts_with(&format!("{key}:")));
+    // At the start of a line, or inside braces.
+    let is_here = |line: &str| {
+        line.split(['{', ',']).any(|part| part.trim_start().trim_start_matches("- ").starts_with(&format!("{key}:")))
+    };
+    let line = text.lines().position(is_here);
     let place = line.map(|n| format!("line {}: ", n + 1)).unwrap_or_default();
     let error = Error::new(Code::Invalid, format!("{place}unknown key '{key}'"));
     match types::nearest(key, KEYS.iter().copied()) {
@@ -149,20 +277,94 @@ fn resolve(file: File) -> Result<Config, Error> {
     let section = file.storage.unwrap_or_default();
     let path = section.path.unwrap_or_else(|| DEFAULT_STORAGE.into());
     let bytes = size("size", section.size)?;
+    let io_timeout = match section.io_timeout {
+        None => media::IO_TIMEOUT,
+        Some(text) => {
+            let span: Span = text.parse().map_err(|e| invalid(format!("io_timeout: {e}")))?;
+            let limit = span.duration().filter(|limit| (IO_TIMEOUT_MIN..=IO_TIMEOUT_MAX).contains(limit));
+            limit.ok_or_else(|| {
+                invalid(format!("io_timeout: {text} is not between 1s and 1h"))
+                    .remedy("a healthy disk may take seconds; 30s is a good start")
+            })?
+        }
+    };
     let storage = match section.devices {
         None => Storage::Directory { path, bytes },
         Some(paths) if paths.is_empty() => return Err(invalid("devices: at least one is needed".to_string())),
-        Some(paths) => Storage::Devices { paths, metadata: path },
+        Some(paths) => Storage::Devices { paths, directory: path },
     };
+    let log = section.log.map(|log| place("log", log)).transpose()?;
+    let metadata = section.metadata.map(|metadata| place("metadata", metadata)).transpose()?;
+    if let Some(Place { medium: Medium::Pmem(_), .. }) = metadata {
+        return Err(invalid("metadata: medium pmem is for the log".to_string()).remedy("leave `medium` out"));
+    }
+    roles_are_apart(&storage, &log, &metadata)?;
     Ok(Config {
         name: file.name.unwrap_or_else(|| "daos_server".to_string()),
         listen,
         targets,
         targets_chosen,
         storage,
+        log,
+        metadata,
+        force: false,
+        io_timeout,
         memory: size("memory", file.memory)?.unwrap_or(DEFAULT_MEMORY),
         fault_domain: file.fault_path.unwrap_or_else(|| "/localhost".to_string()),
     })
+}
+
+fn place(role: &str, file: PlaceFile) -> Result<Place, Error> {
+    let invalid = |text: String| Error::new(Code::Invalid, format!("{role}: {text}"));
+    if file.path.is_empty() {
+        return Err(invalid("at least one path is needed".to_string()));
+    }
+    let bytes = file.size.map(|text| text.parse::<ByteSize>().map(|size| size.0)).transpose();
+    let dax = match file.dax.as_deref() {
+        None | Some("required") => Dax::Required,
+        Some("emulated") => Dax::Emulated,
+        Some(other) => {
+            return Err(invalid(format!("dax: '{other}' is neither 'required' nor 'emulated'"))
+                .remedy("'emulated' maps any file, for trials: what a power cut leaves of it is not known"));
+        }
+    };
+    let medium = match file.medium.as_deref() {
+        Some("pmem") => Medium::Pmem(dax),
+        _ if file.dax.is_some() => {
+            return Err(invalid("dax goes with `medium: pmem` only".to_string()).remedy("leave `dax` out"));
+        }
+        None => Medium::Any,
+        Some("file") => Medium::File,
+        Some("block") => Medium::Block,
+        Some(other) => {
+            return Err(invalid(format!("medium: '{other}' is not known"))
+                .remedy("choose file, block or pmem, or leave it out"));
+        }
+    };
+    Ok(Place { paths: file.path, bytes: bytes.map_err(|e| invalid(format!("size: {e}")))?, medium })
+}
+
+/// A device has one role: cutting one up for several is what leaving the others out does.
+fn roles_are_apart(storage: &Storage, log: &Option<Place>, metadata: &Option<Place>) -> Result<(), Error> {
+    let data: &[PathBuf] = match storage {
+        Storage::Devices { paths, .. } => paths,
+        Storage::Directory { .. } => &[],
+    };
+    let mut named = std::collections::BTreeMap::new();
+    let paths = |place: &'_ Option<Place>| place.as_ref().map(|place| place.paths.clone()).unwrap_or_default();
+    for (role, paths) in [("devices", data.to_vec()), ("log", paths(log)), ("metadata", paths(metadata))] {
+        for path in paths {
+            let text = match named.insert(path.clone(), role) {
+                None => continue,
+                Some(other) if other == role => format!("{} is named twice for {role}", path.display()),
+                Some(other) => format!("{} is named for {other} and for {role}", path.display()),
+            };
+            return Err(Error::new(Code::Invalid, text).remedy(
+                "give each role devices of its own, or leave `log` or `metadata` out to keep it with the data",
+            ));
+        }
+    }
+    Ok(())
 }
 
 /// One target a core.
@@ -190,10 +392,11 @@ mod tests {
 
     #[test]
     fn everything_may_be_said() {
-        let text = "name: lab\nlisten: [0.0.0.0:10001, unix:///run/daos.sock]\ntargets: 4\nmemory: 1GiB\nstorage:\n  path: /srv/daos\n  size: 100GB\nfault_path: /rack1/host2\n";
+        let text = "name: lab\nlisten: [0.0.0.0:10001, unix:///run/daos.sock]\ntargets: 4\nmemory: 1GiB\nstorage:\n  path: /srv/daos\n  size: 100GB\n  io_timeout: 5s\nfault_path: /rack1/host2\n";
         let config = Config::parse(text).unwrap();
         assert_eq!((config.name.as_str(), config.targets, config.memory), ("lab", 4, 1 << 30));
         assert_eq!(config.storage, Storage::Directory { path: "/srv/daos".into(), bytes: Some(100_000_000_000) });
+        assert_eq!(config.io_timeout, Duration::from_secs(5));
         let text = "storage:\n  devices:\n    - /dev/sdb\n    - /dev/sdc\n";
         let Storage::Devices { paths, .. } = Config::parse(text).unwrap().storage else { panic!("devices were named") };
         assert_eq!(paths.len(), 2);
@@ -210,8 +413,52 @@ mod tests {
     }
 
     #[test]
+    fn each_role_may_have_a_place_of_its_own() {
+        let text = "storage:\n  devices: [/dev/sdb, /dev/sdc]\n  metadata: [/dev/nvme0n1, /dev/nvme1n1]\n  log: {path: /mnt/pmem, size: 1GiB, medium: pmem}\n";
+        let config = Config::parse(text).unwrap();
+        let log = Place { paths: vec!["/mnt/pmem".into()], bytes: Some(1 << 30), medium: Medium::Pmem(Dax::Required) };
+        assert_eq!(config.log, Some(log));
+        assert_eq!(config.metadata.unwrap().paths.len(), 2);
+        let config = Config::parse("storage:\n  log: /dev/sdd\n").unwrap();
+        assert_eq!(config.log, Some(Place { paths: vec!["/dev/sdd".into()], bytes: None, medium: Medium::Any }));
+        let config =
+            Config::parse("storage:\n  log:\n    path: [/a, /b]\n    medium: pmem\n    dax: emulated\n").unwrap();
+        assert_eq!(config.log.unwrap().medium, Medium::Pmem(Dax::Emulated));
+    }
+
+    #[test]
+    fn what_is_wrong_with_a_role_is_said() {
+        let cases = [
+            ("storage: {log: {pth: /x}}", "line 1: unknown key 'pth'"),
+            ("storage:\n  log:\n    path: /x\n    mdium: file\n", "line 4: unknown key 'mdium'"),
+            ("storage: {log: {path: /x, medium: tape}}", "log: medium: 'tape' is not known"),
+            ("storage: {log: {path: /x, dax: emulated}}", "dax goes with"),
+            ("storage: {log: {path: /x, medium: pmem, dax: maybe}}", "'maybe' is neither"),
+            ("storage: {metadata: {path: /x, medium: pmem}}", "pmem is for the log"),
+            ("storage: {log: []}", "at least one path"),
+            ("storage: {log: 5}", "a path, a list of paths"),
+            ("storage: {devices: [/dev/a], log: /dev/a}", "/dev/a is named for devices and for log"),
+            ("storage: {metadata: /dev/a, log: /dev/a}", "/dev/a is named for log and for metadata"),
+            ("storage: {devices: [/dev/a, /dev/a]}", "/dev/a is named twice"),
+        ];
+        for (text, says) in cases {
+            let error = Config::parse(text).unwrap_err();
+            assert!(error.message.contains(says), "'{says}' in: {error}");
+        }
+    }
+
+    #[test]
     fn impossible_values_are_refused() {
-        for text in ["targets: 0", "targets: 100000", "memory: lots", "listen: []", "listen: ftp://x", "targets: [1"] {
+        for text in [
+            "targets: 0",
+            "targets: 100000",
+            "memory: lots",
+            "listen: []",
+            "listen: ftp://x",
+            "targets: [1",
+            "storage: {io_timeout: 0s}",
+            "storage: {io_timeout: 2h}",
+        ] {
             assert!(Config::parse(text).is_err(), "{text}");
         }
     }

@@ -14,7 +14,8 @@ use rt::disk::{Disk, DiskError, fs};
 use types::{Code, ContainerId, Error, PoolId, TargetIndex};
 use uuid::Uuid;
 
-use crate::storage::{Layout, Phase, RegionLayout, io, read_layout};
+use crate::layout::{Layout, Phase, RegionLayout, read_layout};
+use crate::storage::io;
 
 /// Storage held for looking at, until it is dropped.
 pub struct Offline {
@@ -31,6 +32,8 @@ pub struct OfflineTarget {
     pub index: TargetIndex,
     pub store: Uuid,
     pub log: RegionConfig,
+    /// Pages; absent: they share `data`.
+    pub metadata: Option<RegionConfig>,
     pub data: RegionConfig,
 }
 
@@ -75,6 +78,7 @@ impl Offline {
             index: TargetIndex(index),
             store: self.layout.store,
             log: self.region(&target.log),
+            metadata: target.metadata.as_ref().map(|region| self.region(region)),
             data: self.region(&target.data),
         });
         Ok(all.filter(|target| only.is_none_or(|only| only == target.index)).collect())
@@ -116,7 +120,7 @@ impl Offline {
 
     fn region(&self, region: &RegionLayout) -> RegionConfig {
         let path = self.directory.join(&region.path);
-        RegionConfig { path, base: region.base, bytes: region.bytes, thin: region.thin }
+        RegionConfig { path, base: region.base, bytes: region.bytes, thin: region.thin, medium: region.medium.into() }
     }
 }
 

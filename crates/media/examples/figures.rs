@@ -29,7 +29,8 @@ fn store(directory: &str, log_bytes: u64) -> Store {
     let log = Region { disk: open(directory, "figures.log"), base: 0, bytes: log_bytes };
     let data = Region { disk: open(directory, "figures.data"), base: 0, bytes: 4 << 30 };
     let identity = Identity { store: [7; 16], target: 0 };
-    Store::format(Regions { log, data }, identity, BUDGET, Existing::Destroy).expect("the store can be made")
+    Store::format(Regions { log, metadata: None, data }, identity, BUDGET, Existing::Destroy)
+        .expect("the store can be made")
 }
 
 fn each(what: &str, count: u64, took: Duration) {

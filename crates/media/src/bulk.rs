@@ -6,7 +6,7 @@ use std::rc::Rc;
 use rt::disk::IoBuf;
 
 use crate::error::{Device, Error, Place, Result};
-use crate::region::BLOCK_BYTES;
+use crate::region::{BLOCK_BYTES, Regions};
 use crate::space::{Extent, PinGuard};
 use crate::store::{Shared, Store};
 
@@ -77,9 +77,9 @@ impl Store {
             if let Err(Error::NoSpace { wanted, .. }) = reserved {
                 // A flush or a checkpoint frees what is in quarantine, and a checkpoint what is kept for
                 // changed pages. Only when that could do is it worth the wait.
-                let usage = shared.space.borrow().usage();
-                let is_coming = usage.quarantined > 0 || shared.is_changed();
-                if is_coming && wanted <= usage.free + usage.quarantined {
+                let space = shared.space.borrow();
+                let is_coming = space.usage().quarantined > 0 || shared.is_changed();
+                if is_coming && wanted <= space.bulk_at_best() * BLOCK_BYTES as u64 {
                     return Err(shared.refuse_reservation());
                 }
             }
@@ -137,7 +137,7 @@ impl Store {
         buffer.pad_to(BLOCK_BYTES);
         let shared = &self.shared;
         shared.running()?;
-        for (at, range) in spans(reservation.extents(), offset, buffer.len()) {
+        for (at, range) in spans(&shared.regions, reservation.extents(), offset, buffer.len()) {
             shared.regions.data.write_now(at, &buffer[range]).map_err(|cause| shared.fail(Device::Data, cause))?;
         }
         shared.bulk_unsynced.set(true);
@@ -148,7 +148,8 @@ impl Store {
     /// could be released: taken with the plan that named it.
     ///
     /// # Errors
-    /// `Read`: the device failed, for this read only. `Corrupt`: the extent is not in the region.
+    /// `Read`: the device failed, for this read only. `Corrupt`: the extent is not in the region. `Failed`:
+    /// the device hangs.
     pub fn bulk_read(
         &self,
         extent: Extent,
@@ -159,9 +160,16 @@ impl Store {
         let shared = self.shared.clone();
         async move {
             let window = Window::of(&shared, extent, offset, bytes)?;
-            let (outcome, buffer) = shared.regions.data.read(window.at, IoBuf::for_read(window.length)).await;
+            if let Some(cause) = shared.watch.refusal(Device::Data) {
+                return Err(read_error(extent, cause));
+            }
+            let buffer = IoBuf::for_read(window.length);
+            let (outcome, buffer) = shared.regions.data.read(window.at, buffer, shared.watch.limit.get()).await;
             drop(pin);
-            outcome.map_err(|cause| read_error(extent, cause))?;
+            outcome.map_err(|trouble| match trouble.is_hang {
+                true => shared.failed_by(Device::Data, trouble).into(),
+                false => read_error(extent, trouble.cause),
+            })?;
             Ok(window.cut(buffer))
         }
     }
@@ -184,13 +192,14 @@ impl Held {
         if let Err(error) = shared.running() {
             return (Err(error), buffer);
         }
-        let spans: Vec<_> = spans(&self.extents, offset, buffer.len()).collect();
+        let limit = shared.watch.limit.get();
+        let spans: Vec<_> = spans(&shared.regions, &self.extents, offset, buffer.len()).collect();
         let mut outcome = Ok(());
         if let [(at, _)] = spans[..] {
-            (outcome, buffer) = shared.regions.data.write(at, buffer).await;
+            (outcome, buffer) = shared.regions.data.write(at, buffer, limit).await;
         } else {
             for (at, range) in spans {
-                outcome = shared.regions.data.write(at, IoBuf::from_slice(&buffer[range])).await.0;
+                outcome = shared.regions.data.write(at, IoBuf::from_slice(&buffer[range]), limit).await.0;
                 if outcome.is_err() {
                     break;
                 }
@@ -198,7 +207,7 @@ impl Held {
         }
         // Set after the write has completed: a sync that began before does not cover it.
         shared.bulk_unsynced.set(true);
-        (outcome.map_err(|cause| shared.fail(Device::Data, cause).into()), buffer)
+        (outcome.map_err(|trouble| shared.failed_by(Device::Data, trouble).into()), buffer)
     }
 }
 
@@ -214,12 +223,17 @@ pub fn pieces_of(extents: &[Extent], range: std::ops::Range<u64>) -> impl Iterat
 }
 
 /// The parts of `offset..offset + bytes` of a payload in `extents`: byte in the region, range of the part.
-fn spans(extents: &[Extent], offset: u64, bytes: usize) -> impl Iterator<Item = (u64, std::ops::Range<usize>)> + '_ {
+fn spans<'a>(
+    regions: &'a Regions,
+    extents: &'a [Extent],
+    offset: u64,
+    bytes: usize,
+) -> impl Iterator<Item = (u64, std::ops::Range<usize>)> + 'a {
     let (from, to) = (offset, offset + bytes as u64);
     let mut start = 0;
     extents.iter().filter_map(move |extent| {
         let (first, last) = (start.max(from), (start + extent.bytes()).min(to));
-        let at = extent.block as u64 * BLOCK_BYTES as u64 + first.saturating_sub(start);
+        let at = regions.bulk_offset(extent.block) + first.saturating_sub(start);
         start += extent.bytes();
         (first < last).then(|| (at, (first - from) as usize..(last - from) as usize))
     })
@@ -236,12 +250,12 @@ struct Window {
 impl Window {
     fn of(shared: &Shared, extent: Extent, offset: u64, bytes: usize) -> Result<Window> {
         let end = offset.saturating_add(bytes as u64);
-        if end > extent.bytes() || extent.end() > shared.space.borrow().blocks() as u64 {
+        if end > extent.bytes() || !shared.space.borrow().area().is_bulk(extent) {
             return Err(crate::space::wrong(extent, "read outside the region or the extent"));
         }
         let head = offset % BLOCK_BYTES as u64;
         let length = (head as usize + bytes).next_multiple_of(BLOCK_BYTES);
-        let at = extent.block as u64 * BLOCK_BYTES as u64 + offset - head;
+        let at = shared.regions.bulk_offset(extent.block) + offset - head;
         Ok(Window { at, length, head: head as usize, bytes })
     }
 

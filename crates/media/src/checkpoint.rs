@@ -24,7 +24,7 @@ use std::collections::VecDeque;
 use rt::disk::IoBuf;
 use zerocopy::IntoBytes;
 
-use crate::error::{Device, Failed};
+use crate::error::Failed;
 use crate::log::Lsn;
 use crate::page::{KIND_BITMAP, PAGE_BYTES, Seal, seal};
 use crate::region::BLOCK_BYTES;
@@ -42,12 +42,12 @@ const SLICE_CHANGES: usize = 2048;
 pub(crate) enum Step {
     /// Wait until the log is durable up to here.
     Flush(Lsn),
-    /// Write whole blocks of the data region.
+    /// Write whole blocks of the region with the pages.
     Write {
         block: u32,
         buffer: IoBuf,
     },
-    /// Sync the data region.
+    /// Sync that region.
     Sync,
     /// Let others run.
     Pause,
@@ -217,7 +217,8 @@ impl Checkpoint {
         if self.copying.is_empty() {
             return Ok(None);
         }
-        let run = shared.space.borrow_mut().allocate_pages(self.copying.len() as u32).ok_or_else(no_blocks)?;
+        let run =
+            shared.space.borrow_mut().allocate_pages(self.copying.len() as u32).ok_or_else(|| no_blocks(shared))?;
         let count = (run.blocks / PAGE_BLOCKS) as usize;
         // A short run takes the first pages; the others wait their turn.
         let rest = self.copying.split_off(count);
@@ -244,7 +245,7 @@ impl Checkpoint {
             maps[index as usize] = Part { at: 0, crc: 0 };
             return Ok(None);
         }
-        let run = shared.space.borrow_mut().allocate_pages(1).ok_or_else(no_blocks)?;
+        let run = shared.space.borrow_mut().allocate_pages(1).ok_or_else(|| no_blocks(shared))?;
         maps[index as usize] = Part { at: run.block, crc: stored_crc(&buffer) };
         self.taken.push(run);
         Ok(Some(Step::Write { block: run.block, buffer }))
@@ -259,7 +260,7 @@ impl Checkpoint {
         self.given_up.extend(catalog.root_blocks.iter().map(|&block| Extent { block, blocks: 1 }));
         let mut space = shared.space.borrow_mut();
         for _ in 0..root::block_count(self.root.encode().len()) {
-            let block = space.allocate_block().ok_or_else(no_blocks)?;
+            let block = space.allocate_block().ok_or_else(|| no_blocks(shared))?;
             self.root_blocks.push(block);
             self.taken.push(Extent { block, blocks: 1 });
         }
@@ -299,8 +300,11 @@ fn stored_crc(page: &[u8]) -> u32 {
 }
 
 #[cold]
-fn no_blocks() -> Failed {
-    Failed { device: Device::Data, cause: "no blocks left for a checkpoint, in spite of the reserve".into() }
+fn no_blocks(shared: &Shared) -> Failed {
+    Failed {
+        device: shared.regions.page_device(),
+        cause: "no blocks left for a checkpoint, in spite of the reserve".into(),
+    }
 }
 
 const _: () = assert!(BLOCK_BYTES == 4096, "superblock copies and root links are one block each");

@@ -11,7 +11,7 @@ pub type Result<T> = std::result::Result<T, Error>;
 /// Why the store did not do what it was asked.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum Error {
-    /// A write or a sync failed earlier: the store accepts nothing more. What was acknowledged is on
+    /// A write or a sync failed earlier, or a device did not answer: the store accepts nothing more. What was acknowledged is on
     /// the device. Restart the target after mending the device.
     #[error(transparent)]
     Failed(#[from] Failed),
@@ -66,10 +66,13 @@ pub struct Failed {
     pub cause: Arc<str>,
 }
 
-/// Which of a store's two regions.
+/// Which of a store's regions, by its role.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Device {
     Log,
+    /// Superblocks, bitmap and pages, when they have a region of their own.
+    Metadata,
+    /// Bulk data; and superblocks, bitmap and pages, unless they have a region of their own.
     Data,
 }
 
@@ -77,6 +80,7 @@ impl fmt::Display for Device {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str(match self {
             Device::Log => "log",
+            Device::Metadata => "metadata",
             Device::Data => "data",
         })
     }
@@ -85,10 +89,12 @@ impl fmt::Display for Device {
 /// Where in a store something lies, as an operator would look for it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Place {
-    /// Superblock copy 0 or 1 of the data region.
+    /// Superblock copy 0 or 1 of the region with the pages.
     Superblock { copy: u32 },
     /// Header block of the log region.
     LogHeader,
+    /// Header block of a data region that holds no pages.
+    DataHeader,
     /// A log batch or record that starts at `lsn`.
     Log { lsn: Lsn },
     /// A page of a tree.
@@ -103,11 +109,19 @@ pub enum Place {
     Bulk { block: u32 },
 }
 
+impl Place {
+    /// Whether it is the header of a region: what it says can be derived from the superblock.
+    pub fn is_header(&self) -> bool {
+        matches!(self, Place::LogHeader | Place::DataHeader)
+    }
+}
+
 impl fmt::Display for Place {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
-            Place::Superblock { copy } => write!(f, "superblock {copy} of the data region"),
+            Place::Superblock { copy } => write!(f, "superblock {copy}"),
             Place::LogHeader => f.write_str("the header of the log region"),
+            Place::DataHeader => f.write_str("the header of the data region"),
             Place::Log { lsn } => write!(f, "log position {lsn}"),
             Place::Page { page, block } => write!(f, "{page} at block {block}"),
             Place::Map { index, block } => write!(f, "page map {index} at block {block}"),
@@ -162,8 +176,13 @@ pub enum FormatError {
     BothSuperblocks { region: Arc<str>, first: Fault, second: Fault },
     #[error("{region} has format version {version}, this program knows {known}: use the program that wrote it")]
     Version { region: Arc<str>, version: u32, known: u32 },
-    #[error("log {log} belongs to store {found}, data {data} to store {expected}: bring the right pair together")]
-    Mismatch { log: Arc<str>, data: Arc<str>, found: Arc<str>, expected: Arc<str> },
+    #[error("{region} holds {found}, where {expected} is needed: put the devices back in their places")]
+    Mismatch { region: Arc<str>, found: Arc<str>, expected: Arc<str> },
+    #[error(
+        "{region} holds nothing of this store, where {expected} is needed: attach the device that was there when \
+         the store was made, or restore it from a copy"
+    )]
+    Missing { region: Arc<str>, expected: Arc<str> },
     #[error("{region} has {bytes} bytes where {needed} are needed")]
     TooSmall { region: Arc<str>, bytes: u64, needed: u64 },
     #[error("{region} has {bytes} bytes where at most {bytes_max} can be addressed: split it between targets")]

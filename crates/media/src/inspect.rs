@@ -5,9 +5,10 @@
 
 use zerocopy::IntoBytes;
 
-use crate::error::{Corrupt, Device, Fault, Result};
+use crate::error::{Corrupt, Fault, Result};
+use crate::header::{RegionHeader, decode_region_header, encode_region_header};
 use crate::log::Lsn;
-use crate::log::record::{LogHeader, decode_log_header, encode_log_header};
+
 use crate::recover::Recovery;
 use crate::region::{BLOCK_BYTES, Region, Regions};
 use crate::store::{Phase, Store};
@@ -17,7 +18,9 @@ use crate::superblock::{COPIES, Superblock, decode_superblock};
 #[derive(Debug)]
 pub struct Glance {
     pub superblocks: Vec<std::result::Result<Superblock, String>>,
-    pub log_header: std::result::Result<LogHeader, String>,
+    pub log_header: std::result::Result<RegionHeader, String>,
+    /// Of a data region that holds no pages; `None` for one that does.
+    pub data_header: Option<std::result::Result<RegionHeader, String>>,
 }
 
 /// The checkpoint that a store was opened from.
@@ -27,6 +30,8 @@ pub struct CheckpointFacts {
     /// The log is replayed from here.
     pub checkpoint: Lsn,
     pub incarnation: u32,
+    /// 0: pages share the data region.
+    pub metadata_bytes: u64,
     pub data_bytes: u64,
     pub log_bytes: u64,
     pub root_block: u32,
@@ -37,20 +42,23 @@ impl Store {
     /// Reads the blocks that say who the store in `regions` is. Needs no whole store.
     pub fn glance(regions: &Regions) -> Glance {
         let superblocks = (0..COPIES).map(|copy| {
-            let block = read_block(&regions.data, copy as u64)?;
+            let block = read_block(regions.pages(), copy as u64)?;
             decode_superblock(&block, copy).map_err(|fault| fault.to_string())
         });
-        let header = read_block(&regions.log, 0);
-        let decoded = |block: Vec<u8>| decode_log_header(&block).map_err(|fault: Fault| fault.to_string());
-        Glance { superblocks: superblocks.collect(), log_header: header.and_then(decoded) }
+        let header = |region: &Region| {
+            read_block(region, 0)
+                .and_then(|block| decode_region_header(&block).map_err(|fault: Fault| fault.to_string()))
+        };
+        let data_header = regions.metadata.as_ref().map(|_| header(&regions.data));
+        Glance { superblocks: superblocks.collect(), log_header: header(&regions.log), data_header }
     }
 
-    /// Opens as [`Store::open`], but goes on without bitmap pages and without the log's header, when they
+    /// Opens as [`Store::open`], but goes on without bitmap pages and without the headers of log and data, when they
     /// cannot be read; what could not is returned.
     ///
     /// The bitmap can be derived from what refers to blocks, the header from the superblock. Nothing else that
     /// opening reads can be derived from anything, so damage to that is an error here too. To go into service,
-    /// such a store must be mended with [`Store::mend_space`] and [`Store::write_log_header`] before
+    /// such a store must be mended with [`Store::mend_space`] and [`Store::write_headers`] before
     /// `finish_recovery`.
     ///
     /// # Errors
@@ -64,16 +72,22 @@ impl Store {
         Ok((store, recovery, found))
     }
 
-    /// Writes the header of the log anew, from what the superblock says.
+    /// Writes the headers of log and data anew, from what the superblock says.
     ///
     /// # Errors
-    /// `Failed`: the log device refused.
-    pub fn write_log_header(&self) -> Result<()> {
+    /// `Failed`: the device refused.
+    pub fn write_headers(&self) -> Result<()> {
         let anchor = self.shared.catalog.borrow().anchor;
-        let header = rt::disk::IoBuf::from_slice(encode_log_header(anchor.store, anchor.log_bytes).as_bytes());
-        let log = &self.shared.regions.log;
-        let written = log.write_now(0, &header).and_then(|()| log.sync_now());
-        Ok(written.map_err(|cause| self.shared.fail(Device::Log, cause))?)
+        for (device, region) in self.shared.regions.each() {
+            if device == self.shared.regions.page_device() {
+                continue;
+            }
+            let header = encode_region_header(anchor.store, anchor.target, device, region.bytes);
+            let written =
+                region.write_now(0, &rt::disk::IoBuf::from_slice(header.as_bytes())).and_then(|()| region.sync_now());
+            written.map_err(|cause| self.shared.fail(device, cause))?;
+        }
+        Ok(())
     }
 
     /// Ends a recovery that was for looking only: the store can be read, and takes nothing. Nothing is written.
@@ -96,6 +110,7 @@ impl Store {
             sequence: anchor.sequence,
             checkpoint: Lsn(anchor.checkpoint),
             incarnation: anchor.incarnation,
+            metadata_bytes: anchor.metadata_bytes,
             data_bytes: anchor.data_bytes,
             log_bytes: anchor.log_bytes,
             root_block: anchor.root_block,

@@ -17,6 +17,7 @@
 //! # What is assumed of the medium
 //! As `rt::disk` says: nothing is durable before a sync; until then each 512-byte sector of a write may be
 //! kept, lost or torn, in any order. Nothing is taken to be atomic. A sync that failed is never tried again.
+//! A device that does not answer within [`IO_TIMEOUT`] failed: nobody waits for it longer.
 //! Found by checksum and by what each structure says of itself: flipped bits, torn, lost and misdirected
 //! writes; not mended here, but by another replica.
 //!
@@ -37,6 +38,7 @@ mod checkpoint;
 mod error;
 #[cfg(test)]
 mod golden;
+mod header;
 mod inspect;
 mod log;
 mod page;
@@ -50,14 +52,16 @@ mod signal;
 mod space;
 mod store;
 mod superblock;
+mod watch;
 
 pub use bulk::{Reservation, pieces_of};
 pub use error::{Corrupt, Device, Error, Failed, Fault, FormatError, Place, Result};
+pub use header::{RegionHeader, decode_region_header};
 pub use inspect::{CheckpointFacts, Glance};
 pub use log::append::LOG_BYTES_MIN;
 pub use log::record::{
-    BATCH_HEADER_BYTES, BatchHeader, LogHeader, RECORD_BYTES_MAX, RECORD_HEADER_BYTES, RecordHeader,
-    decode_batch_header, decode_log_header, decode_record, verify_batch,
+    BATCH_HEADER_BYTES, BatchHeader, RECORD_BYTES_MAX, RECORD_HEADER_BYTES, RecordHeader, decode_batch_header,
+    decode_record, verify_batch,
 };
 pub use log::scan::Record;
 pub use log::{Lsn, Reserve};
@@ -73,3 +77,4 @@ pub use space::bitmap::{BITMAP_BLOCKS, BitmapPage};
 pub use space::{BULK_BYTES_MAX, Extent, PIECES_MAX, PinGuard, SpaceUse};
 pub use store::{CHECKPOINT_INTERVAL, Durable, Store, Usage};
 pub use superblock::{FORMAT_VERSION, Superblock, decode_superblock};
+pub use watch::{DeviceWatch, IO_TIMEOUT};

@@ -78,8 +78,7 @@ struct Claims<'a> {
 
 impl Claims<'_> {
     fn claim(&mut self, extent: Extent, place: Place) -> u64 {
-        let end = self.space.blocks() as u64;
-        if extent.blocks == 0 || extent.block < self.space.first() || extent.end() > end {
+        if !self.space.area().contains(extent) {
             self.note(extent, place, OUTSIDE);
             return 0;
         }
@@ -154,7 +153,7 @@ impl Store {
         space.check()?;
         let mut claims = Claims {
             space: &space,
-            owned: Bitmap::new(space.blocks()),
+            owned: Bitmap::new(space.area().blocks),
             conflicts: 0,
             conflicting: Vec::new(),
             unallocated: Vec::new(),
@@ -208,13 +207,17 @@ impl Store {
 /// Runs of blocks that are allocated, and nobody's.
 fn leaked_runs(space: &Space, owned: &Bitmap) -> Vec<Extent> {
     let mut runs = Vec::new();
-    let mut at = space.first();
-    while let Some(gap) = owned.next_clear_run(at, space.blocks()) {
+    let area = space.area();
+    let mut at = area.first;
+    while let Some(gap) = owned.next_clear_run(at, area.blocks) {
         let end = gap.block + gap.blocks;
         let mut from = gap.block;
         while let Some(run) = space.live().next_set_run(from, end) {
-            runs.push(run);
             from = run.block + run.blocks;
+            // A run is of one region: what lies across the border is two.
+            let border = area.page_end().clamp(run.block, from);
+            let parts = [(run.block, border), (border, from)].into_iter().filter(|(start, end)| start < end);
+            runs.extend(parts.map(|(start, end)| Extent { block: start, blocks: end - start }));
         }
         at = end;
     }

@@ -8,22 +8,25 @@
 //! device's cache count from now on. And the incarnation goes up before anything new is written: a batch
 //! behind the end we found, left over from before, can never join the line again.
 
+use std::rc::Rc;
+
 use zerocopy::{FromBytes, IntoBytes};
 
 use crate::error::{Corrupt, Device, Error, Fault, FormatError, Place, Result};
+use crate::header::{decode_region_header, encode_region_header, role};
 use crate::log::Lsn;
 use crate::log::append::{LOG_BYTES_MIN, Log};
-use crate::log::record::{decode_log_header, encode_log_header};
 use crate::log::scan::{Record, Scanner};
 use crate::page::{self, KIND_BITMAP, KIND_MAP, PAGE_BYTES, Seal, field};
 use crate::pages::map::{MAP_ENTRIES, MapPage};
-use crate::pages::pool::{Loader, Pages};
+use crate::pages::pool::Pages;
 use crate::region::{BLOCK_BYTES, Region, Regions};
 use crate::root::{BLOB_BYTES_MAX, Part, Root, block_count, decode_root, decode_root_block};
 use crate::space::bitmap::{Bitmap, first_allocatable, page_count, slot_block};
-use crate::space::{Extent, PAGE_BLOCKS, Space};
+use crate::space::{Area, Extent, PAGE_BLOCKS, Space};
 use crate::store::{Phase, Store};
 use crate::superblock::{Anchor, COPIES, FORMAT_VERSION, decode_superblock, is_blank, store_name};
+use crate::watch::{Watch, loader};
 
 /// Smallest data region: superblocks, a bitmap page, and room for a few hundred pages.
 pub const DATA_BYTES_MIN: u64 = 2 << 20;
@@ -103,8 +106,7 @@ impl Store {
     /// `Format`: there is a store already, a region is too small or too large, or a device fails.
     pub fn format(regions: Regions, identity: Identity, budget_bytes: usize, existing: Existing) -> Result<Store> {
         let regions = trim(regions)?;
-        let Regions { log: log_region, data } = &regions;
-        for region in [log_region, data] {
+        for (_, region) in regions.each() {
             // A file that has its size already was made so on purpose: thin, for a store that shall take
             // space only as it fills.
             let end = region.base + region.bytes;
@@ -113,12 +115,14 @@ impl Store {
             }
         }
         if existing == Existing::Refuse {
-            refuse_existing(&regions)?;
+            regions.each().try_for_each(|(_, region)| refuse_existing(region))?;
         }
         let device = |region: &Region, cause| Error::from(device_error(region, cause));
+        let (pages, page_device) = (regions.pages(), regions.page_device());
         // First of all the old superblocks go: half a format must not look like the old store.
-        data.write_now(0, &[0; BLOCK_BYTES * COPIES as usize]).map_err(|cause| device(data, cause))?;
-        data.sync_now().map_err(|cause| device(data, cause))?;
+        pages.write_now(0, &[0; BLOCK_BYTES * COPIES as usize]).map_err(|cause| device(pages, cause))?;
+        pages.sync_now().map_err(|cause| device(pages, cause))?;
+        let log_region = &regions.log;
         if log_region.bytes <= PREWRITE_BYTES_MAX && !log_region.disk.is_memory() {
             let zeros = rt::disk::IoBuf::zeroed(PREWRITE_CHUNK);
             for offset in (0..log_region.bytes).step_by(PREWRITE_CHUNK) {
@@ -126,38 +130,41 @@ impl Store {
                 log_region.write_now(offset, &zeros[..length]).map_err(|cause| device(log_region, cause))?;
             }
         }
-        let header = encode_log_header(identity.store, log_region.bytes);
-        log_region.write_now(0, header.as_bytes()).map_err(|cause| device(log_region, cause))?;
-        log_region.sync_now().map_err(|cause| device(log_region, cause))?;
+        for (role, region) in regions.each().filter(|(role, _)| *role != page_device) {
+            let header = encode_region_header(identity.store, identity.target, role, region.bytes);
+            let block = rt::disk::IoBuf::from_slice(header.as_bytes());
+            region.write_now(0, &block).and_then(|()| region.sync_now()).map_err(|cause| device(region, cause))?;
+        }
 
-        let blocks = (data.bytes / BLOCK_BYTES as u64) as u32;
-        let first = first_allocatable(blocks);
-        let mut image = Bitmap::new(blocks);
-        image.set(Extent { block: 0, blocks: first });
+        let area = area(&regions);
+        let mut image = Bitmap::new(area.blocks);
+        image.set(Extent { block: 0, blocks: area.first });
         image.touch_all();
-        let mut space = Space::new(first, blocks, image);
+        let mut space = Space::new(area, image);
         space.go_live();
         let anchor = Anchor {
             store: identity.store,
             target: identity.target,
             sequence: 0,
             checkpoint: 0,
-            data_bytes: data.bytes,
-            log_bytes: log_region.bytes,
+            data_bytes: regions.data.bytes,
+            log_bytes: regions.log.bytes,
             incarnation: 1,
             root_block: 0,
             root_bytes: 0,
             root_crc: 0,
             frames: 0,
             log_start: 1,
+            metadata_bytes: regions.metadata.as_ref().map_or(0, |region| region.bytes),
         };
         // Slot 1 as the present one, so that the first checkpoint writes slot 0.
-        let bitmaps = vec![Part { at: 1, crc: 0 }; page_count(blocks) as usize];
+        let bitmaps = vec![Part { at: 1, crc: 0 }; page_count(area.blocks) as usize];
         let root = Root { bitmaps, ..Root::default() };
-        let pages = Pages::new(budget_bytes, 0, codec::crc32c(&identity.store), Some(loader(data)))?;
-        let mut log = Log::new(log_region.bytes, identity.store);
+        let watch = Rc::new(Watch::new(page_device, pages));
+        let pages = Pages::new(budget_bytes, 0, codec::crc32c(&identity.store), Some(loader(&watch, pages)))?;
+        let mut log = Log::new(regions.log.bytes, identity.store);
         log.resume(Lsn(0), Lsn(0), anchor.incarnation, anchor.sequence);
-        let store = Store::assemble(regions, anchor, log, pages, space, root, Vec::new());
+        let store = Store::assemble(regions, watch, anchor, log, pages, space, (root, Vec::new()));
         store.shared.checkpoint_blocking()?;
         store.shared.set_phase(Phase::Running);
         Ok(store)
@@ -170,42 +177,50 @@ impl Store {
     /// - `Format`: no store, another version, or both superblocks damaged; the text says what to do.
     /// - `Corrupt`, `Read`: something that everything else hangs on is unreadable.
     pub fn open(regions: Regions, budget_bytes: usize) -> Result<(Store, Recovery)> {
-        Store::open_judged(regions, budget_bytes, &mut |corrupt| Err(corrupt.into()))
+        let names: Vec<_> = regions.each().map(|(device, region)| (device, region.name())).collect();
+        Store::open_judged(regions, budget_bytes, &mut |corrupt| {
+            let device = match corrupt.place {
+                Place::LogHeader => Device::Log,
+                Place::DataHeader => Device::Data,
+                _ => return Err(corrupt.into()),
+            };
+            // Nothing there rather than something damaged: the wrong device, or a new one.
+            let Fault::Field { field: "magic", .. } = corrupt.fault else { return Err(corrupt.into()) };
+            let (_, region) = names.iter().find(|(named, _)| *named == device).expect("every store has both");
+            Err(FormatError::Missing { region: region.clone(), expected: format!("the {device}").into() }.into())
+        })
     }
 
-    /// Opens as [`Store::open`], and goes on without the header of the log, whose batches say themselves whose
-    /// they are, and without bitmap pages that cannot be read: their blocks count as free. `judge` hears of
+    /// Opens as [`Store::open`], and goes on without the headers of log and data, and without bitmap pages that cannot be read: their blocks count as free. `judge` hears of
     /// each, and may refuse. Before such a store takes updates it must be mended ([`Store::mend_space`],
-    /// [`Store::write_log_header`]).
+    /// [`Store::write_headers`]).
     pub(crate) fn open_judged(
         regions: Regions,
         budget_bytes: usize,
         judge: &mut dyn FnMut(Corrupt) -> Result<()>,
     ) -> Result<(Store, Recovery)> {
-        for region in [&regions.log, &regions.data] {
+        for (_, region) in regions.each() {
             region.sync_now().map_err(|cause| device_error(region, cause))?;
         }
-        let (anchor, rewrite) = read_anchor(&regions.data)?;
+        let (anchor, rewrite) = read_anchor(&regions)?;
+        check_roles(&regions, &anchor, judge)?;
         let regions = fit(regions, &anchor)?;
-        match check_log(&regions, &anchor) {
-            Err(Error::Corrupt(corrupt)) => judge(corrupt)?,
-            checked => checked?,
-        }
         let tag = codec::crc32c(&anchor.store);
-        let blocks = (anchor.data_bytes / BLOCK_BYTES as u64) as u32;
-        let first = first_allocatable(blocks);
-        let reader = Reader { region: &regions.data, tag, first, blocks, sequence: anchor.sequence };
+        let area = area(&regions);
+        let device = regions.page_device();
+        let reader = Reader { region: regions.pages(), device, tag, area, sequence: anchor.sequence };
         let (root, root_blocks) = reader.root(&anchor)?;
         let image = reader.bitmap(&root, judge)?;
         let addresses = reader.map(&root)?;
-        let mut pages = Pages::new(budget_bytes, anchor.frames, tag, Some(loader(&regions.data)))?;
+        let watch = Rc::new(Watch::new(device, regions.pages()));
+        let mut pages = Pages::new(budget_bytes, anchor.frames, tag, Some(loader(&watch, regions.pages())))?;
         pages.restore(addresses.into_iter(), anchor.sequence);
-        let space = Space::new(first, blocks, image);
+        let space = Space::new(area, image);
         let log = Log::new(anchor.log_bytes, anchor.store);
         let (start, area) = (Lsn(anchor.checkpoint), log.area());
         let scanner = Scanner::new(regions.log.clone(), area, anchor.store, start, anchor.log_start, anchor.sequence);
         let recovery = Recovery { root: root.owner.clone(), scanner, records: 0, rewrite };
-        Ok((Store::assemble(regions, anchor, log, pages, space, root, root_blocks), recovery))
+        Ok((Store::assemble(regions, watch, anchor, log, pages, space, (root, root_blocks)), recovery))
     }
 
     /// Recovery is over: every record was applied. From here on the store takes updates.
@@ -220,11 +235,12 @@ impl Store {
         anchor.incarnation += 1;
         anchor.sequence += 1;
         for copy in recovery.rewrite {
-            let data = &shared.regions.data;
+            let (pages, device) = (shared.regions.pages(), shared.regions.page_device());
             let bytes = rt::disk::IoBuf::from_slice(anchor.encode(copy).as_bytes());
-            data.write_now(copy as u64 * BLOCK_BYTES as u64, &bytes)
-                .and_then(|()| data.sync_now())
-                .map_err(|cause| shared.fail(Device::Data, cause))?;
+            pages
+                .write_now(copy as u64 * BLOCK_BYTES as u64, &bytes)
+                .and_then(|()| pages.sync_now())
+                .map_err(|cause| shared.fail(device, cause))?;
         }
         shared.catalog.borrow_mut().anchor = anchor;
         shared.log.borrow_mut().resume(from, end, anchor.incarnation, anchor.sequence);
@@ -234,19 +250,21 @@ impl Store {
     }
 }
 
-fn loader(data: &Region) -> Loader {
-    let region = data.clone();
-    Box::new(move |block, bytes| region.read_now(block as u64 * BLOCK_BYTES as u64, bytes))
-}
-
 fn device_error(region: &Region, cause: impl ToString) -> FormatError {
     FormatError::Device { region: region.name(), cause: cause.to_string().into() }
 }
 
 /// Whole blocks, and sizes we can work with.
 fn trim(mut regions: Regions) -> std::result::Result<Regions, FormatError> {
-    let Regions { log, data } = &mut regions;
-    for (region, needed, bytes_max) in [(log, LOG_BYTES_MIN, u64::MAX), (data, DATA_BYTES_MIN, DATA_BYTES_MAX)] {
+    let Regions { log, metadata, data } = &mut regions;
+    // Bulk alone needs its header and something behind it; what pages need is the same wherever they lie.
+    let data_bytes_min = if metadata.is_some() { 2 * BLOCK_BYTES as u64 } else { DATA_BYTES_MIN };
+    let metadata_bytes = metadata.as_ref().map_or(0, |region| region.bytes);
+    let data_bytes_max = DATA_BYTES_MAX.saturating_sub(metadata_bytes);
+    let mut all = vec![(log, LOG_BYTES_MIN, u64::MAX)];
+    all.extend(metadata.iter_mut().map(|region| (region, DATA_BYTES_MIN, DATA_BYTES_MAX)));
+    all.push((data, data_bytes_min, data_bytes_max));
+    for (region, needed, bytes_max) in all {
         assert!(region.base.is_multiple_of(BLOCK_BYTES as u64), "regions start at a block");
         region.bytes -= region.bytes % BLOCK_BYTES as u64;
         let (name, bytes) = (region.name(), region.bytes);
@@ -260,33 +278,39 @@ fn trim(mut regions: Regions) -> std::result::Result<Regions, FormatError> {
     Ok(regions)
 }
 
-fn refuse_existing(regions: &Regions) -> std::result::Result<(), FormatError> {
+/// The blocks of a store in `regions`.
+fn area(regions: &Regions) -> Area {
+    let blocks = regions.blocks();
+    Area { first: first_allocatable(blocks), bulk: regions.bulk_start(), blocks }
+}
+
+/// Refuses to format over anything of ours, in whatever role.
+fn refuse_existing(region: &Region) -> std::result::Result<(), FormatError> {
     let mut block = rt::disk::IoBuf::zeroed(BLOCK_BYTES);
     for copy in 0..COPIES {
-        let region = &regions.data;
         region.read_now(copy as u64 * BLOCK_BYTES as u64, &mut block).map_err(|cause| device_error(region, cause))?;
         if !is_blank(&block) {
             // Damaged or not, somebody's data may hang on it.
             let store = decode_superblock(&block, copy).map_or("(damaged)".into(), |block| store_name(&block.store));
             return Err(FormatError::AlreadyFormatted { region: region.name(), store });
         }
+        if let Ok(header) = decode_region_header(&block) {
+            return Err(FormatError::AlreadyFormatted { region: region.name(), store: store_name(&header.store) });
+        }
     }
-    let region = &regions.log;
-    region.read_now(0, &mut block).map_err(|cause| device_error(region, cause))?;
-    match decode_log_header(&block) {
-        Ok(header) => Err(FormatError::AlreadyFormatted { region: region.name(), store: store_name(&header.store) }),
-        Err(_) => Ok(()),
-    }
+    Ok(())
 }
 
 /// The newest superblock, and the order in which to rewrite the copies.
-fn read_anchor(data: &Region) -> Result<(Anchor, [u32; 2])> {
+fn read_anchor(regions: &Regions) -> Result<(Anchor, [u32; 2])> {
+    let data = regions.pages();
     let needed = DATA_BYTES_MIN;
-    if data.bytes < needed {
+    if data.bytes < COPIES as u64 * BLOCK_BYTES as u64 {
         return Err(FormatError::TooSmall { region: data.name(), bytes: data.bytes, needed }.into());
     }
     let mut copies = Vec::with_capacity(COPIES as usize);
     let mut blank = true;
+    let mut stranger = None;
     for copy in 0..COPIES {
         let mut block = rt::disk::IoBuf::zeroed(BLOCK_BYTES);
         let read = data.read_now(copy as u64 * BLOCK_BYTES as u64, &mut block);
@@ -294,7 +318,12 @@ fn read_anchor(data: &Region) -> Result<(Anchor, [u32; 2])> {
             tracing::warn!(copy, %cause, "a superblock cannot be read");
         }
         blank &= read.is_ok() && is_blank(&block);
+        stranger = stranger.or(decode_region_header(&block).ok());
         copies.push(decode_superblock(&block, copy));
+    }
+    if let Some(header) = stranger.filter(|_| blank) {
+        let expected = format!("the {} of a target", regions.page_device()).into();
+        return Err(FormatError::Mismatch { region: data.name(), found: header.owner().into(), expected }.into());
     }
     if blank {
         return Err(FormatError::NotFormatted { region: data.name() }.into());
@@ -324,34 +353,65 @@ fn read_anchor(data: &Region) -> Result<(Anchor, [u32; 2])> {
 
 /// The regions at the size they were formatted with; they may have grown since.
 fn fit(mut regions: Regions, anchor: &Anchor) -> Result<Regions> {
-    let Regions { log, data } = &mut regions;
-    for (region, needed) in [(log, anchor.log_bytes), (data, anchor.data_bytes)] {
-        let valid = needed.is_multiple_of(BLOCK_BYTES as u64)
-            && (LOG_BYTES_MIN..=DATA_BYTES_MAX.max(region.bytes)).contains(&needed);
-        if region.bytes < needed || !valid {
+    let Regions { log, metadata, data } = &mut regions;
+    let mut all = vec![(log, anchor.log_bytes, LOG_BYTES_MIN, u64::MAX)];
+    let data_bytes_min = if metadata.is_some() { 2 * BLOCK_BYTES as u64 } else { DATA_BYTES_MIN };
+    all.extend(metadata.iter_mut().map(|region| (region, anchor.metadata_bytes, DATA_BYTES_MIN, DATA_BYTES_MAX)));
+    all.push((data, anchor.data_bytes, data_bytes_min, DATA_BYTES_MAX.saturating_sub(anchor.metadata_bytes)));
+    for (region, needed, bytes_min, bytes_max) in all {
+        // A superblock with a valid checksum and such a size is not ours, whatever else it is.
+        if !needed.is_multiple_of(BLOCK_BYTES as u64) || !(bytes_min..=bytes_max).contains(&needed) {
+            return Err(
+                Corrupt { place: Place::Superblock { copy: 0 }, fault: field("bytes", needed, bytes_min) }.into()
+            );
+        }
+        if region.bytes < needed {
             return Err(FormatError::TooSmall { region: region.name(), bytes: region.bytes, needed }.into());
         }
         region.bytes = needed;
     }
-    if anchor.data_bytes < DATA_BYTES_MIN || anchor.data_bytes > DATA_BYTES_MAX {
-        let fault = field("data_bytes", anchor.data_bytes, DATA_BYTES_MIN);
-        return Err(Corrupt { place: Place::Superblock { copy: 0 }, fault }.into());
-    }
     Ok(regions)
 }
 
-fn check_log(regions: &Regions, anchor: &Anchor) -> Result<()> {
-    let Regions { log, data } = regions;
-    let place = Place::LogHeader;
-    let mut block = rt::disk::IoBuf::zeroed(BLOCK_BYTES);
-    log.read_now(0, &mut block).map_err(|cause| Error::Read { place, device: Device::Log, cause })?;
-    let header = decode_log_header(&block).map_err(|fault| Corrupt { place, fault })?;
-    if header.store != anchor.store {
-        let (found, expected) = (store_name(&header.store), store_name(&anchor.store));
-        return Err(FormatError::Mismatch { log: log.name(), data: data.name(), found, expected }.into());
+/// Whether every region is of the superblock's store, and in its role. `judge` hears of damaged headers.
+fn check_roles(regions: &Regions, anchor: &Anchor, judge: &mut dyn FnMut(Corrupt) -> Result<()>) -> Result<()> {
+    let page_device = regions.page_device();
+    if anchor.device() != page_device {
+        let region = regions.pages().name();
+        let (found, expected) = (anchor.owner(anchor.device()).into(), anchor.owner(page_device).into());
+        return Err(FormatError::Mismatch { region, found, expected }.into());
     }
-    if header.log_bytes.get() != anchor.log_bytes {
-        return Err(Corrupt { place, fault: field("log_bytes", header.log_bytes.get(), anchor.log_bytes) }.into());
+    for (device, region) in regions.each().filter(|(device, _)| *device != page_device) {
+        let bytes = if device == Device::Log { anchor.log_bytes } else { anchor.data_bytes };
+        match check_header(device, region, bytes, anchor) {
+            Err(Error::Corrupt(corrupt)) => judge(corrupt)?,
+            checked => checked?,
+        }
+    }
+    Ok(())
+}
+
+fn check_header(device: Device, region: &Region, bytes: u64, anchor: &Anchor) -> Result<()> {
+    if region.bytes < BLOCK_BYTES as u64 {
+        return Err(FormatError::TooSmall { region: region.name(), bytes: region.bytes, needed: bytes }.into());
+    }
+    let place = if device == Device::Log { Place::LogHeader } else { Place::DataHeader };
+    let mut block = rt::disk::IoBuf::zeroed(BLOCK_BYTES);
+    region.read_now(0, &mut block).map_err(|cause| Error::Read { place, device, cause })?;
+    let mismatch = |found: String| {
+        let expected = anchor.owner(device).into();
+        Err(FormatError::Mismatch { region: region.name(), found: found.into(), expected }.into())
+    };
+    if let Ok(superblock) = decode_superblock(&block, 0) {
+        let other = Anchor::of(&superblock);
+        return mismatch(other.owner(other.device()));
+    }
+    let header = decode_region_header(&block).map_err(|fault| Corrupt { place, fault })?;
+    if (header.store, header.target.get(), header.role.get()) != (anchor.store, anchor.target, role(device)) {
+        return mismatch(header.owner());
+    }
+    if header.bytes.get() != bytes {
+        return Err(Corrupt { place, fault: field("bytes", header.bytes.get(), bytes) }.into());
     }
     Ok(())
 }
@@ -359,9 +419,9 @@ fn check_log(regions: &Regions, anchor: &Anchor) -> Result<()> {
 /// Reads what a superblock points at.
 struct Reader<'a> {
     region: &'a Region,
+    device: Device,
     tag: u32,
-    first: u32,
-    blocks: u32,
+    area: Area,
     sequence: u64,
 }
 
@@ -397,12 +457,12 @@ impl Reader<'_> {
             return Err(Corrupt { place, fault: Fault::Checksum { stored: anchor.root_crc, computed } }.into());
         }
         let root = decode_root(&blob).map_err(|fault| Corrupt { place, fault })?;
-        let expected = page_count(self.blocks) as usize;
+        let expected = page_count(self.area.blocks) as usize;
         if root.bitmaps.len() != expected {
             return Err(Corrupt { place, fault: field("bitmaps", root.bitmaps.len() as u64, expected as u64) }.into());
         }
         // Ids are reused, so there are no more of them than pages were ever alive at once.
-        let maps_max = self.blocks as usize / MAP_ENTRIES + 2;
+        let maps_max = self.area.blocks as usize / MAP_ENTRIES + 2;
         if root.maps.len() > maps_max {
             return Err(Corrupt { place, fault: field("maps", root.maps.len() as u64, maps_max as u64) }.into());
         }
@@ -410,7 +470,7 @@ impl Reader<'_> {
     }
 
     fn bitmap(&self, root: &Root, judge: &mut dyn FnMut(Corrupt) -> Result<()>) -> Result<Bitmap> {
-        let mut bitmap = Bitmap::new(self.blocks);
+        let mut bitmap = Bitmap::new(self.area.blocks);
         for (index, part) in (0..).zip(&root.bitmaps) {
             let block = slot_block(index, (part.at & 1) as u8);
             let place = Place::Bitmap { index, block };
@@ -424,8 +484,8 @@ impl Reader<'_> {
             }
         }
         // What lies before is no page's to say, whether it could be read or not.
-        if !bitmap.all_set(Extent { block: 0, blocks: self.first }) {
-            bitmap.set(Extent { block: 0, blocks: self.first });
+        if !bitmap.all_set(Extent { block: 0, blocks: self.area.first }) {
+            bitmap.set(Extent { block: 0, blocks: self.area.first });
         }
         Ok(bitmap)
     }
@@ -470,14 +530,14 @@ impl Reader<'_> {
         let mut buffer = vec![0; bytes];
         self.region.read_now(block as u64 * BLOCK_BYTES as u64, &mut buffer).map_err(|cause| Error::Read {
             place,
-            device: Device::Data,
+            device: self.device,
             cause,
         })?;
         Ok(buffer)
     }
 
     fn check(&self, block: u32, blocks: u32, place: Place) -> Result<()> {
-        if block < self.first || block as u64 + blocks as u64 > self.blocks as u64 {
+        if block < self.area.first || block as u64 + blocks as u64 > self.area.page_end() as u64 {
             return Err(Corrupt { place, fault: Fault::Block { block, state: "outside the region" } }.into());
         }
         Ok(())
@@ -503,6 +563,7 @@ mod tests {
         let disk = |path| Disk::open(path, OpenMode { create: true, ..OpenMode::default() }).unwrap();
         Regions {
             log: Region { disk: disk("/log"), base: 0, bytes: LOG_BYTES_MIN },
+            metadata: None,
             data: Region { disk: disk("/data"), base: 0, bytes: DATA_BYTES_MIN },
         }
     }

@@ -1,9 +1,13 @@
-//! A region: the part of a file or block device that one store uses for its log or its data.
+//! A region: the part of a file or block device that one store uses in one role: log, metadata or data.
 
+use std::future::Future;
 use std::io;
 use std::sync::Arc;
+use std::time::Duration;
 
 use rt::disk::{Disk, DiskError, IoBuf};
+
+use crate::error::Device;
 
 /// Bytes of a block: the unit of allocation, of direct I/O, and of what a store rewrites.
 pub const BLOCK_BYTES: usize = 4096;
@@ -20,11 +24,58 @@ pub struct Region {
     pub bytes: u64,
 }
 
-/// The two regions of a store. They may lie on one device.
+/// The regions of a store. They may lie on one device.
+///
+/// Blocks have one numbering. With `metadata`, its blocks come first, and those of `data` follow, without the
+/// header block that `data` then begins with.
 #[derive(Clone, Debug)]
 pub struct Regions {
     pub log: Region,
+    /// Superblocks, bitmap and pages. Absent: they share `data` with bulk data.
+    pub metadata: Option<Region>,
     pub data: Region,
+}
+
+impl Regions {
+    /// The region with superblocks, bitmap and pages.
+    pub(crate) fn pages(&self) -> &Region {
+        self.metadata.as_ref().unwrap_or(&self.data)
+    }
+
+    /// What the region with the pages is called.
+    pub(crate) fn page_device(&self) -> Device {
+        match self.metadata {
+            Some(_) => Device::Metadata,
+            None => Device::Data,
+        }
+    }
+
+    /// Every region with its role.
+    pub(crate) fn each(&self) -> impl Iterator<Item = (Device, &Region)> {
+        let metadata = self.metadata.as_ref().map(|region| (Device::Metadata, region));
+        [(Device::Log, &self.log)].into_iter().chain(metadata).chain([(Device::Data, &self.data)])
+    }
+
+    /// The first block of a data region that holds no pages; 0 when it does.
+    pub(crate) fn bulk_start(&self) -> u32 {
+        self.metadata.as_ref().map_or(0, |region| (region.bytes / BLOCK_BYTES as u64) as u32)
+    }
+
+    /// All blocks, of metadata and data.
+    pub(crate) fn blocks(&self) -> u32 {
+        let header = u64::from(self.metadata.is_some());
+        self.bulk_start() + (self.data.bytes / BLOCK_BYTES as u64 - header) as u32
+    }
+
+    /// Where in the data region a block of bulk data begins.
+    #[inline]
+    pub(crate) fn bulk_offset(&self, block: u32) -> u64 {
+        let block = match &self.metadata {
+            Some(_) => block - self.bulk_start() + 1,
+            None => block,
+        };
+        block as u64 * BLOCK_BYTES as u64
+    }
 }
 
 impl Region {
@@ -60,26 +111,49 @@ impl Region {
         self.disk.sync_now().map_err(told)
     }
 
-    pub(crate) async fn read(&self, offset: u64, buffer: IoBuf) -> (Result<(), Cause>, IoBuf) {
+    /// As [`Disk::read`]; ends after `limit` in any case, without the buffer.
+    pub(crate) async fn read(&self, offset: u64, buffer: IoBuf, limit: Duration) -> (Result<(), Trouble>, IoBuf) {
         self.check(offset, buffer.len());
-        let (outcome, buffer) = self.disk.read(self.base + offset, buffer).await;
-        (outcome.map_err(|error: io::Error| told(error)), buffer)
+        self.bounded("read", limit, self.disk.read(self.base + offset, buffer)).await
     }
 
-    pub(crate) async fn write(&self, offset: u64, buffer: IoBuf) -> (Result<(), Cause>, IoBuf) {
+    /// As [`Disk::write`]; ends after `limit` in any case, without the buffer.
+    pub(crate) async fn write(&self, offset: u64, buffer: IoBuf, limit: Duration) -> (Result<(), Trouble>, IoBuf) {
         self.check(offset, buffer.len());
-        let (outcome, buffer) = self.disk.write(self.base + offset, buffer).await;
-        (outcome.map_err(|error: io::Error| told(error)), buffer)
+        self.bounded("write", limit, self.disk.write(self.base + offset, buffer)).await
     }
 
-    pub(crate) async fn write_durable(&self, offset: u64, buffer: IoBuf) -> (Result<(), Cause>, IoBuf) {
+    /// As [`Disk::write_durable`]; ends after `limit` in any case, without the buffer.
+    pub(crate) async fn write_durable(
+        &self,
+        offset: u64,
+        buffer: IoBuf,
+        limit: Duration,
+    ) -> (Result<(), Trouble>, IoBuf) {
         self.check(offset, buffer.len());
-        let (outcome, buffer) = self.disk.write_durable(self.base + offset, buffer).await;
-        (outcome.map_err(|error: io::Error| told(error)), buffer)
+        self.bounded("write", limit, self.disk.write_durable(self.base + offset, buffer)).await
     }
 
-    pub(crate) async fn sync(&self) -> Result<(), Cause> {
-        self.disk.sync().await.map_err(|error: io::Error| told(error))
+    /// As [`Disk::sync`]; ends after `limit` in any case.
+    pub(crate) async fn sync(&self, limit: Duration) -> Result<(), Trouble> {
+        let sync = async { (self.disk.sync().await, IoBuf::default()) };
+        self.bounded("sync", limit, sync).await.0
+    }
+
+    /// A transfer that is given up may still take place; its buffer is then the kernel's until it has.
+    async fn bounded(
+        &self,
+        operation: &'static str,
+        limit: Duration,
+        transfer: impl Future<Output = (io::Result<()>, IoBuf)>,
+    ) -> (Result<(), Trouble>, IoBuf) {
+        match rt::timeout(limit, transfer).await {
+            Ok((outcome, buffer)) => (outcome.map_err(|error| Trouble { cause: told(error), is_hang: false }), buffer),
+            Err(_) => {
+                let cause = hung(operation, &self.name(), limit).into();
+                (Err(Trouble { cause, is_hang: true }), IoBuf::default())
+            }
+        }
     }
 
     /// A transfer outside the region would hit a neighbour: our bug, never the medium's.
@@ -90,6 +164,19 @@ impl Region {
             self.bytes
         );
     }
+}
+
+/// Why a transfer did not succeed.
+#[derive(Debug)]
+pub(crate) struct Trouble {
+    pub(crate) cause: Cause,
+    /// The device did not answer at all.
+    pub(crate) is_hang: bool,
+}
+
+/// What is said of a device that does not answer.
+pub(crate) fn hung(operation: &str, path: &str, waited: Duration) -> String {
+    format!("{operation} {path}: no answer for {:.1} s: the device hangs", waited.as_secs_f64())
 }
 
 fn told(error: impl std::fmt::Display) -> Cause {

@@ -8,7 +8,7 @@
 
 use rt::disk::IoBuf;
 
-use crate::error::{Corrupt, Device, Error, Place, Result};
+use crate::error::{Corrupt, Error, Place, Result};
 use crate::page::{PAGE_BYTES, PageId, Seal, verify};
 use crate::region::BLOCK_BYTES;
 use crate::store::Store;
@@ -32,13 +32,15 @@ impl Store {
     /// `Failed`, `Stopped`. What is wrong with a page is part of the answer.
     pub async fn scrub_pages(&self, from: PageId, limit: usize) -> Result<ScrubbedPages> {
         let shared = &self.shared;
+        let device = shared.regions.page_device();
         let some: Vec<(PageId, u32)> = self.pages_ref().blocks_from(from).take(limit + 1).collect();
         let mut found = ScrubbedPages { next: some.get(limit).map(|(id, _)| *id), ..ScrubbedPages::default() };
         for (id, block) in some.into_iter().take(limit) {
             shared.running()?;
             let at = u64::from(block) * BLOCK_BYTES as u64;
             let before = shared.quiet();
-            let (outcome, buffer) = shared.regions.data.read(at, IoBuf::for_read(PAGE_BYTES)).await;
+            let limit = shared.watch.limit.get();
+            let (outcome, buffer) = shared.regions.pages().read(at, IoBuf::for_read(PAGE_BYTES), limit).await;
             if before.is_none() || shared.quiet() != before {
                 // Where a checkpoint puts a page is known before it is there: come again.
                 found.next = Some(id);
@@ -53,7 +55,8 @@ impl Store {
             let expected = Seal { page: id.0, kind: 0, lsn: 0, store: shared.tag, checkpoint: pages.newest() };
             let place = Place::Page { page: id, block };
             let damage = match outcome {
-                Err(cause) => Error::Read { place, device: Device::Data, cause },
+                Err(trouble) if trouble.is_hang => return Err(shared.failed_by(device, trouble).into()),
+                Err(trouble) => Error::Read { place, device, cause: trouble.cause },
                 Ok(()) => match verify(&buffer, expected) {
                     Ok(_) => continue,
                     Err(fault) => Error::Corrupt(Corrupt { place, fault }),

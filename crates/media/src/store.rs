@@ -12,7 +12,8 @@
 //! 1. A record is durable only after the bulk data committed before it was appended.
 //! 2. A page reaches the device only after the log up to its state is durable; the log is cut only where a
 //!    checkpoint is durable (K7).
-//! 3. Once a write or a sync has failed, nothing more is accepted or acknowledged.
+//! 3. Once a write or a sync has failed, or a device has not answered in time, nothing more is accepted or
+//!    acknowledged.
 //!
 //! # Not here
 //! What records and pages mean: `vos`.
@@ -31,11 +32,12 @@ use crate::error::{Device, Error, Failed, Result};
 use crate::log::append::Log;
 use crate::log::{Lsn, Reserve};
 use crate::pages::pool::{Pages, PoolUse};
-use crate::region::{BLOCK_BYTES, Cause, Regions};
+use crate::region::{BLOCK_BYTES, Cause, Regions, Trouble};
 use crate::root::{ROOT_BYTES_MAX, Root};
 use crate::signal::Waiters;
 use crate::space::{Extent, PinGuard, Space, SpaceUse};
 use crate::superblock::{Anchor, store_name};
+use crate::watch::{DeviceWatch, Watch};
 
 /// A changed store is checkpointed at least this often: bounds what a restart has to replay.
 pub const CHECKPOINT_INTERVAL: Duration = Duration::from_secs(5);
@@ -60,6 +62,7 @@ pub struct Store {
 /// What the handle, the tasks and the futures share. All on one thread.
 pub(crate) struct Shared {
     pub(crate) regions: Regions,
+    pub(crate) watch: Rc<Watch>,
     /// CRC-32C of the store's UUID: marks every page.
     pub(crate) tag: u32,
     pub(crate) log: RefCell<Log>,
@@ -131,17 +134,18 @@ pub struct Usage {
 impl Store {
     pub(crate) fn assemble(
         regions: Regions,
+        watch: Rc<Watch>,
         anchor: Anchor,
         log: Log,
         pages: Pages,
         space: Space,
-        root: Root,
-        root_blocks: Vec<u32>,
+        (root, root_blocks): (Root, Vec<u32>),
     ) -> Store {
         let budget = pages.usage().budget;
         let owner = root.owner.clone();
         let shared = Shared {
             regions,
+            watch,
             tag: codec::crc32c(&anchor.store),
             log: RefCell::new(log),
             dirty: pages.dirty_counter(),
@@ -160,7 +164,9 @@ impl Store {
             refused_at: Cell::new(None),
             space: RefCell::new(space),
         };
-        Store { shared: Rc::new(shared), tasks: Rc::default() }
+        let shared = Rc::new(shared);
+        shared.watch.guard(Rc::downgrade(&shared));
+        Store { shared, tasks: Rc::default() }
     }
 
     /// The pages. Borrow them for one synchronous step and no longer: never across an await.
@@ -393,6 +399,16 @@ impl Store {
         self.shared.catalog.borrow().anchor.target
     }
 
+    /// A device that has not answered for so long has failed. [`crate::IO_TIMEOUT`] until it is set.
+    pub fn set_io_timeout(&self, limit: Duration) {
+        self.shared.watch.limit.set(limit);
+    }
+
+    /// For other threads: whether this one is held up by a page that is read on the spot.
+    pub fn watch(&self) -> DeviceWatch {
+        self.shared.watch.device.clone()
+    }
+
     /// The device failure that stopped the store, if one did.
     pub fn failure(&self) -> Option<Failed> {
         match &*self.shared.phase.borrow() {
@@ -448,7 +464,7 @@ impl Shared {
             return Err(Error::Busy { dirty: self.dirty.get(), frames: self.pages_budget() });
         }
         if !self.space.borrow().has_room(reserve, self.page_demand()) {
-            return Err(self.no_room(PAGE_ROOM_BYTES));
+            return Err(self.no_room());
         }
         if reserve == Reserve::Normal && rt::fault!("media.room") {
             return Err(Error::NoSpace { wanted: PAGE_ROOM_BYTES, free: 0 });
@@ -458,14 +474,15 @@ impl Shared {
 
     /// The refusal when space is short: `Busy` while a flush or a checkpoint may still make room.
     #[cold]
-    pub(crate) fn no_room(&self, wanted: u64) -> Error {
+    fn no_room(&self) -> Error {
         let usage = self.space.borrow().usage();
         if usage.quarantined > 0 || self.dirty.get() > 0 {
             self.wanted.wake();
             return Error::Busy { dirty: self.dirty.get(), frames: self.pages_budget() };
         }
-        let free = self.space.borrow().free_for_bulk(self.page_demand()) * BLOCK_BYTES as u64;
-        Error::NoSpace { wanted, free }
+        let demand = self.page_demand() * crate::space::PAGE_BLOCKS as u64;
+        let free = self.space.borrow().free_for_pages().saturating_sub(demand) * BLOCK_BYTES as u64;
+        Error::NoSpace { wanted: PAGE_ROOM_BYTES, free }
     }
 
     /// Pages that the next checkpoint may have to write.
@@ -519,6 +536,14 @@ impl Shared {
         for waiters in [&self.flusher, &self.changed, &self.wanted, &*self.relieved] {
             waiters.wake();
         }
+    }
+
+    /// Stops the store: a transfer failed, or never ended.
+    pub(crate) fn failed_by(&self, device: Device, trouble: Trouble) -> Failed {
+        if trouble.is_hang {
+            self.watch.refuse(device, &trouble.cause);
+        }
+        self.fail(device, trouble.cause)
     }
 
     /// Stops the store for good. The first failure is the one that counts.
@@ -585,24 +610,25 @@ impl Shared {
     }
 
     async fn flush(&self) -> std::result::Result<(), Failed> {
+        let limit = self.watch.limit.get();
         let taken = self.log.borrow_mut().take();
         let Some(mut work) = taken else { return Ok(()) };
         // Taken down before the sync begins: a bulk write that completes meanwhile belongs to a later record.
         if self.bulk_unsynced.replace(false) {
-            self.regions.data.sync().await.map_err(|cause| self.fail(Device::Data, cause))?;
+            self.regions.data.sync(limit).await.map_err(|trouble| self.failed_by(Device::Data, trouble))?;
         }
         let log = &self.regions.log;
         if let [(offset, slot)] = &mut work.writes[..] {
-            let (outcome, bytes) = log.write_durable(*offset, std::mem::take(slot)).await;
+            let (outcome, bytes) = log.write_durable(*offset, std::mem::take(slot), limit).await;
             *slot = bytes;
-            outcome.map_err(|cause| self.fail(Device::Log, cause))?;
+            outcome.map_err(|trouble| self.failed_by(Device::Log, trouble))?;
         } else {
             for (offset, slot) in &mut work.writes {
-                let (outcome, bytes) = log.write(*offset, std::mem::take(slot)).await;
+                let (outcome, bytes) = log.write(*offset, std::mem::take(slot), limit).await;
                 *slot = bytes;
-                outcome.map_err(|cause| self.fail(Device::Log, cause))?;
+                outcome.map_err(|trouble| self.failed_by(Device::Log, trouble))?;
             }
-            log.sync().await.map_err(|cause| self.fail(Device::Log, cause))?;
+            log.sync(limit).await.map_err(|trouble| self.failed_by(Device::Log, trouble))?;
         }
         // A checkpoint may have failed in the meantime: then nothing more is acknowledged.
         self.not_failed()?;
@@ -628,17 +654,17 @@ impl Shared {
     pub(crate) fn checkpoint_blocking(&self) -> std::result::Result<(), Failed> {
         self.not_failed()?;
         let mut checkpoint = self.begin_checkpoint();
-        let data = &self.regions.data;
+        let (pages, device) = (self.regions.pages(), self.regions.page_device());
         loop {
             match checkpoint.step(self).inspect_err(|failed| self.fail_as(failed))? {
                 Step::Flush(lsn) => {
                     self.flush_now()?;
                     assert!(self.log.borrow().durable() >= lsn);
                 }
-                Step::Write { block, buffer } => data
+                Step::Write { block, buffer } => pages
                     .write_now(block as u64 * BLOCK_BYTES as u64, &buffer)
-                    .map_err(|cause| self.fail(Device::Data, cause))?,
-                Step::Sync => data.sync_now().map_err(|cause| self.fail(Device::Data, cause))?,
+                    .map_err(|cause| self.fail(device, cause))?,
+                Step::Sync => pages.sync_now().map_err(|cause| self.fail(device, cause))?,
                 Step::Pause => {}
                 Step::Done => break,
             }
@@ -649,7 +675,8 @@ impl Shared {
 
     async fn checkpoint(self: &Rc<Shared>) -> std::result::Result<(), Failed> {
         let mut checkpoint = self.begin_checkpoint();
-        let data = &self.regions.data;
+        let (pages, device) = (self.regions.pages(), self.regions.page_device());
+        let limit = self.watch.limit.get();
         loop {
             self.not_failed()?;
             match checkpoint.step(self).inspect_err(|failed| self.fail_as(failed))? {
@@ -657,11 +684,11 @@ impl Shared {
                 Step::Flush(Lsn(0)) => {}
                 Step::Flush(lsn) => Durable { shared: self.clone(), lsn: Lsn(lsn.0 - 1) }.await?,
                 Step::Write { block, buffer } => {
-                    let (outcome, _) = data.write(block as u64 * BLOCK_BYTES as u64, buffer).await;
-                    outcome.map_err(|cause| self.fail(Device::Data, cause))?;
+                    let (outcome, _) = pages.write(block as u64 * BLOCK_BYTES as u64, buffer, limit).await;
+                    outcome.map_err(|trouble| self.failed_by(device, trouble))?;
                     rt::yield_now().await;
                 }
-                Step::Sync => data.sync().await.map_err(|cause| self.fail(Device::Data, cause))?,
+                Step::Sync => pages.sync(limit).await.map_err(|trouble| self.failed_by(device, trouble))?,
                 Step::Pause => rt::yield_now().await,
                 Step::Done => break,
             }

@@ -1,6 +1,6 @@
 //! The superblock: who the store is, and which checkpoint is its newest.
 //!
-//! Two copies, in blocks 0 and 1 of the data region. At rest both say the same. A checkpoint syncs what
+//! Two copies, in blocks 0 and 1 of the region with the pages: metadata, or data when there is no such region. At rest both say the same. A checkpoint syncs what
 //! they will point at, writes copy 0, syncs, writes copy 1, syncs; only then is anything reused that the
 //! former checkpoint needs. So a crash leaves one copy whole, and rot of one copy at rest loses nothing.
 //! Opening rewrites both before anything else is written: first the copy that was not chosen.
@@ -10,7 +10,7 @@ use std::mem::{offset_of, size_of};
 use zerocopy::little_endian::{U32, U64};
 use zerocopy::{FromBytes, FromZeros, Immutable, IntoBytes, KnownLayout};
 
-use crate::error::Fault;
+use crate::error::{Device, Fault};
 use crate::page::{PAGE_BYTES, field};
 use crate::region::BLOCK_BYTES;
 
@@ -20,7 +20,7 @@ const MAGIC: [u8; 8] = *b"FLMEDIA\x01";
 /// Copies of the superblock.
 pub(crate) const COPIES: u32 = 2;
 
-/// Superblock: blocks 0 and 1 of the data region. 4096 bytes, little-endian. Ours, not upstream's.
+/// Superblock: blocks 0 and 1 of the region with the pages. 4096 bytes, little-endian. Ours, not upstream's.
 ///
 /// | offset | bytes | field         | meaning                                                          |
 /// |-------:|------:|---------------|------------------------------------------------------------------|
@@ -42,7 +42,8 @@ pub(crate) const COPIES: u32 = 2;
 /// |     92 |     4 | root_crc      | CRC-32C of the root blob                                         |
 /// |     96 |     8 | frames        | page frames the store may have filled; recovery must have as many |
 /// |    104 |     4 | log_start     | incarnation at the checkpoint: no log batch behind carries less  |
-/// |    108 |  3988 | reserved      | zero                                                             |
+/// |    108 |     8 | metadata_bytes | size of the metadata region; 0: pages share the data region    |
+/// |    116 |  3980 | reserved      | zero                                                             |
 ///
 /// Guards against: torn write (crc), stale copy (sequence), misdirected write (copy), wrong device (store).
 #[derive(Clone, Copy, Debug, PartialEq, Eq, FromBytes, IntoBytes, KnownLayout, Immutable)]
@@ -66,14 +67,16 @@ pub struct Superblock {
     pub root_crc: U32,
     pub frames: U64,
     pub log_start: U32,
-    pub reserved: [u8; 3988],
+    pub metadata_bytes: U64,
+    pub reserved: [u8; 3980],
 }
 const _: () = assert!(size_of::<Superblock>() == BLOCK_BYTES);
 const _: () = assert!(offset_of!(Superblock, store) == 16);
 const _: () = assert!(offset_of!(Superblock, sequence) == 48);
 const _: () = assert!(offset_of!(Superblock, log_bytes) == 72);
 const _: () = assert!(offset_of!(Superblock, root_crc) == 92);
-const _: () = assert!(offset_of!(Superblock, reserved) == 108);
+const _: () = assert!(offset_of!(Superblock, metadata_bytes) == 108);
+const _: () = assert!(offset_of!(Superblock, reserved) == 116);
 
 /// What a superblock says, without the constants and checks around it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -90,6 +93,8 @@ pub(crate) struct Anchor {
     pub(crate) root_crc: u32,
     pub(crate) frames: u64,
     pub(crate) log_start: u32,
+    /// 0: pages share the data region.
+    pub(crate) metadata_bytes: u64,
 }
 
 impl Anchor {
@@ -113,8 +118,19 @@ impl Anchor {
         block.root_crc.set(self.root_crc);
         block.frames.set(self.frames);
         block.log_start.set(self.log_start);
+        block.metadata_bytes.set(self.metadata_bytes);
         block.crc.set(codec::crc32c(&block.as_bytes()[12..]));
         block
+    }
+
+    /// The role of the region that the superblock lies in.
+    pub(crate) fn device(&self) -> Device {
+        if self.metadata_bytes == 0 { Device::Data } else { Device::Metadata }
+    }
+
+    /// Whose `device` a region is, as an operator would say it.
+    pub(crate) fn owner(&self, device: Device) -> String {
+        format!("the {device} of target {} of store {}", self.target, store_name(&self.store))
     }
 
     pub(crate) fn of(block: &Superblock) -> Anchor {
@@ -131,6 +147,7 @@ impl Anchor {
             root_crc: block.root_crc.get(),
             frames: block.frames.get(),
             log_start: block.log_start.get(),
+            metadata_bytes: block.metadata_bytes.get(),
         }
     }
 }
@@ -196,6 +213,7 @@ mod tests {
             root_crc: 0xdead_beef,
             frames: 4096,
             log_start: 5,
+            metadata_bytes: 1 << 28,
         }
     }
 

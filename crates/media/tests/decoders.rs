@@ -1,14 +1,14 @@
 //! Decoders take any bytes without a panic: random ones, and whole structures with some bytes changed.
 
 use media::{
-    BLOCK_BYTES, PAGE_BYTES, decode_batch_header, decode_log_header, decode_page, decode_record, decode_root,
+    BLOCK_BYTES, PAGE_BYTES, decode_batch_header, decode_page, decode_record, decode_region_header, decode_root,
     decode_root_block, decode_superblock, verify_batch,
 };
 use proptest::prelude::*;
 
 fn decode_all(bytes: &[u8]) {
     let _ = decode_superblock(bytes, 0);
-    let _ = decode_log_header(bytes);
+    let _ = decode_region_header(bytes);
     let _ = decode_page(bytes);
     let _ = decode_root(bytes);
     let _ = decode_root_block(bytes);
@@ -29,7 +29,7 @@ fn with_valid_crc(bytes: &mut [u8], at: usize, from: usize, to: usize) {
 fn magic(name: &str) -> &'static [u8] {
     match name {
         "superblock" => b"FLMEDIA\x01",
-        "log" => b"FLLOGHD\x01",
+        "log" => b"FLREGHD\x01",
         _ => b"",
     }
 }

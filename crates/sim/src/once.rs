@@ -190,7 +190,7 @@ fn audit(ledger: &Ledger) -> usize {
             let mut branches = vec![Branch::default()];
             while let Some(branch) = branches.pop() {
                 let children = store.stored_children(container, &branch, None, vos::LIST_MAX).expect("it is whole");
-                assert!(!children.more, "few enough to list at once");
+                assert!(children.next.is_none(), "few enough to list at once");
                 for child in children.entries {
                     branches.push(match child {
                         Child::Object(object) => Branch { object: Some(object), ..Branch::default() },

@@ -108,11 +108,11 @@ impl Store {
         options: RepairOptions,
     ) -> Result<Repaired> {
         let mut diary = Diary::default();
-        let no_header = damaged.iter().any(|corrupt| corrupt.place == Place::LogHeader);
-        let no_bitmap = damaged.iter().any(|corrupt| corrupt.place != Place::LogHeader);
+        let no_header = damaged.iter().any(|corrupt| corrupt.place.is_header());
+        let no_bitmap = damaged.iter().any(|corrupt| !corrupt.place.is_header());
         for corrupt in damaged {
             let (kind, deed) = match corrupt.place {
-                Place::LogHeader => (FindingKind::Superblock, "written anew"),
+                Place::LogHeader | Place::DataHeader => (FindingKind::Superblock, "written anew"),
                 _ => (FindingKind::Bitmap, "derived anew"),
             };
             diary.note(kind, None, corrupt.place.to_string(), deed);
@@ -154,7 +154,7 @@ impl Store {
             return Ok(store.left_alone(recovery, None));
         }
         if no_header {
-            media.write_log_header()?;
+            media.write_headers()?;
         }
         media.finish_recovery(recovery)?;
         media.checkpoint_blocking()?;

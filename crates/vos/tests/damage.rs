@@ -63,7 +63,7 @@ fn prepared(count: u64, later: impl FnOnce(&mut Store)) {
 }
 
 fn regions(open: impl Fn(&str) -> Disk) -> Regions {
-    Regions { log: Region::whole(open("/log")).unwrap(), data: Region::whole(open("/data")).unwrap() }
+    Regions { log: Region::whole(open("/log")).unwrap(), metadata: None, data: Region::whole(open("/data")).unwrap() }
 }
 
 fn image() -> (Vec<u8>, Vec<u8>) {

@@ -17,6 +17,7 @@ use Doc::{Item, Module};
 /// Title, file, doc comment. In the order in which a reader who opens a device meets them.
 #[rustfmt::skip]
 const SECTIONS: &[(&str, &str, Doc)] = &[
+    ("Header of a region", "media/src/header.rs", Item("pub struct RegionHeader")),
     ("Superblock", "media/src/superblock.rs", Item("pub struct Superblock")),
     ("Root blob", "media/src/root.rs", Item("pub struct Root ")),
     ("Root block", "media/src/root.rs", Item("pub struct RootBlock")),
@@ -24,13 +25,15 @@ const SECTIONS: &[(&str, &str, Doc)] = &[
     ("Page header", "media/src/page.rs", Item("pub struct PageHeader")),
     ("Map page", "media/src/pages/map.rs", Item("pub struct MapPage")),
     ("Log", "media/src/log/record.rs", Module),
-    ("Log header", "media/src/log/record.rs", Item("pub struct LogHeader")),
     ("Batch header", "media/src/log/record.rs", Item("pub struct BatchHeader")),
     ("Record header", "media/src/log/record.rs", Item("pub struct RecordHeader")),
     ("Log records", "vos/src/record.rs", Module),
+    ("Log records of data that moves", "vos/src/record/rewrite.rs", Module),
     ("Log records of transactions", "vos/src/record/tx.rs", Module),
     ("Catalog", "vos/src/catalog.rs", Module),
     ("Intents and outcomes in the catalog", "vos/src/commit.rs", Module),
+    ("Sessions in the catalog", "vos/src/sessions.rs", Module),
+    ("Page of a session", "vos/src/sessions.rs", Item("struct SessionPage")),
     ("Head of a container", "vos/src/shard.rs", Item("pub(crate) struct Head")),
     ("Node of a tree", "vos/src/node.rs", Module),
     ("Keys", "vos/src/key.rs", Module),

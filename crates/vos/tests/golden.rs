@@ -219,6 +219,7 @@ fn the_image_has_every_kind_of_record() {
     on_node(3, move || {
         install(files);
         let regions = media::Regions {
+            metadata: None,
             log: media::Region::whole(rig::disk("/log")).unwrap(),
             data: media::Region::whole(rig::disk("/data")).unwrap(),
         };

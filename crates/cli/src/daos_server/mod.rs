@@ -5,7 +5,7 @@ mod start;
 use std::path::PathBuf;
 
 use clap::{Parser, Subcommand};
-use control::config::{Config, Storage};
+use control::config::{Config, Dax, Medium, Place, Storage};
 use serde_json::json;
 use types::ByteSize;
 
@@ -63,8 +63,8 @@ fn shown(config: &Config) -> Outcome {
     let listen: Vec<String> = config.listen.iter().map(ToString::to_string).collect();
     let (place, size, devices) = match &config.storage {
         Storage::Directory { path, bytes } => (path, *bytes, Vec::new()),
-        Storage::Devices { paths, metadata } => {
-            (metadata, None, paths.iter().map(|p| p.display().to_string()).collect())
+        Storage::Devices { paths, directory } => {
+            (directory, None, paths.iter().map(|p| p.display().to_string()).collect())
         }
     };
     let mut rows = vec![
@@ -78,15 +78,48 @@ fn shown(config: &Config) -> Outcome {
     } else {
         rows.push(("Devices", devices.join(", ")));
     }
+    let places = [("Log", &config.log), ("Metadata", &config.metadata)];
+    for (role, place) in places {
+        rows.push((role, place.as_ref().map_or("with the data".to_string(), place_text)));
+    }
+    rows.push(("I/O timeout", format!("{} s", config.io_timeout.as_secs())));
     rows.push(("Memory", ByteSize(config.memory).to_string()));
     rows.push(("Fault domain", config.fault_domain.clone()));
     let response = json!({
         "name": config.name,
         "listen": listen,
         "targets": config.targets,
-        "storage": { "path": place.display().to_string(), "size": size, "devices": devices },
+        "storage": { "path": place.display().to_string(), "size": size, "devices": devices,
+            "log": config.log.as_ref().map(place_json),
+            "metadata": config.metadata.as_ref().map(place_json),
+            "io_timeout_s": config.io_timeout.as_secs(),
+        },
         "memory": config.memory,
         "fault_path": config.fault_domain,
     });
     Outcome::new(response, pairs(&rows))
+}
+
+fn place_paths(place: &Place) -> Vec<String> {
+    place.paths.iter().map(|path| path.display().to_string()).collect()
+}
+
+fn medium_name(medium: Medium) -> Option<&'static str> {
+    match medium {
+        Medium::Any => None,
+        Medium::File => Some("file"),
+        Medium::Block => Some("block"),
+        Medium::Pmem(Dax::Required) => Some("pmem"),
+        Medium::Pmem(Dax::Emulated) => Some("pmem, emulated"),
+    }
+}
+
+fn place_text(place: &Place) -> String {
+    let size = place.bytes.map(|bytes| format!(", {}", ByteSize(bytes))).unwrap_or_default();
+    let medium = medium_name(place.medium).map(|name| format!(" ({name})")).unwrap_or_default();
+    format!("{}{size}{medium}", place_paths(place).join(", "))
+}
+
+fn place_json(place: &Place) -> serde_json::Value {
+    json!({ "path": place_paths(place), "size": place.bytes, "medium": medium_name(place.medium) })
 }

@@ -27,6 +27,9 @@ pub(crate) struct Start {
     /// Address to answer on, host:port or unix:///path; may be repeated [default: 127.0.0.1:10001]
     #[arg(long, value_name = "ADDR")]
     listen: Vec<String>,
+    /// Lay new storage out over whatever its devices hold
+    #[arg(long)]
+    force: bool,
     /// Port to answer on, at the default address; 0: any free one
     #[arg(short, long, conflicts_with = "listen")]
     port: Option<u16>,
@@ -65,6 +68,7 @@ impl Start {
                 }
             }
         }
+        config.force = self.force;
         if let Some(port) = self.port {
             config.listen = vec![net::Address::Tcp(format!("127.0.0.1:{port}"))];
         }
@@ -92,10 +96,11 @@ mod tests {
             storage: Some("/x".into()),
             size: Some(ByteSize(7)),
             listen: Vec::new(),
+            force: true,
             port: Some(0),
         };
         let config = start.configure().unwrap();
-        assert_eq!((config.targets, config.targets_chosen), (3, true));
+        assert_eq!((config.targets, config.targets_chosen, config.force), (3, true, true));
         assert_eq!(config.storage, Storage::Directory { path: "/x".into(), bytes: Some(7) });
         assert_eq!(config.listen[0].to_string(), "tcp://127.0.0.1:0");
     }

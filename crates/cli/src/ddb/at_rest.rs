@@ -26,7 +26,8 @@ pub(crate) struct Looked {
 /// # Errors
 /// `NotFound`, `Io`; `Mismatch` when they end before they should.
 pub(crate) fn regions(target: &OfflineTarget, access: Access) -> Result<Regions, Error> {
-    Ok(Regions { log: region(&target.log, access)?, data: region(&target.data, access)? })
+    let metadata = target.metadata.as_ref().map(|metadata| region(metadata, access)).transpose()?;
+    Ok(Regions { log: region(&target.log, access)?, metadata, data: region(&target.data, access)? })
 }
 
 fn region(config: &RegionConfig, access: Access) -> Result<Region, Error> {

@@ -3,7 +3,6 @@
 
 use clap::Args;
 use control::offline::{Labels, OfflineTarget};
-use media::Place;
 use serde_json::{Value, json};
 use types::{ByteSize, Code, Error};
 use vos::{CheckOptions, Finding, FindingKind, Mended, RepairOptions, Repaired, Report};
@@ -92,7 +91,7 @@ impl Check {
         };
         before.is_open = true;
         for corrupt in damaged {
-            let kind = if corrupt.place == Place::LogHeader { FindingKind::Superblock } else { FindingKind::Bitmap };
+            let kind = if corrupt.place.is_header() { FindingKind::Superblock } else { FindingKind::Bitmap };
             before.add(kind, corrupt.place.to_string(), corrupt.fault.to_string());
         }
         let report = opened.store.check_with(self.options());

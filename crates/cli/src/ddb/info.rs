@@ -1,7 +1,7 @@
 //! `ddb info`: who a target is, and where its checkpoint and its log stand.
 
 use control::offline::{OfflineTarget, RegionConfig};
-use media::{Glance, Superblock};
+use media::{Glance, RegionHeader, Superblock};
 use serde_json::{Value, json};
 use types::{ByteSize, Code, Error, TargetIndex};
 use uuid::Uuid;
@@ -21,11 +21,12 @@ fn one(session: &Session, target: &OfflineTarget) -> Result<Part> {
     let mut lines = vec![
         ("  Log", region_text(&target.log)),
         ("  Data", region_text(&target.data)),
-        (
-            "  Log header",
-            glance.log_header.as_ref().map_or_else(|fault| format!("damaged: {fault}"), |_| "good".into()),
-        ),
+        ("  Log header", header_text(&glance.log_header)),
     ];
+    if let (Some(metadata), Some(header)) = (&target.metadata, &glance.data_header) {
+        lines.insert(1, ("  Metadata", region_text(metadata)));
+        lines.push(("  Data header", header_text(header)));
+    }
     for (superblock, name) in glance.superblocks.iter().zip(["  Superblock 0", "  Superblock 1"]) {
         lines.push((name, superblock_text(superblock)));
     }
@@ -36,8 +37,10 @@ fn one(session: &Session, target: &OfflineTarget) -> Result<Part> {
         "store": store.to_string(),
         "system": session.labels.system,
         "log": region_json(&target.log),
+        "metadata": target.metadata.as_ref().map(region_json),
         "data": region_json(&target.data),
         "log_header": glance.log_header.as_ref().err(),
+        "data_header": glance.data_header.as_ref().and_then(|header| header.as_ref().err()),
         "superblocks": glance.superblocks.iter().zip(0u32..).map(superblock_json).collect::<Vec<_>>(),
     });
     let fault = match look(target, session.memory) {
@@ -79,7 +82,8 @@ fn one(session: &Session, target: &OfflineTarget) -> Result<Part> {
 /// How many of the blocks that say who a target is are damaged.
 pub(crate) fn damaged(glance: &Glance) -> u64 {
     let superblocks = glance.superblocks.iter().filter(|copy| copy.is_err()).count();
-    superblocks as u64 + u64::from(glance.log_header.is_err())
+    let headers = [Some(&glance.log_header), glance.data_header.as_ref()];
+    (superblocks + headers.into_iter().flatten().filter(|header| header.is_err()).count()) as u64
 }
 
 /// Whoever only looks learns that there is more to see.
@@ -90,6 +94,10 @@ pub(crate) fn some_damage(target: TargetIndex) -> Error {
 
 fn store_of(glance: &Glance) -> Option<Uuid> {
     glance.superblocks.iter().flatten().next().map(|block| Uuid::from_bytes(block.store))
+}
+
+fn header_text(header: &std::result::Result<RegionHeader, String>) -> String {
+    header.as_ref().map_or_else(|fault| format!("damaged: {fault}"), |_| "good".into())
 }
 
 fn region_text(region: &RegionConfig) -> String {
@@ -121,6 +129,7 @@ fn superblock_json((superblock, copy): (&std::result::Result<Superblock, String>
             "sequence": block.sequence.get(),
             "checkpoint": block.checkpoint.get(),
             "incarnation": block.incarnation.get(),
+            "metadata_bytes": block.metadata_bytes.get(),
             "data_bytes": block.data_bytes.get(),
             "log_bytes": block.log_bytes.get(),
             "root_block": block.root_block.get(),

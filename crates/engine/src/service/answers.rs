@@ -1,13 +1,13 @@
 //! Queries: states and targets, told in messages.
 
-use types::{ContainerProperty, Epoch, Error, PoolId, PoolProperty};
+use types::{Code, ContainerProperty, Epoch, Error, PoolId, PoolProperty};
 use wire::control as msg;
 use wire::encoding::Bytes;
 
 use super::pool::{Container, PoolState, all_properties};
 use super::system::{Phase, unknown};
 use super::{RANK, Service, uuid_bytes};
-use crate::target::order::{Order, PoolSpace};
+use crate::target::order::{Order, PoolSpace, Storage};
 
 impl Service {
     pub(super) fn system_info(&self) -> msg::SystemInfo {
@@ -29,7 +29,11 @@ impl Service {
     pub(super) async fn storage_info(&self) -> Result<msg::StorageInfo, Error> {
         let mut devices = Vec::with_capacity(self.targets.len());
         for (target, (path, kind)) in self.targets.iter().zip(&self.config.devices) {
-            let storage = target.ask(|done| Order::Storage { done }).await?;
+            let storage = match target.query(|done| Order::Storage { done }).await {
+                Ok(storage) => storage,
+                // Nothing is known of it but this, which is what the operator asks for.
+                Err(stuck) => Storage { failure: Some(stuck.message), ..Storage::default() },
+            };
             devices.push(msg::DeviceInfo {
                 rank: RANK,
                 target: target.index,
@@ -61,7 +65,7 @@ impl Service {
             match self.pool_info(id).await {
                 Ok(info) => pools.push(info),
                 // Destroyed while the others were asked.
-                Err(e) if e.code == types::Code::NotFound => {}
+                Err(e) if e.code == Code::NotFound => {}
                 Err(e) => return Err(e),
             }
         }
@@ -72,7 +76,10 @@ impl Service {
     pub(super) async fn pool_info(&self, id: PoolId) -> Result<msg::PoolInfo, Error> {
         let mut shares: Vec<PoolSpace> = Vec::with_capacity(self.targets.len());
         for target in &self.targets {
-            shares.push(target.ask(|done| Order::PoolSpace { id, done }).await?);
+            shares.push(match target.query(|done| Order::PoolSpace { id, done }).await {
+                Err(stuck) if stuck.code == Code::TimedOut => PoolSpace { is_failed: true, ..PoolSpace::default() },
+                answer => answer?,
+            });
         }
         let sum = |field: fn(&PoolSpace) -> u64| shares.iter().map(field).sum::<u64>();
         let free = |s: &PoolSpace| s.quota.saturating_sub(s.metadata + s.data);
@@ -84,7 +91,7 @@ impl Service {
                 label: pool.label.clone(),
                 map_version: pool.map_version,
                 targets: pool.targets,
-                disabled_targets: 0,
+                disabled_targets: shares.iter().filter(|s| s.is_failed).count() as u32,
                 containers: ready as u32,
                 space: msg::Space { total: sum(|s| s.quota), used: metadata + data, metadata, data },
                 free_min: shares.iter().map(free).min().unwrap_or(0),

@@ -125,10 +125,10 @@ impl Target {
     /// block.
     async fn read_bulk(&self, plan: &FetchPlan, extents: &[BulkExtent], range: Range<u64>) -> Result<IoBuf, Error> {
         let pin = plan.pin.clone().expect("a plan that names blocks pins them");
-        let failed = |e: media::Error| Error::new(Code::Io, format!("target {}: {e}", self.index));
         let mut joined: Option<IoBuf> = None;
         for (extent, offset, bytes) in media::pieces_of(extents, range) {
-            let part = self.media.bulk_read(extent, offset, bytes, pin.clone()).await.map_err(failed)?;
+            let part =
+                self.media.bulk_read(extent, offset, bytes, pin.clone()).await.map_err(|e| self.device_error(e))?;
             match &mut joined {
                 None => joined = Some(part),
                 Some(whole) => whole.extend_from_slice(&part),

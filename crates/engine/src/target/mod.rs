@@ -60,7 +60,7 @@ impl Target {
     async fn relieved(&self, deadline: rt::Instant) -> Result<(), Error> {
         let left = deadline - rt::now();
         match rt::timeout(left, self.media.relieved()).await {
-            Ok(relieved) => relieved.map_err(|e| Error::new(Code::Io, format!("target {}: {e}", self.index))),
+            Ok(relieved) => relieved.map_err(|e| self.device_error(e)),
             Err(_) => {
                 let text = format!("target {} is writing down changes and takes no more for now", self.index);
                 Err(Error::new(Code::Busy, text).remedy("try again in a moment"))
@@ -92,7 +92,19 @@ impl Target {
 
     /// Waits until everything up to `lsn` is on the device.
     async fn durable(&self, lsn: media::Lsn) -> Result<(), Error> {
-        self.media.durable(lsn).await.map_err(|failed| Error::new(Code::Io, format!("target {}: {failed}", self.index)))
+        self.media.durable(lsn).await.map_err(|failed| self.device_error(failed.into()))
+    }
+
+    /// What the device did, as the user of a request hears it.
+    fn device_error(&self, error: media::Error) -> Error {
+        let text = format!("target {}: {error}", self.index);
+        match error {
+            media::Error::Failed(_) => Error::new(Code::Io, text).remedy(
+                "look after the device (`dmg storage query` shows it), then restart the server: what was \
+                 acknowledged is kept",
+            ),
+            _ => Error::new(Code::Io, text),
+        }
     }
 }
 
@@ -199,12 +211,10 @@ impl Target {
             vos::Error::RollingBack { .. } => Error::new(Code::Busy, error.to_string()).remedy("try again in a moment"),
             vos::Error::Corrupt { .. } => Error::new(Code::Checksum, format!("target {target}: {error}"))
                 .remedy("other data stays readable; restore this from a copy"),
-            vos::Error::Stopped | vos::Error::Media(media::Error::Failed(_)) => {
-                Error::new(Code::Io, format!("target {target}: {error}"))
-                    .remedy("see the server's log, then restart it")
-            }
+            vos::Error::Stopped => Error::new(Code::Io, format!("target {target}: {error}"))
+                .remedy("see the server's log, then restart it"),
             vos::Error::Media(media::Error::TooLarge { .. }) => Error::new(Code::ValueTooBig, error.to_string()),
-            vos::Error::Media(_) => Error::new(Code::Io, format!("target {target}: {error}")),
+            vos::Error::Media(error) => self.device_error(error),
         }
     }
 }

@@ -3,11 +3,12 @@
 use std::cell::RefCell;
 use std::path::PathBuf;
 use std::rc::Rc;
+use std::time::Duration;
 
 use media::{Existing, Identity, Region, Regions};
 use net::Limits;
 use rt::Hlc;
-use rt::disk::{Disk, OpenMode};
+use rt::disk::{Disk, DiskError, OpenMode};
 use tokio::sync::oneshot;
 use types::{Code, Error, TargetIndex};
 use uuid::Uuid;
@@ -26,6 +27,19 @@ pub struct RegionConfig {
     /// Take space from the file system only as the region fills. Cheap to make; a file system that
     /// fills up meanwhile stops the target.
     pub thin: bool,
+    pub medium: Medium,
+}
+
+/// How a region is reached.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Medium {
+    /// By reads, writes and syncs.
+    #[default]
+    Disk,
+    /// Persistent memory, mapped: for logs.
+    Pmem,
+    /// Any file, mapped as if it were.
+    EmulatedPmem,
 }
 
 /// Where one target keeps its data, and how much memory it may use.
@@ -35,9 +49,13 @@ pub struct TargetConfig {
     /// Names the target's store, so that a foreign or swapped device is noticed.
     pub store: Uuid,
     pub log: RegionConfig,
+    /// Pages; absent: they share `data`.
+    pub metadata: Option<RegionConfig>,
     pub data: RegionConfig,
     /// Bytes of the page pool.
     pub memory: u64,
+    /// A device that has not answered for so long has failed.
+    pub io_timeout: Duration,
     /// Make the store anew, whatever the regions hold.
     pub format: bool,
 }
@@ -57,6 +75,7 @@ pub struct Shared {
 /// `Io` when a region cannot be opened; `BadFormat` when what it holds is not this target's store.
 pub async fn start(config: TargetConfig, shared: Shared) -> Result<(TargetHandle, rt::ThreadHandle<()>), Error> {
     let index = config.index;
+    let io_timeout = config.io_timeout;
     let (handle, orders) = channel(index);
     let (opened, ready) = oneshot::channel();
     let thread = rt::spawn_thread(&format!("target-{index}"), move || async move {
@@ -67,20 +86,23 @@ pub async fn start(config: TargetConfig, shared: Shared) -> Result<(TargetHandle
                 return;
             }
         };
-        let _ = opened.send(Ok(()));
+        let _ = opened.send(Ok(target.media.watch()));
         let mut tasks = rt::TaskSet::new();
         tasks.spawn_local(target.clone().upkeep());
         target.carry_out(orders, shared.limits, shared.incarnation).await;
     })
     .map_err(|e| Error::new(Code::NoMemory, format!("cannot start a thread for target {index}: {e}")))?;
     let gone = |_| Error::new(Code::ShuttingDown, format!("target {index} ended while it was starting"));
-    ready.await.map_err(gone)??;
+    let watch = ready.await.map_err(gone)??;
+    handle.opened(watch, io_timeout);
     Ok((handle, thread))
 }
 
 pub(super) async fn open(config: TargetConfig, shared: &Shared) -> Result<Rc<Target>, Error> {
     let index = config.index;
+    let io_timeout = config.io_timeout;
     let (store, media) = open_store(config)?;
+    media.set_io_timeout(io_timeout);
     // A calendar that was set back must not bring epochs that were used, or are forgotten.
     for id in store.pools().into_iter().flat_map(|pool| store.containers(pool)) {
         let info = store.container_info(id).map_err(|e| Error::new(Code::BadFormat, e.to_string()))?;
@@ -105,7 +127,12 @@ pub(super) async fn open(config: TargetConfig, shared: &Shared) -> Result<Rc<Tar
 /// As [`start`].
 pub fn open_store(config: TargetConfig) -> Result<(vos::Store, media::Store), Error> {
     let index = config.index;
-    let regions = Regions { log: region(&config.log, config.format)?, data: region(&config.data, config.format)? };
+    let open = |role, region: &RegionConfig| open_region(index, role, region, config.format);
+    let regions = Regions {
+        log: open("log", &config.log)?,
+        metadata: config.metadata.as_ref().map(|region| open("metadata", region)).transpose()?,
+        data: open("data", &config.data)?,
+    };
     let memory = usize::try_from(config.memory).unwrap_or(usize::MAX);
     let bad = |cause: &dyn std::fmt::Display| Error::new(Code::BadFormat, format!("target {index}: {cause}"));
     if config.format {
@@ -127,9 +154,16 @@ pub fn open_store(config: TargetConfig) -> Result<(vos::Store, media::Store), Er
     Ok((store, media))
 }
 
-fn region(config: &RegionConfig, format: bool) -> Result<Region, Error> {
-    let io = |e: rt::disk::DiskError| Error::new(Code::Io, e.to_string());
-    let mode = OpenMode { create: true, direct: true, exclusive_lock: false };
+fn open_region(index: TargetIndex, role: &str, config: &RegionConfig, format: bool) -> Result<Region, Error> {
+    let io = |e: DiskError| {
+        let error = Error::new(Code::Io, format!("the {role} of target {index}: {e}"));
+        match e {
+            DiskError::NotFound { .. } => error.remedy("attach the device, or put the file back where it was"),
+            _ => error,
+        }
+    };
+    // What is missing is only made when all is made: an empty file in its place would hide that it is gone.
+    let mode = OpenMode { create: format, direct: true, exclusive_lock: false };
     let disk = Disk::open(&config.path, mode).map_err(io)?;
     let end = config.base + config.bytes;
     if format && config.thin && disk.len().map_err(io)? < end {

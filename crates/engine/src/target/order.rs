@@ -3,13 +3,22 @@
 //! Every order is idempotent: the services repeat them after a restart until what a target holds
 //! agrees with what the service's state says.
 
-pub use super::scrub::ScrubReport;
+use std::sync::{Arc, OnceLock};
+use std::time::Duration;
+
+use media::DeviceWatch;
 use tokio::sync::{mpsc, oneshot};
 use types::{Code, ContainerId, Epoch, Error, PoolId, Span, TargetIndex};
+
+pub use super::scrub::ScrubReport;
 
 /// Orders waiting for a target's thread. They are rare; a queue this long means it is stuck, and
 /// callers wait.
 const ORDERS_MAX: usize = 64;
+
+/// How long a query waits for a target. A query takes no time; a target that needs longer is stuck, and
+/// whoever asks wants to hear which one, not to be stuck too.
+const QUERY_PATIENCE: Duration = Duration::from_secs(5);
 
 /// A message to a target's thread.
 pub enum Order {
@@ -85,6 +94,8 @@ pub struct PoolSpace {
     pub quota: u64,
     pub metadata: u64,
     pub data: u64,
+    /// The target's device failed; it takes no changes.
+    pub is_failed: bool,
 }
 
 /// What a target holds: compared with the services' state at start.
@@ -94,7 +105,7 @@ pub struct Holdings {
 }
 
 /// A target's own space, in bytes.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Storage {
     pub capacity: u64,
     pub reserved: u64,
@@ -109,12 +120,21 @@ pub struct Storage {
 pub struct TargetHandle {
     pub index: TargetIndex,
     orders: mpsc::Sender<Order>,
+    /// Set once the target is open.
+    device: Arc<OnceLock<Device>>,
+}
+
+/// A target's device as others see it, and how long it may take.
+#[derive(Clone)]
+struct Device {
+    watch: DeviceWatch,
+    limit: Duration,
 }
 
 /// The pair: the handle, and the queue that the target's thread drains.
 pub fn channel(index: TargetIndex) -> (TargetHandle, mpsc::Receiver<Order>) {
     let (orders, queue) = mpsc::channel(ORDERS_MAX);
-    (TargetHandle { index, orders }, queue)
+    (TargetHandle { index, orders, device: Arc::default() }, queue)
 }
 
 impl TargetHandle {
@@ -126,6 +146,27 @@ impl TargetHandle {
         let (done, answer) = oneshot::channel();
         self.send(order(done)).await?;
         answer.await.map_err(|_| self.gone())?
+    }
+
+    /// Asks what takes a target no time, and waits no longer than for a moment.
+    ///
+    /// # Errors
+    /// Of [`TargetHandle::ask`]; `TimedOut`, with what holds the target up if that is known.
+    pub async fn query<T>(&self, order: impl FnOnce(Done<T>) -> Order) -> Result<T, Error> {
+        match rt::timeout(QUERY_PATIENCE, self.ask(order)).await {
+            Ok(answer) => answer,
+            Err(_) => {
+                let held_up = self.device.get().and_then(|device| device.watch.held_up(device.limit));
+                let why = held_up.unwrap_or_else(|| format!("it has not answered for {} s", QUERY_PATIENCE.as_secs()));
+                Err(Error::new(Code::TimedOut, format!("target {}: {why}", self.index))
+                    .remedy("look after its device, then restart the server"))
+            }
+        }
+    }
+
+    /// The target is open, and its device may take `limit` to answer.
+    pub(super) fn opened(&self, watch: DeviceWatch, limit: Duration) {
+        let _ = self.device.set(Device { watch, limit });
     }
 
     /// Sends an order without an answer.

@@ -107,7 +107,12 @@ impl Target {
     fn pool_space(&self, id: PoolId) -> Result<PoolSpace, Error> {
         let space = self.store.borrow().pool_space(id);
         let space = space.map_err(|e| self.refusal(ContainerId::from_bytes([0; 16]), e))?;
-        Ok(PoolSpace { quota: space.quota, metadata: space.pages, data: space.bulk })
+        Ok(PoolSpace {
+            quota: space.quota,
+            metadata: space.pages,
+            data: space.bulk,
+            is_failed: self.media.failure().is_some(),
+        })
     }
 
     fn holdings(&self) -> Holdings {
@@ -130,7 +135,7 @@ impl Target {
     }
 
     async fn close(&self) -> Result<(), Error> {
-        self.media.stop().await.map_err(|e| Error::new(Code::Io, format!("target {}: {e}", self.index)))
+        self.media.stop().await.map_err(|e| self.device_error(e))
     }
 
     /// Applies a change and waits until it is durable, pausing while the store is under pressure.
@@ -155,10 +160,13 @@ impl Target {
 }
 
 /// What pools may reserve together: the data region less room for a checkpoint's copies of changed
-/// pages, so that writing down never competes with pools for the last block. (Memory of sessions goes off
-/// besides.)
+/// pages, so that writing down never competes with pools for the last block. Where pages have a device of
+/// their own, nothing competes. (Memory of sessions goes off besides.)
 fn usable_bytes(usage: &media::Usage) -> u64 {
     let capacity = usage.space.capacity;
+    if usage.space.metadata > 0 {
+        return capacity - usage.space.metadata;
+    }
     let copies = usage.pages.budget * media::PAGE_BYTES as u64;
     capacity.saturating_sub(copies.max(capacity / 16))
 }

@@ -86,13 +86,21 @@ mod tests {
         }
 
         async fn begin(format: bool) -> Rc<Target> {
-            let region = |path: &str, bytes| RegionConfig { path: path.into(), base: 0, bytes, thin: true };
+            let region = |path: &str, bytes| RegionConfig {
+                path: path.into(),
+                base: 0,
+                bytes,
+                thin: true,
+                medium: Default::default(),
+            };
             let config = TargetConfig {
                 index: TargetIndex(0),
                 store: Uuid::from_bytes([3; 16]),
                 log: region("/log", 1 << 20),
+                metadata: None,
                 data: region("/data", 32 << 20),
                 memory: 4 << 20,
+                io_timeout: media::IO_TIMEOUT,
                 format,
             };
             let (hold, limits) = (HorizonHold::default(), Limits::default());

@@ -128,7 +128,7 @@ impl Target {
     async fn write_bulk(&self, reservation: &Reservation, buffer: IoBuf) -> Result<(), Error> {
         let blocks = reservation.media().expect("reserved here, not read from the log");
         let (written, _) = self.media.bulk_write(blocks, 0, buffer).await;
-        written.map_err(|e| Error::new(Code::Io, format!("target {}: {e}", self.index)))
+        written.map_err(|e| self.device_error(e))
     }
 }
 

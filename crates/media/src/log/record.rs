@@ -1,4 +1,4 @@
-//! Bytes of the log: its header block, batches, and the records in them.
+//! Bytes of the log: batches, and the records in them. The header block is a [`crate::RegionHeader`].
 //!
 //! ```text
 //! region:  | header block | circular area: position = lsn % area bytes ...                      |
@@ -12,7 +12,7 @@
 use std::mem::{offset_of, size_of};
 
 use zerocopy::little_endian::{U16, U32, U64};
-use zerocopy::{FromBytes, FromZeros, Immutable, IntoBytes, KnownLayout};
+use zerocopy::{FromBytes, Immutable, IntoBytes, KnownLayout};
 
 use crate::error::Fault;
 use crate::page::field;
@@ -27,31 +27,7 @@ pub const RECORD_ALIGN: usize = 8;
 /// No batch is longer: a full buffer, or one largest record alone.
 pub(crate) const BATCH_LENGTH_MAX: usize = RECORD_BYTES_MAX + BLOCK_BYTES;
 
-const LOG_MAGIC: [u8; 8] = *b"FLLOGHD\x01";
 const BATCH_MAGIC: u32 = u32::from_le_bytes(*b"FLbt");
-
-/// Log header: block 0 of the log region. 4096 bytes, little-endian. Ours. Written once, at format.
-///
-/// | offset | bytes | field     | meaning                              |
-/// |-------:|------:|-----------|--------------------------------------|
-/// |      0 |     8 | magic     | `b"FLLOGHD\x01"`                     |
-/// |      8 |     4 | crc       | CRC-32C of bytes 12..4096            |
-/// |     12 |     4 | version   | 1                                    |
-/// |     16 |    16 | store     | UUID of the store the log belongs to |
-/// |     32 |     8 | log_bytes | size of the log region               |
-/// |     40 |  4056 | reserved  | zero                                 |
-#[derive(Clone, Copy, Debug, PartialEq, Eq, FromBytes, IntoBytes, KnownLayout, Immutable)]
-#[repr(C)]
-pub struct LogHeader {
-    pub magic: [u8; 8],
-    pub crc: U32,
-    pub version: U32,
-    pub store: [u8; 16],
-    pub log_bytes: U64,
-    pub reserved: [u8; 4056],
-}
-const _: () = assert!(size_of::<LogHeader>() == BLOCK_BYTES);
-const _: () = assert!(offset_of!(LogHeader, log_bytes) == 32);
 
 /// Batch header. 64 bytes, little-endian. Ours.
 ///
@@ -118,36 +94,6 @@ const _: () = assert!(offset_of!(RecordHeader, kind) == 20);
 #[inline]
 pub(crate) const fn record_bytes(payload: usize) -> usize {
     (RECORD_HEADER_BYTES + payload).next_multiple_of(RECORD_ALIGN)
-}
-
-pub(crate) fn encode_log_header(store: [u8; 16], log_bytes: u64) -> LogHeader {
-    let mut header = LogHeader::new_zeroed();
-    header.magic = LOG_MAGIC;
-    header.version.set(1);
-    header.store = store;
-    header.log_bytes.set(log_bytes);
-    header.crc.set(codec::crc32c(&header.as_bytes()[12..]));
-    header
-}
-
-/// Reads and verifies the header block of a log.
-///
-/// # Errors
-/// The first [`Fault`]; never panics, whatever the bytes.
-pub fn decode_log_header(bytes: &[u8]) -> Result<LogHeader, Fault> {
-    let header = LogHeader::read_from_bytes(bytes)
-        .map_err(|_| Fault::Short { bytes: bytes.len() as u64, expected: BLOCK_BYTES as u64 })?;
-    if header.magic != LOG_MAGIC {
-        return Err(field("magic", u64::from_le_bytes(header.magic), u64::from_le_bytes(LOG_MAGIC)));
-    }
-    let computed = codec::crc32c(&bytes[12..]);
-    if computed != header.crc.get() {
-        return Err(Fault::Checksum { stored: header.crc.get(), computed });
-    }
-    if header.version.get() != 1 {
-        return Err(field("log version", header.version.get().into(), 1));
-    }
-    Ok(header)
 }
 
 /// What goes into a batch header besides constants.
@@ -258,27 +204,20 @@ mod tests {
     #[test]
     fn log_formats_have_their_golden_bytes() {
         let store = *b"0123456789abcdef";
-        crate::golden::check("log_header", &encode_log_header(store, 1 << 20).as_bytes()[..64]);
         let batch =
             Batch { lsn: 0x5000, length: 0x123, incarnation: 4, durable: 0x4000, checkpoint: 9, store }.encode();
         crate::golden::check("batch_header", batch.as_bytes());
         assert_eq!(decode_batch_header(batch.as_bytes()), Ok(batch));
-        let header = encode_log_header(store, 1 << 20);
-        assert_eq!(decode_log_header(header.as_bytes()), Ok(header));
     }
 
     #[test]
     fn every_flipped_bit_of_a_header_is_found() {
         let store = *b"0123456789abcdef";
         let batch = Batch { lsn: 0x5000, length: 0x123, incarnation: 4, durable: 0x4000, checkpoint: 9, store };
-        let block = encode_log_header(store, 1 << 20);
         for bit in 0..BATCH_HEADER_BYTES * 8 {
             let mut bytes = batch.encode().as_bytes().to_vec();
             bytes[bit / 8] ^= 1 << (bit % 8);
             assert!(decode_batch_header(&bytes).is_err(), "batch bit {bit}");
-            let mut bytes = block.as_bytes().to_vec();
-            bytes[bit / 8] ^= 1 << (bit % 8);
-            assert!(decode_log_header(&bytes).is_err(), "log header bit {bit}");
         }
     }
 }

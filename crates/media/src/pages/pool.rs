@@ -32,8 +32,14 @@ pub const FRAMES_MIN: u32 = 64;
 /// pages, and frozen images while a checkpoint runs. It shrinks again at the end of a checkpoint.
 const OVERSHOOT: u32 = 2;
 
-/// Reads page bytes from the device: `(block, bytes to fill)`.
-pub(crate) type Loader = Box<dyn Fn(u32, &mut [u8]) -> std::result::Result<(), Arc<str>>>;
+/// Reads pages from their device.
+pub(crate) struct Loader {
+    pub(crate) device: Device,
+    /// `(block, bytes to fill)`.
+    pub(crate) read: Read,
+}
+
+pub(crate) type Read = Box<dyn Fn(u32, &mut [u8]) -> std::result::Result<(), Arc<str>>>;
 
 /// The pages of one store.
 pub struct Pages {
@@ -413,8 +419,8 @@ impl Pages {
         let bytes = unsafe { &mut *self.arena.page(frame).cast::<[u8; PAGE_BYTES]>() };
         let place = Place::Page { page: id, block };
         let expected = Seal { page: id.0, kind: 0, lsn: 0, store: self.store, checkpoint: self.checkpoint };
-        let verified = loader(block, bytes)
-            .map_err(|cause| Error::Read { place, device: Device::Data, cause })
+        let verified = (loader.read)(block, bytes)
+            .map_err(|cause| Error::Read { place, device: loader.device, cause })
             .and_then(|()| page::verify(bytes, expected).map_err(|fault| Corrupt { place, fault }.into()));
         // SAFETY: as in `get`; the frame is still nobody else's.
         let verified = verified.and_then(|_| match (self.judge)(unsafe { &*self.arena.page(frame) }) {

@@ -1,4 +1,4 @@
-//! Blocks of the data region: which are free, and when a freed one may be used again.
+//! Blocks of metadata and data: which are free, and when a freed one may be used again.
 //!
 //! ```text
 //!              reserve            commit (record appended)           release(lsn)
@@ -14,6 +14,7 @@
 //!    than the release (K9), and no checkpoint runs that began before it: recovery from that checkpoint
 //!    replays the release, and would free a page that had taken the block meanwhile.
 //! 3. `image` is the state as of the last freeze: the state that a checkpoint writes.
+//! 4. When pages have a region of their own, pages lie only there, and bulk only in the other.
 //!
 //! # Not here
 //! Who owns a block (`check` in `store`), and how the bitmap lies on the device (`bitmap`).
@@ -52,7 +53,36 @@ const CRITICAL_PART: u64 = 64;
 const CRITICAL_PAGES_MIN: u64 = 16;
 const CRITICAL_PAGES_MAX: u64 = 16 << 10;
 
-/// A run of blocks of the data region.
+/// Which blocks there are, and what they may hold.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct Area {
+    /// First allocatable block; those before hold superblocks and bitmap.
+    pub(crate) first: u32,
+    /// Bulk lies from here on, and pages before; 0 when they share all.
+    pub(crate) bulk: u32,
+    /// All blocks.
+    pub(crate) blocks: u32,
+}
+
+impl Area {
+    /// The end of the blocks that pages may take.
+    pub(crate) fn page_end(&self) -> u32 {
+        if self.bulk == 0 { self.blocks } else { self.bulk }
+    }
+
+    /// Whether `extent` lies in one part, whatever it is to hold.
+    pub(crate) fn contains(&self, extent: Extent) -> bool {
+        let is_within = extent.blocks > 0 && extent.block >= self.first && extent.end() <= self.blocks as u64;
+        is_within && (extent.block >= self.page_end() || extent.end() <= self.page_end() as u64)
+    }
+
+    /// Whether `extent` lies where bulk may.
+    pub(crate) fn is_bulk(&self, extent: Extent) -> bool {
+        self.contains(extent) && extent.block >= self.bulk
+    }
+}
+
+/// A run of blocks, all of one region.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct Extent {
     pub block: u32,
@@ -76,11 +106,13 @@ pub(crate) enum Change {
     Released(Extent),
 }
 
-/// Where every block of a data region is, in bytes.
+/// Where every block of metadata and data is, in bytes.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct SpaceUse {
-    /// What can be allocated at all: the region without superblocks and bitmap.
+    /// What can be allocated at all: the regions without superblocks and bitmap.
     pub capacity: u64,
+    /// Of it, what only pages can take: the metadata region, if there is one.
+    pub metadata: u64,
     pub allocated: u64,
     pub free: u64,
     /// Freed, and soon free.
@@ -91,16 +123,16 @@ pub struct SpaceUse {
 
 /// The allocator of one store.
 pub(crate) struct Space {
-    /// First allocatable block; those before hold superblocks and bitmap.
-    first: u32,
-    /// Blocks of the region.
-    blocks: u32,
+    area: Area,
     live: Bitmap,
     /// What the running or next checkpoint writes.
     image: Bitmap,
     /// Changes since the last freeze.
     changes: Vec<Change>,
+    /// Free blocks that pages may take, and bulk too unless it has its own.
     free: FreeIndex,
+    /// Free blocks that only bulk may take.
+    bulk: FreeIndex,
     quarantine: VecDeque<Quarantined>,
     quarantined: u64,
     reserved: u64,
@@ -169,22 +201,25 @@ impl std::fmt::Debug for PinGuard {
 }
 
 impl Space {
-    /// The allocator of a region of `blocks` blocks whose allocated blocks are those of `image`.
-    pub(crate) fn new(first: u32, blocks: u32, image: Bitmap) -> Space {
-        let mut free = FreeIndex::default();
-        let mut at = first;
-        while let Some(run) = image.next_clear_run(at, blocks) {
-            free.insert(run);
-            at = run.block + run.blocks;
+    /// The allocator of `area`, whose allocated blocks are those of `image`.
+    pub(crate) fn new(area: Area, image: Bitmap) -> Space {
+        let (mut free, mut bulk) = (FreeIndex::default(), FreeIndex::default());
+        for (index, from, end) in [(&mut free, area.first, area.page_end()), (&mut bulk, area.page_end(), area.blocks)]
+        {
+            let mut at = from;
+            while let Some(run) = image.next_clear_run(at, end) {
+                index.insert(run);
+                at = run.block + run.blocks;
+            }
         }
-        let allocated = (blocks - first) as u64 - free.blocks();
+        let allocated = (area.blocks - area.first) as u64 - free.blocks() - bulk.blocks();
         Space {
-            first,
-            blocks,
+            area,
             live: image.clone(),
             image,
             changes: Vec::new(),
             free,
+            bulk,
             quarantine: VecDeque::new(),
             quarantined: 0,
             reserved: 0,
@@ -219,21 +254,25 @@ impl Space {
         if wanted as u64 > self.free_for_bulk(page_demand) {
             return Err(no_space(self));
         }
-        let zone_end = self.first + (self.blocks - self.first) / PAGE_ZONE_PART;
+        let Area { first, blocks, .. } = self.area;
+        let (index, zone_end) = match self.area.bulk {
+            0 => (&mut self.free, first + (blocks - first) / PAGE_ZONE_PART),
+            _ => (&mut self.bulk, 0),
+        };
         let mut pieces = Vec::with_capacity(1);
         let mut left = wanted;
         while left > 0 {
-            let piece = match self.free.best_fit(left, zone_end) {
+            let piece = match index.best_fit(left, zone_end) {
                 Some(extent) => extent,
-                None if pieces.len() + 1 < PIECES_MAX => self.free.largest().unwrap_or(Extent { block: 0, blocks: 0 }),
+                None if pieces.len() + 1 < PIECES_MAX => index.largest().unwrap_or(Extent { block: 0, blocks: 0 }),
                 None => Extent { block: 0, blocks: 0 },
             };
             if piece.blocks == 0 {
-                pieces.into_iter().for_each(|piece| self.free.insert(piece));
+                pieces.into_iter().for_each(|piece| index.insert(piece));
                 return Err(no_space(self));
             }
             let piece = Extent { block: piece.block, blocks: piece.blocks.min(left) };
-            assert!(self.free.take(piece), "a free run contains its part");
+            assert!(index.take(piece), "a free run contains its part");
             left -= piece.blocks;
             pieces.push(piece);
         }
@@ -244,7 +283,7 @@ impl Space {
     /// Gives a reservation back.
     pub(crate) fn cancel(&mut self, extent: Extent) {
         self.reserved -= extent.blocks as u64;
-        self.free.insert(extent);
+        self.index(extent).insert(extent);
     }
 
     /// A reservation is named by an appended record: it is allocated.
@@ -262,7 +301,7 @@ impl Space {
         if self.live.all_set(extent) {
             return Ok(());
         }
-        if !self.free.take(extent) {
+        if !self.index(extent).take(extent) {
             return Err(wrong(extent, "claimed by a record, but not free"));
         }
         self.allocate(extent);
@@ -285,7 +324,7 @@ impl Space {
         self.changes.push(Change::Released(extent));
         self.allocated -= extent.blocks as u64;
         match self.mode {
-            Mode::Replay => self.free.insert(extent),
+            Mode::Replay => self.index(extent).insert(extent),
             Mode::Live => {
                 self.quarantined += extent.blocks as u64;
                 let mut pins = self.pins.borrow_mut();
@@ -317,7 +356,7 @@ impl Space {
             let extent = front.extent;
             self.quarantine.pop_front();
             self.quarantined -= extent.blocks as u64;
-            self.free.insert(extent);
+            self.index(extent).insert(extent);
         }
     }
 
@@ -381,12 +420,8 @@ impl Space {
         &self.live
     }
 
-    pub(crate) fn first(&self) -> u32 {
-        self.first
-    }
-
-    pub(crate) fn blocks(&self) -> u32 {
-        self.blocks
+    pub(crate) fn area(&self) -> Area {
+        self.area
     }
 
     /// Whether changes wait for a checkpoint.
@@ -408,9 +443,10 @@ impl Space {
     pub(crate) fn usage(&self) -> SpaceUse {
         let bytes = |blocks: u64| blocks * BLOCK_BYTES as u64;
         SpaceUse {
-            capacity: bytes((self.blocks - self.first) as u64),
+            capacity: bytes((self.area.blocks - self.area.first) as u64),
+            metadata: bytes(self.area.bulk.saturating_sub(self.area.first) as u64),
             allocated: bytes(self.allocated),
-            free: bytes(self.free.blocks()),
+            free: bytes(self.free_blocks()),
             quarantined: bytes(self.quarantined),
             reserved: bytes(self.reserved),
         }
@@ -418,10 +454,23 @@ impl Space {
 
     /// Blocks that bulk may take now.
     pub(crate) fn free_for_bulk(&self, page_demand: u64) -> u64 {
+        if self.area.bulk > 0 {
+            return self.bulk.blocks();
+        }
         let kept = page_demand + self.critical_pages();
         // Taking n blocks out of runs costs at most n / 2 + 1 places for pages in each run it touches.
         let pages = self.free.pages().saturating_sub(kept + PIECES_MAX as u64);
         self.free.blocks().min(pages * PAGE_BLOCKS as u64)
+    }
+
+    /// Blocks that bulk could have once what is in quarantine is free and pages need nothing.
+    pub(crate) fn bulk_at_best(&self) -> u64 {
+        self.quarantined + if self.area.bulk > 0 { self.bulk.blocks() } else { self.free.blocks() }
+    }
+
+    /// Blocks that pages may take now.
+    pub(crate) fn free_for_pages(&self) -> u64 {
+        self.free.pages() * PAGE_BLOCKS as u64
     }
 
     /// Asserts K8 and that free runs and the bitmap agree; returns what is wrong.
@@ -429,21 +478,31 @@ impl Space {
     /// # Errors
     /// `Corrupt(Block)`, with the first block that is.
     pub(crate) fn check(&self) -> Result<()> {
-        let counted = self.live.count(Extent { block: self.first, blocks: self.blocks - self.first });
+        let Area { first, blocks, .. } = self.area;
+        let counted = self.live.count(Extent { block: first, blocks: blocks - first });
         assert_eq!(counted, self.allocated, "K8: allocated blocks are counted right");
         assert_eq!(
-            self.allocated + self.free.blocks() + self.quarantined + self.reserved,
-            (self.blocks - self.first) as u64,
+            self.allocated + self.free_blocks() + self.quarantined + self.reserved,
+            (blocks - first) as u64,
             "K8: every block is somewhere, once"
         );
         let quarantined: u64 = self.quarantine.iter().map(|entry| entry.extent.blocks as u64).sum();
         assert_eq!(quarantined, self.quarantined);
-        for run in self.free.runs() {
+        for run in self.free.runs().chain(self.bulk.runs()) {
             if !self.live.all_clear(run) {
                 return Err(wrong(run, "free and allocated"));
             }
         }
         Ok(())
+    }
+
+    /// The free blocks that `extent` belongs to.
+    fn index(&mut self, extent: Extent) -> &mut FreeIndex {
+        if extent.block < self.area.page_end() { &mut self.free } else { &mut self.bulk }
+    }
+
+    fn free_blocks(&self) -> u64 {
+        self.free.blocks() + self.bulk.blocks()
     }
 
     fn allocate(&mut self, extent: Extent) {
@@ -454,12 +513,12 @@ impl Space {
     }
 
     fn critical_pages(&self) -> u64 {
-        let capacity = (self.blocks - self.first) as u64 / PAGE_BLOCKS as u64;
+        let capacity = (self.area.page_end() - self.area.first) as u64 / PAGE_BLOCKS as u64;
         (capacity / CRITICAL_PART).clamp(CRITICAL_PAGES_MIN.min(capacity / 8), CRITICAL_PAGES_MAX)
     }
 
     fn check_range(&self, extent: Extent) -> Result<()> {
-        if extent.blocks == 0 || extent.block < self.first || extent.end() > self.blocks as u64 {
+        if !self.area.contains(extent) {
             return Err(wrong(extent, "outside the region"));
         }
         Ok(())

@@ -5,7 +5,7 @@ use super::*;
 const BLOCKS: u32 = 1 << 16;
 
 fn space() -> Space {
-    let mut space = Space::new(6, BLOCKS, Bitmap::new(BLOCKS));
+    let mut space = Space::new(Area { first: 6, bulk: 0, blocks: BLOCKS }, Bitmap::new(BLOCKS));
     space.go_live();
     space
 }
@@ -67,7 +67,7 @@ fn releasing_twice_or_outside_is_an_error() {
 
 #[test]
 fn replay_may_say_a_thing_twice() {
-    let mut space = Space::new(6, BLOCKS, Bitmap::new(BLOCKS));
+    let mut space = Space::new(Area { first: 6, bulk: 0, blocks: BLOCKS }, Bitmap::new(BLOCKS));
     let extent = Extent { block: 5000, blocks: 7 };
     for _ in 0..2 {
         space.mark_allocated(extent).unwrap();

@@ -81,12 +81,22 @@ pub fn disk(path: &str) -> Disk {
 pub fn regions(log_bytes: u64, data_bytes: u64) -> Regions {
     Regions {
         log: Region { disk: disk("/log"), base: 0, bytes: log_bytes },
+        metadata: None,
         data: Region { disk: disk("/data"), base: 0, bytes: data_bytes },
     }
 }
 
+/// Pages on a device of their own.
+pub fn apart(log_bytes: u64, metadata_bytes: u64, data_bytes: u64) -> Regions {
+    let metadata = Region { disk: disk("/metadata"), base: 0, bytes: metadata_bytes };
+    Regions { metadata: Some(metadata), ..regions(log_bytes, data_bytes) }
+}
+
+/// What there is, in its places.
 pub fn whole() -> Regions {
-    Regions { log: Region::whole(disk("/log")).unwrap(), data: Region::whole(disk("/data")).unwrap() }
+    let region = |path| Region::whole(disk(path)).unwrap();
+    let metadata = rt::disk::fs::exists("/metadata").then(|| region("/metadata"));
+    Regions { log: region("/log"), metadata, data: region("/data") }
 }
 
 impl Ledger {

@@ -84,6 +84,20 @@ impl Disk {
         Ok(Disk { inner: DiskInner::Os(Arc::new(file)), is_read_only: true })
     }
 
+    /// Opens the block device at `path` so that nobody else can mount it or open it so, until the handle is
+    /// dropped: whoever uses it as a part of something (a file system, a volume) asks for this. Other handles
+    /// on it are not affected. `None`: it is a file, which nobody mounts by accident.
+    ///
+    /// # Errors
+    /// `Locked`: it is mounted, or a part of something. `NotFound`, `Io`.
+    pub fn claim_device(path: impl AsRef<Path>) -> Result<Option<Disk>, DiskError> {
+        if sim::is_active() {
+            return Ok(None);
+        }
+        let file = os::OsFile::claim_device(path.as_ref())?;
+        Ok(file.map(|file| Disk { inner: DiskInner::Os(Arc::new(file)), is_read_only: true }))
+    }
+
     fn may_change(&self, operation: &'static str) -> Result<(), DiskError> {
         if self.is_read_only {
             let cause = io::Error::new(io::ErrorKind::PermissionDenied, "it was opened for reading only");

@@ -39,6 +39,9 @@ impl OsFile {
             super::fs::sync_parent(path).map_err(failed)?;
         }
         let (is_memory, is_device) = nature(&cached).map_err(failed)?;
+        if is_device {
+            check_sectors(&cached).map_err(failed)?;
+        }
         let direct = if mode.direct && !is_memory {
             // Refused by some file systems: then everything goes through the cache, only slower.
             options.create(false).custom_flags(libc::O_DIRECT).open(path).ok()
@@ -58,6 +61,26 @@ impl OsFile {
         let cached = File::options().read(true).open(path).map_err(failed)?;
         let (is_memory, is_device) = nature(&cached).map_err(failed)?;
         Ok(OsFile { path: path.to_owned(), is_memory, is_device, cached, direct: None })
+    }
+
+    /// See [`super::Disk::claim_device`].
+    pub(super) fn claim_device(path: &Path) -> Result<Option<OsFile>, DiskError> {
+        let failed = |source: io::Error| match source.raw_os_error() {
+            Some(libc::EBUSY) => DiskError::Locked { path: path.to_owned(), holder: None },
+            _ => DiskError::new("open", path, source),
+        };
+        if !std::fs::metadata(path).map_err(failed)?.file_type().is_block_device() {
+            return Ok(None);
+        }
+        // Without O_CREAT, O_EXCL means this on block devices.
+        let cached = File::options().read(true).custom_flags(libc::O_EXCL).open(path).map_err(failed)?;
+        Ok(Some(OsFile { path: path.to_owned(), is_memory: false, is_device: true, cached, direct: None }))
+    }
+
+    /// A file that is none, for what a real one never does.
+    #[cfg(test)]
+    pub(super) fn for_test(cached: File) -> OsFile {
+        OsFile { path: "test".into(), is_memory: false, is_device: false, cached, direct: None }
     }
 
     pub(super) fn len(&self) -> Result<u64, DiskError> {
@@ -178,6 +201,22 @@ fn nature(file: &File) -> io::Result<(bool, bool)> {
     }
     let is_memory = kind.is_file() && matches!(file_system(file)?, TMPFS | RAMFS);
     Ok((is_memory, kind.is_block_device()))
+}
+
+/// Whether transfers that are multiples of [`ALIGNMENT`] are multiples of the device's logical sectors.
+fn check_sectors(device: &File) -> io::Result<()> {
+    let mut bytes: libc::c_int = 0;
+    // SAFETY: the request writes one int, into `bytes`.
+    if unsafe { libc::ioctl(device.as_raw_fd(), libc::BLKSSZGET, &mut bytes) } != 0 {
+        return Err(io::Error::last_os_error());
+    }
+    match usize::try_from(bytes) {
+        Ok(sector) if sector > 0 && ALIGNMENT.is_multiple_of(sector) => Ok(()),
+        _ => {
+            let text = format!("its sectors have {bytes} bytes, where {ALIGNMENT} must be a multiple: reformat it so");
+            Err(io::Error::new(io::ErrorKind::InvalidInput, text))
+        }
+    }
 }
 
 fn file_system(file: &File) -> io::Result<i64> {

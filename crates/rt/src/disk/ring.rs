@@ -27,6 +27,7 @@ use std::os::fd::{AsRawFd, FromRawFd, OwnedFd};
 use std::sync::Arc;
 use std::sync::OnceLock;
 use std::task::{Context, Poll, Waker};
+use std::time::Duration;
 
 use io_uring::{IoUring, opcode, types};
 use tokio::io::unix::AsyncFd;
@@ -54,6 +55,9 @@ const IN_KERNEL_MAX: usize = 128;
 
 /// The longest transfer handed over at once; the kernel's limit is just below 2 GiB.
 const TRANSFER_BYTES_MAX: usize = 1 << 30;
+
+/// At the end of a thread, transfers that nobody waits for any more get so long to end.
+const LET_GO_MAX: Duration = Duration::from_secs(2);
 
 /// `IORING_ENTER_GETEVENTS`, which the crate keeps to itself.
 const ENTER_GETEVENTS: u32 = 1;
@@ -259,6 +263,17 @@ impl Ring {
         }
     }
 
+    /// Waits for a completion, at most for `limit`.
+    fn wait(&mut self, limit: Duration) {
+        let limit = types::Timespec::from(limit);
+        let arguments = types::SubmitArgs::new().timespec(&limit);
+        match self.uring.submitter().submit_with_args(1, &arguments).map_err(|error| error.raw_os_error()) {
+            Ok(_) | Err(Some(libc::ETIME | libc::EINTR | libc::EAGAIN | libc::EBUSY)) => {}
+            // Kernels before 5.11 know no limit.
+            Err(_) => self.enter(1),
+        }
+    }
+
     fn reap(&mut self, ended: &mut Vec<(oneshot::Sender<Done>, Done)>) {
         let Ring { uring, ops, free, waiting, in_kernel, .. } = self;
         for completion in uring.completion() {
@@ -360,13 +375,55 @@ async fn drive(event: AsyncFd<OwnedFd>, generation: u64) {
     .await;
 }
 
-/// At the end of a thread: waits for the kernel to let go of the buffers.
+/// At the end of a thread: waits for the kernel to let go of the buffers. Not for ever: a device that hangs
+/// must not keep the process from ending.
 impl Drop for Ring {
     fn drop(&mut self) {
         let mut ended = Vec::new();
+        // Not `crate::now`: this thread's locals, which it looks at, are being dropped.
+        let end = std::time::Instant::now() + LET_GO_MAX;
         while self.in_kernel > 0 {
-            self.enter(1);
+            let left = end.saturating_duration_since(std::time::Instant::now());
+            if left.is_zero() {
+                tracing::warn!(operations = self.in_kernel, "a device hangs: its buffers are left to the kernel");
+                // The kernel may still read or fill them, so they are nobody else's ever again.
+                std::mem::forget(std::mem::take(&mut self.ops));
+                return;
+            }
+            self.wait(left);
             self.reap(&mut ended);
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::disk::os;
+
+    /// A pipe that nobody writes to stands for a disk that does not answer.
+    #[test]
+    fn a_transfer_that_never_ends_neither_holds_its_caller_nor_its_thread() {
+        let mut ends = [0; 2];
+        // SAFETY: `ends` is a valid place for two descriptors.
+        assert_eq!(unsafe { libc::pipe(ends.as_mut_ptr()) }, 0);
+        // SAFETY: the kernel just gave us these descriptors.
+        let [silent, _writer] = ends.map(|end| unsafe { OwnedFd::from_raw_fd(end) });
+        let began = std::time::Instant::now();
+        let thread = std::thread::spawn(move || {
+            crate::block_on(async {
+                let file = Arc::new(OsFile::for_test(silent.into()));
+                // Where io_uring is refused, a system call holds the thread up, and nothing can be shown.
+                if start(Kind::Sync, &file, 0, IoBuf::default()).is_err() {
+                    eprintln!("skipped: io_uring is refused here");
+                    return;
+                }
+                let read = os::read(&file, 0, IoBuf::zeroed(4096));
+                let limit = Duration::from_millis(50);
+                assert!(crate::timeout(limit, read).await.is_err(), "there is nothing to read");
+            });
+        });
+        thread.join().unwrap();
+        assert!(began.elapsed() < LET_GO_MAX * 3, "{:?}", began.elapsed());
     }
 }

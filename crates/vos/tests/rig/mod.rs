@@ -239,6 +239,7 @@ pub fn disk(path: &str) -> Disk {
 pub fn regions(log_bytes: u64, data_bytes: u64) -> Regions {
     Regions {
         log: Region { disk: disk("/log"), base: 0, bytes: log_bytes },
+        metadata: None,
         data: Region { disk: disk("/data"), base: 0, bytes: data_bytes },
     }
 }
@@ -253,7 +254,11 @@ pub fn format(log_bytes: u64, data_bytes: u64, memory_bytes: usize) -> Store {
 pub type Opened = (Store, Recovered, Vec<(Lsn, Origin)>);
 
 pub fn open(memory_bytes: usize) -> Result<Opened, Error> {
-    let regions = Regions { log: Region::whole(disk("/log")).unwrap(), data: Region::whole(disk("/data")).unwrap() };
+    let regions = Regions {
+        log: Region::whole(disk("/log")).unwrap(),
+        metadata: None,
+        data: Region::whole(disk("/data")).unwrap(),
+    };
     let (media, recovery) = media::Store::open(regions, memory_bytes)?;
     let mut seen = Vec::new();
     let (store, recovered) = Store::recover(media, recovery, &mut |lsn, origin| seen.push((lsn, origin)))?;

@@ -1,0 +1,161 @@
+//! A device of one target hangs, fails or fills up under a whole server: clients hear of it in bounded time,
+//! with the device's name; the operator sees which target it is; the other target goes on; and after the
+//! device is mended and the server restarted, everything acknowledged is there.
+
+use std::cell::{Cell, RefCell};
+use std::rc::Rc;
+use std::time::Duration;
+
+use client::{Container, ContainerSpec, System, SystemOptions};
+use control::config::{Config, Storage};
+use control::server::Server;
+use rt::fault::When;
+use rt::sim::{DiskFault, NodeId, Sim, SimConfig};
+use types::{Code, Error, ObjectId, ObjectType};
+
+const ADDRESS: &str = "mem://server";
+const IO_TIMEOUT: Duration = Duration::from_secs(5);
+const KEYS: u32 = 24;
+
+fn config() -> Config {
+    Config {
+        listen: vec![ADDRESS.parse().unwrap()],
+        targets: 2,
+        storage: Storage::Directory { path: "/daos".into(), bytes: Some(2 * (160 << 20)) },
+        memory: 8 << 20,
+        io_timeout: IO_TIMEOUT,
+        ..Config::default()
+    }
+}
+
+async fn serve() {
+    let _server = Server::start(&config()).await.unwrap();
+    std::future::pending::<()>().await;
+}
+
+async fn connect() -> System {
+    let options = SystemOptions { deadline: IO_TIMEOUT * 4, ..SystemOptions::default() };
+    loop {
+        match System::connect(&[ADDRESS.parse().unwrap()], options.clone()).await {
+            Ok(system) => return system,
+            Err(error) => assert!(error.is_transient(), "{error}"),
+        }
+    }
+}
+
+/// Large enough to go to the data device.
+fn value(key: u32, round: u32) -> Vec<u8> {
+    vec![(key * 7 + round) as u8; 9000]
+}
+
+/// Puts every key once; returns the round each key is known to hold, and the first error.
+async fn put_all(container: &Container, object: ObjectId, round: u32, known: &RefCell<Vec<u32>>) -> Vec<Error> {
+    let mut errors = Vec::new();
+    for key in 0..KEYS {
+        let began = rt::now();
+        match container.kv(object).put(format!("key-{key}").as_str(), &value(key, round)).await {
+            Ok(_) => known.borrow_mut()[key as usize] = round,
+            Err(error) => errors.push(error),
+        }
+        assert!(began.elapsed() < IO_TIMEOUT * 3, "key {key} waited for {:?}", began.elapsed());
+    }
+    errors
+}
+
+fn check(path: &'static str, role: &'static str, fault: DiskFault, says: &'static str) {
+    let sim = Sim::new(SimConfig::seeded(23));
+    let (server, client) = (sim.node("server"), sim.node("client"));
+    sim.run(async move {
+        let sim = rt::sim::current();
+        sim.spawn_on(server, serve());
+        let known = Rc::new(RefCell::new(vec![0; KEYS as usize]));
+        let object = Rc::new(Cell::new(None));
+        let first = fails(sim.clone(), server, path, role, fault, says, known.clone(), object.clone());
+        sim.spawn_on(client, first).await.unwrap();
+        sim.crash(server);
+        sim.clear_disk_faults(server);
+        sim.restart(server, serve());
+        sim.spawn_on(client, heals(known, object)).await.unwrap();
+    });
+}
+
+#[allow(clippy::too_many_arguments)] // a scene with its whole cast
+async fn fails(
+    sim: Sim,
+    server: NodeId,
+    path: &'static str,
+    role: &'static str,
+    fault: DiskFault,
+    says: &'static str,
+    known: Rc<RefCell<Vec<u32>>>,
+    object: Rc<Cell<Option<ObjectId>>>,
+) {
+    let system = connect().await;
+    let pool = system.create_pool("tank", 200 << 20, Vec::new()).await.unwrap();
+    assert_eq!(pool.disabled_targets, 0);
+    let pool = system.pool("tank").await.unwrap();
+    pool.create_container(ContainerSpec::labelled("c")).await.unwrap();
+    let container = pool.container("c").await.unwrap();
+    let kv = container.new_object(ObjectType::KvHashed, None).await.unwrap();
+    object.set(Some(kv));
+    assert!(put_all(&container, kv, 1, &known).await.is_empty());
+
+    sim.disk_fault(server, path, fault, When::Chance(1.0));
+    let errors = put_all(&container, kv, 2, &known).await;
+    assert!(errors.len() > KEYS as usize / 5, "target 0 has some of the keys: {}", errors.len());
+    assert!(errors.len() < KEYS as usize, "and target 1 takes the others");
+    for error in &errors {
+        assert_eq!(error.code, Code::Io, "{error}");
+        for part in ["target 0", &format!("{role} device"), path, says] {
+            assert!(error.message.contains(part), "'{part}' in: {error}");
+        }
+        assert!(error.remedy.as_ref().is_some_and(|remedy| remedy.contains("restart")), "{error:?}");
+    }
+    // What the operator sees.
+    let devices = system.storage().await.unwrap().devices;
+    let failure = devices[0].failure.as_ref().expect("target 0 says that it failed");
+    assert!(failure.contains(path) && failure.contains(role) && failure.contains(says), "{failure}");
+    assert_eq!(devices[1].failure, None);
+    assert_eq!(system.pool_info("tank").await.unwrap().disabled_targets, 1);
+}
+
+async fn heals(known: Rc<RefCell<Vec<u32>>>, object: Rc<Cell<Option<ObjectId>>>) {
+    let system = connect().await;
+    assert_eq!(system.pool_info("tank").await.unwrap().disabled_targets, 0);
+    let container = system.pool("tank").await.unwrap().container("c").await.unwrap();
+    let kv = container.kv(object.get().unwrap());
+    for key in 0..KEYS {
+        let found = kv.get(format!("key-{key}").as_str()).await.unwrap().expect("K1: an acknowledged key");
+        let round = known.borrow()[key as usize];
+        // What was not acknowledged may have happened.
+        let is_right = (round..=2).any(|round| found[..] == value(key, round)[..]);
+        assert!(is_right, "K1: key {key} holds {}", found[0]);
+    }
+    assert!(put_all(&container, object.get().unwrap(), 3, &known).await.is_empty());
+}
+
+const FOR_EVER: DiskFault = DiskFault::Stall(Duration::from_secs(86_400));
+
+#[test]
+fn a_log_that_hangs_is_named() {
+    check("/daos/target-0/log", "log", FOR_EVER, "hangs");
+}
+
+#[test]
+fn a_data_device_that_hangs_is_named() {
+    check("/daos/target-0/data", "data", FOR_EVER, "hangs");
+}
+
+#[test]
+fn a_device_that_fails_is_named() {
+    check("/daos/target-0/log", "log", DiskFault::WriteError, "input/output error");
+    check("/daos/target-0/log", "log", DiskFault::SyncError, "input/output error");
+    check("/daos/target-0/data", "data", DiskFault::WriteError, "input/output error");
+    check("/daos/target-0/data", "data", DiskFault::SyncError, "input/output error");
+}
+
+#[test]
+fn a_file_system_that_is_full_is_named() {
+    check("/daos/target-0/log", "log", DiskFault::Full, "no space is left");
+    check("/daos/target-0/data", "data", DiskFault::Full, "no space is left");
+}
