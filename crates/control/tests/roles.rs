@@ -6,7 +6,7 @@ use std::process::Command;
 
 use control::config::{Config, Storage};
 use control::storage::Owned;
-use engine::target::open::{TargetConfig, open_store};
+use engine::target::open::{Medium, TargetConfig, open_store};
 use rt::disk::{Disk, OpenMode};
 use types::{Code, Error};
 
@@ -183,6 +183,37 @@ fn what_holds_something_is_not_laid_out_over_without_force() {
         let error = start(&other).err().unwrap();
         assert!(error.message.contains("holds storage of this system"), "{error}");
     });
+}
+
+/// The log of a server in persistent memory: in a directory, files for each target.
+#[test]
+fn a_log_may_be_mapped_persistent_memory() {
+    on_a_node(|| {
+        rt::disk::fs::create_dir_all("/pmem").unwrap();
+        let config =
+            config("targets: 2\nstorage: {path: /daos, size: 1GiB, log: {path: /pmem, size: 64MiB, medium: pmem}}\n");
+        let targets = start(&config).unwrap();
+        for target in &targets {
+            assert_eq!((target.log.medium, target.log.bytes), (Medium::Pmem, 32 << 20));
+            assert_eq!(target.log.path.parent(), Some(Path::new("/pmem")));
+        }
+        assert_ne!(targets[0].log.path, targets[1].log.path);
+        assert_eq!(start(&config).unwrap()[1].log.medium, Medium::Pmem, "the layout remembers");
+    });
+    // A real file system that is none of persistent memory, and then the same as a trial.
+    let dir = tempfile::tempdir_in(if Path::new("/dev/shm").is_dir() { "/dev/shm" } else { "." }).unwrap();
+    let text = |daos: &str, more: &str| {
+        let (path, log) = (dir.path().join(daos), dir.path().display().to_string());
+        config(&format!(
+            "targets: 1\nstorage: {{path: {}, size: 160MiB, log: {{path: {log}, size: 16MiB, medium: pmem{more}}}}}\n",
+            path.display()
+        ))
+    };
+    let error = start(&text("strict", "")).err().unwrap();
+    assert!(error.message.contains("the log of target 0") && error.message.contains("dax: emulated"), "{error}");
+    let trial = text("trial", ", dax: emulated");
+    assert_eq!(start(&trial).unwrap()[0].log.medium, Medium::EmulatedPmem);
+    start(&trial).expect("it opens again");
 }
 
 /// A loop device of `bytes`, detached when dropped; `None` where that is not permitted.

@@ -18,6 +18,7 @@
 //! As `rt::disk` says: nothing is durable before a sync; until then each 512-byte sector of a write may be
 //! kept, lost or torn, in any order. Nothing is taken to be atomic. A sync that failed is never tried again.
 //! A device that does not answer within [`IO_TIMEOUT`] failed: nobody waits for it longer.
+//! A log may be mapped persistent memory; then the unit is a cache line, and a record is durable without a wait.
 //! Found by checksum and by what each structure says of itself: flipped bits, torn, lost and misdirected
 //! writes; not mended here, but by another replica.
 //!

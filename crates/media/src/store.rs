@@ -435,6 +435,10 @@ impl Future for Durable {
     type Output = std::result::Result<(), Failed>;
 
     fn poll(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Self::Output> {
+        // Nothing to wait for: what has gathered goes to the medium at once, without a turn of the flusher.
+        if self.shared.log.borrow().durable() <= self.lsn && self.shared.can_flush_inline() {
+            let _ = self.shared.flush_now();
+        }
         // Durable before failed: a record that made it is acknowledged whatever came after.
         if self.shared.log.borrow_mut().poll_durable(self.lsn, cx).is_ready() {
             return Poll::Ready(Ok(()));
@@ -607,6 +611,14 @@ impl Shared {
         log.sync_now().map_err(|cause| self.fail(Device::Log, cause))?;
         self.flushed(work);
         Ok(())
+    }
+
+    /// Whether a flush is a copy in memory: the log is mapped, and no bulk data must be synced before it.
+    fn can_flush_inline(&self) -> bool {
+        self.running.get()
+            && self.regions.log.disk.is_mapped()
+            && !self.bulk_unsynced.get()
+            && !self.log.borrow().is_flushing()
     }
 
     async fn flush(&self) -> std::result::Result<(), Failed> {

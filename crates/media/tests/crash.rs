@@ -23,6 +23,7 @@ struct Run {
     ops_each: u32,
     /// Every so many operations, a checkpoint is asked for.
     checkpoint_every: u32,
+    is_log_mapped: bool,
     /// 0: pages share the data device.
     metadata_bytes: u64,
     data_bytes: u64,
@@ -36,6 +37,7 @@ const ROOMY: Run = Run {
     writers: 0,
     ops_each: 0,
     checkpoint_every: 0,
+    is_log_mapped: false,
     metadata_bytes: 0,
     data_bytes: 4 << 20,
     bulk_bytes_max: 20 << 10,
@@ -52,6 +54,7 @@ fn record(run: Run) -> (rt::sim::disk::Recorder, Model) {
         let sim = rt::sim::current();
         let task = sim.spawn_on(node, async move {
             let regions = match run.metadata_bytes {
+                0 if run.is_log_mapped => ledger::mapped(LOG_BYTES, run.data_bytes),
                 0 => ledger::regions(LOG_BYTES, run.data_bytes),
                 metadata_bytes => ledger::apart(LOG_BYTES, metadata_bytes, run.data_bytes),
             };
@@ -207,6 +210,14 @@ fn a_power_cut_on_a_nearly_full_device_is_harmless() {
         let run = Run { seed, keys: 60, writers: 4, ops_each: 40, checkpoint_every: 3, ..ROOMY };
         enumerate(Run { data_bytes: media::DATA_BYTES_MIN, bulk_bytes_max: 60 << 10, ..run }, 3);
     }
+}
+
+/// The log in persistent memory, of which a power cut leaves any of the cache lines that were under way.
+#[test]
+fn a_power_cut_over_a_mapped_log_is_harmless() {
+    let mapped = Run { is_log_mapped: true, ..ROOMY };
+    enumerate(Run { seed: 8, keys: 40, writers: 3, ops_each: 40, checkpoint_every: 13, ..mapped }, 12);
+    enumerate(Run { seed: 9, keys: 200, writers: 16, ops_each: 12, checkpoint_every: 9, ..mapped }, 8);
 }
 
 /// Log, pages and bulk on three devices, of which a power cut leaves each in a state of its own.

@@ -4,7 +4,7 @@ use std::future::Future;
 use std::path::Path;
 use std::task::{Context, Poll, Waker};
 
-use rt::disk::{Disk, DiskError, IoBuf, OpenMode, fs};
+use rt::disk::{Dax, Disk, DiskError, IoBuf, OpenMode, fs};
 
 const CREATE: OpenMode = OpenMode { create: true, direct: false, exclusive_lock: false };
 const DIRECT: OpenMode = OpenMode { create: true, direct: true, exclusive_lock: false };
@@ -260,4 +260,53 @@ fn an_operation_moved_to_another_thread_still_completes() {
         outcome.unwrap();
         assert!(buffer.iter().all(|&byte| byte == 9));
     });
+}
+
+/// As any disk within its length; no file system in memory is one that persistent memory could be behind.
+#[test]
+fn a_mapped_file_conforms_within_its_length() {
+    let shm = Path::new("/dev/shm");
+    let dirs = [Some(tempfile::tempdir().unwrap()), shm.is_dir().then(|| tempfile::tempdir_in(shm).unwrap())];
+    for dir in dirs.into_iter().flatten() {
+        let path = dir.path().join("mapped");
+        assert!(matches!(Disk::open_mapped(&path, Dax::Emulated), Err(DiskError::NotFound { .. })));
+        let file = Disk::open(&path, CREATE).unwrap();
+        assert!(Disk::open_mapped(&path, Dax::Emulated).is_err(), "an empty file");
+        file.allocate(1 << 20).unwrap();
+        let disk = Disk::open_mapped(&path, Dax::Emulated).unwrap();
+        assert!(disk.is_mapped() && !disk.is_block_device() && disk.path() == path);
+        assert_eq!(disk.len().unwrap(), 1 << 20);
+        rt::block_on(async {
+            for (round, (offset, len)) in
+                [(0, 4096), (1, 17), (63, 66), (4096, 500_000), ((1 << 20) - 1, 1)].into_iter().enumerate()
+            {
+                let bytes = pattern(round as u64, len);
+                let (outcome, buffer) = disk.write_durable(offset, IoBuf::from_slice(&bytes)).await;
+                outcome.unwrap();
+                assert!(buffer[..] == bytes[..]);
+                let (outcome, buffer) = disk.read(offset, IoBuf::for_read(len)).await;
+                outcome.unwrap();
+                assert!(buffer[..] == bytes[..]);
+                let mut plain = vec![0; len];
+                file.read_now(offset, &mut plain).unwrap();
+                assert!(plain == bytes, "the file has it too");
+            }
+            let (outcome, _) = disk.read((1 << 20) - 1, IoBuf::for_read(2)).await;
+            assert_eq!(outcome.unwrap_err().kind(), std::io::ErrorKind::UnexpectedEof);
+            assert!(disk.write((1 << 20) - 1, IoBuf::from_slice(&[1, 2])).await.0.is_err());
+            assert!(disk.write(u64::MAX, IoBuf::from_slice(&[1])).await.0.is_err());
+            disk.sync().await.unwrap();
+        });
+        assert!(disk.set_len(1 << 19).is_err() && disk.allocate(2 << 20).is_err());
+        disk.allocate(1 << 20).unwrap();
+        disk.try_lock_exclusive().unwrap();
+        assert!(matches!(file.try_lock_exclusive(), Err(DiskError::Locked { .. })));
+    }
+    if shm.is_dir() {
+        let dir = tempfile::tempdir_in(shm).unwrap();
+        let path = dir.path().join("not-pmem");
+        Disk::open(&path, CREATE).unwrap().allocate(4096).unwrap();
+        let error = Disk::open_mapped(&path, Dax::Required).unwrap_err();
+        assert!(error.to_string().contains("dax: emulated"), "{error}");
+    }
 }

@@ -32,10 +32,15 @@ use crate::key::{
     Version, push_extent,
 };
 use crate::request::BulkList;
-use crate::shard::{Carry, InPass, NONE_KEPT, Shard};
+use crate::shard::{Below, Carry, InPass, NONE_KEPT, Shard};
 use crate::update;
 use crate::value;
 use crate::view::{View, read_place, unreadable};
+
+/// Covered extents that one look at a run goes past.
+const PATIENCE: u32 = 64;
+/// Punches of one owner that are looked at together. What is left of more waits for the next pass.
+const PUNCHES_MAX: usize = 256;
 
 /// One step of a pass over a container.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -116,14 +121,18 @@ impl Pass<'_> {
             self.place = place;
         }
         let mut key = Vec::new();
+        if cursor.is_valid() {
+            cursor.key().copy_to(&mut key);
+        }
+        if key != self.step.from {
+            self.carry.below = None;
+        }
         while cursor.is_valid() {
             cursor.key().copy_to(&mut key);
             self.move_to(read_place(&key)?, passed)?;
-            if self.looked >= self.step.limit {
+            if self.looked >= self.step.limit || !self.look_one(cursor.value())? {
                 return Ok(Some((std::mem::take(&mut self.place.key), self.carry.clone())));
             }
-            self.looked += 1;
-            self.look(cursor.value())?;
             passed = if self.carry.is_changed || self.punched != [false; 3] {
                 cursor.next()?;
                 false
@@ -137,6 +146,11 @@ impl Pass<'_> {
         }
         self.leave(OBJECT)?;
         Ok(None)
+    }
+
+    fn look_one(&mut self, value: &[u8]) -> Result<bool> {
+        self.looked += 1;
+        self.look(value)
     }
 
     /// Comes to the record of `place`: leaves owners behind, and enters others.
@@ -185,8 +199,10 @@ impl Pass<'_> {
         }
         for level in (level..3).rev().filter(|&level| self.place.ends[level] > 0) {
             let kept = self.carry.kept[level];
-            let mut is_bare = true;
-            let punches: Vec<_> = self.punches(self.place.owner(level), level)?.collect::<Result<_>>()?;
+            let punches: Vec<_> =
+                self.punches(self.place.owner(level), level)?.take(PUNCHES_MAX).collect::<Result<_>>()?;
+            self.looked += punches.len() as u32;
+            let mut is_bare = punches.len() < PUNCHES_MAX;
             for (key, version) in punches {
                 if version.epoch <= self.step.until && kept != Version::NEVER && kept > version {
                     self.gone.insert(key);
@@ -220,11 +236,11 @@ impl Pass<'_> {
         }))
     }
 
-    /// Judges the record at the present place.
-    fn look(&mut self, value: &[u8]) -> Result<()> {
+    /// Judges the record at the present place; false when there is more below it than a step looks at.
+    fn look(&mut self, value: &[u8]) -> Result<bool> {
         let record = key::read_record(&self.place.key).ok_or_else(|| unreadable("a key"))?;
         let Some(version) = record.version().filter(|_| record.is_value()) else {
-            return Ok(());
+            return Ok(true);
         };
         let changed = version.epoch > self.step.since;
         let is_gone = match record {
@@ -233,8 +249,16 @@ impl Pass<'_> {
             Record::Array { hole, start, .. } => {
                 let count = value::read_count(value).ok_or_else(|| unreadable("an extent"))?;
                 let end = start.checked_add(count).ok_or_else(|| unreadable("an extent"))?;
-                self.is_punched(version)?
-                    || changed && self.uncovers_nothing(Candidate { start, end, version, hole, value })?
+                let top = Candidate { start, end, version, hole, value };
+                if self.is_punched(version)? {
+                    true
+                } else if !changed {
+                    false
+                } else if let Some(uncovers_nothing) = self.uncovers_nothing(top)? {
+                    uncovers_nothing
+                } else {
+                    return Ok(false);
+                }
             }
             _ => {
                 let moment = self.shard.retained(version.epoch, self.step.until);
@@ -252,7 +276,7 @@ impl Pass<'_> {
         } else {
             self.carry.kept.iter_mut().for_each(|kept| *kept = (*kept).min(version));
         }
-        Ok(())
+        Ok(true)
     }
 
     /// Whether a punch in the pass's span hides `version` wherever it could be seen.
@@ -279,47 +303,70 @@ impl Pass<'_> {
     }
 
     /// Looks at every extent below one that was written in the pass's span. True when `top` is a hole with
-    /// nothing left below: then it can go itself.
-    fn uncovers_nothing(&mut self, top: Candidate<'_>) -> Result<bool> {
+    /// nothing left below: then it can go itself. `None` when that is more than a step looks at: the carry says
+    /// where to go on.
+    fn uncovers_nothing(&mut self, top: Candidate<'_>) -> Result<Option<bool>> {
         let akey = self.place.owner(AKEY).to_vec();
-        let mut below = Merge::all(&self.shard.tree, self.pages, &akey, top.start, top.end, top.version.epoch)?;
-        let mut is_bare = true;
-        while let Some(extent) = below.take()? {
-            if extent.version >= top.version {
-                continue;
+        let (tree, at) = (&self.shard.tree, top.version.epoch);
+        let going_on = self.carry.below.take();
+        let mut below = match &going_on {
+            None => Merge::all(tree, self.pages, &akey, top.start, top.end, at)?,
+            Some(below) => Merge::all_from(tree, self.pages, &akey, below.stop, top.end, at)?,
+        };
+        let mut is_bare = going_on.as_ref().is_none_or(|below| below.is_bare);
+        while let Some(extent) = below.peek() {
+            if self.looked >= self.step.limit {
+                self.carry.below = Some(Below { stop: extent.stop(), index: extent.start, is_bare });
+                return Ok(None);
             }
+            self.looked += 1;
+            below.take()?;
             let mut key = akey.clone();
             let place = types::Extent { start: extent.start, count: extent.end - extent.start };
             push_extent(&mut key, if extent.hole { HOLE } else { DATA }, place);
             key::push_version(&mut key, extent.version);
-            if self.gone.contains(&key) {
+            if extent.version >= top.version || self.gone.contains(&key) {
                 continue;
             }
-            self.looked += 1;
-            if self.is_seen(&akey, extent)? {
-                is_bare &= extent.hole;
-            } else {
-                self.gone.insert(key);
+            let from = going_on.as_ref().filter(|below| below.stop == extent.stop()).map_or(extent.start, |b| b.index);
+            match self.is_seen(&akey, extent, from)? {
+                Seen::Yes => is_bare &= extent.hole,
+                Seen::No => drop(self.gone.insert(key)),
+                Seen::UpTo(index) => {
+                    self.carry.below = Some(Below { stop: extent.stop(), index, is_bare });
+                    return Ok(None);
+                }
             }
         }
-        Ok(top.hole && is_bare)
+        Ok(Some(top.hole && is_bare))
     }
 
-    /// Whether some of `extent` is on top at the first moment that can be read.
-    fn is_seen(&mut self, akey: &[u8], extent: Candidate<'_>) -> Result<bool> {
+    /// Whether some of `extent`, from `from` on, is on top at the first moment that can be read.
+    fn is_seen(&mut self, akey: &[u8], extent: Candidate<'_>, from: u64) -> Result<Seen> {
         let moment = self.shard.retained(extent.version.epoch, self.step.until);
         let hidden = self.hidden_at(moment)?;
         if extent.version <= hidden {
-            return Ok(false);
+            return Ok(Seen::No);
         }
         let view = View::open(self.shard, self.pages, &akey[..OBJECT_BYTES], moment)?;
-        let mut sweep = view.sweep(akey, hidden, extent.start, extent.end)?;
-        while let Some((_, _, top)) = sweep.next()? {
-            self.looked += 1;
+        let mut sweep = view.sweep_in_parts(akey, hidden, from, extent.end, PATIENCE)?;
+        while let Some((_, end, top)) = sweep.next()? {
             if (top.version, top.start) == (extent.version, extent.start) {
-                return Ok(true);
+                return Ok(Seen::Yes);
+            }
+            self.looked += 1;
+            if self.looked >= self.step.limit && end < extent.end {
+                return Ok(Seen::UpTo(end));
             }
         }
-        Ok(false)
+        Ok(Seen::No)
     }
+}
+
+/// Whether an extent can be seen.
+enum Seen {
+    Yes,
+    No,
+    /// Not up to here; there is more of it than a step looks at.
+    UpTo(u64),
 }

@@ -8,6 +8,7 @@
 //! # Not here
 //! Which versions are hidden by punches of keys: the caller says up to which version (`view`).
 
+use std::cmp::Ordering;
 use std::ops::Range;
 
 use media::Pages;
@@ -31,6 +32,22 @@ pub(crate) struct Candidate<'a> {
     pub(crate) version: Version,
     pub(crate) hole: bool,
     pub(crate) value: &'a [u8],
+}
+
+/// Where a merge over all extents stopped: at this one.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct Stop {
+    pub(crate) start: u64,
+    pub(crate) hole: bool,
+    pub(crate) class: u8,
+    pub(crate) version: Version,
+}
+
+impl Candidate<'_> {
+    pub(crate) fn stop(&self) -> Stop {
+        let Candidate { start, end, version, hole, .. } = *self;
+        Stop { start, hole, class: key::class_of(end - start), version }
+    }
 }
 
 /// Extents of one kind and class, in order of start.
@@ -67,6 +84,32 @@ impl<'a> Merge<'a> {
         hidden: Version,
     ) -> Result<Merge<'a>> {
         Merge::open(tree, pages, akey, from..until, at, hidden, false)
+    }
+
+    /// As [`Merge::all`], from `place` on: an extent that such a merge came to, which need not be there any more.
+    pub(crate) fn all_from(
+        tree: &Tree,
+        pages: &'a Pages,
+        akey: &[u8],
+        place: Stop,
+        until: u64,
+        at: Epoch,
+    ) -> Result<Merge<'a>> {
+        let mut merge = Merge::open(tree, pages, akey, 0..until, at, Version::NEVER, true)?;
+        let mut streams = std::mem::take(&mut merge.streams);
+        for stream in &mut streams {
+            let probe = match (stream.hole, stream.class).cmp(&(place.hole, place.class)) {
+                // In order of start, then kind and class: what begins where the place does was met here.
+                Ordering::Less => merge.probe(stream, place.start.saturating_add(1), None),
+                Ordering::Equal => merge.probe(stream, place.start, Some(place.version)),
+                Ordering::Greater => merge.probe(stream, place.start, None),
+            };
+            stream.cursor.seek(&probe)?;
+            merge.load(stream)?;
+        }
+        streams.retain(|stream| stream.current.is_some());
+        merge.streams = streams;
+        Ok(merge)
     }
 
     /// Every extent of the akey that touches `from..until` and is not newer than `at`, covered or not.
@@ -127,18 +170,20 @@ impl<'a> Merge<'a> {
     }
 
     /// The next extent, without taking it.
-    fn peek(&self) -> Option<Candidate<'a>> {
-        self.streams.iter().filter_map(|stream| stream.current).min_by_key(|c| c.start)
+    pub(crate) fn peek(&self) -> Option<Candidate<'a>> {
+        self.streams[self.first()?].current
+    }
+
+    /// The stream with the next extent: in order of start, then kind and class.
+    fn first(&self) -> Option<usize> {
+        let starts = self.streams.iter().enumerate();
+        let starts = starts.filter_map(|(i, s)| s.current.map(|c| ((c.start, s.hole, s.class), i)));
+        starts.min().map(|(_, i)| i)
     }
 
     /// Takes the next extent.
     pub(crate) fn take(&mut self) -> Result<Option<Candidate<'a>>> {
-        let Some(index) = (0..self.streams.len())
-            .filter(|&i| self.streams[i].current.is_some())
-            .min_by_key(|&i| self.streams[i].current.map(|c| c.start))
-        else {
-            return Ok(None);
-        };
+        let Some(index) = self.first() else { return Ok(None) };
         let mut stream = self.streams.swap_remove(index);
         let taken = stream.current.take();
         stream.cursor.next()?;
@@ -244,6 +289,8 @@ fn foreign() -> Error {
 /// Walks along an array and says what is on top.
 pub(crate) struct Sweep<'a> {
     merge: Merge<'a>,
+    /// Covered extents that one step goes past; then the run on top of them is given in parts.
+    patience: u32,
     /// Extents that reach beyond `position`.
     open: SmallVec<[Candidate<'a>; 4]>,
     position: u64,
@@ -252,7 +299,13 @@ pub(crate) struct Sweep<'a> {
 impl<'a> Sweep<'a> {
     pub(crate) fn new(merge: Merge<'a>) -> Sweep<'a> {
         let position = merge.from;
-        Sweep { merge, open: SmallVec::new(), position }
+        Sweep { merge, patience: u32::MAX, open: SmallVec::new(), position }
+    }
+
+    /// As [`Sweep::new`], for those who may not look at much at once: a run may come in parts, so that no step
+    /// goes past more than `patience` extents that it covers.
+    pub(crate) fn in_parts(merge: Merge<'a>, patience: u32) -> Sweep<'a> {
+        Sweep { patience, ..Sweep::new(merge) }
     }
 
     /// The next run of indices, `start..end`, with the extent on top of it; runs that nothing covers are
@@ -277,11 +330,13 @@ impl<'a> Sweep<'a> {
                 continue;
             }
             let mut end = top.end.min(self.merge.until);
+            let mut passed = 0;
             while let Some(next) = self.merge.peek().filter(|next| next.start < end) {
-                if next.version > top.version {
+                if next.version > top.version || passed >= self.patience && next.start > position {
                     end = next.start;
                     break;
                 }
+                passed += 1;
                 let candidate = self.merge.take()?;
                 // What ends under the present top is never seen.
                 self.open.extend(candidate.filter(|c| c.end > end));

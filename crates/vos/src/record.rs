@@ -31,7 +31,8 @@
 //! | akey write | key, then 1, payload; or 2, record bytes 4, extents 2, each start 8, count 8, payload    |
 //! | payload    | 1, length 4, checksums 4 each, bytes; or 2, bytes 8, pieces 2, each block 4, blocks 4, checksums 4 each |
 //! | from       | length 2, composite key (empty: from the first)                                         |
-//! | carry      | lowest version kept of object, dkey, akey: epoch 8, minor 2 each; newer 8; flags 1       |
+//! | carry      | lowest version kept of object, dkey, akey: epoch 8, minor 2 each; newer 8; flags 1; below, if flag 4 |
+//! | below      | start 8, hole 1, class 1, epoch 8, minor 2, index 8, bare 1                              |
 //! | scope      | 1 object; 2 dkey: key; 3 akeys: key, count 2, keys; 4 extents: key, key, count 2, each start 8, count 8 |
 //!
 //! Conditions were checked before a record was written, so records carry none. The minor is recorded, so
@@ -44,11 +45,12 @@ use codec::checksum::chunk_count;
 use types::{Conditions, ContainerId, Epoch, Extent, Key, ObjectId, PoolId, SessionId};
 
 use crate::aggregate::AggregateStep;
+use crate::extents::Stop;
 use crate::key::Version;
 use crate::request::{
     AkeyWrite, BulkList, Checksums, INLINE_BYTES_MAX, Origin, Payload, Punch, PunchScope, TxId, Update, ValueWrite,
 };
-use crate::shard::Carry;
+use crate::shard::{Below, Carry};
 use crate::space::{BulkExtent, Reservation};
 use crate::value::EXTENTS_PER_PAYLOAD_MAX;
 
@@ -405,7 +407,16 @@ pub(crate) fn encode(out: &mut Vec<u8>, origin: Origin, record: &Record<'_>) -> 
             let carry = &step.carry;
             carry.kept.iter().for_each(|version| push_version(out, *version));
             out.extend_from_slice(&carry.newer.0.to_le_bytes());
-            out.push(u8::from(carry.has_punch) | u8::from(carry.is_changed) << 1);
+            out.push(
+                u8::from(carry.has_punch) | u8::from(carry.is_changed) << 1 | u8::from(carry.below.is_some()) << 2,
+            );
+            if let Some(Below { stop, index, is_bare }) = &carry.below {
+                out.extend_from_slice(&stop.start.to_le_bytes());
+                out.extend_from_slice(&[u8::from(stop.hole), stop.class]);
+                push_version(out, stop.version);
+                out.extend_from_slice(&index.to_le_bytes());
+                out.push(u8::from(*is_bare));
+            }
             push_from(out, &step.from);
             kind::AGGREGATE
         }
@@ -469,7 +480,8 @@ pub(crate) fn decode(kind: u16, bytes: &[u8]) -> Option<(Origin, Record<'_>)> {
             let (since, until, limit) = (Epoch(r.u64()?), Epoch(r.u64()?), r.u32()?);
             let kept = [r.version()?, r.version()?, r.version()?];
             let (newer, flags) = (Epoch(r.u64()?), r.u8()?);
-            let carry = Carry { kept, newer, has_punch: flags & 1 != 0, is_changed: flags & 2 != 0 };
+            let below = if flags & 4 != 0 { Some(r.below()?) } else { None };
+            let carry = Carry { kept, newer, has_punch: flags & 1 != 0, is_changed: flags & 2 != 0, below };
             Record::Aggregate(AggregateStep { container, since, until, limit, carry, from: r.from()? })
         }
         kind::ADVANCE => Record::Advance { container, horizon: Epoch(r.u64()?) },
@@ -517,6 +529,11 @@ impl<'a> Reader<'a> {
     }
     fn version(&mut self) -> Option<Version> {
         Some(Version { epoch: Epoch(self.u64()?), minor: self.u16()? })
+    }
+    fn below(&mut self) -> Option<Below> {
+        let (start, hole, class) = (self.u64()?, self.u8()? != 0, self.u8()?);
+        let stop = Stop { start, hole, class, version: self.version()? };
+        Some(Below { stop, index: self.u64()?, is_bare: self.u8()? != 0 }).filter(|below| below.stop.class < 64)
     }
     fn oid(&mut self) -> Option<ObjectId> {
         self.array().map(ObjectId::from_bytes)
@@ -706,16 +723,26 @@ mod tests {
     #[test]
     fn the_other_records_have_these_bytes() {
         let pool = PoolId::from_bytes([0xc0; 16]);
+        let stop = Stop { start: 4, hole: true, class: 5, version: version() };
+        let below = Below { stop, index: 9, is_bare: true };
         let step = AggregateStep {
             container: container(),
             since: Epoch(6),
             until: Epoch(7),
             limit: 5,
-            carry: Carry { kept: [version(); 3], newer: Epoch(8), has_punch: true, is_changed: true },
+            carry: Carry {
+                kept: [version(); 3],
+                newer: Epoch(8),
+                has_punch: true,
+                is_changed: true,
+                below: Some(below),
+            },
             from: vec![1, 2, 3],
         };
         let kept = "22110000000000003300".repeat(3);
-        let aggregate = format!("0600000000000000 0700000000000000 05000000 {kept} 0800000000000000 03 0300 010203");
+        let below = "0400000000000000 01 05 22110000000000003300 0900000000000000 01";
+        let aggregate =
+            format!("0600000000000000 0700000000000000 05000000 {kept} 0800000000000000 07 {below} 0300 010203");
         let cases = [
             (Record::CreatePool { pool, quota: 0x10 }, 3, "1000000000000000"),
             (Record::DestroyPool { pool }, 4, ""),

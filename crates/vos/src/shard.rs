@@ -14,6 +14,7 @@ use zerocopy::little_endian::{U16, U32, U64};
 use zerocopy::{FromBytes, Immutable, IntoBytes, KnownLayout};
 
 use crate::error::{Error, Result};
+use crate::extents::Stop;
 use crate::key::{LIFE, OBJECT_BYTES, OBJECT_FLAG, Version};
 use crate::node::KIND_HEAD;
 use crate::tree::{Tree, damaged};
@@ -109,6 +110,18 @@ pub(crate) struct Carry {
     pub(crate) has_punch: bool,
     /// The akey has something that was written in the pass's span.
     pub(crate) is_changed: bool,
+    /// Where the look at what lies below the present extent goes on.
+    pub(crate) below: Option<Below>,
+}
+
+/// A place among the extents below another one.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) struct Below {
+    pub(crate) stop: Stop,
+    /// First index of it that was not looked at.
+    pub(crate) index: u64,
+    /// Nothing but holes was kept so far.
+    pub(crate) is_bare: bool,
 }
 
 /// Above every version: nothing was kept yet.
@@ -116,7 +129,7 @@ pub(crate) const NONE_KEPT: Version = Version { epoch: Epoch::MAX, minor: u16::M
 
 impl Default for Carry {
     fn default() -> Self {
-        Carry { kept: [NONE_KEPT; 3], newer: Epoch::ZERO, has_punch: false, is_changed: false }
+        Carry { kept: [NONE_KEPT; 3], newer: Epoch::ZERO, has_punch: false, is_changed: false, below: None }
     }
 }
 

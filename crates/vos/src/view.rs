@@ -81,6 +81,18 @@ impl<'a> View<'a> {
         Ok(Sweep::new(Merge::new(self.tree, self.pages, akey, from, until, self.at, hidden)?))
     }
 
+    /// As [`View::sweep`], with runs in parts: see [`Sweep::in_parts`].
+    pub(crate) fn sweep_in_parts(
+        &self,
+        akey: &[u8],
+        hidden: Version,
+        from: u64,
+        until: u64,
+        patience: u32,
+    ) -> Result<Sweep<'a>> {
+        Ok(Sweep::in_parts(Merge::new(self.tree, self.pages, akey, from, until, self.at, hidden)?, patience))
+    }
+
     /// Record size of the array of an akey; 0 when no record is visible.
     pub(crate) fn record_bytes(&self, akey: &[u8], hidden: Version) -> Result<u32> {
         let mut merge = Merge::new(self.tree, self.pages, akey, 0, u64::MAX, self.at, hidden)?;

@@ -8,7 +8,7 @@ use std::time::Duration;
 use media::{Existing, Identity, Region, Regions};
 use net::Limits;
 use rt::Hlc;
-use rt::disk::{Disk, DiskError, OpenMode};
+use rt::disk::{Dax, Disk, DiskError, OpenMode};
 use tokio::sync::oneshot;
 use types::{Code, Error, TargetIndex};
 use uuid::Uuid;
@@ -164,10 +164,22 @@ fn open_region(index: TargetIndex, role: &str, config: &RegionConfig, format: bo
     };
     // What is missing is only made when all is made: an empty file in its place would hide that it is gone.
     let mode = OpenMode { create: format, direct: true, exclusive_lock: false };
-    let disk = Disk::open(&config.path, mode).map_err(io)?;
+    let mut disk = Disk::open(&config.path, mode).map_err(io)?;
     let end = config.base + config.bytes;
     if format && config.thin && disk.len().map_err(io)? < end {
         disk.set_len(end).map_err(io)?;
+    }
+    let dax = match config.medium {
+        Medium::Disk => None,
+        Medium::Pmem => Some(Dax::Required),
+        Medium::EmulatedPmem => Some(Dax::Emulated),
+    };
+    if let Some(dax) = dax {
+        // Reserved before it is mapped: a store into a hole that the file system cannot fill kills the process.
+        if format {
+            disk.allocate(end).map_err(io)?;
+        }
+        disk = Disk::open_mapped(&config.path, dax).map_err(io)?;
     }
     Ok(Region { disk, base: config.base, bytes: config.bytes })
 }

@@ -188,6 +188,11 @@ impl Log {
         !self.current.is_empty() || !self.sealed.is_empty()
     }
 
+    /// Whether a flush is under way.
+    pub(crate) fn is_flushing(&self) -> bool {
+        self.in_flight.is_some()
+    }
+
     /// Largest payload this log takes.
     pub(crate) fn record_bytes_max(&self) -> usize {
         self.record_bytes_max

@@ -7,7 +7,7 @@ use std::collections::BTreeMap;
 use std::rc::Rc;
 
 use media::{Error, Existing, Extent, Identity, Lsn, PageId, Record, Recovered, Region, Regions, Reserve, Store};
-use rt::disk::{Disk, IoBuf, OpenMode};
+use rt::disk::{Dax, Disk, IoBuf, OpenMode};
 
 pub const STORE: [u8; 16] = *b"0123456789abcdef";
 /// Few slots a page, so that a few keys make many pages.
@@ -92,9 +92,26 @@ pub fn apart(log_bytes: u64, metadata_bytes: u64, data_bytes: u64) -> Regions {
     Regions { metadata: Some(metadata), ..regions(log_bytes, data_bytes) }
 }
 
+/// A log in mapped persistent memory.
+pub fn mapped(log_bytes: u64, data_bytes: u64) -> Regions {
+    let file = disk("/log.pmem");
+    file.allocate(log_bytes).unwrap();
+    drop(file);
+    let data = Region { disk: disk("/data"), base: 0, bytes: data_bytes };
+    Regions {
+        log: Region::whole(Disk::open_mapped("/log.pmem", Dax::Required).unwrap()).unwrap(),
+        metadata: None,
+        data,
+    }
+}
+
 /// What there is, in its places.
 pub fn whole() -> Regions {
     let region = |path| Region::whole(disk(path)).unwrap();
+    if rt::disk::fs::exists("/log.pmem") {
+        let log = Disk::open_mapped("/log.pmem", Dax::Required).unwrap();
+        return Regions { log: Region::whole(log).unwrap(), metadata: None, data: region("/data") };
+    }
     let metadata = rt::disk::fs::exists("/metadata").then(|| region("/metadata"));
     Regions { log: region("/log"), metadata, data: region("/data") }
 }

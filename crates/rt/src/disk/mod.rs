@@ -1,4 +1,4 @@
-//! Disks: files and block devices, read and written at offsets.
+//! Disks: files, block devices and mapped persistent memory, read and written at offsets.
 //!
 //! # Shape
 //! A [`Disk`] is a cheap handle on one open file. Synchronous calls (`read_now`, ...) block the
@@ -19,6 +19,7 @@ mod buffer;
 mod error;
 pub mod fs;
 mod os;
+mod pmem;
 mod ring;
 
 use std::io;
@@ -42,6 +43,16 @@ pub struct OpenMode {
     pub exclusive_lock: bool,
 }
 
+/// What a mapped file must be.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Dax {
+    /// On a file system that maps persistent memory directly, and promises that a line that left the caches
+    /// is durable.
+    Required,
+    /// Any file. What is written survives the process, and a power cut only if the kernel wrote it back.
+    Emulated,
+}
+
 /// An open file or block device. Clones share it; it closes (and unlocks) with the last of them.
 #[derive(Clone)]
 pub struct Disk {
@@ -54,6 +65,9 @@ pub struct Disk {
 enum DiskInner {
     Os(Arc<os::OsFile>),
     Sim(Arc<sim::file::SimFile>),
+    Mapped(Arc<pmem::Mapping>),
+    /// Of the simulator; what tears is a cache line, and nothing is waited for.
+    SimMapped(Arc<sim::file::SimFile>),
 }
 
 impl Disk {
@@ -84,6 +98,24 @@ impl Disk {
         Ok(Disk { inner: DiskInner::Os(Arc::new(file)), is_read_only: true })
     }
 
+    /// Maps the file at `path`, which has its size already: transfers are copies, and a sync is a fence. All of
+    /// them end at once.
+    ///
+    /// # Errors
+    /// `NotFound`; `Io` with `Unsupported` when the file system does not do what `dax` asks.
+    pub fn open_mapped(path: impl AsRef<Path>, dax: Dax) -> Result<Disk, DiskError> {
+        let inner = match sim::is_active() {
+            true => DiskInner::SimMapped(Arc::new(sim::file::SimFile::open_mapped(path.as_ref())?)),
+            false => DiskInner::Mapped(Arc::new(pmem::Mapping::open(path.as_ref(), dax)?)),
+        };
+        Ok(Disk { inner, is_read_only: false })
+    }
+
+    /// True if transfers are copies in memory, so that there is nothing to wait for.
+    pub fn is_mapped(&self) -> bool {
+        matches!(self.inner, DiskInner::Mapped(_) | DiskInner::SimMapped(_))
+    }
+
     /// Opens the block device at `path` so that nobody else can mount it or open it so, until the handle is
     /// dropped: whoever uses it as a part of something (a file system, a volume) asks for this. Other handles
     /// on it are not affected. `None`: it is a file, which nobody mounts by accident.
@@ -109,7 +141,8 @@ impl Disk {
     pub fn path(&self) -> PathBuf {
         match &self.inner {
             DiskInner::Os(file) => file.path.clone(),
-            DiskInner::Sim(file) => file.path.clone(),
+            DiskInner::Sim(file) | DiskInner::SimMapped(file) => file.path.clone(),
+            DiskInner::Mapped(file) => file.path.clone(),
         }
     }
 
@@ -117,7 +150,9 @@ impl Disk {
     pub fn is_memory(&self) -> bool {
         match &self.inner {
             DiskInner::Os(file) => file.is_memory,
-            DiskInner::Sim(_) => true,
+            DiskInner::Sim(_) | DiskInner::SimMapped(_) => true,
+            // Outlives the power, or is taken to.
+            DiskInner::Mapped(_) => false,
         }
     }
 
@@ -125,7 +160,7 @@ impl Disk {
     pub fn is_block_device(&self) -> bool {
         match &self.inner {
             DiskInner::Os(file) => file.is_device,
-            DiskInner::Sim(_) => false,
+            DiskInner::Sim(_) | DiskInner::SimMapped(_) | DiskInner::Mapped(_) => false,
         }
     }
 
@@ -133,7 +168,8 @@ impl Disk {
     pub fn len(&self) -> Result<u64, DiskError> {
         match &self.inner {
             DiskInner::Os(file) => file.len(),
-            DiskInner::Sim(file) => file.len(),
+            DiskInner::Sim(file) | DiskInner::SimMapped(file) => file.len(),
+            DiskInner::Mapped(file) => Ok(file.len()),
         }
     }
 
@@ -148,6 +184,7 @@ impl Disk {
         match &self.inner {
             DiskInner::Os(file) => file.set_len(len),
             DiskInner::Sim(file) => file.set_len(len),
+            DiskInner::Mapped(_) | DiskInner::SimMapped(_) => self.keep_len("resize", len, self.len()? == len),
         }
     }
 
@@ -161,6 +198,7 @@ impl Disk {
         match &self.inner {
             DiskInner::Os(file) => file.allocate(len),
             DiskInner::Sim(file) => file.allocate(len),
+            DiskInner::Mapped(_) | DiskInner::SimMapped(_) => self.keep_len("allocate", len, len <= self.len()?),
         }
     }
 
@@ -171,6 +209,8 @@ impl Disk {
         match &self.inner {
             DiskInner::Os(file) => file.discard(offset, len),
             DiskInner::Sim(file) => file.discard(offset, len),
+            // What is mapped keeps its space.
+            DiskInner::Mapped(_) | DiskInner::SimMapped(_) => Ok(()),
         }
     }
 
@@ -181,7 +221,8 @@ impl Disk {
     pub fn read_now(&self, offset: u64, bytes: &mut [u8]) -> Result<(), DiskError> {
         match &self.inner {
             DiskInner::Os(file) => file.read_now(offset, bytes),
-            DiskInner::Sim(file) => file.read_now(offset, bytes),
+            DiskInner::Sim(file) | DiskInner::SimMapped(file) => file.read_now(offset, bytes),
+            DiskInner::Mapped(file) => file.read_now(offset, bytes),
         }
     }
 
@@ -190,7 +231,8 @@ impl Disk {
         self.may_change("write")?;
         match &self.inner {
             DiskInner::Os(file) => file.write_now(offset, bytes),
-            DiskInner::Sim(file) => file.write_now(offset, bytes),
+            DiskInner::Sim(file) | DiskInner::SimMapped(file) => file.write_now(offset, bytes),
+            DiskInner::Mapped(file) => file.write_now(offset, bytes),
         }
     }
 
@@ -205,7 +247,8 @@ impl Disk {
         }
         match &self.inner {
             DiskInner::Os(file) => file.sync_now(),
-            DiskInner::Sim(file) => file.sync_now(),
+            DiskInner::Sim(file) | DiskInner::SimMapped(file) => file.sync_now(),
+            DiskInner::Mapped(file) => file.sync_now(),
         }
     }
 
@@ -213,10 +256,13 @@ impl Disk {
     ///
     /// # Errors
     /// The I/O error, naming the file and the operation; `UnexpectedEof` when the file ends before.
-    pub async fn read(&self, offset: u64, buffer: IoBuf) -> (io::Result<()>, IoBuf) {
+    pub async fn read(&self, offset: u64, mut buffer: IoBuf) -> (io::Result<()>, IoBuf) {
         match &self.inner {
             DiskInner::Os(file) => os::read(file, offset, buffer).await,
             DiskInner::Sim(file) => file.read(offset, buffer).await,
+            DiskInner::Mapped(_) | DiskInner::SimMapped(_) => {
+                (self.read_now(offset, &mut buffer).map_err(io::Error::from), buffer)
+            }
         }
     }
 
@@ -231,6 +277,9 @@ impl Disk {
         match &self.inner {
             DiskInner::Os(file) => os::write(file, offset, buffer).await,
             DiskInner::Sim(file) => file.write(offset, buffer).await,
+            DiskInner::Mapped(_) | DiskInner::SimMapped(_) => {
+                (self.write_now(offset, &buffer).map_err(io::Error::from), buffer)
+            }
         }
     }
 
@@ -254,6 +303,10 @@ impl Disk {
                     Err(error) => (Err(error), buffer),
                 }
             }
+            DiskInner::Mapped(_) | DiskInner::SimMapped(_) => {
+                let outcome = self.write_now(offset, &buffer).and_then(|()| self.sync_now());
+                (outcome.map_err(io::Error::from), buffer)
+            }
         }
     }
 
@@ -272,7 +325,17 @@ impl Disk {
         match &self.inner {
             DiskInner::Os(file) => os::sync(file).await,
             DiskInner::Sim(file) => file.sync().await,
+            DiskInner::Mapped(_) | DiskInner::SimMapped(_) => self.sync_now().map_err(io::Error::from),
         }
+    }
+
+    /// A mapped file has the length that it had when it was mapped.
+    fn keep_len(&self, operation: &'static str, len: u64, is_kept: bool) -> Result<(), DiskError> {
+        if is_kept {
+            return Ok(());
+        }
+        let cause = io::Error::new(io::ErrorKind::InvalidInput, format!("it is mapped, and cannot become {len} bytes"));
+        Err(DiskError::new(operation, &self.path(), cause))
     }
 
     /// Locks the file against every other opener that asks for the lock too, until the last clone of
@@ -283,7 +346,8 @@ impl Disk {
     pub fn try_lock_exclusive(&self) -> Result<(), DiskError> {
         match &self.inner {
             DiskInner::Os(file) => file.try_lock_exclusive(),
-            DiskInner::Sim(file) => file.try_lock_exclusive(),
+            DiskInner::Sim(file) | DiskInner::SimMapped(file) => file.try_lock_exclusive(),
+            DiskInner::Mapped(file) => file.try_lock_exclusive(),
         }
     }
 }

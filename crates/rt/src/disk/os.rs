@@ -150,30 +150,7 @@ impl OsFile {
     }
 
     pub(super) fn try_lock_exclusive(&self) -> Result<(), DiskError> {
-        // SAFETY: a plain system call on a descriptor that we own.
-        let outcome = unsafe { libc::flock(self.cached.as_raw_fd(), libc::LOCK_EX | libc::LOCK_NB) };
-        if outcome == 0 {
-            return Ok(());
-        }
-        match io::Error::last_os_error() {
-            error if error.kind() == io::ErrorKind::WouldBlock => {
-                Err(DiskError::Locked { path: self.path.clone(), holder: self.lock_holder() })
-            }
-            error => Err(self.failed("lock", error)),
-        }
-    }
-
-    /// Reads `/proc/locks`, whose lines are `1: FLOCK  ADVISORY  WRITE 4711 fe:00:1234 0 EOF`.
-    fn lock_holder(&self) -> Option<Holder> {
-        let inode = self.cached.metadata().ok()?.ino().to_string();
-        let locks = std::fs::read_to_string("/proc/locks").ok()?;
-        let pid = locks.lines().find_map(|line| {
-            let words: Vec<&str> = line.split_whitespace().collect();
-            let is_ours = words.get(1) == Some(&"FLOCK") && words.get(5)?.rsplit(':').next() == Some(&inode);
-            if is_ours { words.get(4)?.parse::<u32>().ok() } else { None }
-        })?;
-        let command = std::fs::read_to_string(format!("/proc/{pid}/comm")).unwrap_or_default();
-        Some(Holder { pid, command: command.trim().to_owned() })
+        lock(&self.cached, &self.path)
     }
 
     /// The view of the file that can do this transfer.
@@ -191,6 +168,34 @@ impl OsFile {
     pub(super) fn failed(&self, operation: &'static str, source: io::Error) -> DiskError {
         DiskError::new(operation, &self.path, source)
     }
+}
+
+/// Locks a file against every other opener that asks for the lock.
+pub(super) fn lock(file: &File, path: &Path) -> Result<(), DiskError> {
+    // SAFETY: a plain system call on a descriptor that is open.
+    let outcome = unsafe { libc::flock(file.as_raw_fd(), libc::LOCK_EX | libc::LOCK_NB) };
+    if outcome == 0 {
+        return Ok(());
+    }
+    match io::Error::last_os_error() {
+        error if error.kind() == io::ErrorKind::WouldBlock => {
+            Err(DiskError::Locked { path: path.to_owned(), holder: lock_holder(file) })
+        }
+        error => Err(DiskError::new("lock", path, error)),
+    }
+}
+
+/// Reads `/proc/locks`, whose lines are `1: FLOCK  ADVISORY  WRITE 4711 fe:00:1234 0 EOF`.
+fn lock_holder(file: &File) -> Option<Holder> {
+    let inode = file.metadata().ok()?.ino().to_string();
+    let locks = std::fs::read_to_string("/proc/locks").ok()?;
+    let pid = locks.lines().find_map(|line| {
+        let words: Vec<&str> = line.split_whitespace().collect();
+        let is_ours = words.get(1) == Some(&"FLOCK") && words.get(5)?.rsplit(':').next() == Some(&inode);
+        if is_ours { words.get(4)?.parse::<u32>().ok() } else { None }
+    })?;
+    let command = std::fs::read_to_string(format!("/proc/{pid}/comm")).unwrap_or_default();
+    Some(Holder { pid, command: command.trim().to_owned() })
 }
 
 /// Whether a file lies in memory, and whether it is a block device. Anything but those and files is refused.

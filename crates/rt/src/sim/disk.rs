@@ -54,6 +54,10 @@ use crate::random::Rng;
 /// What a device writes as a unit, in most cases: see [`TORN_ONE_IN`].
 const SECTOR: usize = 512;
 
+/// What persistent memory writes as a unit, in most cases, and what is never torn.
+const LINE: usize = 64;
+const WORD: usize = 8;
+
 /// One in so many sectors hit by a power cut is torn inside, old behind new.
 const TORN_ONE_IN: u64 = 16;
 
@@ -175,6 +179,8 @@ pub(super) struct File {
     live: Image,
     durable: Image,
     pending: Vec<Pending>,
+    /// Mapped persistent memory: what tears is a cache line, and in it a word is whole.
+    is_mapped: bool,
 }
 
 impl File {
@@ -233,11 +239,12 @@ impl File {
             }
             _ => image = self.shuffled(rng),
         }
-        *self = File { live: image.clone(), durable: image, pending: Vec::new() };
+        *self = File { live: image.clone(), durable: image, ..File::default() };
     }
 
     /// Each sector takes any of the contents it has had since it was last durable.
     fn shuffled(&self, rng: &mut Rng) -> Image {
+        let (unit, whole) = if self.is_mapped { (LINE, WORD) } else { (SECTOR, 1) };
         // File systems order changes of length among themselves: those up to `lengths` have happened.
         let lengths = rng.between(0, self.pending.len() as u64) as usize;
         let mut len = self.durable.len;
@@ -257,15 +264,18 @@ impl File {
             if count == 0 {
                 continue;
             }
-            for sector in offset / SECTOR as u64..(offset + count).div_ceil(SECTOR as u64) {
+            for sector in offset / unit as u64..(offset + count).div_ceil(unit as u64) {
                 let version = versions.entry(sector).or_insert(0);
                 *version += 1;
                 // Reservoir sampling: in the end every content had the same chance.
                 if rng.below(*version + 1) == 0 {
                     let mut new = [0; SECTOR];
-                    seen.read(sector * SECTOR as u64, &mut new);
-                    let kept = if rng.below(TORN_ONE_IN) == 0 { rng.below(SECTOR as u64) as usize } else { SECTOR };
-                    image.write(sector * SECTOR as u64, &new[..kept]);
+                    seen.read(sector * unit as u64, &mut new[..unit]);
+                    let kept = match rng.below(TORN_ONE_IN) {
+                        0 => rng.below((unit / whole) as u64) as usize * whole,
+                        _ => unit,
+                    };
+                    image.write(sector * unit as u64, &new[..kept]);
                 }
             }
         }
@@ -299,6 +309,8 @@ pub(super) enum DeviceEvent {
     Remove(PathBuf),
     Begin(FileId, Change),
     Synced(FileId, Vec<ChangeId>),
+    /// It is persistent memory from now on, until the power is cut.
+    Map(FileId),
 }
 
 impl Volume {
@@ -322,11 +334,14 @@ impl Volume {
                 let id = self.create(path);
                 let mut image = Image::default();
                 image.write(0, bytes);
-                self.files.insert(id, File { live: image.clone(), durable: image, pending: Vec::new() });
+                self.files.insert(id, File { live: image.clone(), durable: image, ..File::default() });
             }
             DeviceEvent::Remove(path) => {
                 self.names.retain(|name, _| !name.starts_with(path));
                 self.dirs.retain(|dir| !dir.starts_with(path));
+            }
+            DeviceEvent::Map(file) => {
+                self.files.get_mut(file).expect("a file that was made").is_mapped = true;
             }
             DeviceEvent::Begin(file, change) => {
                 self.changes_made += 1;

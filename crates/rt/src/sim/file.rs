@@ -155,6 +155,16 @@ impl SimFile {
         Ok(opened)
     }
 
+    /// As persistent memory, which tears at cache lines.
+    pub(crate) fn open_mapped(path: &Path) -> Result<SimFile, DiskError> {
+        let mapped = SimFile::open(path, OpenMode::default())?;
+        mapped.with_disk("map", |disk| {
+            disk.apply(DeviceEvent::Map(mapped.file));
+            Ok(())
+        })?;
+        Ok(mapped)
+    }
+
     fn failed(&self, operation: &'static str, error: io::Error) -> DiskError {
         DiskError::new(operation, &self.path, error)
     }
