@@ -307,11 +307,11 @@ impl Pass<'_> {
     /// where to go on.
     fn uncovers_nothing(&mut self, top: Candidate<'_>) -> Result<Option<bool>> {
         let akey = self.place.owner(AKEY).to_vec();
-        let (tree, at) = (&self.shard.tree, top.version.epoch);
+        let tree = &self.shard.tree;
         let going_on = self.carry.below.take();
         let mut below = match &going_on {
-            None => Merge::all(tree, self.pages, &akey, top.start, top.end, at)?,
-            Some(below) => Merge::all_from(tree, self.pages, &akey, below.stop, top.end, at)?,
+            None => Merge::all(tree, self.pages, &akey, top.start, top.end)?,
+            Some(below) => Merge::all_from(tree, self.pages, &akey, below.stop, top.end)?,
         };
         let mut is_bare = going_on.as_ref().is_none_or(|below| below.is_bare);
         while let Some(extent) = below.peek() {
@@ -325,7 +325,7 @@ impl Pass<'_> {
             let place = types::Extent { start: extent.start, count: extent.end - extent.start };
             push_extent(&mut key, if extent.hole { HOLE } else { DATA }, place);
             key::push_version(&mut key, extent.version);
-            if extent.version >= top.version || self.gone.contains(&key) {
+            if extent.version >= top.version || extent.end <= top.start || self.gone.contains(&key) {
                 continue;
             }
             let from = going_on.as_ref().filter(|below| below.stop == extent.stop()).map_or(extent.start, |b| b.index);
@@ -359,7 +359,7 @@ impl Pass<'_> {
                 return Ok(Seen::UpTo(end));
             }
         }
-        Ok(Seen::No)
+        Ok(sweep.stalled().map_or(Seen::No, Seen::UpTo))
     }
 }
 

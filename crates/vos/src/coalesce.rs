@@ -43,6 +43,8 @@ const REGION_BYTES: u64 = 1 << 20;
 const LARGE_BYTES: u64 = 128 << 10;
 /// Pieces that are looked at together: bounds the time of a step, and the size of its record.
 const PIECES_MAX: usize = 512;
+/// Extents out of sight that one look goes past; what is behind them is looked at next.
+const PATIENCE: u32 = 1024;
 /// Records that a step goes past.
 const RECORDS_PER_STEP: u32 = 256;
 
@@ -201,7 +203,7 @@ impl<'a> Region<'a> {
         let view = View::open(self.shard, self.pages, self.place.owner(OBJECT), self.moment)?;
         let akey = self.place.owner(AKEY);
         let hidden = view.hidden_akey(self.place.owner(DKEY), akey)?;
-        let mut sweep = view.sweep(akey, hidden, within.start, within.end)?;
+        let mut sweep = view.sweep_in_parts(akey, hidden, within.start, within.end, PATIENCE)?;
         let mut pieces = Vec::new();
         while let Some((start, end, top)) = sweep.next_data()? {
             if pieces.len() >= PIECES_MAX {
@@ -209,7 +211,7 @@ impl<'a> Region<'a> {
             }
             pieces.push(Seen { start, end, of: (top.start, top.version), value: top.value });
         }
-        Ok((pieces, within.end))
+        Ok((pieces, sweep.stalled().unwrap_or(within.end)))
     }
 
     fn bytes(&self, records: u64) -> u64 {

@@ -56,6 +56,14 @@ struct Stream<'a> {
     hole: bool,
     class: u8,
     current: Option<Candidate<'a>>,
+    /// Nothing is known of it from this start on: too much lay in the way.
+    stalled: Option<u64>,
+}
+
+impl Stream<'_> {
+    fn is_open(&self) -> bool {
+        self.current.is_some() || self.stalled.is_some()
+    }
 }
 
 /// All extents of an akey that overlap a range and are visible by version, in order of start.
@@ -66,8 +74,11 @@ pub(crate) struct Merge<'a> {
     until: u64,
     at: Epoch,
     hidden: Version,
-    /// Versions that newer ones of the same place cover come too.
+    /// Versions that newer ones of the same place cover come too, and what begins before the range and does not
+    /// reach it.
     all: bool,
+    /// Extents that cannot be seen which one look goes past.
+    patience: u32,
     streams: SmallVec<[Stream<'a>; 2]>,
 }
 
@@ -83,19 +94,26 @@ impl<'a> Merge<'a> {
         at: Epoch,
         hidden: Version,
     ) -> Result<Merge<'a>> {
-        Merge::open(tree, pages, akey, from..until, at, hidden, false)
+        Merge::open(tree, pages, akey, from..until, at, hidden, false, u32::MAX)
     }
 
-    /// As [`Merge::all`], from `place` on: an extent that such a merge came to, which need not be there any more.
-    pub(crate) fn all_from(
+    /// The same, but it stops where a look would have to go past more than `patience` extents that cannot be
+    /// seen: see [`Merge::stalled`].
+    pub(crate) fn patient(
         tree: &Tree,
         pages: &'a Pages,
         akey: &[u8],
-        place: Stop,
-        until: u64,
+        range: Range<u64>,
         at: Epoch,
+        hidden: Version,
+        patience: u32,
     ) -> Result<Merge<'a>> {
-        let mut merge = Merge::open(tree, pages, akey, 0..until, at, Version::NEVER, true)?;
+        Merge::open(tree, pages, akey, range, at, hidden, false, patience)
+    }
+
+    /// As [`Merge::all`], from `place` on: an extent that such a merge came to, which need not be there any more.
+    pub(crate) fn all_from(tree: &Tree, pages: &'a Pages, akey: &[u8], place: Stop, until: u64) -> Result<Merge<'a>> {
+        let mut merge = Merge::open(tree, pages, akey, 0..until, Epoch::MAX, Version::NEVER, true, u32::MAX)?;
         let mut streams = std::mem::take(&mut merge.streams);
         for stream in &mut streams {
             let probe = match (stream.hole, stream.class).cmp(&(place.hole, place.class)) {
@@ -107,23 +125,18 @@ impl<'a> Merge<'a> {
             stream.cursor.seek(&probe)?;
             merge.load(stream)?;
         }
-        streams.retain(|stream| stream.current.is_some());
+        streams.retain(|stream| stream.is_open());
         merge.streams = streams;
         Ok(merge)
     }
 
-    /// Every extent of the akey that touches `from..until` and is not newer than `at`, covered or not.
-    pub(crate) fn all(
-        tree: &Tree,
-        pages: &'a Pages,
-        akey: &[u8],
-        from: u64,
-        until: u64,
-        at: Epoch,
-    ) -> Result<Merge<'a>> {
-        Merge::open(tree, pages, akey, from..until, at, Version::NEVER, true)
+    /// Every extent of the akey that touches `from..until`, covered or not; and some that do not touch it. No
+    /// look goes past anything, so that the caller can count.
+    pub(crate) fn all(tree: &Tree, pages: &'a Pages, akey: &[u8], from: u64, until: u64) -> Result<Merge<'a>> {
+        Merge::open(tree, pages, akey, from..until, Epoch::MAX, Version::NEVER, true, u32::MAX)
     }
 
+    #[allow(clippy::too_many_arguments)]
     fn open(
         tree: &Tree,
         pages: &'a Pages,
@@ -132,9 +145,10 @@ impl<'a> Merge<'a> {
         at: Epoch,
         hidden: Version,
         all: bool,
+        patience: u32,
     ) -> Result<Merge<'a>> {
-        let mut merge =
-            Merge { akey: SmallVec::from_slice(akey), from, until, at, hidden, all, streams: SmallVec::new() };
+        let akey_of = SmallVec::from_slice(akey);
+        let mut merge = Merge { akey: akey_of, from, until, at, hidden, all, patience, streams: SmallVec::new() };
         let mut probe = akey.to_vec();
         probe.push(DATA);
         let mut cursor = Cursor::at(tree, pages, &probe)?;
@@ -145,7 +159,7 @@ impl<'a> Merge<'a> {
             if (kind != DATA && kind != HOLE) || class > 63 {
                 return Err(foreign());
             }
-            let mut stream = Stream { cursor: cursor.clone(), hole: kind == HOLE, class, current: None };
+            let mut stream = Stream { cursor: cursor.clone(), hole: kind == HOLE, class, current: None, stalled: None };
             let first = key::first_start(class, from);
             if first > 0 {
                 probe.truncate(akey.len());
@@ -154,7 +168,7 @@ impl<'a> Merge<'a> {
                 stream.cursor.seek(&probe)?;
             }
             merge.load(&mut stream)?;
-            if stream.current.is_some() {
+            if stream.is_open() {
                 merge.streams.push(stream);
             }
             probe.truncate(akey.len());
@@ -178,7 +192,13 @@ impl<'a> Merge<'a> {
     fn first(&self) -> Option<usize> {
         let starts = self.streams.iter().enumerate();
         let starts = starts.filter_map(|(i, s)| s.current.map(|c| ((c.start, s.hole, s.class), i)));
-        starts.min().map(|(_, i)| i)
+        let (place, index) = starts.min()?;
+        self.stalled().is_none_or(|stalled| place.0 < stalled).then_some(index)
+    }
+
+    /// Where it stopped, when it lost patience: nothing is known from here on.
+    pub(crate) fn stalled(&self) -> Option<u64> {
+        self.streams.iter().filter_map(|stream| stream.stalled).min()
     }
 
     /// Takes the next extent.
@@ -191,7 +211,7 @@ impl<'a> Merge<'a> {
             self.skip_covered(&mut stream, taken)?;
         }
         self.load(&mut stream)?;
-        if stream.current.is_some() {
+        if stream.is_open() {
             self.streams.push(stream);
         }
         Ok(taken)
@@ -219,13 +239,19 @@ impl<'a> Merge<'a> {
     /// Loads the first candidate at or after the cursor.
     fn load(&self, stream: &mut Stream<'a>) -> Result<()> {
         stream.current = None;
-        let mut steps = 0;
+        let (mut steps, mut passed) = (0, 0);
         while let Some((start, version)) = self.place(stream)? {
             if start >= self.until {
                 break;
             }
             let newer = version.epoch > self.at;
             if newer || version <= self.hidden {
+                passed += 1;
+                // Not before the range: the next look would begin there again.
+                if passed > self.patience && start > self.from {
+                    stream.stalled = Some(start);
+                    break;
+                }
                 steps += 1;
                 if steps <= STEPS_MAX {
                     stream.cursor.next()?;
@@ -243,7 +269,7 @@ impl<'a> Merge<'a> {
             let value = stream.cursor.value();
             let count = value::read_count(value).ok_or_else(foreign)?;
             let end = start.checked_add(count).ok_or_else(foreign)?;
-            if end > self.from {
+            if end > self.from || self.all {
                 stream.current = Some(Candidate { start, end, version, hole: stream.hole, value });
                 break;
             }
@@ -303,9 +329,15 @@ impl<'a> Sweep<'a> {
     }
 
     /// As [`Sweep::new`], for those who may not look at much at once: a run may come in parts, so that no step
-    /// goes past more than `patience` extents that it covers.
-    pub(crate) fn in_parts(merge: Merge<'a>, patience: u32) -> Sweep<'a> {
-        Sweep { patience, ..Sweep::new(merge) }
+    /// goes past more extents that it covers than the merge has patience; and the end may not be the end, see
+    /// [`Merge::stalled`].
+    pub(crate) fn in_parts(merge: Merge<'a>) -> Sweep<'a> {
+        Sweep { patience: merge.patience, ..Sweep::new(merge) }
+    }
+
+    /// Where it ended early, if it did.
+    pub(crate) fn stalled(&self) -> Option<u64> {
+        self.merge.stalled()
     }
 
     /// The next run of indices, `start..end`, with the extent on top of it; runs that nothing covers are
@@ -313,7 +345,8 @@ impl<'a> Sweep<'a> {
     pub(crate) fn next(&mut self) -> Result<Option<(u64, u64, Candidate<'a>)>> {
         loop {
             let position = self.position;
-            if position >= self.merge.until {
+            let until = self.merge.stalled().unwrap_or(self.merge.until);
+            if position >= until {
                 return Ok(None);
             }
             self.open.retain(|c| c.end > position);
@@ -329,7 +362,7 @@ impl<'a> Sweep<'a> {
                 self.open.extend(candidate);
                 continue;
             }
-            let mut end = top.end.min(self.merge.until);
+            let mut end = top.end.min(until);
             let mut passed = 0;
             while let Some(next) = self.merge.peek().filter(|next| next.start < end) {
                 if next.version > top.version || passed >= self.patience && next.start > position {

@@ -90,7 +90,8 @@ impl<'a> View<'a> {
         until: u64,
         patience: u32,
     ) -> Result<Sweep<'a>> {
-        Ok(Sweep::in_parts(Merge::new(self.tree, self.pages, akey, from, until, self.at, hidden)?, patience))
+        let merge = Merge::patient(self.tree, self.pages, akey, from..until, self.at, hidden, patience)?;
+        Ok(Sweep::in_parts(merge))
     }
 
     /// Record size of the array of an akey; 0 when no record is visible.
