@@ -75,6 +75,10 @@ impl Points {
         }
     }
 
+    fn is_chance(&self, name: &str) -> bool {
+        matches!(self.armed.get(name), Some(When::Chance(_)))
+    }
+
     pub(crate) fn happens(&mut self, name: &str, random: impl FnOnce() -> u64) -> bool {
         self.armed.get_mut(name).is_some_and(|when| when.strikes(random))
     }
@@ -100,8 +104,9 @@ pub fn disarm(name: &str) {
 #[inline]
 pub fn happens(name: &str) -> bool {
     ARMED.load(Relaxed) > 0 && {
-        let random = crate::random_u64();
-        with_points(|points| points.happens(name, || random))
+        // Drawn only for a point that is armed here: what is armed elsewhere must not move this context's chances.
+        let random = with_points(|points| points.is_chance(name)).then(crate::random_u64);
+        with_points(|points| points.happens(name, || random.unwrap_or(0)))
     }
 }
 
@@ -115,6 +120,20 @@ fn with_points<R>(act: impl FnOnce(&mut Points) -> R) -> R {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    /// Two simulations in one process: a point armed in one once cost the other a random number at every point it
+    /// passed, so that its seed gave another trace.
+    #[test]
+    fn a_point_armed_in_one_simulation_leaves_the_chances_of_another_as_they_are() {
+        let draw = || {
+            let sim = sim::Sim::new(sim::SimConfig::seeded(1));
+            sim.run(async { (crate::fault!("rt.elsewhere"), crate::random_u64()) })
+        };
+        let before = draw();
+        let other = sim::Sim::new(sim::SimConfig::seeded(2));
+        other.arm("rt.elsewhere", When::Chance(1.0));
+        assert_eq!(draw(), before);
+    }
 
     #[test]
     fn an_unarmed_point_is_quiet_and_an_armed_one_counts() {

@@ -301,7 +301,8 @@ impl Catalog {
         // What only a dropped snapshot saw was overwritten after it: there the next sweep begins.
         if let Some(first) = shard.snapshots.iter().find(|epoch| epochs.binary_search(epoch).is_err()) {
             shard.aggregated = shard.aggregated.min(*first);
-            shard.pass = None;
+            shard.coalesced = shard.coalesced.min(*first);
+            (shard.pass, shard.walk) = (None, None);
         }
         shard.snapshots = epochs;
         shard.save_all(pages)
