@@ -15,6 +15,9 @@ pub enum Unit {
     Mib,
     Bytes,
     Percent,
+    Microseconds,
+    /// Times as much.
+    Times,
 }
 
 impl Unit {
@@ -25,6 +28,8 @@ impl Unit {
             Unit::Mib => "MiB",
             Unit::Bytes => "B",
             Unit::Percent => "%",
+            Unit::Microseconds => "us",
+            Unit::Times => "x",
         }
     }
 

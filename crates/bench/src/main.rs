@@ -12,6 +12,7 @@
 
 mod copy;
 mod figure;
+mod history;
 mod idle;
 mod log;
 mod measure;
@@ -42,6 +43,11 @@ struct Bench {
 
 const BENCHES: &[Bench] = &[
     Bench { name: "store", about: "vos alone: small values and 1 MiB arrays, against redb and fjall", run: store::run },
+    Bench {
+        name: "history",
+        about: "versions: depth of history, overlapping extents, diff, upkeep, recovery, bytes written",
+        run: history::run,
+    },
     Bench {
         name: "log",
         about: "durable appends to the write-ahead log, against bare pwrite + fdatasync",

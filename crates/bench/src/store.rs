@@ -29,8 +29,8 @@ use crate::workload::{Engine, Rates, Workload};
 
 const MIB: usize = 1 << 20;
 const GIB: f64 = (1u32 << 30) as f64;
-const POOL: PoolId = PoolId::from_bytes([1; 16]);
-const CONTAINER: ContainerId = ContainerId::from_bytes([2; 16]);
+pub(crate) const POOL: PoolId = PoolId::from_bytes([1; 16]);
+pub(crate) const CONTAINER: ContainerId = ContainerId::from_bytes([2; 16]);
 
 pub fn run(plan: &Plan) -> Result<Vec<Figure>> {
     let mut figures = Vec::new();
@@ -129,10 +129,10 @@ fn small(plan: &Plan, place: Place, workload: Workload) -> Result<Vec<Figure>> {
 const KEY_BYTES: usize = 16;
 
 /// How large the files and the memory for pages are.
-struct Sizes {
-    log: u64,
-    data: u64,
-    pages: usize,
+pub(crate) struct Sizes {
+    pub(crate) log: u64,
+    pub(crate) data: u64,
+    pub(crate) pages: usize,
 }
 
 impl Sizes {
@@ -149,18 +149,18 @@ impl Sizes {
 }
 
 /// A store with one container.
-struct Vos {
-    store: vos::Store,
-    object: ObjectId,
-    akey: Key,
+pub(crate) struct Vos {
+    pub(crate) store: vos::Store,
+    pub(crate) object: ObjectId,
+    pub(crate) akey: Key,
     /// Epoch of the latest update; each has its own.
-    epoch: u64,
+    pub(crate) epoch: u64,
     checksums: Vec<u32>,
-    out: Vec<u8>,
+    pub(crate) out: Vec<u8>,
 }
 
 impl Vos {
-    fn create(directory: &Path, sizes: Sizes) -> Result<Vos> {
+    pub(crate) fn create(directory: &Path, sizes: Sizes) -> Result<Vos> {
         let regions = Regions {
             log: region(directory, "log", sizes.log)?,
             metadata: None,
@@ -176,8 +176,11 @@ impl Vos {
         Ok(Vos { store, object, akey: Key::literal("0"), epoch: 1 << 20, checksums: Vec::new(), out: Vec::new() })
     }
 
-    fn update(&mut self, dkey: &Key, value: &[u8]) -> Result<()> {
+    pub(crate) fn update(&mut self, dkey: &Key, value: &[u8]) -> Result<()> {
         self.epoch += 1;
+        if self.checksums.is_empty() {
+            self.checksums = codec::checksum::of_chunks(value);
+        }
         let payload = Payload::Inline { bytes: value, checksums: &self.checksums };
         let akeys = [AkeyWrite { akey: &self.akey, value: ValueWrite::Single(payload) }];
         let update = Update { group: 0, oid: self.object, dkey, conditions: Conditions::None, akeys: &akeys };
@@ -207,9 +210,6 @@ impl Engine for Vos {
     }
 
     fn write(&mut self, keys: &[Key], value: &[u8]) -> Result<()> {
-        if self.checksums.is_empty() {
-            self.checksums = codec::checksum::of_chunks(value);
-        }
         for key in keys {
             self.update(key, value)?;
         }
@@ -248,7 +248,7 @@ impl Engine for Vos {
 }
 
 /// A file of `bytes`, opened as a server opens it.
-fn region(directory: &Path, name: &str, bytes: u64) -> Result<Region> {
+pub(crate) fn region(directory: &Path, name: &str, bytes: u64) -> Result<Region> {
     let mode = OpenMode { create: true, direct: true, exclusive_lock: true };
     Ok(Region { disk: Disk::open(directory.join(name), mode)?, base: 0, bytes })
 }
