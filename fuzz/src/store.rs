@@ -162,9 +162,9 @@ fn use_all(store: &mut Store) {
     let everything = Extent { start: 0, count: 1 << 20 };
     for container in store.pools().into_iter().flat_map(|pool| store.containers(pool)).collect::<Vec<_>>() {
         for at in [Epoch(1100), Epoch::MAX] {
-            let _ = store.list_objects(container, at, None, 10);
+            let _ = store.list_objects(container, at, vos::ListPart::forward(None, 10));
             for group in [0, 1] {
-                let _ = store.list_dkeys(container, at, group, object(), None, 1000);
+                let _ = store.list_dkeys(container, at, group, object(), vos::ListPart::forward(None, 1000));
                 let _ = store.query_dkey(container, at, group, object(), Edge::Highest);
                 let _ = store.query_array_tail(container, at, group, object(), &array);
             }
@@ -175,8 +175,18 @@ fn use_all(store: &mut Store) {
                     AkeyRead { akey: &array, what: ReadWhat::Array(&extents) },
                 ];
                 let _ = store.fetch(container, at, 0, object(), &dkey, &reads, Conditions::None);
-                let _ = store.list_akeys(container, at, 0, object(), &dkey, None, 10);
-                let _ = store.list_extents(container, at, 0, object(), &dkey, &array, everything, 10);
+                let _ = store.list_akeys(container, at, 0, object(), &dkey, vos::ListPart::forward(None, 10));
+                let _ = store.list_extents(
+                    container,
+                    at,
+                    0,
+                    object(),
+                    &dkey,
+                    &array,
+                    everything,
+                    10,
+                    vos::Direction::Backward,
+                );
             }
         }
         let dkey = Key::from(2);
@@ -228,5 +238,5 @@ fn regions() -> Regions {
         Region { disk: Disk::open(path, mode).expect("a scratch file opens"), base: 0, bytes }
     };
     let [log, data] = paths();
-    Regions { log: region(&log, LOG_BYTES), data: region(&data, DATA_BYTES) }
+    Regions { log: region(&log, LOG_BYTES), metadata: None, data: region(&data, DATA_BYTES) }
 }

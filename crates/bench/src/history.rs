@@ -178,7 +178,7 @@ fn whole(bytes: &[u8], checksums: &[u32]) -> Result<()> {
 /// All upkeep there is; records before, and extents that went and came.
 fn tidy(vos: &mut Vos) -> Result<(u64, usize, usize)> {
     vos.store.advance(CONTAINER, Epoch(vos.epoch))?;
-    settle(|| vos.store.maintain(16))?;
+    settle(vos, 16)?;
     let records = vos.store.check().values;
     let (mut gone, mut come) = (0, 0);
     let media = vos.store.media().clone();
@@ -196,13 +196,18 @@ fn tidy(vos: &mut Vos) -> Result<(u64, usize, usize)> {
     }
 }
 
-/// Repeats a step until it says that nothing is left; how many steps there were.
-fn settle(mut step: impl FnMut() -> vos::Result<bool>) -> Result<usize> {
-    let mut steps = 1;
-    while step()? {
-        steps += 1;
+/// Steps of upkeep until nothing is left to do.
+fn settle(vos: &mut Vos, steps: usize) -> Result<()> {
+    loop {
+        match vos.store.maintain(steps) {
+            Ok(true) => {}
+            Ok(false) => return Ok(()),
+            Err(vos::Error::Media(media::Error::Busy { .. } | media::Error::LogFull { .. })) => {
+                vos.store.media().checkpoint_blocking()?;
+            }
+            Err(error) => return Err(error.into()),
+        }
     }
-    Ok(steps)
 }
 
 /// Differences of two moments when little and when much changed, beside a scan of everything; and the removal of
@@ -227,7 +232,7 @@ fn differences(plan: &Plan) -> Result<Vec<Figure>> {
         scans.push(scanned? as f64 / seconds);
         vos.store.advance(CONTAINER, Epoch(vos.epoch))?;
         let before = vos.store.container_info(CONTAINER)?.pages;
-        let (seconds, done) = timed(|| settle(|| vos.store.maintain(1)));
+        let (seconds, done) = timed(|| settle(&mut vos, 1));
         done?;
         anyhow::ensure!(vos.store.container_info(CONTAINER)?.pages < before, "aggregation made room");
         forgotten.push((RECORDS + 100_200) as f64 / seconds);
@@ -312,7 +317,7 @@ fn written(plan: &Plan) -> Result<Vec<Figure>> {
             vos.store.media().checkpoint_blocking()?;
             times.push((device_bytes()? - before) as f64 / (updates * bytes) as f64);
             vos.store.advance(CONTAINER, Epoch(vos.epoch))?;
-            settle(|| vos.store.maintain(16))?;
+            settle(&mut vos, 16)?;
             vos.store.media().checkpoint_blocking()?;
         }
         let name = format!("bytes written for each byte, updates of {bytes} B in groups of 256, {records} records");
@@ -350,10 +355,9 @@ fn latencies(plan: &Plan) -> Result<Vec<Figure>> {
                 let due = begun + gap * turn;
                 // Ahead of the schedule: others may run, as between two requests.
                 while Instant::now() < due {
-                    if upkeep && turn.is_multiple_of(8) {
-                        if !vos.store.maintain(1)? {
-                            vos.store.advance(CONTAINER, Epoch(vos.epoch))?;
-                        }
+                    // Refused while a checkpoint makes room: then it waits, as a target's upkeep does.
+                    if upkeep && turn.is_multiple_of(8) && vos.store.maintain(1) == Ok(false) {
+                        vos.store.advance(CONTAINER, Epoch(vos.epoch))?;
                     }
                     rt::yield_now().await;
                 }

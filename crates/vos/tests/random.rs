@@ -1,6 +1,6 @@
 //! Random operation sequences against the model: everything that can be read, at every epoch, agrees.
 //!
-//! `VOS_SEQUENCES=5000` runs more, on `VOS_THREADS` threads; `VOS_SEED=17` runs one.
+//! `VOS_SEQUENCES=5000` runs more, on `VOS_THREADS` threads (one a processor); `VOS_SEED=17` runs one.
 
 mod rig;
 
@@ -178,7 +178,8 @@ fn compare_kept(store: &mut Store, model: &Model, objects: u64, joins: bool) {
 
 #[test]
 fn random_sequences_agree_with_the_model() {
-    let threads = number("VOS_THREADS").unwrap_or(1).max(1);
+    let processors = std::thread::available_parallelism().map_or(1, |n| n.get() as u64);
+    let threads = number("VOS_THREADS").unwrap_or(processors).max(1);
     let all = |first: u64| {
         for seed in seeds().skip(first as usize).step_by(threads as usize) {
             let outcome = std::panic::catch_unwind(|| on_node(seed, move || sequence(seed)));
