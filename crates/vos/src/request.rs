@@ -264,7 +264,8 @@ pub struct ListedAkey {
     pub record_bytes: u32,
 }
 
-/// A visible run of records, all written at `epoch`.
+/// A visible run of records. They were written at `epoch`, or, when extents were joined since, the newest of
+/// them was and no moment that is kept lies between.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct ListedExtent {
     pub extent: Extent,
