@@ -123,7 +123,7 @@ pub(crate) fn look(shard: &Shard, pages: &Pages, walk: &mut Walk) -> Result<Look
 /// The aligned region around an extent, from `seen` on.
 fn region(start: u64, count: u64, record_bytes: u32, seen: u64) -> std::ops::Range<u64> {
     let span = (REGION_BYTES / u64::from(record_bytes.max(1))).max(1);
-    let end = (start + count).checked_next_multiple_of(span).unwrap_or(u64::MAX);
+    let end = start.saturating_add(count).checked_next_multiple_of(span).unwrap_or(u64::MAX);
     (start / span * span).max(seen)..end
 }
 

@@ -162,7 +162,8 @@ pub(crate) fn push_extent(out: &mut Vec<u8>, kind: u8, extent: Extent) {
 
 /// Length class of an extent: the smallest `c` with `count <= 2^c`.
 pub(crate) fn class_of(count: u64) -> u8 {
-    count.max(1).next_power_of_two().trailing_zeros() as u8
+    // Counts beyond are no array's, but a damaged record may have one.
+    count.max(1).checked_next_power_of_two().map_or(63, |power| power.trailing_zeros() as u8)
 }
 
 /// First start at which an extent of `class` may reach index `index`.
@@ -370,6 +371,12 @@ mod tests {
             }
         }
         all
+    }
+
+    /// A count that no array has, from a damaged record: a class like any other, and no panic.
+    #[test]
+    fn every_count_has_a_class() {
+        assert_eq!([0, 1, 2, 3, 1 << 62, (1 << 62) + 1, u64::MAX].map(class_of), [0, 0, 1, 2, 62, 63, 63]);
     }
 
     #[test]

@@ -168,14 +168,16 @@ pub(crate) fn akeys(
 }
 
 /// An array as it stood at an epoch.
-struct Array<'a> {
-    view: View<'a>,
-    akey: Vec<u8>,
-    hidden: Version,
+pub(crate) struct Array<'a> {
+    pub(crate) view: View<'a>,
+    /// Key prefix.
+    pub(crate) akey: Vec<u8>,
+    /// Newest version that punches hide.
+    pub(crate) hidden: Version,
 }
 
 impl<'a> Array<'a> {
-    fn open(
+    pub(crate) fn open(
         shard: &'a Shard,
         pages: &'a Pages,
         at: Epoch,

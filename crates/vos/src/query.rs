@@ -6,6 +6,7 @@ use types::{Epoch, Key, ObjectId};
 use crate::cursor::Cursor;
 use crate::error::Result;
 use crate::key::{self, BYTES, DATA, INTEGER, Version};
+use crate::list::Array;
 use crate::node;
 use crate::request::{ArrayEnd, ArrayTail, Edge};
 use crate::shard::Shard;
@@ -130,19 +131,9 @@ pub(crate) fn akey(
 }
 
 /// End of the array under one dkey and akey.
-pub(crate) fn array(
-    shard: &Shard,
-    pages: &Pages,
-    at: Epoch,
-    (group, oid, dkey, akey): (u32, ObjectId, &Key, &Key),
-) -> Result<ArrayEnd> {
-    let mut prefix = Vec::new();
-    key::push_object(&mut prefix, group, oid);
-    let view = View::open(shard, pages, &prefix, at)?;
-    key::push_key(&mut prefix, dkey);
-    let above = view.hidden_below(&prefix, view.hidden)?;
-    key::push_key(&mut prefix, akey);
-    array_end(&view, &prefix, view.hidden_below(&prefix, above)?)
+pub(crate) fn array(shard: &Shard, pages: &Pages, at: Epoch, place: (u32, ObjectId, &Key, &Key)) -> Result<ArrayEnd> {
+    let array = Array::open(shard, pages, at, place)?;
+    array_end(&array.view, &array.akey, array.hidden)
 }
 
 /// The highest integer dkey whose `akey` holds records.

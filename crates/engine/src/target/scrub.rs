@@ -25,6 +25,8 @@ use super::Target;
 
 /// Bytes that a pass reads in a second, at most.
 const BYTES_PER_SECOND: u64 = 64 << 20;
+/// Passes do not follow one another faster than this, whatever is asked for.
+const PERIOD_MIN: Duration = Duration::from_secs(1);
 /// Pages that one step reads.
 const PAGES_PER_STEP: usize = 16;
 /// The first pass begins this long after the start, at the latest: a server that is restarted often is
@@ -104,7 +106,7 @@ impl Scrubber {
     /// How long until the next step; `None`: no pool wants any.
     pub(super) fn due(&self) -> Option<Duration> {
         let state = self.state.borrow();
-        let period = state.periods.values().filter_map(|period| period.duration()).min()?;
+        let period = state.periods.values().filter_map(|period| period.duration()).min()?.max(PERIOD_MIN);
         let next = match (&state.phase, state.report.passes) {
             (Phase::Idle, 0) => state.begun + period.min(FIRST_AFTER),
             (Phase::Idle, _) => state.begun + period,
