@@ -72,7 +72,7 @@ impl Store {
         let mut reserved = shared.space.borrow_mut().reserve(bytes, demand);
         if let Err(Error::NoSpace { .. }) = reserved {
             let durable = shared.log.borrow().durable();
-            shared.space.borrow_mut().drain(durable);
+            while shared.space.borrow_mut().drain(durable) {}
             reserved = shared.space.borrow_mut().reserve(bytes, demand);
             if let Err(Error::NoSpace { wanted, .. }) = reserved {
                 // A flush or a checkpoint frees what is in quarantine, and a checkpoint what is kept for

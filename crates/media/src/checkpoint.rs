@@ -10,7 +10,8 @@
 //!  Root      the blob that names map and bitmap pages, to new blocks;             sync
 //!  Copy 0    superblock, first copy;                                              sync
 //!  Copy 1    superblock, second copy;                                             sync
-//!  end       blocks of the former checkpoint are free, the log is cut at C
+//!  Free      the log is cut at C; blocks of the former checkpoint become free
+//!  Drain     so does what waited for this checkpoint
 //! ```
 //!
 //! Until Copy 0 is whole, the former checkpoint and the log after it say everything; nothing of theirs was
@@ -29,7 +30,7 @@ use crate::log::Lsn;
 use crate::page::{KIND_BITMAP, PAGE_BYTES, Seal, seal};
 use crate::region::BLOCK_BYTES;
 use crate::root::{self, Part, Root};
-use crate::space::{Change, Extent, PAGE_BLOCKS, bitmap};
+use crate::space::{Change, Extent, PAGE_BLOCKS, SLICE_FREED, bitmap};
 use crate::store::Shared;
 use crate::superblock::{Anchor, COPIES};
 
@@ -66,7 +67,9 @@ enum Phase {
     Copy(u32),
     /// Superblock copy to sync next.
     SyncCopy(u32),
-    End,
+    Free,
+    /// Steps left of freeing what waited for this checkpoint, at most.
+    Drain(usize),
 }
 
 enum BitmapPhase {
@@ -87,6 +90,8 @@ pub(crate) struct Checkpoint {
     /// Blocks this checkpoint took, and those only the former one needs.
     taken: Vec<Extent>,
     given_up: Vec<Extent>,
+    /// Both superblocks are durable.
+    is_newest: bool,
     blob: Vec<u8>,
     root_blocks: Vec<u32>,
 }
@@ -112,6 +117,7 @@ impl Checkpoint {
             copying: Vec::new(),
             taken: Vec::new(),
             given_up: Vec::new(),
+            is_newest: false,
             blob: Vec::new(),
             root_blocks: Vec::new(),
         }
@@ -158,13 +164,10 @@ impl Checkpoint {
                         }
                     }
                     *next = end;
-                    if end < self.changes.len() {
-                        return Ok(Step::Pause);
+                    if end == self.changes.len() {
+                        let changed = space.image_mut().take_changed();
+                        self.phase = Phase::Bitmap(BitmapPhase::Pages(changed.into_iter().collect()));
                     }
-                    self.taken.iter().for_each(|extent| space.image_mut().set(*extent));
-                    self.given_up.iter().for_each(|extent| space.image_mut().clear(*extent));
-                    self.phase =
-                        Phase::Bitmap(BitmapPhase::Pages(space.image_mut().take_changed().into_iter().collect()));
                     return Ok(Step::Pause);
                 }
                 Phase::Bitmap(BitmapPhase::Pages(queue)) => match queue.pop_front() {
@@ -197,11 +200,30 @@ impl Checkpoint {
                 }
                 Phase::SyncCopy(copy) => {
                     let next = *copy + 1;
-                    self.phase = if next < COPIES { Phase::Copy(next) } else { Phase::End };
+                    self.phase = if next < COPIES { Phase::Copy(next) } else { Phase::Free };
                     return Ok(Step::Sync);
                 }
-                Phase::End => {
-                    self.end(shared);
+                Phase::Free => {
+                    if !self.is_newest {
+                        self.become_newest(shared);
+                    }
+                    let mut space = shared.space.borrow_mut();
+                    for extent in self.given_up.drain(self.given_up.len().saturating_sub(SLICE_FREED)..) {
+                        space.free_from_checkpoint(extent);
+                    }
+                    if self.given_up.is_empty() {
+                        space.finish();
+                        self.phase = Phase::Drain(space.quarantined_extents() / SLICE_FREED + 1);
+                    }
+                    return Ok(Step::Pause);
+                }
+                Phase::Drain(left) => {
+                    let durable = shared.log.borrow().durable();
+                    if *left > 0 && shared.space.borrow_mut().drain(durable) {
+                        *left -= 1;
+                        return Ok(Step::Pause);
+                    }
+                    shared.pages.borrow_mut().thaw();
                     return Ok(Step::Done);
                 }
             }
@@ -264,6 +286,8 @@ impl Checkpoint {
             self.root_blocks.push(block);
             self.taken.push(Extent { block, blocks: 1 });
         }
+        self.changes.extend(self.taken.drain(..).map(Change::Allocated));
+        self.changes.extend(self.given_up.iter().copied().map(Change::Released));
         Ok(())
     }
 
@@ -278,20 +302,14 @@ impl Checkpoint {
         Step::Write { block: bitmap::slot_block(index, slot as u8), buffer }
     }
 
-    fn end(&mut self, shared: &Shared) {
+    /// Recovery begins here from now on.
+    fn become_newest(&mut self, shared: &Shared) {
+        self.is_newest = true;
         let mut catalog = shared.catalog.borrow_mut();
         catalog.anchor = self.anchor;
         catalog.root = std::mem::take(&mut self.root);
         catalog.root_blocks = std::mem::take(&mut self.root_blocks);
-        let mut log = shared.log.borrow_mut();
-        log.truncate(self.lsn, self.anchor.sequence);
-        let mut space = shared.space.borrow_mut();
-        for extent in self.given_up.drain(..) {
-            space.free_from_checkpoint(extent);
-        }
-        space.finish();
-        space.drain(log.durable());
-        shared.pages.borrow_mut().thaw();
+        shared.log.borrow_mut().truncate(self.lsn, self.anchor.sequence);
     }
 }
 

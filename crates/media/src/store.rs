@@ -298,7 +298,7 @@ impl Store {
                     return Some(Err(error));
                 }
                 let durable = shared.log.borrow().durable();
-                shared.space.borrow_mut().drain(durable);
+                while shared.space.borrow_mut().drain(durable) && shared.pressure() {}
                 if shared.pressure() {
                     shared.wanted.wake();
                     return None;

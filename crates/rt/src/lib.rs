@@ -26,6 +26,7 @@ pub mod disk;
 pub mod fault;
 mod hlc;
 pub mod mem;
+pub mod memory;
 pub mod metrics;
 mod random;
 pub mod sim;

@@ -485,6 +485,7 @@ impl Pages {
             return None;
         }
         frames.high += 1;
+        self.arena.expect(frames.high, self.budget.max(frames.high));
         Some(frame)
     }
 

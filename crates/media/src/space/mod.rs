@@ -53,6 +53,9 @@ const CRITICAL_PART: u64 = 64;
 const CRITICAL_PAGES_MIN: u64 = 16;
 const CRITICAL_PAGES_MAX: u64 = 16 << 10;
 
+/// Extents that become free in one step: each takes its place among the free runs, by block and by size.
+pub(crate) const SLICE_FREED: usize = 256;
+
 /// Which blocks there are, and what they may hold.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) struct Area {
@@ -345,19 +348,27 @@ impl Space {
         PinGuard { pins: self.pins.clone(), generation }
     }
 
-    /// Frees what may leave quarantine, now that the log is durable up to `durable`.
-    pub(crate) fn drain(&mut self, durable: Lsn) {
+    /// Frees some of what may leave quarantine, now that the log is durable up to `durable`. True: there may be
+    /// more, call again.
+    pub(crate) fn drain(&mut self, durable: Lsn) -> bool {
         let oldest_pin = self.pins.borrow().held.keys().next().copied().unwrap_or(u64::MAX);
-        while let Some(front) = self.quarantine.front() {
+        for _ in 0..SLICE_FREED {
             // A pin taken in generation g was there before every release of generation >= g.
+            let Some(front) = self.quarantine.front() else { return false };
             if front.lsn >= durable || front.generation >= oldest_pin || front.freezes > self.finished {
-                break;
+                return false;
             }
             let extent = front.extent;
             self.quarantine.pop_front();
             self.quarantined -= extent.blocks as u64;
             self.index(extent).insert(extent);
         }
+        true
+    }
+
+    /// Extents that wait to be free.
+    pub(crate) fn quarantined_extents(&self) -> usize {
+        self.quarantine.len()
     }
 
     /// A run of up to `pages` pages for a checkpoint; allocated at once.
