@@ -336,6 +336,12 @@ fn device_bytes() -> Result<u64> {
     Ok(line.parse()?)
 }
 
+/// What this thread has used of the processor: what others take from it is not counted.
+fn processor_time() -> Duration {
+    let time = rustix::time::clock_gettime(rustix::time::ClockId::ThreadCPUTime);
+    Duration::new(time.tv_sec as u64, time.tv_nsec as u32)
+}
+
 /// Times of single operations at a third of the rate that the store can do, with checkpoints; and with upkeep of what
 /// is overwritten meanwhile.
 fn latencies(plan: &Plan) -> Result<Vec<Figure>> {
@@ -348,11 +354,13 @@ fn latencies(plan: &Plan) -> Result<Vec<Figure>> {
         let media = vos.store.media().clone();
         let mut chance = Chance::new(31);
         let (mut updates, mut fetches) = (Vec::new(), Vec::new());
+        let mut longest = Duration::ZERO;
         rt::block_on(async {
             media.start();
             let gap = Duration::from_micros(4);
             let begun = Instant::now();
             let mut turn = 0u32;
+            let mut used = processor_time();
             while begun.elapsed() < Duration::from_secs(4) {
                 turn += 1;
                 let due = begun + gap * turn;
@@ -363,6 +371,8 @@ fn latencies(plan: &Plan) -> Result<Vec<Figure>> {
                         vos.store.advance(CONTAINER, Epoch(vos.epoch))?;
                     }
                     rt::yield_now().await;
+                    let now = processor_time();
+                    longest = longest.max(now - std::mem::replace(&mut used, now));
                 }
                 let key = numbered(chance.below(RECORDS));
                 if turn.is_multiple_of(2) {
@@ -388,6 +398,11 @@ fn latencies(plan: &Plan) -> Result<Vec<Figure>> {
                 figures.push(Figure::new("history", name, Unit::Microseconds, [time].into_iter().collect()));
             }
         }
+        let name = format!("longest turn of the thread, in its own processor time, {with}");
+        let mut figure =
+            Figure::new("history", name, Unit::Microseconds, [longest.as_secs_f64() * 1e6].into_iter().collect());
+        figure.budget = Some(Budget::Ceiling(1000.0));
+        figures.push(figure);
     }
     Ok(figures)
 }

@@ -23,6 +23,7 @@ mod report;
 mod rpc;
 mod server;
 mod store;
+mod upkeep;
 mod workload;
 
 use std::path::PathBuf;
@@ -59,6 +60,7 @@ const BENCHES: &[Bench] = &[
         run: rpc::run,
     },
     Bench { name: "server", about: "key-value and array operations through a server over TCP", run: server::run },
+    Bench { name: "upkeep", about: "what is left to requests while history is given back", run: upkeep::run },
     Bench {
         name: "copy",
         about: "filesystem copy of a 2 GiB file and of 20,000 small ones, against cp",

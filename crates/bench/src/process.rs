@@ -75,11 +75,23 @@ impl ServerProcess {
 
     /// A new container in a new pool of `bytes`.
     pub async fn container(&self, bytes: u64) -> Result<Container> {
+        self.container_named("bench", bytes, &[]).await
+    }
+
+    /// A new container in a new pool of the same name.
+    pub async fn container_named(&self, name: &str, bytes: u64, properties: &[(&str, &str)]) -> Result<Container> {
         let system = System::connect(std::slice::from_ref(&self.address), options()).await?;
-        system.create_pool("bench", bytes, Vec::new()).await?;
-        let pool = system.pool("bench").await?;
-        pool.create_container(ContainerSpec::labelled("bench")).await?;
-        Ok(pool.container("bench").await?)
+        system.create_pool(name, bytes, Vec::new()).await?;
+        let pool = system.pool(name).await?;
+        let properties = properties.iter().map(|(name, value)| (name.to_string(), value.to_string())).collect();
+        pool.create_container(ContainerSpec { properties, ..ContainerSpec::labelled(name) }).await?;
+        Ok(pool.container(name).await?)
+    }
+
+    /// Destroys a pool with all that is in it.
+    pub async fn destroy_pool(&self, name: &str) -> Result<()> {
+        let system = System::connect(std::slice::from_ref(&self.address), options()).await?;
+        Ok(system.destroy_pool(name, true).await?)
     }
 
     /// Seconds of processor time used so far.

@@ -137,7 +137,7 @@ impl Bench<'_> {
     }
 }
 
-async fn new_kv(container: &Container) -> Result<Kv> {
+pub async fn new_kv(container: &Container) -> Result<Kv> {
     let class: ObjectClass = "S1".parse().ok().context("class S1")?;
     Ok(container.kv(container.new_object(ObjectType::KvHashed, Some(class)).await?))
 }
