@@ -11,6 +11,7 @@
 #![allow(clippy::disallowed_methods, reason = "it measures the outside world; the simulator never runs it")]
 
 mod copy;
+mod deep;
 mod figure;
 mod history;
 mod idle;
@@ -48,6 +49,11 @@ const BENCHES: &[Bench] = &[
         name: "history",
         about: "versions: depth of history, overlapping extents, diff, upkeep, recovery, bytes written",
         run: history::run,
+    },
+    Bench {
+        name: "deep",
+        about: "millions of small records (50 million with --full), and the way back",
+        run: deep::run,
     },
     Bench {
         name: "log",

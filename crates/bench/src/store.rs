@@ -161,11 +161,13 @@ pub(crate) struct Vos {
 
 impl Vos {
     pub(crate) fn create(directory: &Path, sizes: Sizes) -> Result<Vos> {
-        let regions = Regions {
-            log: region(directory, "log", sizes.log)?,
-            metadata: None,
-            data: region(directory, "data", sizes.data)?,
-        };
+        Vos::create_in(directory, directory, sizes)
+    }
+
+    /// With log and data in directories of their own.
+    pub(crate) fn create_in(log: &Path, data: &Path, sizes: Sizes) -> Result<Vos> {
+        let regions =
+            Regions { log: region(log, "log", sizes.log)?, metadata: None, data: region(data, "data", sizes.data)? };
         let identity = Identity { store: *b"bench-vos-store!", target: 0 };
         let media = media::Store::format(regions, identity, sizes.pages, Existing::Refuse)?;
         let mut store = vos::Store::format(media)?;
