@@ -59,6 +59,8 @@ pub struct Recovery {
     /// The owner's root, as of the checkpoint.
     pub root: Vec<u8>,
     scanner: Scanner,
+    /// Reads the same records, some time before.
+    ahead: Scanner,
     records: u64,
     /// Superblock copies to rewrite, the one not relied on first.
     rewrite: [u32; COPIES as usize],
@@ -83,6 +85,12 @@ impl Recovery {
         let next = self.scanner.next_record()?;
         self.records += next.is_some() as u64;
         Ok(next)
+    }
+
+    /// The record after the last that this gave, to know early what will be applied. `None`: there are no more, or
+    /// one cannot be read, which [`Recovery::next_record`] will tell.
+    pub fn look_ahead(&mut self) -> Option<Record<'_>> {
+        self.ahead.next_record().unwrap_or_default()
     }
 
     /// Ends the log where it could not be read: what follows is given up. For repair, when an operator says
@@ -218,8 +226,10 @@ impl Store {
         let space = Space::new(area, image);
         let log = Log::new(anchor.log_bytes, anchor.store);
         let (start, area) = (Lsn(anchor.checkpoint), log.area());
-        let scanner = Scanner::new(regions.log.clone(), area, anchor.store, start, anchor.log_start, anchor.sequence);
-        let recovery = Recovery { root: root.owner.clone(), scanner, records: 0, rewrite };
+        let scanner =
+            || Scanner::new(regions.log.clone(), area, anchor.store, start, anchor.log_start, anchor.sequence);
+        let (scanner, ahead) = (scanner(), scanner());
+        let recovery = Recovery { root: root.owner.clone(), scanner, ahead, records: 0, rewrite };
         Ok((Store::assemble(regions, watch, anchor, log, pages, space, (root, root_blocks)), recovery))
     }
 

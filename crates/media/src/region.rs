@@ -102,6 +102,15 @@ impl Region {
         self.disk.read_now(self.base + offset, bytes).map_err(told)
     }
 
+    /// As [`Disk::read_many_now`], at offsets in the region.
+    pub(crate) fn read_many_now(&self, reads: &mut [(u64, &mut [u8])]) -> Vec<Result<(), Cause>> {
+        for (offset, bytes) in reads.iter_mut() {
+            self.check(*offset, bytes.len());
+            *offset += self.base;
+        }
+        self.disk.read_many_now(reads).into_iter().map(|outcome| outcome.map_err(told)).collect()
+    }
+
     pub(crate) fn write_now(&self, offset: u64, bytes: &[u8]) -> Result<(), Cause> {
         self.check(offset, bytes.len());
         self.disk.write_now(self.base + offset, bytes).map_err(told)

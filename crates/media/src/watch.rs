@@ -75,14 +75,14 @@ impl Watch {
         self.hanging.borrow().as_ref().filter(|(hanging, _)| *hanging == device).map(|(_, cause)| cause.clone())
     }
 
-    /// Reads whole blocks on the spot.
-    pub(crate) fn read_now(&self, region: &Region, offset: u64, bytes: &mut [u8]) -> Result<(), Cause> {
+    /// Reads whole blocks on the spot, by `read`.
+    fn read_now<T>(&self, region: &Region, read: impl FnOnce() -> T) -> Result<T, Cause> {
         if let Some(cause) = self.refusal(self.device.device) {
             return Err(cause);
         }
         let began = rt::now();
         self.device.since.store(began.as_nanos(), Ordering::Release);
-        let outcome = region.read_now(offset, bytes);
+        let outcome = read();
         self.device.since.store(IDLE, Ordering::Release);
         let took = began.elapsed();
         if took > self.limit.get() {
@@ -92,7 +92,7 @@ impl Watch {
                 store.fail(self.device.device, cause);
             }
         }
-        outcome
+        Ok(outcome)
     }
 }
 
@@ -100,7 +100,12 @@ impl Watch {
 pub(crate) fn loader(watch: &std::rc::Rc<Watch>, region: &Region) -> Loader {
     let (watch, region) = (watch.clone(), region.clone());
     let device = watch.device.device;
-    let read =
-        Box::new(move |block: u32, bytes: &mut [u8]| watch.read_now(&region, block as u64 * BLOCK_BYTES as u64, bytes));
+    let read = Box::new(move |reads: &mut [(u64, &mut [u8])]| {
+        reads.iter_mut().for_each(|(at, _)| *at *= BLOCK_BYTES as u64);
+        match watch.read_now(&region, || region.read_many_now(reads)) {
+            Ok(outcomes) => outcomes,
+            Err(cause) => reads.iter().map(|_| Err(cause.clone())).collect(),
+        }
+    });
     Loader { device, read }
 }

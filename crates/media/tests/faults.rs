@@ -93,6 +93,11 @@ fn a_flipped_bit_in_a_page_is_named_and_the_others_stay_readable() {
         let at = *blocks_where(PAGE_BYTES, is_page).last().unwrap();
         sim.flip_bit(node, "/data", (at + 5000) * 8 + 3);
         let (ledger, _) = Ledger::open(BUDGET).unwrap();
+        // Read ahead of need, all but the bad one come, and any that are nobody's are no harm.
+        let some: Vec<_> = [30, 5, 9, 5, 10, 4000].map(media::PageId).to_vec();
+        ledger.store.pages().preload(&some);
+        let resident: Vec<bool> = some.iter().map(|id| ledger.store.pages_ref().is_resident(*id)).collect();
+        assert_eq!(resident, [true, true, false, true, true, false]);
         let mut bad = Vec::new();
         for page in 0..40 {
             let mut pages = ledger.store.pages();

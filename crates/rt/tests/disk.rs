@@ -107,6 +107,15 @@ async fn check_many_at_once(path: &Path) {
     }
     tasks.finish().await.unwrap();
     assert_eq!(disk.len().unwrap(), BLOCKS * 4096);
+    // Backwards, with one that lies beyond the end.
+    let wanted: Vec<u64> = (0..=BLOCKS).rev().collect();
+    let mut buffers: Vec<IoBuf> = wanted.iter().map(|_| IoBuf::zeroed(4096)).collect();
+    let mut reads: Vec<_> = wanted.iter().zip(&mut buffers).map(|(block, at)| (block * 4096, &mut at[..])).collect();
+    let outcomes = disk.read_many_now(&mut reads);
+    for ((block, outcome), buffer) in wanted.iter().zip(outcomes).zip(&buffers) {
+        assert_eq!(outcome.is_ok(), *block < BLOCKS, "block {block}");
+        assert!(*block == BLOCKS || buffer[..] == pattern(*block, 4096)[..]);
+    }
 }
 
 /// Starts operations, drops them unfinished, and uses as much memory as it can get in their place: a

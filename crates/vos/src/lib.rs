@@ -32,6 +32,7 @@
 #![forbid(unsafe_code)]
 
 mod aggregate;
+mod ahead;
 mod catalog;
 mod check;
 mod checked;

@@ -8,6 +8,7 @@
 use media::{Lsn, Pages, Recovered, Recovery, Reserve};
 use types::{Conditions, ContainerId, Epoch, Extent, Key, ObjectId, PoolId};
 
+use crate::ahead::Ahead;
 use crate::catalog::Catalog;
 use crate::check::{self, Report};
 use crate::commit::{self, SPLIT_PAGES};
@@ -77,6 +78,8 @@ impl Store {
         };
         // Of what an earlier life of the process read, nothing is known: see `start_clock`.
         store.reads.start(Epoch::MAX);
+        let mut ahead = Ahead::default();
+        ahead.step(&store.media, &store.catalog, &mut recovery);
         while let Some(found) = recovery.next_record()? {
             let decoded = record::decode(found.kind, found.payload).ok_or_else(|| Error::Corrupt {
                 place: format!("log position {}", found.lsn),
@@ -87,6 +90,7 @@ impl Store {
             if origin.session.0 != 0 {
                 seen(found.lsn, origin);
             }
+            ahead.step(&store.media, &store.catalog, &mut recovery);
         }
         let recovered = store.media.finish_recovery(recovery)?;
         Ok((store, recovered))

@@ -96,15 +96,23 @@ impl Tree {
         out.resize(keys.len(), self.root);
         for level in (1..=self.height(pages)?).rev() {
             for (key, id) in keys.iter().zip(out.iter_mut()) {
-                let body = body(pages, *id)?;
-                if usize::from(node::level(body)) != level {
-                    return Err(damaged(*id, "a child on the wrong level"));
-                }
-                let (next, _) = node::child(body, node::search_child(body, key))
-                    .ok_or_else(|| damaged(*id, "an inner node without children"))?;
-                *id = PageId(next);
+                *id = child_towards(pages, level, *id, key)?;
                 pages.prefetch(*id, PREFETCH_LINES);
             }
+        }
+        Ok(())
+    }
+
+    /// Brings the leaves of several keys to memory, and the pages on the way: those of a level together.
+    pub(crate) fn preload_leaves(&self, pages: &mut Pages, keys: &[Vec<u8>]) -> Result<()> {
+        let mut ids = vec![self.root; keys.len()];
+        for level in (1..=self.height(pages)?).rev() {
+            for (key, id) in keys.iter().zip(ids.iter_mut()) {
+                // Nothing is held from one key to the next, so that any number of pages may be gone through.
+                pages.begin_op();
+                *id = child_towards(pages, level, *id, key)?;
+            }
+            pages.preload(&ids);
         }
         Ok(())
     }
@@ -344,6 +352,17 @@ fn new_node(pages: &mut Pages) -> Result<PageId> {
 #[inline]
 pub(crate) fn body(pages: &Pages, id: PageId) -> Result<&Body> {
     Ok(Page::body(pages.get(id)?))
+}
+
+/// The child of the inner node `id`, which must be of `level`, that `key` belongs to.
+fn child_towards(pages: &Pages, level: usize, id: PageId, key: &[u8]) -> Result<PageId> {
+    let body = body(pages, id)?;
+    if usize::from(node::level(body)) != level {
+        return Err(damaged(id, "a child on the wrong level"));
+    }
+    let (child, _) = node::child(body, node::search_child(body, key))
+        .ok_or_else(|| damaged(id, "an inner node without children"))?;
+    Ok(PageId(child))
 }
 
 /// Child `index` of the inner node `id`, one level below it.

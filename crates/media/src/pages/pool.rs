@@ -35,11 +35,11 @@ const OVERSHOOT: u32 = 2;
 /// Reads pages from their device.
 pub(crate) struct Loader {
     pub(crate) device: Device,
-    /// `(block, bytes to fill)`.
+    /// Fills pages, each from its block.
     pub(crate) read: Read,
 }
 
-pub(crate) type Read = Box<dyn Fn(u32, &mut [u8]) -> std::result::Result<(), Arc<str>>>;
+pub(crate) type Read = Box<dyn Fn(&mut [(u64, &mut [u8])]) -> Vec<std::result::Result<(), Arc<str>>>>;
 
 /// The pages of one store.
 pub struct Pages {
@@ -407,37 +407,77 @@ impl Pages {
 
     #[cold]
     fn load(&self, id: PageId) -> Result<&Page> {
-        let entry = match self.entries.get(id.0 as usize) {
-            Some(entry) if entry.state.get() != FREE => entry,
+        match self.entries.get(id.0 as usize) {
+            Some(entry) if entry.state.get() != FREE => {}
             _ => return Err(Error::UnknownPage(id)),
         };
-        assert_eq!(entry.state.get(), CLEAN, "{id} has no frame, so it must be clean");
-        let block = entry.block.get();
-        let loader = self.loader.as_ref().expect("a page without a frame comes from a device");
         let frame = self.take_frame()?;
-        // SAFETY: the frame was just taken from the free ones: nothing refers to it.
-        let bytes = unsafe { &mut *self.arena.page(frame).cast::<[u8; PAGE_BYTES]>() };
-        let place = Place::Page { page: id, block };
-        let expected = Seal { page: id.0, kind: 0, lsn: 0, store: self.store, checkpoint: self.checkpoint };
-        let verified = (loader.read)(block, bytes)
-            .map_err(|cause| Error::Read { place, device: loader.device, cause })
-            .and_then(|()| page::verify(bytes, expected).map_err(|fault| Corrupt { place, fault }.into()));
-        // SAFETY: as in `get`; the frame is still nobody else's.
-        let verified = verified.and_then(|_| match (self.judge)(unsafe { &*self.arena.page(frame) }) {
-            true => Ok(()),
-            false => Err(Corrupt { place, fault: Fault::Contents }.into()),
-        });
-        let mut frames = self.frames.borrow_mut();
-        if let Err(error) = verified {
-            frames.free.push(frame);
-            return Err(error);
-        }
-        frames.loads += 1;
-        entry.frame.set(frame);
-        entry.touched.set(self.op);
-        self.owners[frame as usize].set(id.0);
+        self.fill(&[(id, frame)]).pop().expect("an outcome for each page")?;
         // SAFETY: as in `get`.
         Ok(unsafe { &*self.arena.page(frame) })
+    }
+
+    /// Brings pages to memory that are not there, many reads at a time: for whoever knows what will be asked for.
+    /// It takes no more than a quarter of the budget, from the first on. A page that cannot be read is left for
+    /// [`Pages::get`] to tell.
+    pub fn preload(&mut self, ids: &[PageId]) {
+        let most = (self.budget / 4) as usize;
+        let is_wanted = |id: &PageId| {
+            let entry = self.entries.get(id.0 as usize);
+            entry.is_some_and(|entry| entry.frame.get() == NO_FRAME && entry.state.get() == CLEAN)
+        };
+        let mut wanted: Vec<PageId> = ids.iter().copied().filter(is_wanted).take(most).collect();
+        wanted.sort_unstable();
+        wanted.dedup();
+        let framed: Vec<_> = wanted.into_iter().map_while(|id| Some((id, self.take_frame().ok()?))).collect();
+        for outcome in self.fill(&framed) {
+            if let Err(error) = outcome {
+                tracing::debug!(%error, "a page was not read ahead");
+            }
+        }
+    }
+
+    /// Reads pages into frames that nobody has, and verifies them; a frame whose page is not good is free again.
+    fn fill(&self, framed: &[(PageId, Frame)]) -> Vec<Result<()>> {
+        let loader = self.loader.as_ref().expect("a page without a frame comes from a device");
+        let mut reads: Vec<(u64, &mut [u8])> = Vec::with_capacity(framed.len());
+        for (id, frame) in framed {
+            let entry = &self.entries[id.0 as usize];
+            assert_eq!(entry.state.get(), CLEAN, "{id} has no frame, so it must be clean");
+            // SAFETY: the frames were just taken from the free ones, each once: nothing refers to them.
+            let bytes = unsafe { &mut *self.arena.page(*frame).cast::<[u8; PAGE_BYTES]>() };
+            reads.push((entry.block.get().into(), bytes));
+        }
+        let outcomes = (loader.read)(&mut reads);
+        drop(reads);
+        let filled = framed.iter().zip(outcomes).map(|(&(id, frame), outcome)| {
+            let entry = &self.entries[id.0 as usize];
+            let place = Place::Page { page: id, block: entry.block.get() };
+            let verified = outcome
+                .map_err(|cause| Error::Read { place, device: loader.device, cause })
+                .and_then(|()| self.verify(id, frame).map_err(|fault| Corrupt { place, fault }.into()));
+            let mut frames = self.frames.borrow_mut();
+            match verified {
+                Ok(()) => {
+                    frames.loads += 1;
+                    entry.frame.set(frame);
+                    entry.touched.set(self.op);
+                    self.owners[frame as usize].set(id.0);
+                }
+                Err(_) => frames.free.push(frame),
+            }
+            verified
+        });
+        filled.collect()
+    }
+
+    /// Whether `frame`, which nobody refers to, holds page `id`.
+    fn verify(&self, id: PageId, frame: Frame) -> std::result::Result<(), Fault> {
+        let expected = Seal { page: id.0, kind: 0, lsn: 0, store: self.store, checkpoint: self.checkpoint };
+        // SAFETY: as in `get`; the frame is nobody else's yet.
+        let (bytes, page) = unsafe { (&*self.arena.page(frame).cast::<[u8; PAGE_BYTES]>(), &*self.arena.page(frame)) };
+        page::verify(bytes, expected)?;
+        if (self.judge)(page) { Ok(()) } else { Err(Fault::Contents) }
     }
 
     #[cold]

@@ -53,6 +53,9 @@ pub enum Dax {
     Emulated,
 }
 
+/// Reads that [`Disk::read_many_now`] has under way at once.
+const READERS: usize = 32;
+
 /// An open file or block device. Clones share it; it closes (and unlocks) with the last of them.
 #[derive(Clone)]
 pub struct Disk {
@@ -224,6 +227,23 @@ impl Disk {
             DiskInner::Sim(file) | DiskInner::SimMapped(file) => file.read_now(offset, bytes),
             DiskInner::Mapped(file) => file.read_now(offset, bytes),
         }
+    }
+
+    /// Fills several buffers from several offsets, blocking until all are done: some at a time, for a device does
+    /// many reads in little more than the time of one. One after another where that would not help, and in the
+    /// simulator. The outcomes, in order.
+    pub fn read_many_now(&self, reads: &mut [(u64, &mut [u8])]) -> Vec<Result<(), DiskError>> {
+        let in_order = |reads: &mut [(u64, &mut [u8])]| -> Vec<_> {
+            reads.iter_mut().map(|(offset, bytes)| self.read_now(*offset, bytes)).collect()
+        };
+        if !matches!(self.inner, DiskInner::Os(_)) || self.is_memory() || reads.len() < READERS {
+            return in_order(reads);
+        }
+        let share = reads.len().div_ceil(READERS);
+        std::thread::scope(|scope| {
+            let readers: Vec<_> = reads.chunks_mut(share).map(|share| scope.spawn(move || in_order(share))).collect();
+            readers.into_iter().flat_map(|reader| reader.join().expect("reading does not panic")).collect()
+        })
     }
 
     /// Writes all of `bytes` at `offset`, blocking. Not durable before a sync.
