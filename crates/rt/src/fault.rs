@@ -103,11 +103,14 @@ pub fn disarm(name: &str) {
 /// What [`crate::fault!`] asks.
 #[inline]
 pub fn happens(name: &str) -> bool {
-    ARMED.load(Relaxed) > 0 && {
-        // Drawn only for a point that is armed here: what is armed elsewhere must not move this context's chances.
-        let random = with_points(|points| points.is_chance(name)).then(crate::random_u64);
-        with_points(|points| points.happens(name, || random.unwrap_or(0)))
-    }
+    ARMED.load(Relaxed) > 0 && is_struck(name)
+}
+
+#[cold]
+fn is_struck(name: &str) -> bool {
+    // Drawn only for a point that is armed here: what is armed elsewhere must not move this context's chances.
+    let random = with_points(|points| points.is_chance(name)).then(crate::random_u64);
+    with_points(|points| points.happens(name, || random.unwrap_or(0)))
 }
 
 fn with_points<R>(act: impl FnOnce(&mut Points) -> R) -> R {

@@ -105,6 +105,7 @@ impl IoBuf {
     }
 
     /// Appends `bytes`, moving to a larger allocation when there is no room.
+    #[inline]
     pub fn extend_from_slice(&mut self, bytes: &[u8]) {
         let end = self.len.checked_add(bytes.len()).expect("two slices in memory do not exceed the address space");
         self.reserve(end);
@@ -123,12 +124,18 @@ impl IoBuf {
     }
 
     /// Makes the capacity at least `needed`; doubles, so that appending costs amortised constant work.
+    #[inline]
     fn reserve(&mut self, needed: usize) {
         if needed > self.capacity {
-            let mut larger = IoBuf::with_capacity(needed.max(self.capacity * 2));
-            larger.extend_from_slice(self);
-            *self = larger;
+            self.grow(needed);
         }
+    }
+
+    #[cold]
+    fn grow(&mut self, needed: usize) {
+        let mut larger = IoBuf::with_capacity(needed.max(self.capacity * 2));
+        larger.extend_from_slice(self);
+        *self = larger;
     }
 }
 
