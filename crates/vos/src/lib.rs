@@ -79,6 +79,7 @@ mod view;
 
 pub use check::{CheckOptions, ContainerCount, Report};
 pub use checked::ReadScope;
+pub use coalesce::JoinLimits;
 pub use conflict::Party;
 pub use describe::{LogEntry, describe_record};
 pub use diff::{DiffAnchor, Difference, Kind};

@@ -11,6 +11,7 @@ use types::{Conditions, ContainerId, Epoch, Extent, Key, ObjectId, PoolId};
 use crate::ahead::Ahead;
 use crate::catalog::Catalog;
 use crate::check::{self, Report};
+use crate::coalesce::JoinLimits;
 use crate::commit::{self, SPLIT_PAGES};
 use crate::conflict::timestamps::Reads;
 use crate::diff::{self, DiffAnchor, Difference};
@@ -35,6 +36,7 @@ pub struct Store {
     pub(crate) catalog: Catalog,
     pub(crate) scratch: Scratch,
     pub(crate) reads: Reads,
+    pub(crate) join_limits: JoinLimits,
     /// A change failed after its record was logged: memory is behind the log, and only recovery mends it.
     is_stopped: bool,
 }
@@ -99,7 +101,8 @@ impl Store {
     pub(crate) fn assemble(media: media::Store, mut catalog: Catalog, read_before: Epoch) -> Store {
         catalog.sessions.set_capacity(media.usage().space.capacity);
         let reads = Reads::new(read_before);
-        Store { media, catalog, scratch: Scratch::default(), reads, is_stopped: false }
+        let (scratch, join_limits) = (Scratch::default(), JoinLimits::default());
+        Store { media, catalog, scratch, reads, join_limits, is_stopped: false }
     }
 
     /// What it is made of, for those that look at all of it.
