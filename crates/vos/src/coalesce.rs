@@ -245,6 +245,23 @@ struct Draft<'p, 'a> {
     credit: u64,
 }
 
+impl<'p, 'a> Draft<'p, 'a> {
+    /// The same behind a run and a gap, which it can pay.
+    fn behind(self, before: Option<Draft<'p, 'a>>, gap: Gap<'p, 'a>) -> Draft<'p, 'a> {
+        let nothing = || Draft { pieces: Vec::new(), parts: 0, version: Version::NEVER, bytes: 0, credit: 0 };
+        let Draft { mut pieces, parts, version, bytes, credit } = before.unwrap_or_else(nothing);
+        pieces.extend(gap.pieces);
+        pieces.extend(self.pieces);
+        Draft {
+            pieces,
+            parts: parts + self.parts,
+            version: version.max(self.version),
+            bytes: bytes.saturating_add(gap.bytes).saturating_add(self.bytes),
+            credit: credit.saturating_add(self.credit).saturating_sub(gap.bytes),
+        }
+    }
+}
+
 /// Pieces of guests, one at the other.
 #[derive(Default)]
 struct Gap<'p, 'a> {
@@ -376,15 +393,12 @@ impl<'a> Region<'a> {
                         credit: bytes.max(self.limits.part_bytes),
                     };
                     let between = std::mem::take(&mut gap);
-                    open = Some(match open.take() {
-                        None if between.pieces.is_empty() => part,
-                        before => match self.joined(before, between, part) {
-                            Ok(run) => run,
-                            Err((before, part)) => {
-                                runs.extend(before);
-                                part
-                            }
-                        },
+                    let before = open.take();
+                    open = Some(if self.can_join(before.as_ref(), &between, &part) {
+                        part.behind(before, between)
+                    } else {
+                        runs.extend(before);
+                        part
                     });
                 }
             }
@@ -393,26 +407,13 @@ impl<'a> Region<'a> {
         runs
     }
 
-    /// A run, what lies behind it, and a part, as one; or the first and the last, as they were.
-    #[allow(clippy::type_complexity)]
-    fn joined<'p>(
-        &self,
-        before: Option<Draft<'p, 'a>>,
-        gap: Gap<'p, 'a>,
-        part: Draft<'p, 'a>,
-    ) -> std::result::Result<Draft<'p, 'a>, (Option<Draft<'p, 'a>>, Draft<'p, 'a>)> {
-        let of_before = |what: fn(&Draft<'p, 'a>) -> u64| before.as_ref().map_or(0, what);
+    /// Whether a run (or none), what lies behind it, and a part become one.
+    fn can_join(&self, before: Option<&Draft<'_, 'a>>, gap: &Gap<'_, 'a>, part: &Draft<'_, 'a>) -> bool {
+        let of_before = |what: fn(&Draft<'_, 'a>) -> u64| before.map_or(0, what);
         let bytes = of_before(|run| run.bytes).saturating_add(gap.bytes).saturating_add(part.bytes);
         let credit = of_before(|run| run.credit).saturating_add(part.credit);
-        let version = before.as_ref().map_or(part.version, |run| run.version.max(part.version));
-        if bytes > self.limits.region_bytes || !self.fits(&gap, credit, version) {
-            return Err((before, part));
-        }
-        let parts = before.as_ref().map_or(0, |run| run.parts) + 1;
-        let mut pieces = before.map_or_else(Vec::new, |run| run.pieces);
-        pieces.extend(gap.pieces);
-        pieces.extend(part.pieces);
-        Ok(Draft { pieces, parts, version, bytes, credit: credit - gap.bytes })
+        let version = before.map_or(part.version, |run| run.version.max(part.version));
+        bytes <= self.limits.region_bytes && self.fits(gap, credit, version)
     }
 
     /// Ends a run, with what lies behind it, if that is worth it.
