@@ -76,6 +76,7 @@ mod upkeep;
 mod value;
 mod verified;
 mod view;
+mod walk;
 
 pub use check::{CheckOptions, ContainerCount, Report};
 pub use checked::ReadScope;
@@ -101,3 +102,4 @@ pub use sessions::EFFECTS_MAX;
 pub use shard::SNAPSHOTS_MAX;
 pub use space::{BulkExtent, Reservation};
 pub use store::Store;
+pub use walk::{KeyView, ValueView, Visitor, WalkAnchor, WalkedRecord, WalkedValue};
