@@ -8,6 +8,7 @@
 //! Checksums of data: clients compute them and engines verify them; `server` measures both.
 
 use std::cell::RefCell;
+use std::ops::ControlFlow;
 use std::path::Path;
 use std::rc::Rc;
 use std::time::Instant;
@@ -16,10 +17,12 @@ use anyhow::{Context, Result, bail};
 use media::{Existing, Identity, Region, Regions};
 use rt::disk::{Disk, IoBuf, OpenMode};
 use types::{Conditions, ContainerId, Epoch, Extent, Key, ObjectClass, ObjectId, ObjectType, PoolId, SessionId};
-use vos::{AkeyRead, AkeyWrite, ListPart, Origin, Payload, ReadWhat, Source, Update, ValueRead, ValueWrite};
+use vos::{
+    AkeyRead, AkeyWrite, ListPart, Origin, Payload, ReadWhat, Source, Update, ValueRead, ValueWrite, WalkedValue,
+};
 
 use crate::figure::{Budget, Figure, Samples, Unit};
-use crate::measure::{Chance, Plan, key};
+use crate::measure::{Chance, Plan, key, timed};
 use crate::peers::disk::BareDisk;
 use crate::peers::fjall::Fjall;
 use crate::peers::memory;
@@ -67,11 +70,13 @@ impl Measured {
 
 fn small(plan: &Plan, place: Place, workload: Workload) -> Result<Vec<Figure>> {
     let [mut ours, mut redb, mut fjall] = std::array::from_fn(|_| Measured::default());
-    let mut overhead = Samples::default();
+    let (mut overhead, mut lists) = (Samples::default(), Samples::default());
     for _ in 0..plan.rounds {
         let directory = place.directory(plan)?;
         let mut vos = Vos::create(directory.path(), Sizes::of(workload))?;
         ours.push(workload.run(&mut vos)?);
+        let (seconds, listed) = timed(|| vos.list());
+        lists.push(listed? as f64 / seconds);
         overhead.push(vos.page_bytes()? / (2 * workload.records) as f64 - (workload.value_bytes + KEY_BYTES) as f64);
         drop((vos, directory));
         let directory = place.directory(plan)?;
@@ -117,7 +122,9 @@ fn small(plan: &Plan, place: Place, workload: Workload) -> Result<Vec<Figure>> {
             scan.budget = at_least(20_000_000.0);
         }
     }
-    let mut figures = vec![update, fetch, new_version, scan];
+    let name = format!("list of dkeys, {bytes} B, {of} records, {}", place.name());
+    let list = Figure::new("store", name, Unit::PerSecond, lists).beside("redb, scan", redb.scan.clone());
+    let mut figures = vec![update, fetch, new_version, scan, list];
     if bytes == 64 && place == Place::Memory {
         let name = format!("bytes a version beyond key and value, {of} keys written twice");
         figures.push(Figure::new("store", name, Unit::Bytes, overhead).budget(Budget::Ceiling(130.0)));
@@ -206,6 +213,23 @@ impl Vos {
     }
 }
 
+impl Vos {
+    /// Lists all dkeys; how many there are.
+    fn list(&mut self) -> Result<usize> {
+        let mut keys = 0;
+        let mut after = None;
+        loop {
+            let part = ListPart::forward(after.as_ref(), vos::LIST_MAX);
+            let listed = self.store.list_dkeys(CONTAINER, Epoch::MAX, 0, self.object, part)?;
+            keys += listed.entries.len();
+            match listed.next {
+                None => return Ok(keys),
+                next => after = next,
+            }
+        }
+    }
+}
+
 impl Engine for Vos {
     fn name(&self) -> &'static str {
         "vos"
@@ -233,15 +257,15 @@ impl Engine for Vos {
         let mut records = 0;
         let mut after = None;
         loop {
-            let page = self.store.list_dkeys(
-                CONTAINER,
-                Epoch::MAX,
-                0,
-                self.object,
-                ListPart::forward(after.as_ref(), vos::LIST_MAX),
-            )?;
-            records += page.entries.len();
-            match page.next {
+            let next =
+                self.store.walk_records(CONTAINER, Epoch::MAX, after.as_ref(), vos::LIST_MAX, &mut |record| {
+                    if let WalkedValue::Single(value) = record.value {
+                        std::hint::black_box((record.dkey, value.inline().map(|bytes| bytes.first())));
+                        records += 1;
+                    }
+                    ControlFlow::Continue(())
+                })?;
+            match next {
                 None => return Ok(records),
                 next => after = next,
             }

@@ -47,6 +47,19 @@ impl<'a> Cursor<'a> {
         if self.is_valid() { node::value(self.leaf, self.index) } else { &[] }
     }
 
+    /// The page that the cursor is in, and its place there.
+    #[inline]
+    pub(crate) fn leaf(&self) -> (&'a Body, usize) {
+        (self.leaf, self.index)
+    }
+
+    /// Moves to a record of the page that the cursor is in.
+    #[inline]
+    pub(crate) fn move_within(&mut self, index: usize) {
+        debug_assert!(index < node::count(self.leaf), "a record of this page");
+        self.index = index;
+    }
+
     /// Whether a record is here and its key begins with `prefix`.
     #[inline]
     pub(crate) fn starts_with(&self, prefix: &[u8]) -> bool {

@@ -171,22 +171,42 @@ pub(crate) fn first_start(class: u8, index: u64) -> u64 {
     index.saturating_sub((1u64 << class.min(63)) - 1)
 }
 
+/// Position of the first zero.
+#[inline]
+pub(crate) fn find_zero(bytes: &[u8]) -> Option<usize> {
+    const ONES: u64 = 0x0101_0101_0101_0101;
+    let (words, rest) = bytes.as_chunks::<8>();
+    for (index, word) in words.iter().enumerate() {
+        // The lowest byte whose high bit is set is the first that borrowed: the first zero.
+        let word = u64::from_le_bytes(*word);
+        let zeros = word.wrapping_sub(ONES) & !word & (ONES << 7);
+        if zeros != 0 {
+            return Some(index * 8 + zeros.trailing_zeros() as usize / 8);
+        }
+    }
+    rest.iter().position(|&b| b == 0).map(|at| words.len() * 8 + at)
+}
+
 /// Length of the encoded dkey or akey at the head of `bytes`; `None` if there is none.
 pub(crate) fn key_len(bytes: &[u8]) -> Option<usize> {
     match *bytes.first()? {
         INTEGER => (bytes.len() >= 9).then_some(9),
-        BYTES => {
-            let mut at = 1;
-            loop {
-                at += bytes.get(at..)?.iter().position(|&b| b == 0)?;
-                let code = *bytes.get(at + 1)?;
-                at += 2;
-                if code < LONG_RUN {
-                    return Some(at);
-                }
-            }
-        }
+        BYTES => Some(1 + string_len(bytes.get(1..)?)?),
         _ => None,
+    }
+}
+
+/// Length of the escaped string at the head of `bytes`, its end included; `None` if it has none.
+#[inline]
+pub(crate) fn string_len(bytes: &[u8]) -> Option<usize> {
+    let mut at = 0;
+    loop {
+        at += find_zero(bytes.get(at..)?)?;
+        let code = *bytes.get(at + 1)?;
+        at += 2;
+        if code < LONG_RUN {
+            return Some(at);
+        }
     }
 }
 
@@ -200,20 +220,36 @@ pub(crate) fn read_key(bytes: &[u8]) -> Option<(Key, usize)> {
             Some((Key::Integer(u64::from_be_bytes(n)), len))
         }
         _ => {
-            let mut plain = Vec::with_capacity(len);
-            let mut rest = bytes.get(1..len)?;
-            loop {
-                let zero = rest.iter().position(|&b| b == 0)?;
-                plain.extend_from_slice(&rest[..zero]);
-                let code = *rest.get(zero + 1)?;
-                let run = if code <= LONG_RUN { code } else { 0xff - code };
-                plain.resize(plain.len() + usize::from(run), 0);
-                if code < LONG_RUN {
-                    return Some((Key::new(plain).ok()?, len));
-                }
-                rest = &rest[zero + 2..];
+            let escaped = bytes.get(1..len)?;
+            if let Some(plain) = unescaped(escaped) {
+                return Some((Key::new(plain).ok()?, len));
             }
+            let mut plain = Vec::with_capacity(len);
+            unescape(escaped, &mut plain)?;
+            Some((Key::new(plain).ok()?, len))
         }
+    }
+}
+
+/// The bytes of an escaped string, its end included, when they are as they were.
+pub(crate) fn unescaped(escaped: &[u8]) -> Option<&[u8]> {
+    let plain = escaped.strip_suffix(&[0, 0])?;
+    find_zero(plain).is_none().then_some(plain)
+}
+
+/// Appends the bytes of an escaped string; `None` when it has no end.
+pub(crate) fn unescape(escaped: &[u8], plain: &mut Vec<u8>) -> Option<()> {
+    let mut rest = escaped;
+    loop {
+        let zero = rest.iter().position(|&b| b == 0)?;
+        plain.extend_from_slice(&rest[..zero]);
+        let code = *rest.get(zero + 1)?;
+        let run = if code <= LONG_RUN { code } else { 0xff - code };
+        plain.resize(plain.len() + usize::from(run), 0);
+        if code < LONG_RUN {
+            return Some(());
+        }
+        rest = &rest[zero + 2..];
     }
 }
 
@@ -371,6 +407,21 @@ mod tests {
             }
         }
         all
+    }
+
+    #[test]
+    fn the_first_zero_is_found_wherever_it_lies() {
+        for len in 0..40 {
+            for first in 0..=len {
+                for fill in [1u8, 0x7f, 0x80, 0xff] {
+                    let mut bytes = vec![fill; len];
+                    bytes.iter_mut().skip(first).step_by(3).for_each(|byte| *byte = 0);
+                    assert_eq!(find_zero(&bytes), bytes.iter().position(|&b| b == 0), "{bytes:?}");
+                    bytes.iter_mut().skip(first + 1).for_each(|byte| *byte = byte.wrapping_add(1));
+                    assert_eq!(find_zero(&bytes), bytes.iter().position(|&b| b == 0), "{bytes:?}");
+                }
+            }
+        }
     }
 
     /// A count that no array has, from a damaged record: a class like any other, and no panic.

@@ -76,9 +76,11 @@ mod upkeep;
 mod value;
 mod verified;
 mod view;
+mod walk;
 
 pub use check::{CheckOptions, ContainerCount, Report};
 pub use checked::ReadScope;
+pub use coalesce::JoinLimits;
 pub use conflict::Party;
 pub use describe::{LogEntry, describe_record};
 pub use diff::{DiffAnchor, Difference, Kind};
@@ -100,3 +102,4 @@ pub use sessions::EFFECTS_MAX;
 pub use shard::SNAPSHOTS_MAX;
 pub use space::{BulkExtent, Reservation};
 pub use store::Store;
+pub use walk::{KeyView, ValueView, Visitor, WalkAnchor, WalkedRecord, WalkedValue};

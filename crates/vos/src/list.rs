@@ -106,25 +106,26 @@ fn children<T>(
     view: &View<'_>,
     owner: &[u8],
     part: ListPart<'_, Key>,
-    mut each: impl FnMut(&Children<'_>, &[u8]) -> Result<Option<T>>,
+    mut each: impl FnMut(&Children<'_>) -> Result<Option<T>>,
 ) -> Result<Listing<T, Key>> {
     let mut answer = Part::<T, ()>::new(part.limit)?;
     let is_forward = part.direction == Direction::Forward;
     let mut children =
         if is_forward { Children::below(view, owner, part.after)? } else { Children::down(view, owner, part.after)? };
     let mut last: Vec<u8> = Vec::new();
-    while let Some(child) = children.key()? {
+    while children.read()? {
         if answer.is_full() {
             return Ok(Listing { entries: answer.entries, next: Some(decode_child(&last, owner.len())?) });
         }
-        answer.entries.extend(each(&children, &child)?);
+        answer.entries.extend(each(&children)?);
         answer.passed();
+        last.clear();
+        last.extend_from_slice(children.key());
         if is_forward {
-            children.pass(&child)?;
-        } else if !children.back(&child)? {
+            children.pass()?;
+        } else if !children.back()? {
             break;
         }
-        last = child;
     }
     Ok(Listing { entries: answer.entries, next: None })
 }
@@ -139,9 +140,9 @@ pub(crate) fn dkeys(
     let mut object = Vec::new();
     key::push_object(&mut object, group, oid);
     let view = View::open(shard, pages, &object, at)?;
-    children(&view, &object, part, |children, dkey| {
-        let is_visible = children.shows(&view, dkey) || view.dkey_visible(dkey)?;
-        is_visible.then(|| decode_child(dkey, OBJECT_BYTES)).transpose()
+    children(&view, &object, part, |children| {
+        let is_visible = children.shows_dkey(&view) || view.dkey_visible(children.key())?;
+        is_visible.then(|| decode_child(children.key(), OBJECT_BYTES)).transpose()
     })
 }
 
@@ -157,7 +158,8 @@ pub(crate) fn akeys(
     let view = View::open(shard, pages, &prefix, at)?;
     key::push_key(&mut prefix, dkey);
     let above = view.hidden_below(&prefix, view.hidden)?;
-    children(&view, &prefix, part, |_, akey| {
+    children(&view, &prefix, part, |children| {
+        let akey = children.key();
         let hidden = view.hidden_below(akey, above)?;
         let single = view.single(akey, hidden)?.is_some();
         let record_bytes = view.record_bytes(akey, hidden)?;

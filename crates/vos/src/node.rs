@@ -111,6 +111,15 @@ impl KeyRef<'_> {
         }
     }
 
+    /// Whether the key sorts before `other`.
+    #[inline]
+    pub(crate) fn is_below(&self, other: &[u8]) -> bool {
+        match other.split_at_checked(self.prefix.len()) {
+            Some((head, tail)) => (self.prefix, self.suffix) < (head, tail),
+            None => self.prefix < other,
+        }
+    }
+
     /// Replaces `out` by the whole key.
     #[inline]
     pub(crate) fn copy_to(&self, out: &mut Vec<u8>) {
@@ -266,6 +275,29 @@ pub(crate) fn value(body: &Body, index: usize) -> &[u8] {
         Some(n) => body.get(at + 2..at + 2 + usize::from(u16::from_le_bytes([n[0], n[1]]))).unwrap_or_default(),
         None => &[],
     }
+}
+
+/// A record of a page: what a slot leads to.
+#[derive(Clone, Copy)]
+pub(crate) struct RecordRef<'a> {
+    /// First bytes of the suffix: when they differ, the keys do.
+    pub(crate) head: u32,
+    pub(crate) suffix: &'a [u8],
+    pub(crate) value: &'a [u8],
+}
+
+/// The records from `first` on, in order. Cheaper than to ask for each.
+pub(crate) fn records(body: &Body, first: usize) -> impl Iterator<Item = RecordRef<'_>> {
+    slots(body).get(first..).unwrap_or_default().iter().map(|slot| {
+        let slot = u64::from_le_bytes(*slot);
+        let (at, len) = slot_parts(slot);
+        let value = || {
+            let (length, rest) = body.get(at + len..)?.split_first_chunk::<2>()?;
+            rest.get(..usize::from(u16::from_le_bytes(*length)))
+        };
+        let suffix = body.get(at..at + len).unwrap_or_default();
+        RecordRef { head: (slot >> 32) as u32, suffix, value: value().unwrap_or_default() }
+    })
 }
 
 /// Where the value of record `index` lies in the body.

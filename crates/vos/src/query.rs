@@ -79,21 +79,21 @@ fn edge<'a>(
     if edge == Edge::Highest {
         let mut end = owner.to_vec();
         end.push(BYTES);
-        if !children.back(&end)? {
+        if !children.back_from(&end)? {
             return Ok(None);
         }
     }
-    while let Some(child) = children.key_of_kind(INTEGER)? {
-        if visible(&child)? {
-            return match decode_child(&child, owner.len())? {
+    while children.read_of_kind(INTEGER)? {
+        if visible(children.key())? {
+            return match decode_child(children.key(), owner.len())? {
                 Key::Integer(n) => Ok(Some(n)),
                 Key::Bytes(_) => Err(unreadable("an integer key")),
             };
         }
         match edge {
-            Edge::Lowest => children.pass(&child)?,
+            Edge::Lowest => children.pass()?,
             Edge::Highest => {
-                if !children.back(&child)? {
+                if !children.back()? {
                     break;
                 }
             }

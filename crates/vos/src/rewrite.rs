@@ -6,6 +6,7 @@
 //! What is worth it: `coalesce`.
 
 use std::future::Future;
+use std::ops::Range;
 use std::pin::pin;
 use std::task::{Context, Poll, Waker};
 
@@ -14,10 +15,10 @@ use media::{Pages, PinGuard};
 use rt::disk::IoBuf;
 use types::{ContainerId, Extent};
 
-use crate::coalesce::{Plan, extent_key};
+use crate::coalesce::{Plan, Witness, extent_key};
 use crate::error::Result;
 use crate::key::{self, Record, Version};
-use crate::request::{INLINE_BYTES_MAX, Payload, Source};
+use crate::request::{BulkList, INLINE_BYTES_MAX, Payload, Source};
 use crate::shard::Shard;
 use crate::space::Reservation;
 use crate::update::{self, Scratch};
@@ -45,6 +46,8 @@ pub struct Rewrite {
     pub(crate) record_bytes: u32,
     /// What goes.
     pub(crate) parts: Vec<(Extent, Version)>,
+    /// Of what stays below what comes.
+    witnesses: Vec<Witness>,
     /// What comes.
     pub(crate) runs: Vec<Run>,
     inline: Vec<u8>,
@@ -97,8 +100,8 @@ impl Rewrite {
             let (extent, version, sources) = (run.extent, run.version, run.sources);
             runs.push(Run { extent, version, sources, bytes, at, inline: IoBuf::default(), checksums: Vec::new() });
         }
-        let Plan { akey, record_bytes, parts, inline, .. } = plan;
-        Ok(Rewrite { container, akey, record_bytes, parts, runs, inline, pin })
+        let Plan { akey, record_bytes, parts, witnesses, inline, .. } = plan;
+        Ok(Rewrite { container, akey, record_bytes, parts, witnesses, runs, inline, pin })
     }
 
     /// Bytes that are written.
@@ -129,11 +132,17 @@ impl Rewrite {
         run_now(transfer(reader, &self.inline, &mut self.runs))
     }
 
-    /// Whether everything that goes is still there. Reads every page that the swap will change.
+    /// Whether everything that goes is still there, and what stays below would still be seen. Reads every page
+    /// that the swap will change.
     pub(crate) fn is_current(&self, shard: &Shard, pages: &Pages) -> Result<bool> {
         for (extent, version) in &self.parts {
             let found = shard.tree.get(pages, &extent_key(&self.akey, *extent, *version))?;
             if found.and_then(value::read_count) != Some(extent.count) {
+                return Ok(false);
+            }
+        }
+        for witness in &self.witnesses {
+            if !witness.is_true(shard, pages, &self.akey)? {
                 return Ok(false);
             }
         }
@@ -192,8 +201,25 @@ pub(crate) fn apply_mend(
     shard.save_all(pages)
 }
 
+const CHUNK: u64 = types::CHECKSUM_CHUNK_BYTES as u64;
+
+/// Whole chunks of a value, verified.
+struct Recent {
+    extents: BulkList,
+    whole: Range<u64>,
+    bytes: IoBuf,
+}
+
+impl Recent {
+    fn has(&self, extents: &BulkList, chunks: &Range<u64>) -> bool {
+        self.extents == *extents && self.whole.start <= chunks.start && chunks.end <= self.whole.end
+    }
+}
+
 /// Fills runs with the bytes of their sources.
 async fn transfer(reader: Reader<'_>, inline: &[u8], runs: &mut [Run]) -> Result<()> {
+    // The piece after the next is often of the same chunk: of what lies under many small extents.
+    let mut recent: Option<Recent> = None;
     for run in runs {
         let mut bytes = IoBuf::with_capacity(run.bytes as usize);
         for source in &run.sources {
@@ -205,7 +231,14 @@ async fn transfer(reader: Reader<'_>, inline: &[u8], runs: &mut [Run]) -> Result
                     bytes.extend_from_slice(&value[part.start as usize..part.end as usize]);
                 }
                 Source::Bulk { extents, bytes: all, checksums, part } => {
-                    bytes.extend_from_slice(&reader.part(extents, *all, checksums, part.clone()).await?);
+                    let whole = part.start / CHUNK * CHUNK..part.end.next_multiple_of(CHUNK).min(*all);
+                    if !recent.as_ref().is_some_and(|recent| recent.has(extents, &whole)) {
+                        let read = reader.part(extents, *all, checksums, whole.clone()).await?;
+                        recent = Some(Recent { extents: extents.clone(), whole, bytes: read });
+                    }
+                    let recent = recent.as_ref().expect("just read");
+                    let from = |at: u64| (at - recent.whole.start) as usize;
+                    bytes.extend_from_slice(&recent.bytes[from(part.start)..from(part.end)]);
                 }
             }
         }

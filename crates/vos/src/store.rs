@@ -11,6 +11,7 @@ use types::{Conditions, ContainerId, Epoch, Extent, Key, ObjectId, PoolId};
 use crate::ahead::Ahead;
 use crate::catalog::Catalog;
 use crate::check::{self, Report};
+use crate::coalesce::JoinLimits;
 use crate::commit::{self, SPLIT_PAGES};
 use crate::conflict::timestamps::Reads;
 use crate::diff::{self, DiffAnchor, Difference};
@@ -24,7 +25,8 @@ use crate::request::{
 use crate::shard::SNAPSHOTS_MAX;
 use crate::space::Reservation;
 use crate::update::{self, Scratch};
-use crate::{aggregate, fetch, list, maintain, node, prepare, punch, query, rewrite};
+use crate::walk::{Visitor, WalkAnchor};
+use crate::{aggregate, fetch, list, maintain, node, prepare, punch, query, rewrite, walk};
 
 /// Changes of more records than this must fit the page budget twice.
 pub(crate) const SMALL_RECORDS: usize = 16;
@@ -35,6 +37,7 @@ pub struct Store {
     pub(crate) catalog: Catalog,
     pub(crate) scratch: Scratch,
     pub(crate) reads: Reads,
+    pub(crate) join_limits: JoinLimits,
     /// A change failed after its record was logged: memory is behind the log, and only recovery mends it.
     is_stopped: bool,
 }
@@ -99,7 +102,8 @@ impl Store {
     pub(crate) fn assemble(media: media::Store, mut catalog: Catalog, read_before: Epoch) -> Store {
         catalog.sessions.set_capacity(media.usage().space.capacity);
         let reads = Reads::new(read_before);
-        Store { media, catalog, scratch: Scratch::default(), reads, is_stopped: false }
+        let (scratch, join_limits) = (Scratch::default(), JoinLimits::default());
+        Store { media, catalog, scratch, reads, join_limits, is_stopped: false }
     }
 
     /// What it is made of, for those that look at all of it.
@@ -466,6 +470,25 @@ impl Store {
                 Direction::Backward => list::extents_back(shard, pages, at, place, within, limit),
             }
         })
+    }
+
+    /// Hands everything that can be seen of a container at `at` to `each`, in the order of keys, from `after` on: at
+    /// most `limit` records, and no more once it says stop. The answer is where to go on; `None` at the end. Whoever
+    /// reads the blocks that a record names pins them before the call.
+    ///
+    /// Cost: a step of a cursor for each record and each older version, and a descent for each array.
+    ///
+    /// # Errors
+    /// Of lists; records before the failing one were handed out.
+    pub fn walk_records(
+        &mut self,
+        container: ContainerId,
+        at: Epoch,
+        after: Option<&WalkAnchor>,
+        limit: usize,
+        each: Visitor<'_>,
+    ) -> Result<Option<WalkAnchor>> {
+        self.look(container, at, |shard, pages, at| walk::walk(shard, pages, at, after, limit, each))
     }
 
     /// Highest epoch at which anything stored of the object was written or punched.

@@ -8,7 +8,7 @@
 use media::Reserve;
 use types::{ContainerId, Epoch};
 
-use crate::coalesce::{self, Looked};
+use crate::coalesce::{self, JoinLimits, Looked};
 use crate::commit::SPLIT_PAGES;
 use crate::error::Result;
 use crate::intent::oldest;
@@ -63,6 +63,11 @@ impl Store {
         Ok(maintain::is_wanted(&self.catalog))
     }
 
+    /// Changes what [`Store::plan_rewrite`] takes for small, and how much it looks at.
+    pub fn set_join_limits(&mut self, limits: JoinLimits) {
+        self.join_limits = limits;
+    }
+
     /// Looks for small extents to join, a small step at a time; the answer is what to do next. Reserved
     /// blocks count against the pool's quota.
     ///
@@ -74,13 +79,13 @@ impl Store {
         let Some(container) = coalesce::next(self.catalog.shards.values()) else {
             return Ok(Rewriting::Nothing);
         };
-        let Store { media, catalog, .. } = self;
+        let Store { media, catalog, join_limits, .. } = self;
         let mut pages = media.pages();
         pages.begin_op();
         let (looked, until) = catalog.with_shard(container, |shard| {
             let (since, until) = (shard.coalesced, shard.aggregated);
             let mut walk = shard.walk.take().unwrap_or_else(|| Walk::new(since, until));
-            let looked = coalesce::look(shard, &pages, &mut walk)?;
+            let looked = coalesce::look(shard, &pages, &mut walk, join_limits)?;
             let until = walk.until;
             shard.walk = Some(walk);
             Ok((looked, until))

@@ -67,6 +67,13 @@ impl Stored<'_> {
         }
     }
 
+    /// One for each chunk.
+    pub(crate) fn checksums(&self) -> Checksums {
+        match self {
+            Stored::Inline { checksums, .. } | Stored::Bulk { checksums, .. } => read_checksums(checksums),
+        }
+    }
+
     /// A source for the byte range `part`; inline bytes are appended to `inline`.
     pub(crate) fn source(&self, part: std::ops::Range<u64>, inline: &mut Vec<u8>) -> Source {
         match *self {

@@ -41,6 +41,12 @@ impl<'a> View<'a> {
         Ok(view)
     }
 
+    /// Whether something in the object was punched at some time: then its punches have to be looked for.
+    #[inline]
+    pub(crate) fn is_flagged(&self) -> bool {
+        self.flagged
+    }
+
     /// Newest version that a punch of `owner` (a dkey or akey, by its key prefix) hides; `above` is what
     /// punches of its owners hide.
     pub(crate) fn hidden_below(&self, owner: &[u8], above: Version) -> Result<Version> {
@@ -115,15 +121,12 @@ impl<'a> View<'a> {
     pub(crate) fn dkey_visible(&self, dkey: &[u8]) -> Result<bool> {
         let hidden = self.hidden_below(dkey, self.hidden)?;
         let mut children = Children::below(self, dkey, None)?;
-        while let Some(akey) = children.key()? {
+        while children.read()? {
             // The first record under the cursor mostly answers: a single value, old enough, never punched.
-            if !self.flagged && children.on_single(&akey, self.at) {
+            if children.shows_akey(self) || self.akey_visible(children.key(), hidden)? {
                 return Ok(true);
             }
-            if self.akey_visible(&akey, hidden)? {
-                return Ok(true);
-            }
-            children.pass(&akey)?;
+            children.pass()?;
         }
         Ok(false)
     }
@@ -131,11 +134,11 @@ impl<'a> View<'a> {
     /// Whether the object has anything visible.
     pub(crate) fn object_visible(&self, object: &[u8]) -> Result<bool> {
         let mut children = Children::below(self, object, None)?;
-        while let Some(dkey) = children.key()? {
-            if self.dkey_visible(&dkey)? {
+        while children.read()? {
+            if children.shows_dkey(self) || self.dkey_visible(children.key())? {
                 return Ok(true);
             }
-            children.pass(&dkey)?;
+            children.pass()?;
         }
         Ok(false)
     }
@@ -198,11 +201,18 @@ fn version_under(cursor: &Cursor<'_>, prefix: &[u8]) -> Option<Version> {
         .flatten()
 }
 
+/// Records of one child that are passed one by one before a new descent is cheaper.
+const STEPS_MAX: u32 = 4;
+
 /// The children (dkeys of an object, akeys of a dkey) that have records, in order.
 pub(crate) struct Children<'a> {
     cursor: Cursor<'a>,
-    owner: Vec<u8>,
+    /// Length of the owner's key prefix.
+    owner: usize,
+    /// Key of a record of the child; begins with the owner's.
     probe: Vec<u8>,
+    /// Length of the child's key prefix.
+    child: usize,
 }
 
 impl<'a> Children<'a> {
@@ -216,7 +226,8 @@ impl<'a> Children<'a> {
                 probe.push(BEYOND);
             }
         }
-        Ok(Children { cursor: Cursor::at(view.tree, view.pages, &probe)?, owner: owner.to_vec(), probe })
+        let cursor = Cursor::at(view.tree, view.pages, &probe)?;
+        Ok(Children { cursor, owner: owner.len(), child: owner.len(), probe })
     }
 
     /// Children of `owner`, from the last one before `before` down.
@@ -226,60 +237,74 @@ impl<'a> Children<'a> {
             None => probe.push(BEYOND),
             Some(before) => key::push_key(&mut probe, before),
         }
-        Ok(Children { cursor: Cursor::before(view.tree, view.pages, &probe)?, owner: owner.to_vec(), probe })
+        let cursor = Cursor::before(view.tree, view.pages, &probe)?;
+        Ok(Children { cursor, owner: owner.len(), child: owner.len(), probe })
     }
 
-    /// Key prefix of the child under the cursor, if there is one.
-    pub(crate) fn key(&mut self) -> Result<Option<Vec<u8>>> {
+    /// Learns the child under the cursor; false when there is none.
+    pub(crate) fn read(&mut self) -> Result<bool> {
         // An owner's punches lie before its children.
-        let first = self.cursor.starts_with(&self.owner).then(|| self.cursor.key().after::<1>(self.owner.len()));
+        let owner = &self.probe[..self.owner];
+        let first = self.cursor.starts_with(owner).then(|| self.cursor.key().after::<1>(self.owner));
         if matches!(first, None | Some(Some([LIFE]))) {
-            return Ok(None);
+            return Ok(false);
         }
         self.cursor.key().copy_to(&mut self.probe);
-        let rest = &self.probe[self.owner.len()..];
-        let len = key::key_len(rest).ok_or_else(|| unreadable("a key"))?;
-        Ok(Some(self.probe[..self.owner.len() + len].to_vec()))
+        let len = key::key_len(&self.probe[self.owner..]).ok_or_else(|| unreadable("a key"))?;
+        self.child = self.owner + len;
+        Ok(true)
     }
 
-    /// As [`Children::key`], but only for a child whose key is of `kind`.
-    pub(crate) fn key_of_kind(&mut self, kind: u8) -> Result<Option<Vec<u8>>> {
-        if self.cursor.key().after::<1>(self.owner.len()) != Some([kind]) {
-            return Ok(None);
-        }
-        self.key()
+    /// As [`Children::read`], but only a child whose key is of `kind`.
+    pub(crate) fn read_of_kind(&mut self, kind: u8) -> Result<bool> {
+        Ok(self.cursor.key().after::<1>(self.owner) == Some([kind]) && self.read()?)
     }
 
-    /// Moves beyond `child`, which the cursor is in.
-    pub(crate) fn pass(&mut self, child: &[u8]) -> Result<()> {
-        // Most children have one record.
-        self.cursor.next()?;
-        if !self.cursor.starts_with(child) {
-            return Ok(());
+    /// Key prefix of the child that was read last.
+    pub(crate) fn key(&self) -> &[u8] {
+        &self.probe[..self.child]
+    }
+
+    /// Moves beyond the child that was read, which the cursor is in.
+    pub(crate) fn pass(&mut self) -> Result<()> {
+        // Most children have few records.
+        for _ in 0..STEPS_MAX {
+            self.cursor.next()?;
+            if !self.cursor.starts_with(&self.probe[..self.child]) {
+                return Ok(());
+            }
         }
-        self.probe.clear();
-        self.probe.extend_from_slice(child);
+        self.probe.truncate(self.child);
         self.probe.push(BEYOND);
         self.cursor.seek(&self.probe)
     }
 
-    /// Moves to the last child before `child`; false when there is none.
-    pub(crate) fn back(&mut self, child: &[u8]) -> Result<bool> {
-        Ok(self.cursor.seek_before(child)? && self.cursor.starts_with(&self.owner))
+    /// Moves to the last child before the one that was read; false when there is none.
+    pub(crate) fn back(&mut self) -> Result<bool> {
+        Ok(self.cursor.seek_before(&self.probe[..self.child])? && self.cursor.starts_with(&self.probe[..self.owner]))
     }
 
-    /// Whether the record that [`Children::key`] just looked at shows by itself that its child, a dkey, is
-    /// visible.
-    pub(crate) fn shows(&self, view: &View<'_>, dkey: &[u8]) -> bool {
-        let akey = key::key_len(&self.probe[dkey.len()..]);
-        !view.flagged && akey.is_some_and(|len| self.on_single(&self.probe[..dkey.len() + len], view.at))
+    /// Moves to the last child below `end`, a key prefix that begins as the owner's; false when there is none.
+    pub(crate) fn back_from(&mut self, end: &[u8]) -> Result<bool> {
+        Ok(self.cursor.seek_before(end)? && self.cursor.starts_with(&self.probe[..self.owner]))
     }
 
-    /// Whether the record under the cursor is a single value of `akey` not newer than `at`.
-    fn on_single(&self, akey: &[u8], at: Epoch) -> bool {
-        let key = self.cursor.key();
-        key.after::<1>(akey.len()) == Some([SINGLE])
-            && key.last::<VERSION_BYTES>().is_some_and(|version| Version::from_bytes(version).epoch <= at)
+    /// Whether the record under the cursor shows by itself that its child, a dkey, is visible.
+    pub(crate) fn shows_dkey(&self, view: &View<'_>) -> bool {
+        let akey = key::key_len(&self.probe[self.child..]);
+        !view.flagged && akey.is_some_and(|len| self.is_on_single(self.child + len, view.at))
+    }
+
+    /// Whether the record under the cursor shows by itself that its child, an akey, is visible.
+    fn shows_akey(&self, view: &View<'_>) -> bool {
+        !view.flagged && self.is_on_single(self.child, view.at)
+    }
+
+    /// Whether the record under the cursor is a single value not newer than `at`, of the akey whose key prefix has
+    /// this length.
+    fn is_on_single(&self, akey: usize, at: Epoch) -> bool {
+        self.probe.get(akey) == Some(&SINGLE)
+            && self.probe.last_chunk().is_some_and(|version| Version::from_bytes(*version).epoch <= at)
     }
 }
 

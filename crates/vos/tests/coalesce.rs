@@ -5,13 +5,17 @@ mod rig;
 use rig::{container, on_node, pool};
 use types::{Conditions, Epoch, Extent, Key, ObjectId};
 use vos::model::Write;
-use vos::{AkeyRead, Error, Origin, ReadWhat, Rewriting, Store};
+use vos::{AkeyRead, Branch, Error, Origin, ReadWhat, Rewriting, Store, Stored};
 
 const OID: ObjectId = ObjectId { hi: 1, lo: 2 };
 const KIB: u64 = 1 << 10;
 
 fn store() -> Store {
-    let mut store = rig::format(4 << 20, 64 << 20, 4 << 20);
+    store_with(4 << 20)
+}
+
+fn store_with(memory_bytes: usize) -> Store {
+    let mut store = rig::format(4 << 20, 64 << 20, memory_bytes);
     store.create_pool(pool(0), 48 << 20, Origin::default()).unwrap();
     store.create_container(pool(0), container(0), Origin::default()).unwrap();
     store
@@ -98,6 +102,277 @@ fn a_mebibyte_of_ten_thousand_overlapping_extents_becomes_few() {
         assert!(left * 200 < visible, "{left} extents are left of {visible}");
         assert!(read(&mut store, Epoch::MAX, 1 << 20) == before);
     });
+}
+
+/// Small writes at random over an extent of `base` bytes, as many as cover two and a half times of it; the last
+/// epoch, and what should be read.
+fn cover(store: &mut Store, base: u64, seed: u64) -> (u64, Vec<u8>) {
+    const COUNT: u64 = 262;
+    put(store, 1, 0, base);
+    let mut wanted = rig::content(1, base as usize);
+    let mut dice = rig::Dice(seed);
+    let writes = base * 5 / 2 / COUNT;
+    for n in 0..writes {
+        let start = dice.below(base - COUNT);
+        put(store, n + 2, start, COUNT);
+        wanted[start as usize..(start + COUNT) as usize].copy_from_slice(&rig::content(n + 2, COUNT as usize));
+        if n % 1000 == 0 {
+            store.media().checkpoint_blocking().unwrap();
+        }
+    }
+    (writes + 1, wanted)
+}
+
+/// A look sees 512 pieces of thousands, in none of which the extent below lies whole. What is seen of it is
+/// copied along; once nothing is seen of it any more, it goes. It used to stay, and what was joined stayed apart
+/// between its pieces: 765 extents.
+#[test]
+fn ten_thousand_extents_over_one_that_covers_all_become_few() {
+    on_node(1, || {
+        let mut store = store_with(32 << 20);
+        let (last, wanted) = cover(&mut store, 1 << 20, 7);
+        forget(&mut store, last);
+        assert!(extents(&store) > 5000);
+        rig::coalesce(&mut store).unwrap();
+        let left = extents(&store);
+        assert!(left <= 8, "{left} extents are left");
+        assert!(bulk(&store) <= (1 << 20) + 8 * 4096, "the one below is gone");
+        assert!(read(&mut store, Epoch::MAX, 1 << 20) == wanted);
+    });
+}
+
+/// The extent below belongs to three regions: each is joined with what is seen of it there, and the last takes
+/// it away.
+#[test]
+fn an_extent_of_many_regions_goes_once_all_of_it_is_joined_over() {
+    on_node(1, || {
+        let mut store = store_with(32 << 20);
+        let (last, wanted) = cover(&mut store, 3 << 20, 9);
+        forget(&mut store, last);
+        rig::coalesce(&mut store).unwrap();
+        let left = extents(&store);
+        assert!(left <= 3 * 8, "{left} extents are left");
+        assert!(bulk(&store) <= (3 << 20) + 24 * 4096, "the one below is gone");
+        assert!(read(&mut store, Epoch::MAX, 3 << 20) == wanted);
+    });
+}
+
+/// Of an extent that a snapshot sees nothing is copied into runs of what came later.
+#[test]
+fn an_extent_of_an_older_moment_is_no_guest() {
+    on_node(1, || {
+        let mut store = store();
+        put(&mut store, 1, 0, 1024 * KIB);
+        store.set_snapshots(container(0), &[Epoch(1)], Origin::default()).unwrap();
+        for n in 0..100 {
+            put(&mut store, n + 2, 1000 + n * 3000, 2000);
+        }
+        let moments = [Epoch(1), Epoch::MAX];
+        let before = moments.map(|at| read(&mut store, at, 1024 * KIB));
+        forget(&mut store, 200);
+        assert_eq!(rig::coalesce(&mut store).unwrap(), (0, 0));
+        // Without the snapshot they may be joined: what lies between them is small.
+        store.set_snapshots(container(0), &[], Origin::default()).unwrap();
+        put(&mut store, 201, 300 * KIB, 100);
+        forget(&mut store, 201);
+        let before = [before[0].clone(), read(&mut store, Epoch::MAX, 1024 * KIB)];
+        rig::coalesce(&mut store).unwrap();
+        assert!(extents(&store) <= 4, "{} are left", extents(&store));
+        assert!(read(&mut store, Epoch::MAX, 1024 * KIB) == before[1]);
+    });
+}
+
+/// Small writes far apart do not make upkeep copy what lies between them: that would write a mebibyte for each.
+#[test]
+fn a_few_writes_over_a_large_extent_do_not_copy_it() {
+    on_node(1, || {
+        let mut store = store();
+        put(&mut store, 1, 0, 1024 * KIB);
+        for n in 0..16 {
+            put(&mut store, n + 2, n * 64 * KIB, 4 * KIB);
+        }
+        forget(&mut store, 100);
+        assert_eq!(rig::coalesce(&mut store).unwrap(), (0, 0));
+    });
+}
+
+/// What lies under small extents is verified like them: damage below them is not copied into something whole.
+#[test]
+fn damage_of_a_guest_is_not_joined_into_something_that_looks_whole() {
+    on_node(1, || {
+        let mut store = store();
+        put(&mut store, 1, 0, 256 * KIB);
+        for n in 0..60 {
+            put(&mut store, n + 2, 1000 + n * 4000, 2500);
+        }
+        forget(&mut store, 100);
+        store.media().checkpoint_blocking().unwrap();
+        rig::flip("/data", &rig::content(1, 256 << 10)[..100]);
+        let before = extents(&store);
+        let mut refused = 0;
+        loop {
+            match store.plan_rewrite().unwrap() {
+                Rewriting::Nothing => break,
+                Rewriting::Look => {}
+                Rewriting::Found(mut rewrite) => match rewrite.copy_now(&store.media().clone()) {
+                    Err(Error::Corrupt { .. }) => refused += 1,
+                    done => panic!("{done:?}"),
+                },
+            }
+        }
+        assert!(refused > 0);
+        assert_eq!(extents(&store), before);
+    });
+}
+
+/// Between the look and the swap, the only other place where a guest was seen is written to and forgotten: after
+/// the swap, nobody would see the guest, and nobody would look for it.
+#[test]
+fn nothing_is_swapped_when_a_guest_would_not_be_seen_any_more() {
+    on_node(1, || {
+        let mut store = store();
+        put(&mut store, 1, 0, 512 * KIB);
+        for n in 0..60 {
+            put(&mut store, n + 2, n * 4000, 3000);
+        }
+        forget(&mut store, 100);
+        let mut rewrite = loop {
+            if let Rewriting::Found(rewrite) = store.plan_rewrite().unwrap() {
+                break rewrite;
+            }
+        };
+        assert_eq!(rewrite.counts(), (60, 1), "the large one stays for what follows");
+        rewrite.copy_now(&store.media().clone()).unwrap();
+        put(&mut store, 101, 230 * KIB, 282 * KIB);
+        let before = read(&mut store, Epoch::MAX, 512 * KIB);
+        forget(&mut store, 101);
+        assert_eq!(store.rewrite(&rewrite), Ok(None));
+        drop(rewrite);
+        rig::coalesce(&mut store).unwrap();
+        assert!(read(&mut store, Epoch::MAX, 512 * KIB) == before);
+        assert_eq!(bulk(&store), (58 + 71) * 4 * KIB, "now it went with the others");
+        assert_eq!(extents(&store), 2);
+    });
+}
+
+/// Each step leaves fewer pieces to be seen, or as many and fewer bytes; so joining ends. Nothing that can be
+/// read changes, and nothing stays that nobody can see. With limits so small that looks end everywhere.
+#[test]
+fn every_step_leaves_less_and_reads_the_same() {
+    let (mut steps, mut guests) = (0, 0);
+    for seed in 0..100 {
+        let (more, with_guests) = on_node(seed, move || random_joins(seed));
+        (steps, guests) = (steps + more, guests + with_guests);
+    }
+    assert!(steps > 500 && guests > 100, "{steps} steps, {guests} copied guests");
+}
+
+/// Indices that random writes go to.
+const SPAN: u64 = 3000;
+
+fn random_joins(seed: u64) -> (usize, usize) {
+    let mut store = store();
+    let mut dice = rig::Dice(seed);
+    let limits = rig::tight_limits(&mut dice);
+    store.set_join_limits(limits);
+    let (mut epoch, mut snapshots) = (0, Vec::new());
+    let (mut steps, mut guests) = (0, 0);
+    for _ in 0..4 {
+        for _ in 0..10 + dice.below(60) {
+            epoch += 1;
+            let count = *dice.pick(&[5, 20, 20, 100, 700, SPAN]);
+            let count = 1 + dice.below(count);
+            let extent = Extent::new(dice.below(SPAN - count + 1), count);
+            match dice.below(12) {
+                0 => hide(&mut store, epoch, extent),
+                _ => put(&mut store, epoch, extent.start, extent.count),
+            }
+            if dice.chance(40) {
+                snapshots.push(Epoch(epoch));
+                store.set_snapshots(container(0), &snapshots, Origin::default()).unwrap();
+            }
+        }
+        if dice.chance(3) && !snapshots.is_empty() {
+            snapshots.swap_remove(dice.below(snapshots.len() as u64) as usize);
+            store.set_snapshots(container(0), &snapshots, Origin::default()).unwrap();
+        }
+        forget(&mut store, epoch);
+        let moments: Vec<Epoch> = snapshots.iter().copied().chain([Epoch(epoch)]).collect();
+        let before: Vec<_> = moments.iter().map(|at| read(&mut store, *at, SPAN)).collect();
+        let mut left = Left::of(&mut store, &moments);
+        loop {
+            let mut rewrite = match store.plan_rewrite().unwrap() {
+                Rewriting::Nothing => break,
+                Rewriting::Look => continue,
+                Rewriting::Found(rewrite) => rewrite,
+            };
+            rewrite.copy_now(&store.media().clone()).unwrap();
+            store.rewrite(&rewrite).unwrap().expect("nothing came between");
+            let now = Left::of(&mut store, &moments);
+            assert!((now.pieces, now.bytes) < (left.pieces, left.bytes), "step {steps} of {limits:?}");
+            assert_eq!(now.unseen, 0, "step {steps} of {limits:?}");
+            guests += usize::from(now.bytes + 16 > left.bytes && now.pieces + 1 < left.pieces);
+            left = now;
+            steps += 1;
+        }
+        store.check().expect_clean();
+        let after: Vec<_> = moments.iter().map(|at| read(&mut store, *at, SPAN)).collect();
+        assert!(before == after, "{limits:?}");
+    }
+    (steps, guests)
+}
+
+fn hide(store: &mut Store, epoch: u64, extent: Extent) {
+    let extents = [extent];
+    let scope = vos::PunchScope::Extents { dkey: &Key::from(0), akey: &Key::literal("a"), extents: &extents };
+    let punch = vos::Punch { group: 0, oid: OID, scope, conditions: Conditions::None };
+    store.punch(container(0), Epoch(epoch), Origin::default(), &punch).unwrap();
+}
+
+/// What is stored of an array, as one looks at it record by record.
+struct Left {
+    /// Pieces that can be seen, at all moments together.
+    pieces: usize,
+    bytes: u64,
+    /// Extents of data that are on top nowhere.
+    unseen: usize,
+}
+
+impl Left {
+    fn of(store: &mut Store, moments: &[Epoch]) -> Left {
+        let object = vos::ListedObject { group: 0, oid: OID };
+        let branch = Branch { object: Some(object), dkey: Some(Key::from(0)), akey: Some(Key::literal("a")) };
+        let stored = store.stored_records(container(0), &branch, None, vos::LIST_MAX).unwrap();
+        assert!(stored.next.is_none());
+        let mut records: Vec<(vos::Version, Extent, bool)> = Vec::new();
+        for record in stored.entries {
+            match record.what {
+                Stored::Array { extent, .. } => records.push((record.version.unwrap(), extent, true)),
+                Stored::Hole(extent) => records.push((record.version.unwrap(), extent, false)),
+                other => panic!("{other:?}"),
+            }
+        }
+        records.sort_by_key(|(version, ..)| *version);
+        let mut left = Left { pieces: 0, bytes: 0, unseen: 0 };
+        let mut seen = vec![false; records.len()];
+        for at in moments {
+            let mut on_top = vec![None; SPAN as usize];
+            for (index, (version, extent, _)) in records.iter().enumerate() {
+                if version.epoch <= *at {
+                    on_top[extent.start as usize..extent.end() as usize].fill(Some(index));
+                }
+            }
+            on_top.iter().flatten().for_each(|index| seen[*index] = true);
+            let pieces = on_top.chunk_by(|a, b| a == b).filter(|piece| piece[0].is_some_and(|top| records[top].2));
+            left.pieces += pieces.count();
+        }
+        for ((_, extent, is_data), seen) in records.iter().zip(seen).filter(|((_, _, is_data), _)| *is_data) {
+            assert!(is_data);
+            left.bytes += extent.count;
+            left.unseen += usize::from(!seen);
+        }
+        left
+    }
 }
 
 #[test]

@@ -74,6 +74,10 @@ fn sequence(seed: u64) {
 fn forget(store: &mut Store, model: &mut Model, mut generator: Generator) {
     generator.in_order = true;
     let joins = generator.dice.chance(2);
+    if generator.dice.chance(2) {
+        // So small that looks end, and extents reach out of them, among few records.
+        store.set_join_limits(rig::tight_limits(&mut generator.dice));
+    }
     for seq in 0..20 {
         if seq % 5 == 0 {
             let horizon = generator.past();

@@ -1,11 +1,13 @@
 //! Compares all that can be read of a store with its model.
 
+use std::ops::ControlFlow;
+
 use codec::checksum;
 use types::{Conditions, ContainerId, Epoch, Extent, Key};
 use vos::model::{self, Object};
 use vos::{
     AkeyRead, Difference, Direction, Edge, Kind, ListPart, ListedExtent, ListedObject, Listing, ReadWhat, Store,
-    ValueRead, Version,
+    ValueRead, Version, WalkedValue,
 };
 
 use super::{BULK_FROM, Model, SPAN, akeys, bytes_of, dkeys, object};
@@ -40,9 +42,87 @@ fn compare_container(store: &mut Store, id: ContainerId, model: &model::Containe
     let list = |part: ListPart<'_, ListedObject>| store.list_objects(id, at, part).unwrap();
     let listed: Vec<Object> = all_of(list, 2).iter().map(|o| (o.group, o.oid)).collect();
     assert_eq!(listed, model.objects(at), "objects of {what}");
+    compare_walk(store, id, model, at, &what);
     for number in 0..objects {
         compare_object(store, id, model, object(number), at, &format!("object {number} of {what}"));
     }
+}
+
+/// What a walk meets of an akey: its single value, or how many records of its array.
+type Met = (Object, Key, Key, Option<u64>);
+
+/// Walks over everything, in parts of sizes that differ, and compares every byte.
+fn compare_walk(store: &mut Store, id: ContainerId, model: &model::Container, at: Epoch, what: &str) {
+    let mut met: Vec<Met> = Vec::new();
+    let (mut after, mut part) = (None, at.0 % 1000);
+    loop {
+        part += 1;
+        // Every other part ends because the visitor has enough.
+        let (limit, enough) = if part % 2 == 0 { (1 + part as usize % 5, 1000) } else { (1000, 1 + part as usize % 7) };
+        let mut found = Vec::new();
+        let next = store.walk_records(id, at, after.as_ref(), limit, &mut |record| {
+            let (value, piece) = match record.value {
+                WalkedValue::Single(value) => (value, None),
+                WalkedValue::Array { extent, record_bytes, value, skip } => (value, Some((extent, record_bytes, skip))),
+            };
+            let keys = (record.dkey.to_key().unwrap(), record.akey.to_key().unwrap());
+            let inline = value.inline().map(<[u8]>::to_vec);
+            let object = (record.group, record.oid);
+            found.push((object, keys, record.version, inline, value.blocks(), value.len(), value.checksums(), piece));
+            if found.len() >= enough { ControlFlow::Break(()) } else { ControlFlow::Continue(()) }
+        });
+        let next = next.unwrap();
+        assert!(found.len() <= limit.min(enough), "{what}");
+        for (object, (dkey, akey), version, inline, blocks, len, checksums, piece) in found {
+            let what = format!("akey {akey} of dkey {dkey} of {object:?} of {what}");
+            let mut bytes = inline.unwrap_or_default();
+            for extent in blocks {
+                bytes.extend_from_slice(&store.media().bulk_read_now(extent, 0, extent.bytes() as usize).unwrap());
+            }
+            bytes.truncate(len as usize);
+            checksum::verify_chunks(&bytes, &checksums).unwrap();
+            let Some((extent, record_bytes, skip)) = piece else {
+                assert_eq!(Some(&bytes[..]), model.single(at, object, &dkey, &akey), "{what}");
+                assert_eq!(Some(version), model.single_version(at, object, &dkey, &akey), "{what}");
+                met.push((object, dkey, akey, None));
+                continue;
+            };
+            for index in 0..extent.count {
+                let (_, size, known) = model.record(at, object, &dkey, &akey, extent.start + index).expect(&what);
+                assert_eq!(size, record_bytes, "{what}");
+                let first = (skip + index * u64::from(size)) as usize;
+                assert_eq!(&bytes[first..first + size as usize], known, "record {} of {what}", extent.start + index);
+            }
+            match met.last_mut() {
+                Some((o, d, a, Some(records))) if (&*o, &*d, &*a) == (&object, &dkey, &akey) => {
+                    *records += extent.count
+                }
+                _ => met.push((object, dkey, akey, Some(extent.count))),
+            }
+        }
+        match next {
+            Some(anchor) => after = vos::WalkAnchor::from_bytes(&anchor.to_bytes()),
+            None => break,
+        }
+    }
+    let mut expected: Vec<Met> = Vec::new();
+    for object in model.objects(at) {
+        for dkey in model.dkeys(at, object) {
+            for (akey, is_single, record_bytes) in model.akeys(at, object, &dkey) {
+                if is_single {
+                    expected.push((object, dkey.clone(), akey.clone(), None));
+                }
+                if record_bytes > 0 {
+                    let edges = model.edges(object, &dkey, &akey);
+                    let runs =
+                        edges.windows(2).filter(|pair| model.record(at, object, &dkey, &akey, pair[0]).is_some());
+                    let records = runs.map(|pair| pair[1] - pair[0]).sum();
+                    expected.push((object, dkey.clone(), akey, Some(records)));
+                }
+            }
+        }
+    }
+    assert_eq!(met, expected, "a walk over {what}");
 }
 
 fn compare_object(store: &mut Store, id: ContainerId, model: &model::Container, object: Object, at: Epoch, what: &str) {

@@ -13,8 +13,8 @@ use rt::disk::{Disk, IoBuf, OpenMode};
 use types::{Conditions, ContainerId, Epoch, Extent, Key, ObjectId, PoolId, SessionId};
 use vos::model::{self, Object, Refusal, Scope, Step, Write};
 use vos::{
-    AkeyWrite, Error, FetchPlan, Origin, Payload, Punch, PunchScope, Reservation, Rewriting, Source, Store, TxId,
-    TxState, Update, ValueWrite,
+    AkeyWrite, Error, FetchPlan, JoinLimits, Origin, Payload, Punch, PunchScope, Reservation, Rewriting, Source, Store,
+    TxId, TxState, Update, ValueWrite,
 };
 
 #[allow(unused_imports)]
@@ -550,6 +550,19 @@ pub fn submit_as(store: &mut Store, op: &Op, origin: Origin) -> Result<(Outcome,
         Err(Error::TxState { .. }) => Ok((Outcome::Refused(Refusal::TxState), None)),
         Err(Error::RecordSize { stored, given }) => Ok((Outcome::Refused(Refusal::RecordSize { stored, given }), None)),
         Err(error) => Err(error),
+    }
+}
+
+/// Limits of joining that a few hundred bytes reach.
+pub fn tight_limits(dice: &mut Dice) -> JoinLimits {
+    JoinLimits {
+        region_bytes: *dice.pick(&[60, 200, 512, 1000, 4000]),
+        large_bytes: *dice.pick(&[20, 50, 150, 400]),
+        part_bytes: *dice.pick(&[1, 16, 64]),
+        gap_bytes: *dice.pick(&[8, 64, 1000]),
+        pieces: *dice.pick(&[2, 3, 8, 20, 512]),
+        patience: *dice.pick(&[1, 4, 1024]),
+        judged: *dice.pick(&[1, 8, 1024]),
     }
 }
 
