@@ -71,8 +71,8 @@ impl Store {
         let demand = shared.page_demand();
         let mut reserved = shared.space.borrow_mut().reserve(bytes, demand);
         if let Err(Error::NoSpace { .. }) = reserved {
-            let durable = shared.log.borrow().durable();
-            while shared.space.borrow_mut().drain(durable) {}
+            while shared.drain() {}
+            shared.end_run();
             reserved = shared.space.borrow_mut().reserve(bytes, demand);
             if let Err(Error::NoSpace { wanted, .. }) = reserved {
                 // A flush or a checkpoint frees what is in quarantine, and a checkpoint what is kept for
@@ -144,7 +144,8 @@ impl Store {
         Ok(())
     }
 
-    /// Reads `bytes` bytes from `offset` of `extent`, by direct I/O. `pin` must be from before the extent
+    /// Reads `bytes` bytes from `offset` of `extent`, by direct I/O; those that a checkpoint has yet to write,
+    /// from the stage. `pin` must be from before the extent
     /// could be released: taken with the plan that named it.
     ///
     /// # Errors
@@ -160,6 +161,9 @@ impl Store {
         let shared = self.shared.clone();
         async move {
             let window = Window::of(&shared, extent, offset, bytes)?;
+            if let Some(unwritten) = shared.unwritten(extent, offset, bytes) {
+                return Ok(unwritten);
+            }
             if let Some(cause) = shared.watch.refusal(Device::Data) {
                 return Err(read_error(extent, cause));
             }
@@ -180,9 +184,21 @@ impl Store {
     /// As [`Store::bulk_read`].
     pub fn bulk_read_now(&self, extent: Extent, offset: u64, bytes: usize) -> Result<IoBuf> {
         let window = Window::of(&self.shared, extent, offset, bytes)?;
+        if let Some(unwritten) = self.shared.unwritten(extent, offset, bytes) {
+            return Ok(unwritten);
+        }
         let mut buffer = IoBuf::for_read(window.length);
         self.shared.regions.data.read_now(window.at, &mut buffer).map_err(|cause| read_error(extent, cause))?;
         Ok(window.cut(buffer))
+    }
+}
+
+impl Shared {
+    /// Bytes that the device does not have yet.
+    fn unwritten(&self, extent: Extent, offset: u64, bytes: usize) -> Option<IoBuf> {
+        let stage = self.stage.borrow();
+        let block = if extent.blocks == 1 { stage.unwritten(extent.block)? } else { return None };
+        Some(IoBuf::from_slice(&block[offset as usize..][..bytes]))
     }
 }
 

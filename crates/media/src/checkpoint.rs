@@ -4,6 +4,7 @@
 //! ```text
 //!  begin     freeze pages, space and root at log position C                       (one moment, O(1))
 //!  Flush     wait until the log is durable up to C                                (K7)
+//!  Stage     staged values to their blocks, a run at a time; a data region apart: sync
 //!  Pages     changed pages to new blocks, a run at a time
 //!  Map       map pages that name them, to new blocks
 //!  Bitmap    changed bitmap pages, each into its other slot
@@ -31,6 +32,7 @@ use crate::page::{KIND_BITMAP, PAGE_BYTES, Seal, seal};
 use crate::region::BLOCK_BYTES;
 use crate::root::{self, Part, Root};
 use crate::space::{Change, Extent, PAGE_BLOCKS, SLICE_FREED, bitmap};
+use crate::stage;
 use crate::store::Shared;
 use crate::superblock::{Anchor, COPIES};
 
@@ -50,6 +52,13 @@ pub(crate) enum Step {
     },
     /// Sync that region.
     Sync,
+    /// Write whole blocks of bulk data.
+    WriteData {
+        block: u32,
+        buffer: IoBuf,
+    },
+    /// Sync the region with bulk data.
+    SyncData,
     /// Let others run.
     Pause,
     Done,
@@ -57,6 +66,7 @@ pub(crate) enum Step {
 
 enum Phase {
     Flush,
+    Stage(stage::Frozen),
     Pages,
     /// Map pages left to write.
     Map(VecDeque<u32>),
@@ -85,6 +95,8 @@ pub(crate) struct Checkpoint {
     root: Root,
     phase: Phase,
     changes: Vec<Change>,
+    /// What was staged before the freeze.
+    staged: stage::Frozen,
     /// Pages in the write that the driver is doing.
     copying: Vec<u32>,
     /// Blocks this checkpoint took, and those only the former one needs.
@@ -107,13 +119,16 @@ impl Checkpoint {
         anchor.log_start = anchor.incarnation;
         anchor.frames = shared.pages.borrow().frames_wanted();
         shared.pages.borrow_mut().freeze(anchor.sequence);
+        shared.end_run();
         let changes = shared.space.borrow_mut().freeze();
+        let staged = shared.stage.borrow_mut().freeze();
         Checkpoint {
             lsn,
             anchor,
             root: Root { owner: catalog.owner.clone(), ..catalog.root.clone() },
             phase: Phase::Flush,
             changes,
+            staged,
             copying: Vec::new(),
             taken: Vec::new(),
             given_up: Vec::new(),
@@ -136,8 +151,19 @@ impl Checkpoint {
         loop {
             match &mut self.phase {
                 Phase::Flush => {
-                    self.phase = Phase::Pages;
+                    self.phase = Phase::Stage(std::mem::take(&mut self.staged));
                     return Ok(Step::Flush(self.lsn));
+                }
+                Phase::Stage(frozen) => {
+                    if let Some((block, buffer)) = shared.stage.borrow().next_run(frozen) {
+                        return Ok(Step::WriteData { block, buffer });
+                    }
+                    let is_any = frozen.is_any();
+                    self.phase = Phase::Pages;
+                    // One region has one sync, before the superblock.
+                    if is_any && shared.regions.metadata.is_some() {
+                        return Ok(Step::SyncData);
+                    }
                 }
                 Phase::Pages => match self.write_pages(shared)? {
                     Some(step) => return Ok(step),
@@ -218,8 +244,7 @@ impl Checkpoint {
                     return Ok(Step::Pause);
                 }
                 Phase::Drain(left) => {
-                    let durable = shared.log.borrow().durable();
-                    if *left > 0 && shared.space.borrow_mut().drain(durable) {
+                    if *left > 0 && shared.drain() {
                         *left -= 1;
                         return Ok(Step::Pause);
                     }
@@ -310,6 +335,8 @@ impl Checkpoint {
         catalog.root = std::mem::take(&mut self.root);
         catalog.root_blocks = std::mem::take(&mut self.root_blocks);
         shared.log.borrow_mut().truncate(self.lsn, self.anchor.sequence);
+        // No log is needed any more for what was staged.
+        shared.stage.borrow_mut().finish();
     }
 }
 

@@ -142,6 +142,7 @@ impl Store {
             // While records are replayed, what is released is free at once: no checkpoint of ours needs it,
             // and the one on the device is replaced as a whole.
             space.release(run, Lsn(0))?;
+            self.shared.stage.borrow_mut().forget(run);
         }
         Ok((given, taken))
     }

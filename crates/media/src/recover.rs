@@ -624,20 +624,29 @@ mod tests {
         on_a_machine(|| {
             let store = format();
             store.pages().allocate().unwrap();
+            let mut staging = store.staging();
+            staging.add(&[7; 3000]).unwrap();
+            store.append(1, &[b"a staged value"], Reserve::Normal).unwrap();
+            staging.commit();
             let mut checkpoint = Checkpoint::begin(&store.shared);
             let mut steps = Vec::new();
             loop {
                 match checkpoint.step(&store.shared).unwrap() {
-                    Step::Flush(_) => steps.push("flush".to_owned()),
+                    Step::Flush(_) => {
+                        store.flush_now().unwrap();
+                        steps.push("flush".to_owned());
+                    }
                     Step::Write { block, .. } if block < COPIES => steps.push(format!("superblock {block}")),
                     Step::Write { .. } if steps.last().is_some_and(|last| last == "write") => {}
                     Step::Write { .. } => steps.push("write".to_owned()),
+                    Step::WriteData { .. } => steps.push("data".to_owned()),
+                    Step::SyncData => steps.push("sync of data".to_owned()),
                     Step::Sync => steps.push("sync".to_owned()),
                     Step::Pause => {}
                     Step::Done => break,
                 }
             }
-            assert_eq!(steps, ["flush", "write", "sync", "superblock 0", "sync", "superblock 1", "sync"]);
+            assert_eq!(steps, ["flush", "data", "write", "sync", "superblock 0", "sync", "superblock 1", "sync"]);
         });
     }
 }

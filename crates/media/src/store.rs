@@ -36,6 +36,7 @@ use crate::region::{BLOCK_BYTES, Cause, Regions, Trouble};
 use crate::root::{ROOT_BYTES_MAX, Root};
 use crate::signal::Waiters;
 use crate::space::{Extent, PinGuard, Space, SpaceUse};
+use crate::stage::{FRAME_SLOTS, Stage, StageUse};
 use crate::superblock::{Anchor, store_name};
 use crate::watch::{DeviceWatch, Watch};
 
@@ -68,6 +69,7 @@ pub(crate) struct Shared {
     pub(crate) log: RefCell<Log>,
     pub(crate) pages: RefCell<Pages>,
     pub(crate) space: RefCell<Space>,
+    pub(crate) stage: RefCell<Stage>,
     pub(crate) catalog: RefCell<Catalog>,
     pub(crate) phase: RefCell<Phase>,
     /// Fast answer to "is it running?": `phase` has the rest.
@@ -125,6 +127,7 @@ pub(crate) enum Phase {
 pub struct Usage {
     pub space: SpaceUse,
     pub pages: PoolUse,
+    pub stage: StageUse,
     /// Bytes of the log that wait for a checkpoint, of those it has.
     pub log_used: u64,
     pub log_bytes: u64,
@@ -143,6 +146,7 @@ impl Store {
     ) -> Store {
         let budget = pages.usage().budget;
         let owner = root.owner.clone();
+        let stage = Stage::new(pages.memory(), log.area());
         let shared = Shared {
             regions,
             watch,
@@ -152,6 +156,7 @@ impl Store {
             dirty_wanted: budget * DIRTY_CHECKPOINT_PERCENT / 100,
             dirty_max: budget * DIRTY_BUSY_PERCENT / 100,
             pages: RefCell::new(pages),
+            stage: RefCell::new(stage),
             catalog: RefCell::new(Catalog { anchor, root, root_blocks, owner }),
             phase: RefCell::new(Phase::Recovering),
             running: Cell::new(false),
@@ -199,7 +204,7 @@ impl Store {
         shared.admit(reserve)?;
         let mut log = shared.log.borrow_mut();
         let appended = log.append(kind, parts, reserve);
-        if log.wants_checkpoint() || shared.dirty.get() > shared.dirty_wanted || appended.is_err() {
+        if log.wants_checkpoint() || shared.is_dirty() || appended.is_err() {
             shared.wanted.wake();
         }
         shared.changed.wake();
@@ -272,7 +277,7 @@ impl Store {
     /// # Errors
     /// `Corrupt`: it is not allocated.
     pub fn release(&self, extent: Extent, lsn: Lsn) -> Result<()> {
-        self.shared.space.borrow_mut().release(extent, lsn)
+        self.shared.release(extent, lsn)
     }
 
     /// Keeps all bulk data allocated now from being overwritten while the guard lives.
@@ -297,8 +302,7 @@ impl Store {
                 if let Err(error) = shared.running() {
                     return Some(Err(error));
                 }
-                let durable = shared.log.borrow().durable();
-                while shared.space.borrow_mut().drain(durable) && shared.pressure() {}
+                while shared.drain() && shared.pressure() {}
                 if shared.pressure() {
                     shared.wanted.wake();
                     return None;
@@ -376,6 +380,7 @@ impl Store {
     pub fn usage(&self) -> Usage {
         let log = self.shared.log.borrow();
         Usage {
+            stage: self.shared.stage.borrow().usage(),
             space: self.shared.space.borrow().usage(),
             pages: self.shared.pages.borrow().usage(),
             log_used: log.used(),
@@ -463,9 +468,10 @@ impl Shared {
             Reserve::Normal => self.dirty_max,
             Reserve::Critical => self.pages_budget(),
         };
-        if self.dirty.get() > dirty_max {
+        let dirty = self.dirty_frames();
+        if dirty > dirty_max {
             self.wanted.wake();
-            return Err(Error::Busy { dirty: self.dirty.get(), frames: self.pages_budget() });
+            return Err(Error::Busy { dirty, frames: self.pages_budget() });
         }
         if !self.space.borrow().has_room(reserve, self.page_demand()) {
             return Err(self.no_room());
@@ -479,6 +485,7 @@ impl Shared {
     /// The refusal when space is short: `Busy` while a flush or a checkpoint may still make room.
     #[cold]
     fn no_room(&self) -> Error {
+        self.end_run();
         let usage = self.space.borrow().usage();
         if usage.quarantined > 0 || self.dirty.get() > 0 {
             self.wanted.wake();
@@ -497,6 +504,26 @@ impl Shared {
         dirty + dirty.min(catalog.root.maps.len() as u64 + 1) + catalog.root_blocks.len() as u64 + OPERATION_PAGES
     }
 
+    /// Frames of memory whose content only the log has.
+    #[inline]
+    fn dirty_frames(&self) -> u64 {
+        self.dirty.get() + self.stage.borrow().unwritten_count().div_ceil(FRAME_SLOTS as u64)
+    }
+
+    /// Whether so much is dirty that a checkpoint should begin.
+    #[inline]
+    fn is_dirty(&self) -> bool {
+        self.dirty_frames() > self.dirty_wanted || self.stage.borrow().is_filling()
+    }
+
+    pub(crate) fn want_checkpoint(&self) {
+        self.wanted.wake();
+    }
+
+    pub(crate) fn is_running(&self) -> bool {
+        self.running.get()
+    }
+
     fn pages_budget(&self) -> u64 {
         self.dirty_max * 100 / DIRTY_BUSY_PERCENT
     }
@@ -507,7 +534,7 @@ impl Shared {
         let is_cramped = !space.has_room(crate::log::Reserve::Normal, self.page_demand())
             && (self.dirty.get() > 0 || space.usage().quarantined > 0);
         let is_refused = self.refused_at.get() == Some(self.relieved.changes());
-        self.dirty.get() > self.dirty_max || log.is_tight() || is_cramped || is_refused
+        self.dirty_frames() > self.dirty_max || log.is_tight() || is_cramped || is_refused
     }
 
     /// A reservation is refused for now: whoever waits, waits for the next change at least.
@@ -593,8 +620,7 @@ impl Shared {
         let counts = self.checkpoints.get();
         // When nothing changed, a checkpoint would relieve nothing.
         counts.requested > counts.begun
-            || self.is_changed()
-                && (self.log.borrow().wants_checkpoint() || self.dirty.get() > self.dirty_wanted || self.pressure())
+            || self.is_changed() && (self.log.borrow().wants_checkpoint() || self.is_dirty() || self.pressure())
     }
 
     pub(crate) fn flush_now(&self) -> std::result::Result<(), Failed> {
@@ -650,8 +676,7 @@ impl Shared {
 
     fn flushed(&self, work: crate::log::flush::FlushWork) {
         let wakers = self.log.borrow_mut().complete(work);
-        let durable = self.log.borrow().durable();
-        self.space.borrow_mut().drain(durable);
+        self.drain();
         wakers.into_iter().for_each(std::task::Waker::wake);
         self.relieved.wake();
     }
@@ -676,6 +701,12 @@ impl Shared {
                 Step::Write { block, buffer } => pages
                     .write_now(block as u64 * BLOCK_BYTES as u64, &buffer)
                     .map_err(|cause| self.fail(device, cause))?,
+                Step::WriteData { block, buffer } => self
+                    .regions
+                    .data
+                    .write_now(self.regions.bulk_offset(block), &buffer)
+                    .map_err(|cause| self.fail(Device::Data, cause))?,
+                Step::SyncData => self.regions.data.sync_now().map_err(|cause| self.fail(Device::Data, cause))?,
                 Step::Sync => pages.sync_now().map_err(|cause| self.fail(device, cause))?,
                 Step::Pause => {}
                 Step::Done => break,
@@ -699,6 +730,14 @@ impl Shared {
                     let (outcome, _) = pages.write(block as u64 * BLOCK_BYTES as u64, buffer, limit).await;
                     outcome.map_err(|trouble| self.failed_by(device, trouble))?;
                     rt::yield_now().await;
+                }
+                Step::WriteData { block, buffer } => {
+                    let (outcome, _) = self.regions.data.write(self.regions.bulk_offset(block), buffer, limit).await;
+                    outcome.map_err(|trouble| self.failed_by(Device::Data, trouble))?;
+                    rt::yield_now().await;
+                }
+                Step::SyncData => {
+                    self.regions.data.sync(limit).await.map_err(|trouble| self.failed_by(Device::Data, trouble))?
                 }
                 Step::Sync => pages.sync(limit).await.map_err(|trouble| self.failed_by(device, trouble))?,
                 Step::Pause => rt::yield_now().await,

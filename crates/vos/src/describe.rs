@@ -151,6 +151,7 @@ fn extent_text(extent: &Extent) -> String {
 fn payload_text(payload: &Payload<'_>) -> String {
     match payload {
         Payload::Inline { bytes, .. } => format!("{} bytes inline", bytes.len()),
+        Payload::Staged { block, bytes, .. } => format!("{} bytes staged for block {block}", bytes.len()),
         Payload::Bulk { at, bytes, .. } => {
             let pieces = at.extents().iter().map(|piece| format!("{}+{}", piece.block, piece.blocks));
             format!("{bytes} bytes in blocks {}", some_of(pieces, at.extents().len(), "none"))
@@ -214,6 +215,11 @@ mod tests {
         let entry = describe_record(kind::UPDATE, &bytes);
         assert_eq!((entry.name, entry.container, entry.origin), ("update", Some(container), origin));
         assert_eq!(entry.text, "/1.2:3/d #4: 3 bytes inline @0x5.1");
+        let value = ValueWrite::Single(Payload::Staged { block: 8, bytes: &[7; 3000], checksums: &[1] });
+        let akeys = [AkeyWrite { akey: &akey, value }];
+        let tail = record::encode_update(&mut bytes, container, version, origin, &Update { akeys: &akeys, ..update });
+        bytes.extend(tail);
+        assert_eq!(describe_record(kind::UPDATE, &bytes).text, "/1.2:3/d #4: 3000 bytes staged for block 8 @0x5.1");
         let scope = PunchScope::Akeys(&dkey, std::slice::from_ref(&akey));
         let punch = Punch { group: 3, oid, scope, conditions: types::Conditions::None };
         record::encode_punch(&mut bytes, container, version, origin, &punch);

@@ -1,5 +1,7 @@
 //! Reading: a plan of where the bytes are.
 
+use std::cell::Ref;
+
 use media::Pages;
 use types::{AKEYS_PER_REQUEST_MAX, EXTENTS_PER_AKEY_MAX, Epoch, Extent, Key, ObjectId};
 
@@ -8,6 +10,7 @@ use crate::key::{self, SINGLE, VERSION_BYTES, Version};
 use crate::node;
 use crate::request::{AkeyPlan, AkeyRead, FetchPlan, Piece, ReadWhat, Source, ValueRead};
 use crate::shard::Shard;
+use crate::space::BulkExtent;
 use crate::tree;
 use crate::update::Scratch;
 use crate::value::{self, Stored};
@@ -18,6 +21,7 @@ const INLINE_BYTES_PER_FETCH_MAX: usize = 64 << 20;
 
 /// Plans a read of `akeys` under `dkey`.
 pub(crate) fn fetch(
+    media: &media::Store,
     shard: &Shard,
     pages: &Pages,
     at: Epoch,
@@ -39,16 +43,35 @@ pub(crate) fn fetch(
         key.truncate(dkey_end);
         key::push_key(key, read.akey);
         let hidden = view.hidden_below(key, above)?;
-        let found = match read.what {
+        let mut found = match read.what {
             ReadWhat::Single => single(&view, key, hidden, &mut plan.inline)?,
             ReadWhat::Array(extents) => array(&view, key, hidden, extents, &mut plan.inline)?,
         };
+        found.pieces.iter_mut().for_each(|piece| from_stage(media, &mut piece.source, &mut plan.inline));
         plan.akeys.push(found);
         if plan.inline.len() > INLINE_BYTES_PER_FETCH_MAX {
             return Err(Error::Invalid("a fetch answers at most 64 MiB of small values: ask for less at once"));
         }
     }
     Ok(plan)
+}
+
+/// Answers a value of one block from memory when it is there, so that nobody waits for a device.
+fn from_stage(media: &media::Store, source: &mut Source, inline: &mut Vec<u8>) {
+    let Source::Bulk { extents, bytes, checksums, part } = source else { return };
+    let [extent] = extents[..] else { return };
+    if let Some(payload) = staged(media, extent, *bytes) {
+        let start = inline.len();
+        inline.extend_from_slice(&payload);
+        let (checksums, part) = (std::mem::take(checksums), part.clone());
+        *source = Source::Inline { payload: start..inline.len(), checksums, part };
+    }
+}
+
+/// The bytes of a bulk value in `extent`, when that is one block and in memory.
+#[inline]
+fn staged(media: &media::Store, extent: BulkExtent, bytes: u64) -> Option<Ref<'_, [u8]>> {
+    Ref::filter_map(media.staged(extent)?, |block| block.get(..bytes as usize)).ok()
 }
 
 fn single(view: &View<'_>, akey: &[u8], hidden: Version, inline: &mut Vec<u8>) -> Result<AkeyPlan> {
@@ -106,9 +129,10 @@ impl FetchPlan {
     }
 }
 
-/// One inline single value, copied into `out`. One descent, unless the object was ever punched.
+/// One single value that is in memory, copied into `out`. One descent, unless the object was ever punched.
 #[inline]
 pub(crate) fn value(
+    media: &media::Store,
     shard: &Shard,
     pages: &Pages,
     at: Epoch,
@@ -120,12 +144,13 @@ pub(crate) fn value(
     key.push(SINGLE);
     key::push_version(key, Version::latest(at));
     let (leaf, index) = shard.tree.leaf(pages, key)?;
-    value_at(shard, pages, at, key, (dkey_end, akey_end), leaf, index, out)
+    value_at(media, shard, pages, at, key, (dkey_end, akey_end), leaf, index, out)
 }
 
 /// As [`value`], from the place in a leaf where the newest version belongs.
 #[allow(clippy::too_many_arguments)]
 fn value_at(
+    media: &media::Store,
     shard: &Shard,
     pages: &Pages,
     at: Epoch,
@@ -162,12 +187,21 @@ fn value_at(
             out.extend_from_slice(bytes);
             Ok(ValueRead::Inline { checksums: value::read_checksums(checksums) })
         }
-        Stored::Bulk { .. } => Ok(ValueRead::Bulk),
+        stored @ Stored::Bulk { bytes, checksums, .. } => {
+            match stored.lone_extent().and_then(|extent| staged(media, extent, bytes)) {
+                Some(payload) => {
+                    out.extend_from_slice(&payload);
+                    Ok(ValueRead::Inline { checksums: value::read_checksums(checksums) })
+                }
+                None => Ok(ValueRead::Bulk),
+            }
+        }
     }
 }
 
-/// Several inline single values with interleaved descents: see [`crate::Store::fetch_values`].
+/// Several such values with interleaved descents: see [`crate::Store::fetch_values`].
 pub(crate) fn values(
+    media: &media::Store,
     shard: &Shard,
     pages: &Pages,
     at: Epoch,
@@ -195,7 +229,7 @@ pub(crate) fn values(
             Ok(index) | Err(index) => index,
         };
         let (_, dkey_end, akey_end, _) = ends[i];
-        let read = value_at(shard, pages, at, key, (dkey_end, akey_end), leaf, index, out)?;
+        let read = value_at(media, shard, pages, at, key, (dkey_end, akey_end), leaf, index, out)?;
         each(i, read, out);
     }
     Ok(())

@@ -68,6 +68,7 @@ mod scrub;
 mod sessions;
 mod shard;
 mod space;
+mod staged;
 mod store;
 mod transaction;
 mod tree;

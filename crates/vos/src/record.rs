@@ -29,7 +29,7 @@
 //! |------------|-----------------------------------------------------------------------------------------|
 //! | key        | 1, integer 8; or 2, length 2, bytes                                                     |
 //! | akey write | key, then 1, payload; or 2, record bytes 4, extents 2, each start 8, count 8, payload    |
-//! | payload    | 1, length 4, checksums 4 each, bytes; or 2, bytes 8, pieces 2, each block 4, blocks 4, checksums 4 each |
+//! | payload    | see `record/payload.rs`                                                                 |
 //! | from       | length 2, composite key (empty: from the first)                                         |
 //! | carry      | lowest version kept of object, dkey, akey: epoch 8, minor 2 each; newer 8; flags 1; below, if flag 4 |
 //! | below      | start 8, hole 1, class 1, epoch 8, minor 2, index 8, bare 1                              |
@@ -38,21 +38,19 @@
 //! Conditions were checked before a record was written, so records carry none. The minor is recorded, so
 //! that doing a record again gives the same keys.
 
+mod payload;
 pub(crate) mod rewrite;
 pub(crate) mod tx;
 
 use codec::checksum::chunk_count;
 use types::{Conditions, ContainerId, Epoch, Extent, Key, ObjectId, PoolId, SessionId};
 
+use self::payload::{OwnedPayload, push_payload};
 use crate::aggregate::AggregateStep;
 use crate::extents::Stop;
 use crate::key::Version;
-use crate::request::{
-    AkeyWrite, BulkList, Checksums, INLINE_BYTES_MAX, Origin, Payload, Punch, PunchScope, TxId, Update, ValueWrite,
-};
+use crate::request::{AkeyWrite, Checksums, Origin, Payload, Punch, PunchScope, TxId, Update, ValueWrite};
 use crate::shard::{Below, Carry};
-use crate::space::{BulkExtent, Reservation};
-use crate::value::EXTENTS_PER_PAYLOAD_MAX;
 
 /// Kind numbers, as in the table.
 pub(crate) mod kind {
@@ -81,8 +79,6 @@ const INTEGER: u8 = 1;
 const BYTES: u8 = 2;
 const SINGLE: u8 = 1;
 const ARRAY: u8 = 2;
-const INLINE: u8 = 1;
-const BULK: u8 = 2;
 
 /// A record read back.
 #[derive(Debug)]
@@ -135,29 +131,16 @@ enum OwnedValue<'a> {
     Array(u32, Vec<(Extent, OwnedPayload<'a>)>),
 }
 
-#[derive(Debug)]
-enum OwnedPayload<'a> {
-    Inline { bytes: &'a [u8], checksums: Checksums },
-    Bulk { at: Reservation, bytes: u64, checksums: Checksums },
-}
-
-impl OwnedPayload<'_> {
-    fn reservation(&self) -> Option<&Reservation> {
-        match self {
-            OwnedPayload::Inline { .. } => None,
-            OwnedPayload::Bulk { at, .. } => Some(at),
-        }
-    }
-
-    fn borrow(&self) -> Payload<'_> {
-        match self {
-            OwnedPayload::Inline { bytes, checksums } => Payload::Inline { bytes, checksums },
-            OwnedPayload::Bulk { at, bytes, checksums } => Payload::Bulk { at, bytes: *bytes, checksums },
-        }
-    }
-}
-
 impl OwnedUpdate<'_> {
+    /// Whether some of its payloads are staged.
+    fn is_staged(&self) -> bool {
+        let is_staged = |payload: &OwnedPayload<'_>| matches!(payload, OwnedPayload::Staged { .. });
+        self.akeys.iter().any(|(_, value)| match value {
+            OwnedValue::Single(payload) => is_staged(payload),
+            OwnedValue::Array(_, extents) => extents.iter().any(|(_, payload)| is_staged(payload)),
+        })
+    }
+
     /// Lends the update in the form of a request.
     pub(crate) fn with<T>(&self, f: impl FnOnce(&Update<'_>) -> T) -> T {
         let extents: Vec<Vec<(Extent, Payload<'_>)>> = self
@@ -246,29 +229,6 @@ fn push_checksums(out: &mut Vec<u8>, checksums: &[u32]) {
 fn push_extent(out: &mut Vec<u8>, extent: Extent) {
     out.extend_from_slice(&extent.start.to_le_bytes());
     out.extend_from_slice(&extent.count.to_le_bytes());
-}
-
-/// Writes a payload's head; returns the inline bytes that belong behind it.
-fn push_payload<'a>(out: &mut Vec<u8>, payload: &Payload<'a>) -> &'a [u8] {
-    match *payload {
-        Payload::Inline { bytes, checksums } => {
-            out.push(INLINE);
-            out.extend_from_slice(&(bytes.len() as u32).to_le_bytes());
-            push_checksums(out, checksums);
-            bytes
-        }
-        Payload::Bulk { at, bytes, checksums } => {
-            out.push(BULK);
-            out.extend_from_slice(&bytes.to_le_bytes());
-            out.extend_from_slice(&(at.extents().len() as u16).to_le_bytes());
-            for piece in at.extents() {
-                out.extend_from_slice(&piece.block.to_le_bytes());
-                out.extend_from_slice(&piece.blocks.to_le_bytes());
-            }
-            push_checksums(out, checksums);
-            &[]
-        }
-    }
 }
 
 /// Replaces `out` by an update record but for its last inline bytes, which are returned: they need no
@@ -586,37 +546,15 @@ impl<'a> Reader<'a> {
     }
     fn value(&mut self) -> Option<OwnedValue<'a>> {
         match self.u8()? {
-            SINGLE => self.payload().map(OwnedValue::Single),
+            SINGLE => self.update_payload().map(OwnedValue::Single),
             ARRAY => {
                 let (record_bytes, count) = (self.u32()?, self.u16()?);
                 let extents =
-                    (0..count).map(|_| Some((self.extent()?, self.payload()?))).collect::<Option<Vec<_>>>()?;
+                    (0..count).map(|_| Some((self.extent()?, self.update_payload()?))).collect::<Option<Vec<_>>>()?;
                 let fits = |(extent, payload): &(Extent, OwnedPayload<'_>)| {
                     extent.count.checked_mul(record_bytes.into()) == Some(payload.borrow().len())
                 };
                 (record_bytes > 0 && extents.iter().all(fits)).then_some(OwnedValue::Array(record_bytes, extents))
-            }
-            _ => None,
-        }
-    }
-    fn payload(&mut self) -> Option<OwnedPayload<'a>> {
-        match self.u8()? {
-            INLINE => {
-                let len = self.u32()?;
-                let checksums = self.checksums(len.into())?;
-                let bytes = self.slice(len as usize)?;
-                (bytes.len() <= INLINE_BYTES_MAX).then_some(OwnedPayload::Inline { bytes, checksums })
-            }
-            BULK => {
-                let (bytes, count) = (self.u64()?, self.u16()?);
-                if usize::from(count) > EXTENTS_PER_PAYLOAD_MAX || bytes == 0 {
-                    return None;
-                }
-                let pieces = (0..count)
-                    .map(|_| Some(BulkExtent { block: self.u32()?, blocks: self.u32()? }))
-                    .collect::<Option<BulkList>>()?;
-                let checksums = self.checksums(bytes)?;
-                Some(OwnedPayload::Bulk { at: Reservation::replayed(pieces, bytes), bytes, checksums })
             }
             _ => None,
         }
@@ -626,6 +564,8 @@ impl<'a> Reader<'a> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::request::BulkList;
+    use crate::space::{BulkExtent, Reservation};
 
     fn origin() -> Origin {
         Origin { session: SessionId(0x0102), seq: 0x0304 }

@@ -98,8 +98,12 @@ pub const INLINE_BYTES_MAX: usize = 4096;
 /// [`types::CHECKSUM_CHUNK_BYTES`] of the payload.
 #[derive(Clone, Copy, Debug)]
 pub enum Payload<'a> {
-    /// At most [`INLINE_BYTES_MAX`] bytes, kept in the tree.
+    /// At most [`INLINE_BYTES_MAX`] bytes, kept in the tree; from [`media::STAGED_BYTES_MIN`] on on the stage,
+    /// while there is room.
     Inline { bytes: &'a [u8], checksums: &'a [u32] },
+    /// What the store makes of a long inline payload, and no request has: the bytes are logged with the record
+    /// and belong to `block`.
+    Staged { block: u32, bytes: &'a [u8], checksums: &'a [u32] },
     /// Already written to the blocks of `at`, from their start; `bytes` of them count.
     Bulk { at: &'a Reservation, bytes: u64, checksums: &'a [u32] },
 }
@@ -108,7 +112,7 @@ impl Payload<'_> {
     /// Length in bytes.
     pub fn len(&self) -> u64 {
         match self {
-            Payload::Inline { bytes, .. } => bytes.len() as u64,
+            Payload::Inline { bytes, .. } | Payload::Staged { bytes, .. } => bytes.len() as u64,
             Payload::Bulk { bytes, .. } => *bytes,
         }
     }

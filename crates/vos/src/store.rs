@@ -26,7 +26,7 @@ use crate::shard::SNAPSHOTS_MAX;
 use crate::space::Reservation;
 use crate::update::{self, Scratch};
 use crate::walk::{Visitor, WalkAnchor};
-use crate::{aggregate, fetch, list, maintain, node, prepare, punch, query, rewrite, walk};
+use crate::{aggregate, fetch, list, maintain, node, prepare, punch, query, rewrite, staged, walk};
 
 /// Changes of more records than this must fit the page budget twice.
 pub(crate) const SMALL_RECORDS: usize = 16;
@@ -300,12 +300,21 @@ impl Store {
         let wanted = (records as u64 + SPLIT_PAGES) * media::PAGE_BYTES as u64;
         catalog.pool(shard.pool)?.admit(shard.pool, wanted)?;
         catalog.touch_session(&pages, origin)?;
-        let tail = record::encode_update(&mut scratch.log, container, version, origin, update);
-        let lsn = media.append(kind::UPDATE, &[&scratch.log, tail], Reserve::Normal)?;
-        each_reservation(update, &mut |reservation| reservation.take(media));
-        let done = catalog
-            .with_shard(container, |shard| update::apply(shard, &mut pages, version, update, spot, scratch))
-            .and_then(|()| catalog.note(&mut pages, origin, version.epoch));
+        let blocks = (records * media::BLOCK_BYTES) as u64;
+        let room = staged::Room {
+            in_quota: catalog.pool(shard.pool)?.admit(shard.pool, wanted + blocks).is_ok(),
+            record_bytes_max: media.record_bytes_max(),
+        };
+        let (lsn, done) = staged::with(update, media.staging(), room, |update, staging| -> Result<_> {
+            let tail = record::encode_update(&mut scratch.log, container, version, origin, update);
+            let lsn = media.append(kind::UPDATE, &[&scratch.log, tail], Reserve::Normal)?;
+            staging.commit();
+            each_reservation(update, &mut |reservation| reservation.take(media));
+            let done = catalog
+                .with_shard(container, |shard| update::apply(shard, &mut pages, version, update, spot, scratch))
+                .and_then(|()| catalog.note(&mut pages, origin, version.epoch));
+            Ok((lsn, done))
+        })?;
         drop(pages);
         self.settle(lsn, done)?;
         Ok(lsn)
@@ -362,14 +371,14 @@ impl Store {
             let mut names = akeys.iter().map(|read| read.akey);
             update::check_conditions(shard, &pages, at, (group, oid, Some(dkey)), &mut names, conditions)?;
         }
-        let mut plan = fetch::fetch(shard, &pages, at, (group, oid, dkey), akeys, &mut scratch.key)?;
+        let mut plan = fetch::fetch(media, shard, &pages, at, (group, oid, dkey), akeys, &mut scratch.key)?;
         if plan.names_bulk() {
             plan.pin = Some(media.pin());
         }
         Ok(plan)
     }
 
-    /// The quick path: one inline single value, copied into `out` (cleared first).
+    /// The quick path: one single value that is in memory, copied into `out` (cleared first).
     ///
     /// # Errors
     /// `NoContainer`, `Corrupt`.
@@ -389,7 +398,7 @@ impl Store {
         pages.begin_op();
         let shard = self.catalog.shard(container)?;
         let at = shard.moment(at)?;
-        fetch::value(shard, &pages, at, (group, oid, dkey, akey), &mut self.scratch.key, out)
+        fetch::value(&self.media, shard, &pages, at, (group, oid, dkey, akey), &mut self.scratch.key, out)
     }
 
     /// The quick path for several values at once: their descents interleave, so that cache misses overlap
@@ -408,7 +417,7 @@ impl Store {
         pages.begin_op();
         let shard = self.catalog.shard(container)?;
         let at = shard.moment(at)?;
-        fetch::values(shard, &pages, at, places, &mut self.scratch, each)
+        fetch::values(&self.media, shard, &pages, at, places, &mut self.scratch, each)
     }
 
     /// Objects with anything visible, in order of group and id.
@@ -638,7 +647,17 @@ impl Store {
         if let Record::Mend { mend, .. } = record {
             mend.reservation().into_iter().for_each(&mut mark_one);
         }
-        let mut mark = |update: &Update<'_>| each_reservation(update, &mut mark_one);
+        let mut staged = Ok(());
+        let mut mark = |update: &Update<'_>| {
+            each_reservation(update, &mut mark_one);
+            each_payload(update, &mut |payload| {
+                if let Payload::Staged { block, bytes, .. } = payload
+                    && staged.is_ok()
+                {
+                    staged = self.media.restage(*block, bytes);
+                }
+            });
+        };
         match record {
             Record::Update { update, .. } => update.with(&mut mark),
             Record::Prepare { ops, .. } => ops.iter().for_each(|op| {
@@ -651,6 +670,7 @@ impl Store {
             _ => {}
         }
         marked?;
+        staged?;
         self.release_freed(lsn)
     }
 

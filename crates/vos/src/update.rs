@@ -108,6 +108,7 @@ fn check_payload(payload: &Payload<'_>) -> Result<()> {
             }
             (bytes.len(), checksums)
         }
+        Payload::Staged { .. } => return Err(Error::Invalid("what is staged is the store's choice")),
         Payload::Bulk { at, bytes, checksums } => {
             let room: u64 = at.extents().iter().map(|piece| u64::from(piece.blocks) * BLOCK_BYTES as u64).sum();
             if bytes == 0 || bytes > room || bytes > VALUE_BYTES_MAX as u64 {
@@ -287,9 +288,11 @@ pub(crate) fn put(
             scratch.freed.push(piece);
         }
     }
-    if let Payload::Bulk { at, .. } = payload {
-        shard.blocks += at.extents().iter().map(|piece| u64::from(piece.blocks)).sum::<u64>();
-    }
+    shard.blocks += match payload {
+        Payload::Inline { .. } => 0,
+        Payload::Staged { .. } => 1,
+        Payload::Bulk { at, .. } => at.extents().iter().map(|piece| u64::from(piece.blocks)).sum(),
+    };
     Ok(())
 }
 

@@ -14,6 +14,8 @@
 //! | inline  | form 1 = 1, checksums 4 each, the bytes                                         |
 //! | bulk    | form 1 = 2, bytes 8, extents 2, extents (block 4, blocks 4) each, checksums 4 each |
 //!
+//! A staged value is a bulk value of one block: the tree does not tell where its bytes are for the moment.
+//!
 //! An inline payload of `n` bytes has `ceil(n / 32768)` checksums: one, or none when it is empty.
 
 use codec::checksum::chunk_count;
@@ -74,6 +76,15 @@ impl Stored<'_> {
         }
     }
 
+    /// The run of blocks it lies in, when there is just one.
+    #[inline]
+    pub(crate) fn lone_extent(&self) -> Option<BulkExtent> {
+        match self {
+            Stored::Bulk { extents, .. } => <&[u8; 8]>::try_from(*extents).ok().map(read_extent),
+            Stored::Inline { .. } => None,
+        }
+    }
+
     /// A source for the byte range `part`; inline bytes are appended to `inline`.
     pub(crate) fn source(&self, part: std::ops::Range<u64>, inline: &mut Vec<u8>) -> Source {
         match *self {
@@ -97,18 +108,26 @@ pub(crate) fn payload_head<'a>(payload: &Payload<'a>, head: &mut Head) -> &'a [u
             push_checksums(head, checksums);
             bytes
         }
+        Payload::Staged { block, bytes, checksums } => {
+            bulk_head(head, bytes.len() as u64, &[BulkExtent { block, blocks: 1 }], checksums);
+            &[]
+        }
         Payload::Bulk { at, bytes, checksums } => {
-            head.push(BULK);
-            head.extend_from_slice(&bytes.to_le_bytes());
-            head.extend_from_slice(&(at.extents().len() as u16).to_le_bytes());
-            for extent in at.extents() {
-                head.extend_from_slice(&extent.block.to_le_bytes());
-                head.extend_from_slice(&extent.blocks.to_le_bytes());
-            }
-            push_checksums(head, checksums);
+            bulk_head(head, bytes, at.extents(), checksums);
             &[]
         }
     }
+}
+
+fn bulk_head(head: &mut Head, bytes: u64, extents: &[BulkExtent], checksums: &[u32]) {
+    head.push(BULK);
+    head.extend_from_slice(&bytes.to_le_bytes());
+    head.extend_from_slice(&(extents.len() as u16).to_le_bytes());
+    for extent in extents {
+        head.extend_from_slice(&extent.block.to_le_bytes());
+        head.extend_from_slice(&extent.blocks.to_le_bytes());
+    }
+    push_checksums(head, checksums);
 }
 
 fn push_checksums(head: &mut Head, checksums: &[u32]) {
@@ -181,11 +200,14 @@ pub(crate) fn read_checksums(bytes: &[u8]) -> Checksums {
 }
 
 fn read_extents(bytes: &[u8]) -> BulkList {
-    let read = |b: &[u8; 8]| BulkExtent {
-        block: u32::from_le_bytes(*b.first_chunk().expect("eight bytes")),
-        blocks: u32::from_le_bytes(*b.last_chunk().expect("eight bytes")),
-    };
-    bytes.as_chunks::<8>().0.iter().map(read).collect()
+    bytes.as_chunks::<8>().0.iter().map(read_extent).collect()
+}
+
+fn read_extent(bytes: &[u8; 8]) -> BulkExtent {
+    BulkExtent {
+        block: u32::from_le_bytes(*bytes.first_chunk().expect("eight bytes")),
+        blocks: u32::from_le_bytes(*bytes.last_chunk().expect("eight bytes")),
+    }
 }
 
 #[cfg(test)]
@@ -211,6 +233,8 @@ mod tests {
         let at = crate::space::Reservation::replayed(BulkList::from_slice(&pieces), 36_864);
         let bulk = Payload::Bulk { at: &at, bytes: 36_864, checksums: &[1, 2] };
         assert_eq!(bytes_of(&bulk, None), "0200900000000000000200050000000200000000010000070000000100000002000000");
+        let staged = Payload::Staged { block: 5, bytes: &[7; 3000], checksums: &[1] };
+        assert_eq!(bytes_of(&staged, None), "02b80b00000000000001000500000001000000 01000000".replace(' ', ""));
         assert_eq!(
             (hole(&9u64.to_le_bytes()).head, read_count(&9u64.to_le_bytes())),
             (&[9, 0, 0, 0, 0, 0, 0, 0][..], Some(9))

@@ -23,6 +23,8 @@ const OBJECTS: u64 = 3;
 const UNDECIDED: u64 = 150;
 /// Content of the value that is damaged and mended.
 const MENDED: u64 = 9000;
+/// Content of a value that is staged.
+const STAGED: u64 = 9001;
 /// Fewer zeros than this do not end a run.
 const GAP_BYTES: usize = 24;
 const IMAGE_BYTES_MAX: usize = 200 << 10;
@@ -55,6 +57,7 @@ fn life() -> (Vec<Op>, Vec<Op>) {
     after.extend((0..4).map(part));
     after.extend([Op::Maintain(Epoch(117)), Op::Coalesce, update(0, 120)]);
     after.push(write(120, 4, Write::Single(rig::content(MENDED, 5000))));
+    after.push(write(120, 2, Write::Single(rig::content(STAGED, 2100))));
     let Op::Update { container, epoch, object, dkey, conditions, akeys } = update(0, 121) else { unreachable!() };
     let steps = vec![Step::Update { object: rig::object(object), dkey, conditions, akeys }];
     after.push(Op::Prepare { tx: UNDECIDED, container, epoch, steps });
@@ -224,12 +227,15 @@ fn the_image_has_every_kind_of_record() {
             data: media::Region::whole(rig::disk("/data")).unwrap(),
         };
         let (_media, mut recovery) = media::Store::open(regions, MEMORY_BYTES).unwrap();
-        let mut kinds = BTreeSet::new();
+        let (mut kinds, mut staged) = (BTreeSet::new(), 0);
         while let Some(record) = recovery.next_record().unwrap() {
-            assert_ne!(vos::describe_record(record.kind, record.payload).name, "unreadable");
+            let described = vos::describe_record(record.kind, record.payload);
+            assert_ne!(described.name, "unreadable");
+            staged += usize::from(described.text.contains("staged for block"));
             kinds.insert(record.kind);
         }
         let all: BTreeSet<u16> = (1..=16).chain(20..=22).collect();
+        assert!(staged > 0, "a value is to be put on the stage again");
         assert_eq!(kinds, all, "kinds 1 to 16 and 20 to 22 of the table in record.rs");
     });
 }

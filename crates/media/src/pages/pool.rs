@@ -32,6 +32,52 @@ pub const FRAMES_MIN: u32 = 64;
 /// pages, and frozen images while a checkpoint runs. It shrinks again at the end of a checkpoint.
 const OVERSHOOT: u32 = 2;
 
+/// Of the memory for pages, the stage may have one part in this many while pages do not need it.
+const STAGE_MOST_PART: u32 = 2;
+/// And one part in this many whatever pages need.
+const STAGE_LEAST_PART: u32 = 16;
+
+/// The memory that pages and the stage share, in frames. Whoever comes first may have it, within the bounds
+/// above.
+pub(crate) struct Memory {
+    frames: u32,
+    pages: Cell<u32>,
+    stage: Cell<u32>,
+}
+
+impl Memory {
+    pub(crate) fn new(frames: u32) -> Memory {
+        Memory { frames, pages: Cell::new(0), stage: Cell::new(0) }
+    }
+
+    /// Frames the stage never goes beyond, but in a replay.
+    pub(crate) fn stage_most(&self) -> u32 {
+        self.frames / STAGE_MOST_PART
+    }
+
+    /// Frames the stage may have as things are; what it has already among them.
+    #[inline]
+    pub(crate) fn stage_room(&self) -> u32 {
+        let left = self.frames.saturating_sub(self.pages.get());
+        let least = self.frames / STAGE_LEAST_PART;
+        left.max(least).max(self.stage.get()).min(self.stage_most())
+    }
+
+    /// The stage has so many frames now.
+    pub(crate) fn set_stage(&self, frames: u32) {
+        self.stage.set(frames);
+    }
+
+    pub(crate) fn stage(&self) -> u32 {
+        self.stage.get()
+    }
+
+    /// Frames that pages try to stay within.
+    fn page_room(&self) -> u32 {
+        self.frames.saturating_sub(self.stage.get().max(self.frames / STAGE_LEAST_PART))
+    }
+}
+
 /// Reads pages from their device.
 pub(crate) struct Loader {
     pub(crate) device: Device,
@@ -48,8 +94,9 @@ pub struct Pages {
     /// State value of pages changed since the last freeze.
     pub(super) generation: u32,
     op: u32,
-    /// Frames the pool tries to stay within.
+    /// Frames the pool and the stage try to stay within.
     budget: u32,
+    memory: Rc<Memory>,
     /// CRC of the store's UUID, expected in every page.
     pub(super) store: u32,
     /// Sequence of the newest checkpoint, begun or done: no page on the device is younger.
@@ -125,6 +172,7 @@ impl Pages {
             generation: FIRST_GENERATION,
             op: 1,
             budget,
+            memory: Rc::new(Memory::new(budget)),
             store,
             checkpoint: 0,
             loader,
@@ -324,6 +372,11 @@ impl Pages {
         (self.budget * OVERSHOOT) as u64
     }
 
+    /// What the pool shares with the stage.
+    pub(crate) fn memory(&self) -> Rc<Memory> {
+        self.memory.clone()
+    }
+
     /// The counter of changed pages, to be read beside a borrow of the pool.
     pub(crate) fn dirty_counter(&self) -> Rc<Cell<u64>> {
         self.dirty.clone()
@@ -373,10 +426,11 @@ impl Pages {
     /// Evicts clean pages until the pool is within its budget again, and gives the memory back.
     pub(crate) fn shrink(&mut self) {
         let frames = self.frames.get_mut();
-        if frames.high <= self.budget {
+        let room = self.memory.page_room();
+        if frames.high <= room {
             return;
         }
-        for frame in self.budget..frames.high {
+        for frame in room..frames.high {
             let owner = self.owners[frame as usize].get();
             if owner < OWNER_IMAGE && self.entries[owner as usize].state.get() == CLEAN {
                 self.entries[owner as usize].frame.set(NO_FRAME);
@@ -386,10 +440,11 @@ impl Pages {
             }
         }
         let old = frames.high;
-        while frames.high > self.budget && self.owners[frames.high as usize - 1].get() == OWNER_NONE {
+        while frames.high > room && self.owners[frames.high as usize - 1].get() == OWNER_NONE {
             frames.high -= 1;
         }
         let high = frames.high;
+        self.memory.pages.set(high);
         frames.free.retain(|frame| *frame < high);
         frames.hand = 0;
         self.arena.discard(high, old - high);
@@ -508,7 +563,7 @@ impl Pages {
         if let Some(frame) = frames.free.pop() {
             return Ok(frame);
         }
-        if (frames.high < self.budget || self.loader.is_none())
+        if (frames.high < self.memory.page_room() || self.loader.is_none())
             && let Some(frame) = self.grow(&mut frames)
         {
             return Ok(frame);
@@ -525,7 +580,8 @@ impl Pages {
             return None;
         }
         frames.high += 1;
-        self.arena.expect(frames.high, self.budget.max(frames.high));
+        self.arena.expect(frames.high, self.memory.page_room().max(frames.high));
+        self.memory.pages.set(frames.high);
         Some(frame)
     }
 

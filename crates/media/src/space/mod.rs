@@ -348,9 +348,9 @@ impl Space {
         PinGuard { pins: self.pins.clone(), generation }
     }
 
-    /// Frees some of what may leave quarantine, now that the log is durable up to `durable`. True: there may be
-    /// more, call again.
-    pub(crate) fn drain(&mut self, durable: Lsn) -> bool {
+    /// Frees some of what may leave quarantine, now that the log is durable up to `durable`; `freed` hears of each.
+    /// True: there may be more, call again.
+    pub(crate) fn drain(&mut self, durable: Lsn, freed: &mut dyn FnMut(Extent)) -> bool {
         let oldest_pin = self.pins.borrow().held.keys().next().copied().unwrap_or(u64::MAX);
         for _ in 0..SLICE_FREED {
             // A pin taken in generation g was there before every release of generation >= g.
@@ -362,6 +362,7 @@ impl Space {
             self.quarantine.pop_front();
             self.quarantined -= extent.blocks as u64;
             self.index(extent).insert(extent);
+            freed(extent);
         }
         true
     }
@@ -433,6 +434,11 @@ impl Space {
 
     pub(crate) fn area(&self) -> Area {
         self.area
+    }
+
+    /// Whether recovery is over: released blocks go through quarantine.
+    pub(crate) fn is_live(&self) -> bool {
+        self.mode == Mode::Live
     }
 
     /// Whether changes wait for a checkpoint.

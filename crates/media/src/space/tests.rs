@@ -19,13 +19,13 @@ fn freed_blocks_wait_for_the_log_and_for_readers() {
     let pin = space.pin();
     space.release(extent, Lsn(100)).unwrap();
     let later = space.pin();
-    space.drain(Lsn(100));
+    space.drain(Lsn(100), &mut |_| {});
     assert_eq!(space.usage().quarantined, 1 << 20, "the record at 100 is not durable yet");
-    space.drain(Lsn(101));
+    space.drain(Lsn(101), &mut |_| {});
     assert_eq!(space.usage().quarantined, 1 << 20, "a reader may hold it");
     drop(pin.clone());
     drop(pin);
-    space.drain(Lsn(101));
+    space.drain(Lsn(101), &mut |_| {});
     assert_eq!(space.usage().free, before, "a pin from after the release does not matter");
     drop(later);
     space.check().unwrap();
@@ -38,10 +38,10 @@ fn what_is_freed_during_a_checkpoint_waits_for_its_end() {
     space.commit(extent);
     space.freeze();
     space.release(extent, Lsn(100)).unwrap();
-    space.drain(Lsn(200));
+    space.drain(Lsn(200), &mut |_| {});
     assert_eq!(space.usage().quarantined, 8192);
     space.finish();
-    space.drain(Lsn(200));
+    space.drain(Lsn(200), &mut |_| {});
     assert_eq!(space.usage().quarantined, 0);
     space.check().unwrap();
 }
@@ -129,7 +129,7 @@ fn no_block_ever_has_two_owners() {
             _ if !owned.is_empty() => {
                 let extent = owned.swap_remove((pick >> 3) % owned.len());
                 space.release(extent, Lsn(step)).unwrap();
-                space.drain(Lsn(step + 1));
+                space.drain(Lsn(step + 1), &mut |_| {});
                 (extent.block..extent.block + extent.blocks).for_each(|block| owner[block as usize] = false);
                 Vec::new()
             }

@@ -6,7 +6,9 @@ use std::cell::RefCell;
 use std::collections::BTreeMap;
 use std::rc::Rc;
 
-use media::{Error, Existing, Extent, Identity, Lsn, PageId, Record, Recovered, Region, Regions, Reserve, Store};
+use media::{
+    Error, Existing, Extent, Identity, Lsn, PageId, Record, Recovered, Region, Regions, Reserve, Staging, Store,
+};
 use rt::disk::{Dax, Disk, IoBuf, OpenMode};
 
 pub const STORE: [u8; 16] = *b"0123456789abcdef";
@@ -22,6 +24,8 @@ const KIND: u16 = 7;
 pub enum Action {
     Inline(u64),
     Bulk(u32),
+    /// Bulk whose bytes travel in the record, while there is room on the stage.
+    Staged(u32),
     Delete,
 }
 
@@ -46,6 +50,7 @@ impl Model {
         for (number, op) in (1..).zip(&self.ops[..count as usize]) {
             match op.action {
                 Action::Delete => state.remove(&op.key),
+                Action::Staged(bytes) => state.insert(op.key, (number, Action::Bulk(bytes))),
                 _ => state.insert(op.key, (number, op.action.clone())),
             };
         }
@@ -140,7 +145,8 @@ impl Ledger {
 
     /// Does `op` and returns its position; it is not durable yet.
     pub async fn submit(&self, op: &Op, model: &RefCell<Model>) -> Result<Lsn, Error> {
-        let reservation = match op.action {
+        let (staging, action, staged) = self.stage(op);
+        let reservation = match action {
             Action::Bulk(bytes) => {
                 let reservation = self.store.reserve(bytes as u64)?;
                 // The number is not known yet: the content goes by key and length alone.
@@ -150,13 +156,15 @@ impl Ledger {
             }
             _ => None,
         };
-        let extents = reservation.as_ref().map(|reservation| reservation.extents()).unwrap_or(&[]);
+        let extents = reservation.as_ref().map(|reservation| reservation.extents()).unwrap_or(&staged);
         let number = self.applied() + 1;
-        let payload = encode(number, op, extents);
+        let payload = encode(number, op.key, &action, extents);
         let reserve = if op.action == Action::Delete { Reserve::Critical } else { Reserve::Normal };
         self.load(op.key)?;
         // Two parts, as an owner would: a head and a body.
-        let lsn = self.store.append(KIND, &[&payload[..8], &payload[8..]], reserve)?;
+        let behind = bytes_behind(op.key, &action);
+        let lsn = self.store.append(KIND, &[&payload[..8], &payload[8..], &behind], reserve)?;
+        staging.commit();
         if let Some(reservation) = &reservation {
             self.store.commit(reservation);
         }
@@ -167,7 +175,8 @@ impl Ledger {
 
     /// As `submit`, for stores whose tasks do not run.
     pub fn submit_now(&self, op: &Op, model: &RefCell<Model>) -> Result<Lsn, Error> {
-        let reservation = match op.action {
+        let (staging, action, staged) = self.stage(op);
+        let reservation = match action {
             Action::Bulk(bytes) => {
                 let reservation = self.store.reserve(bytes as u64)?;
                 self.store.bulk_write_now(&reservation, 0, &content(op.key, bytes))?;
@@ -175,11 +184,12 @@ impl Ledger {
             }
             _ => None,
         };
-        let extents = reservation.as_ref().map(|reservation| reservation.extents()).unwrap_or(&[]);
-        let payload = encode(self.applied() + 1, op, extents);
+        let extents = reservation.as_ref().map(|reservation| reservation.extents()).unwrap_or(&staged);
+        let payload = encode(self.applied() + 1, op.key, &action, extents);
         let reserve = if op.action == Action::Delete { Reserve::Critical } else { Reserve::Normal };
         self.load(op.key)?;
-        let lsn = self.store.append(KIND, &[&payload], reserve)?;
+        let lsn = self.store.append(KIND, &[&payload, &bytes_behind(op.key, &action)], reserve)?;
+        staging.commit();
         if let Some(reservation) = &reservation {
             self.store.commit(reservation);
         }
@@ -188,10 +198,24 @@ impl Ledger {
         Ok(lsn)
     }
 
+    /// Puts a staged value on the stage; if that has no room, it is bulk as others. Returns what is done.
+    fn stage(&self, op: &Op) -> (Staging<'_>, Action, Vec<Extent>) {
+        let mut staging = self.store.staging();
+        let Action::Staged(bytes) = op.action else { return (staging, op.action.clone(), Vec::new()) };
+        match staging.add(&content(op.key, bytes)) {
+            Some(block) => (staging, op.action.clone(), vec![Extent { block, blocks: 1 }]),
+            None => (staging, Action::Bulk(bytes), Vec::new()),
+        }
+    }
+
     fn replay(&self, record: Record<'_>) -> Result<(), Error> {
         assert_eq!(record.kind, KIND);
-        for extent in decode(record.payload).3 {
-            self.store.mark_allocated(extent)?;
+        let (_, _, slot, extents) = decode(record.payload);
+        for extent in extents {
+            match slot[12] {
+                3 => self.store.restage(extent.block, &record.payload[slot.len()..])?,
+                _ => self.store.mark_allocated(extent)?,
+            }
         }
         self.apply(record.payload, record.lsn)
     }
@@ -279,6 +303,9 @@ impl Ledger {
                     let left = *bytes as usize - read.len();
                     let part = left.min(extent.bytes() as usize);
                     read.extend_from_slice(&self.store.bulk_read_now(*extent, 0, part).unwrap());
+                    if let Some(staged) = self.store.staged(*extent) {
+                        assert!(staged[..part] == read[..], "on the stage and on the device is the same");
+                    }
                 }
                 assert!(read == content(*key, *bytes), "bulk of key {key}");
             }
@@ -306,14 +333,16 @@ impl Table {
 }
 
 /// number 8 | key 4 | tag 1 | extents 1 | zero 2 | value or length 8 | extents 8 each. Slots hold the same.
-fn encode(number: u64, op: &Op, extents: &[Extent]) -> Vec<u8> {
-    let (tag, value) = match op.action {
+/// Behind a record of tag 3 come the bytes.
+fn encode(number: u64, key: u32, action: &Action, extents: &[Extent]) -> Vec<u8> {
+    let (tag, value) = match *action {
         Action::Delete => (0, 0),
         Action::Inline(value) => (1, value),
         Action::Bulk(bytes) => (2, bytes as u64),
+        Action::Staged(bytes) => (3, bytes as u64),
     };
     let mut bytes = number.to_le_bytes().to_vec();
-    bytes.extend_from_slice(&op.key.to_le_bytes());
+    bytes.extend_from_slice(&key.to_le_bytes());
     bytes.extend_from_slice(&[tag, extents.len() as u8, 0, 0]);
     bytes.extend_from_slice(&value.to_le_bytes());
     for extent in extents {
@@ -336,8 +365,16 @@ fn action(bytes: &[u8]) -> Action {
     let value = u64::from_le_bytes(bytes[16..24].try_into().unwrap());
     match bytes[12] {
         1 => Action::Inline(value),
-        2 => Action::Bulk(value as u32),
+        2 | 3 => Action::Bulk(value as u32),
         tag => panic!("tag {tag}"),
+    }
+}
+
+/// What a record has behind its fields.
+fn bytes_behind(key: u32, action: &Action) -> Vec<u8> {
+    match *action {
+        Action::Staged(bytes) => content(key, bytes),
+        _ => Vec::new(),
     }
 }
 
@@ -357,11 +394,23 @@ impl Dice {
         (self.0 >> 33) % bound
     }
 
+    /// As `op`: staged values, bulk of a block, and deletes.
+    pub fn staged_op(&mut self, keys: u32) -> Op {
+        let key = self.below(keys as u64) as u32;
+        let action = match self.below(10) {
+            0..=5 => Action::Staged((media::STAGED_BYTES_MIN as u64 + self.below(2049)) as u32),
+            6..=7 => Action::Bulk(self.below(4096) as u32 + 1),
+            _ => Action::Delete,
+        };
+        Op { key, action }
+    }
+
     pub fn op(&mut self, keys: u32, bulk_bytes_max: u64) -> Op {
         let key = self.below(keys as u64) as u32;
         let action = match self.below(10) {
-            0..=4 => Action::Inline(self.below(1 << 30)),
-            5..=7 => Action::Bulk(self.below(bulk_bytes_max) as u32 + 1),
+            0..=3 => Action::Inline(self.below(1 << 30)),
+            4..=5 => Action::Bulk(self.below(bulk_bytes_max) as u32 + 1),
+            6..=7 => Action::Staged((media::STAGED_BYTES_MIN as u64 + self.below(2049)) as u32),
             _ => Action::Delete,
         };
         Op { key, action }

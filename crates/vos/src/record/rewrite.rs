@@ -15,7 +15,8 @@
 
 use types::{ContainerId, Extent};
 
-use super::{OwnedPayload, Reader, Record, push_extent, push_from, push_head, push_payload, push_version};
+use super::payload::{OwnedPayload, push_payload};
+use super::{Reader, Record, push_extent, push_from, push_head, push_version};
 use crate::key::Version;
 use crate::request::{Origin, Payload};
 use crate::rewrite::Rewrite;

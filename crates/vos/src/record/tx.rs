@@ -87,7 +87,8 @@ pub(super) fn read_prepare<'a>(r: &mut Reader<'a>, container: ContainerId, bytes
         return None;
     }
     let op = |_| match r.u8()? {
-        UPDATE => r.update().map(OwnedOp::Update),
+        // Until it is decided, an update keeps its payloads to itself.
+        UPDATE => r.update().filter(|update| !update.is_staged()).map(OwnedOp::Update),
         PUNCH => r.punch().map(OwnedOp::Punch),
         _ => None,
     };

@@ -27,6 +27,14 @@ const SPAN: u64 = 48;
 /// Payloads from this size on go to bulk blocks: small, so that few bytes test both ways.
 const BULK_FROM: usize = 300;
 
+/// Whether a payload gets blocks and is written before its update. Of those that the store may stage, most are
+/// left to it.
+fn is_bulk(bytes: &[u8]) -> bool {
+    let can_stage = (media::STAGED_BYTES_MIN..=vos::INLINE_BYTES_MAX).contains(&bytes.len());
+    let may_stage = can_stage && !bytes[0].is_multiple_of(4);
+    bytes.len() >= BULK_FROM && !may_stage
+}
+
 /// A seeded source of choices.
 pub struct Dice(pub u64);
 
@@ -420,7 +428,7 @@ impl Generator {
         if self.dice.chance(3) {
             let len = match self.dice.below(8) {
                 0 => 0,
-                1 => 2000 + self.dice.below(2000),
+                1 | 3 => 2000 + self.dice.below(2200),
                 2 => 4096 + self.dice.below(9000),
                 _ => self.dice.below(100),
             };
@@ -654,7 +662,7 @@ pub fn with_update(
         };
         let mut rows = Vec::new();
         for bytes in values {
-            let reservation = if bytes.len() >= BULK_FROM {
+            let reservation = if is_bulk(bytes) {
                 let reservation = store.reserve_bulk(container, bytes.len() as u64)?;
                 store.media().bulk_write_now(reservation.media().unwrap(), 0, bytes)?;
                 Some(reservation)
