@@ -181,5 +181,10 @@ fn open_region(index: TargetIndex, role: &str, config: &RegionConfig, format: bo
         }
         disk = Disk::open_mapped(&config.path, dax).map_err(io)?;
     }
-    Ok(Region { disk, base: config.base, bytes: config.bytes })
+    // How much of what there is belongs to a store that exists, its superblock says: it may be on its way to another
+    // size.
+    if !format {
+        return Region::from_base(disk, config.base).map_err(io);
+    }
+    Ok(Region::new(disk, config.base, config.bytes))
 }

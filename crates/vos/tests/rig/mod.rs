@@ -238,9 +238,9 @@ pub fn disk(path: &str) -> Disk {
 
 pub fn regions(log_bytes: u64, data_bytes: u64) -> Regions {
     Regions {
-        log: Region { disk: disk("/log"), base: 0, bytes: log_bytes },
+        log: Region::new(disk("/log"), 0, log_bytes),
         metadata: None,
-        data: Region { disk: disk("/data"), base: 0, bytes: data_bytes },
+        data: Region::new(disk("/data"), 0, data_bytes),
     }
 }
 
