@@ -182,6 +182,9 @@ pub enum ResizeError {
     /// Nothing changed.
     #[error("{region}: {cause}")]
     Extend { region: Arc<str>, cause: Arc<str> },
+    /// Try again in a moment.
+    #[error("the region is getting another size just now")]
+    UnderWay,
     /// Writers needed the room: try again when there is more.
     #[error("writers needed the space that was to go")]
     Yielded,

@@ -99,13 +99,16 @@ impl Store {
     /// Begins to shrink the data region to `bytes`, in whole blocks: nothing is placed behind that any more.
     ///
     /// # Errors
-    /// - `Resize(TooSmall | TooFull)`, with figures. An earlier fence is gone.
+    /// - `Resize(TooSmall | TooFull)`, with figures. An earlier fence is gone. `Resize(UnderWay)`.
     /// - `Failed`, `Stopped`.
     pub fn fence(&self, bytes: u64) -> Result<()> {
         let shared = &*self.shared;
         shared.running()?;
         let bytes = whole_blocks(bytes);
         self.check_size(bytes)?;
+        if shared.space.borrow().is_sealed() {
+            return Err(ResizeError::UnderWay.into());
+        }
         if bytes >= self.data_bytes() {
             shared.lift_fence();
             return Ok(());
@@ -116,6 +119,21 @@ impl Store {
         shared.space.borrow_mut().fence(limit, demand).map_err(|NoRoom { held, room }| {
             Error::from(ResizeError::TooFull { held: blocks(held), room: blocks(room) })
         })
+    }
+
+    /// Whether the data region could get so many bytes now: what [`Store::grow`] and [`Store::fence`] would say,
+    /// but for what the file or device says. A fence that stands stays.
+    ///
+    /// # Errors
+    /// As [`Store::fence`]; `Resize(TooLarge)`.
+    pub fn may_resize(&self, bytes: u64) -> Result<()> {
+        let before = self.fenced();
+        let outcome = self.fence(bytes);
+        match before {
+            Some(before) => self.fence(before.bytes)?,
+            None => drop(self.lift_fence()),
+        }
+        outcome
     }
 
     /// Gives up shrinking: what is free behind the fence can be taken again. False when there was no fence, or it

@@ -469,6 +469,11 @@ impl Space {
         true
     }
 
+    /// Whether the blocks behind the fence are going, and it cannot be lifted.
+    pub(crate) fn is_sealed(&self) -> bool {
+        matches!(self.fence, Fence::Sealed(_))
+    }
+
     /// The first block behind the fence.
     pub(crate) fn fence_at(&self) -> Option<u32> {
         match self.fence {
