@@ -4,23 +4,26 @@
 
 mod compare;
 mod life;
+mod resize;
 
 use std::collections::BTreeMap;
 
 use codec::checksum;
-use media::{Backing, Existing, Identity, Lsn, PageId, Recovered, Region, Regions};
+use media::{Existing, Identity, Lsn, Recovered, Region, Regions};
 use rt::disk::{Disk, IoBuf, OpenMode};
 use types::{Conditions, ContainerId, Epoch, Extent, Key, ObjectId, PoolId, SessionId};
 use vos::model::{self, Object, Refusal, Scope, Step, Write};
 use vos::{
-    AkeyWrite, Error, FetchPlan, Origin, Payload, Punch, PunchScope, Reservation, Rewriting, Scrub, Scrubbing, Source,
-    Store, TxId, TxState, Update, ValueWrite,
+    AkeyWrite, Error, FetchPlan, Origin, Payload, Punch, PunchScope, Reservation, Rewriting, Source, Store, TxId,
+    TxState, Update, ValueWrite,
 };
 
 #[allow(unused_imports)]
 pub use compare::{compare_at, compare_diff, compare_lists};
 #[allow(unused_imports)]
 pub use life::script;
+#[allow(unused_imports)]
+pub use resize::{move_values, resize};
 
 /// Indices read one by one; some extents lie far beyond.
 const SPAN: u64 = 48;
@@ -556,94 +559,6 @@ pub fn submit_as(store: &mut Store, op: &Op, origin: Origin) -> Result<(Outcome,
         Err(Error::TxState { .. }) => Ok((Outcome::Refused(Refusal::TxState), None)),
         Err(Error::RecordSize { stored, given }) => Ok((Outcome::Refused(Refusal::RecordSize { stored, given }), None)),
         Err(error) => Err(error),
-    }
-}
-
-/// What ends at once, for the tasks of its store do not run.
-pub fn now<T>(work: impl Future<Output = T>) -> T {
-    match std::pin::pin!(work).poll(&mut std::task::Context::from_waker(std::task::Waker::noop())) {
-        std::task::Poll::Ready(done) => done,
-        std::task::Poll::Pending => panic!("it waits for something"),
-    }
-}
-
-/// Gives the data region another size; false when what it holds stays where it is: there is no room, or a transaction
-/// that is not decided holds blocks.
-pub fn resize(store: &mut Store, bytes: u64) -> Result<bool, Error> {
-    let media = store.media().clone();
-    if bytes >= media.data_bytes() {
-        return now(media.grow(bytes, Backing::File)).map(|()| true).map_err(Error::from);
-    }
-    while store.maintain(4)? {}
-    for _ in 0..2 {
-        media.checkpoint_blocking()?;
-    }
-    match media.fence(bytes) {
-        Err(media::Error::Resize(media::ResizeError::TooFull { .. })) => return Ok(false),
-        fenced => fenced?,
-    }
-    for _ in 0..3 {
-        if !move_values(store)? {
-            return Ok(false);
-        }
-        let mut from = Some(PageId(0));
-        while let Some(page) = from {
-            match media.move_pages(page) {
-                Err(media::Error::Busy { .. }) => media.checkpoint_blocking()?,
-                next => from = next?,
-            }
-        }
-        media.move_maps();
-        media.checkpoint_blocking()?;
-        if now(media.cut(Backing::File))? {
-            assert_eq!(media.data_bytes(), bytes);
-            return Ok(true);
-        }
-        if media.fenced().is_none() {
-            return Ok(false);
-        }
-    }
-    // What is left is a transaction's.
-    let is_open = |id| store.prepared(id).is_ok_and(|prepared| !prepared.is_empty());
-    let undecided = store.pools().into_iter().flat_map(|pool| store.containers(pool)).any(is_open);
-    assert!(undecided, "nothing else holds a block: {:?}", media.fenced());
-    media.lift_fence();
-    Ok(false)
-}
-
-/// Moves all values behind the fence; false when there was no room and the fence is gone.
-pub fn move_values(store: &mut Store) -> Result<bool, Error> {
-    let media = store.media().clone();
-    let mut walk = Scrub::default();
-    loop {
-        let found = match store.find_fenced(&mut walk)? {
-            Scrubbing::End => return Ok(true),
-            Scrubbing::Look => continue,
-            Scrubbing::Damaged(damage) => panic!("{damage:?}"),
-            Scrubbing::Value(found) => found,
-        };
-        let mend = match store.plan_move(found) {
-            Ok(mend) => mend,
-            // The walk has gone past it: another one finds it.
-            Err(Error::Media(media::Error::Busy { .. })) => {
-                media.checkpoint_blocking()?;
-                continue;
-            }
-            Err(Error::DeviceFull { .. }) => {
-                media.lift_fence();
-                return Ok(false);
-            }
-            Err(error) => return Err(error),
-        };
-        mend.write_now(&media)?;
-        while let Err(error) = store.mend(&mend) {
-            match error {
-                Error::Media(media::Error::Busy { .. } | media::Error::LogFull { .. }) => {
-                    media.checkpoint_blocking()?
-                }
-                error => return Err(error),
-            }
-        }
     }
 }
 
