@@ -235,7 +235,7 @@ fn write(files: &Files) {
 fn regions() -> Regions {
     let region = |path: &PathBuf, bytes| {
         let mode = OpenMode { create: true, direct: false, exclusive_lock: false };
-        Region { disk: Disk::open(path, mode).expect("a scratch file opens"), base: 0, bytes }
+        Region::new(Disk::open(path, mode).expect("a scratch file opens"), 0, bytes)
     };
     let [log, data] = paths();
     Regions { log: region(&log, LOG_BYTES), metadata: None, data: region(&data, DATA_BYTES) }

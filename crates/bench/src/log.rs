@@ -79,7 +79,7 @@ fn new_store(directory: &Path) -> Result<Store> {
 fn region(directory: &Path, name: &str, bytes: u64) -> Result<Region> {
     let mode = OpenMode { create: true, direct: true, exclusive_lock: true };
     let disk = Disk::open(directory.join(name), mode)?;
-    Ok(Region { disk, base: 0, bytes })
+    Ok(Region::new(disk, 0, bytes))
 }
 
 /// Appends a second, each waited for.

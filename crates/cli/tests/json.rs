@@ -65,6 +65,8 @@ fn every_command(reach: Reach, at: &Path) -> BTreeSet<String> {
     assert_eq!(properties[0]["value"], "5");
     c.dmg("system query", &[]);
     c.dmg("storage query", &[]);
+    c.dmg("storage resize", &["3GiB"]);
+    assert_eq!(c.dmg("pool resize", &["tank", "600MiB"])["tier_stats"][0]["total"], 600 << 20);
     c.daos("system query", &[]);
     c.daos("pool list", &[]);
     c.daos("pool query", &["tank"]);

@@ -9,8 +9,8 @@ use ::object::retry::Failure;
 use net::{Address, Caller};
 use types::{Code, Error, Result, SessionId};
 use wire::control::{
-    PoolCreate, PoolDestroy, PoolInfo, PoolList, PoolMap, PoolName, PoolSetProperties, Properties, StorageInfo,
-    SystemInfo,
+    PoolCreate, PoolDestroy, PoolInfo, PoolList, PoolMap, PoolName, PoolResize, PoolSetProperties, Properties,
+    StorageInfo, StorageResize, SystemInfo,
 };
 use wire::{Opcode, Wire};
 
@@ -131,6 +131,23 @@ impl System {
     /// `NotFound`; `Invalid`: an unknown property or a bad value; `NoPermission`: one that is fixed.
     pub async fn set_pool_properties(&self, name: &str, properties: Vec<(String, String)>) -> Result<()> {
         self.control(Opcode::PoolSetProperties, &PoolSetProperties { pool: name.into(), properties }).await
+    }
+
+    /// Gives the targets' data `bytes` in all; `None`: what their devices have now. Returns when it is durable what is
+    /// wanted; [`System::storage`] says how far the targets have come.
+    ///
+    /// # Errors
+    /// `NoSpace`: too few for what is stored or reserved, or more than there is; `Invalid`: no such size can be.
+    pub async fn resize_storage(&self, bytes: Option<u64>) -> Result<StorageInfo> {
+        self.control(Opcode::StorageResize, &StorageResize { bytes }).await
+    }
+
+    /// Makes a pool reserve `bytes` in all.
+    ///
+    /// # Errors
+    /// `NotFound`; `NoSpace`: fewer than are used, or more than are free; `Invalid`: too few for its targets.
+    pub async fn resize_pool(&self, name: &str, bytes: u64) -> Result<PoolInfo> {
+        self.control(Opcode::PoolResize, &PoolResize { pool: name.into(), bytes }).await
     }
 
     /// Opens a pool.

@@ -57,6 +57,7 @@ pub(crate) struct TargetLayout {
     /// Pages; absent: they share `data`.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub(crate) metadata: Option<RegionLayout>,
+    /// Its bytes are what it is to have; how many it has, the target's superblock says.
     pub(crate) data: RegionLayout,
 }
 
@@ -180,7 +181,7 @@ fn data_region(config: &Config, directory: &Path, index: u64, count: u64) -> Res
             if share < BYTES_PER_TARGET_MIN {
                 return Err(too_small(bytes, directory));
             }
-            let path = PathBuf::from(format!("target-{index}")).join("data");
+            let path = own_file(index);
             Ok(RegionLayout { path, base: 0, bytes: share, thin, medium: RegionMedium::Disk })
         }
         Storage::Devices { paths, .. } => {
@@ -295,7 +296,66 @@ fn align_down(bytes: u64) -> u64 {
     bytes / ALIGNMENT * ALIGNMENT
 }
 
-/// A layout is for ever: what the settings say about new storage must not contradict it.
+/// The size of each target's data region, when all of them have `bytes` together; absent: what their devices have now.
+///
+/// # Errors
+/// `Invalid`: it cannot be, with the reason; `NoSpace`: the file system or a device has not so much.
+pub(crate) fn resized(layout: &Layout, directory: &Path, bytes: Option<u64>) -> Result<Vec<u64>, Error> {
+    let share = bytes.map(|bytes| align_down(bytes / layout.targets.len() as u64));
+    let mut wanted = Vec::with_capacity(layout.targets.len());
+    let mut taken = 0;
+    for (target, index) in layout.targets.iter().zip(0..) {
+        let data = &target.data;
+        if is_own_file(data, index) {
+            let Some(share) = share else {
+                let text = "the data lies in files, which have the size that they are given".to_string();
+                return Err(Error::new(Code::Invalid, text).remedy("say how much: `dmg storage resize SIZE`"));
+            };
+            // Thin files, too: what is promised to pools should be there.
+            taken += share.saturating_sub(data.bytes);
+            wanted.push(share);
+            continue;
+        }
+        let (_, device_bytes, _) = device_of(std::slice::from_ref(&directory.join(&data.path)), 0, 1)?;
+        let room = device_bytes.saturating_sub(data.base);
+        let neighbour = layout
+            .targets
+            .iter()
+            .flat_map(TargetLayout::regions)
+            .any(|region| region.path == data.path && region.base > data.base);
+        let share = share.unwrap_or(if neighbour && room <= data.bytes { data.bytes } else { align_down(room) });
+        if neighbour && share > data.bytes {
+            let text =
+                format!("the data of target {index} cannot grow: other regions follow it on {}", data.path.display());
+            return Err(Error::new(Code::Invalid, text).remedy("give each target a device of its own, in new storage"));
+        }
+        if share > room {
+            let (has, end) = (ByteSize(device_bytes), ByteSize(data.base + share));
+            let text = format!("{} has {has}, and target {index} would end at {end}", data.path.display());
+            return Err(Error::new(Code::NoSpace, text).remedy("make the device larger first, or ask for less"));
+        }
+        wanted.push(share);
+    }
+    let free = fs::free_space(directory).map_err(io)?;
+    if taken > free {
+        let text =
+            format!("{} more do not fit at {}: {} are free", ByteSize(taken), directory.display(), ByteSize(free));
+        return Err(Error::new(Code::NoSpace, text).remedy("ask for less, or make room there"));
+    }
+    Ok(wanted)
+}
+
+/// Where the data of target `index` lies, when it has a file of its own.
+fn own_file(index: u64) -> PathBuf {
+    PathBuf::from(format!("target-{index}")).join("data")
+}
+
+/// Whether the region is a file of its own, which gets longer and shorter with it.
+pub(crate) fn is_own_file(data: &RegionLayout, index: u64) -> bool {
+    data.base == 0 && data.path == own_file(index)
+}
+
+/// A layout is for ever, but for the sizes of data: what the settings say about new storage must not contradict it.
 ///
 /// # Errors
 /// `Mismatch`, with what is there.

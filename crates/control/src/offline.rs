@@ -120,7 +120,14 @@ impl Offline {
 
     fn region(&self, region: &RegionLayout) -> RegionConfig {
         let path = self.directory.join(&region.path);
-        RegionConfig { path, base: region.base, bytes: region.bytes, thin: region.thin, medium: region.medium.into() }
+        RegionConfig {
+            path,
+            base: region.base,
+            bytes: region.bytes,
+            thin: region.thin,
+            own_file: false,
+            medium: region.medium.into(),
+        }
     }
 }
 

@@ -20,7 +20,7 @@ pub struct Server {
     listeners: Vec<Rc<Listener>>,
     engine: Rc<Engine>,
     accepting: rt::TaskSet,
-    _storage: Owned,
+    _storage: Rc<Owned>,
 }
 
 impl Server {
@@ -30,7 +30,7 @@ impl Server {
     /// Of storage ([`Owned::take`]), targets, or addresses; each with cause and remedy.
     pub async fn start(config: &Config) -> Result<Server, Error> {
         let hlc = Hlc::new();
-        let mut storage = Owned::take(config)?;
+        let storage = Rc::new(Owned::take(config)?);
         // Listening comes first: a port in use is found before anything is formatted.
         let mut listeners = Vec::new();
         for address in &config.listen {
@@ -46,6 +46,7 @@ impl Server {
                 address: public,
                 fault_domain: config.fault_domain.clone(),
                 devices: storage.devices(),
+                layout: storage.clone(),
             },
             targets: storage.targets(config.memory)?,
             limits: Limits::default(),

@@ -13,8 +13,11 @@
 //! 1. One server at a time: the lock file; block devices are claimed from the kernel.
 //! 2. A layout that exists is used as it is; settings that contradict it are an error that says so,
 //!    never a reformat.
-//! 3. A stop in mid-format is carried on by the next start; nothing was stored yet.
+//! 3. How large the data of each target is to be, the layout says; how large it is, the target itself. The two differ
+//!    while a target is being resized, over any number of restarts.
+//! 4. A stop in mid-format is carried on by the next start; nothing was stored yet.
 
+use std::cell::RefCell;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
@@ -25,12 +28,14 @@ use wire::control::DeviceKind;
 
 use crate::config::{Config, Storage};
 use crate::device;
-use crate::layout::{Layout, Phase, RegionLayout, TargetLayout, agree, new_layout, read_layout, write_layout};
+use crate::layout::{
+    Layout, Phase, RegionLayout, TargetLayout, agree, is_own_file, new_layout, read_layout, resized, write_layout,
+};
 
 /// Storage that this process owns until it drops it.
 pub struct Owned {
     directory: PathBuf,
-    layout: Layout,
+    layout: RefCell<Layout>,
     io_timeout: Duration,
     /// Keep block devices from being mounted while they are ours.
     _claims: Vec<Disk>,
@@ -65,7 +70,13 @@ impl Owned {
         };
         let claims = device::claim(&layout.paths(directory))?;
         let io_timeout = config.io_timeout;
-        Ok(Owned { directory: directory.clone(), layout, io_timeout, _claims: claims, _lock: lock })
+        Ok(Owned {
+            directory: directory.clone(),
+            layout: RefCell::new(layout),
+            io_timeout,
+            _claims: claims,
+            _lock: lock,
+        })
     }
 
     /// Where the control service keeps its documents.
@@ -78,18 +89,20 @@ impl Owned {
     /// # Errors
     /// `Io`, when a target's directory cannot be made.
     pub fn targets(&self, memory: u64) -> Result<Vec<TargetConfig>, Error> {
-        let count = self.layout.targets.len() as u64;
+        let layout = self.layout.borrow();
+        let count = layout.targets.len() as u64;
         let mut targets = Vec::new();
-        for (index, target) in self.layout.targets.iter().enumerate() {
+        for (index, target) in layout.targets.iter().enumerate() {
+            let own_file = is_own_file(&target.data, index as u64);
             targets.push(TargetConfig {
                 index: TargetIndex(index as u32),
-                store: self.layout.store,
+                store: layout.store,
                 log: self.region(&target.log)?,
                 metadata: target.metadata.as_ref().map(|region| self.region(region)).transpose()?,
-                data: self.region(&target.data)?,
+                data: RegionConfig { own_file, ..self.region(&target.data)? },
                 memory: memory / count,
                 io_timeout: self.io_timeout,
-                format: self.layout.phase == Phase::Formatting,
+                format: layout.phase == Phase::Formatting,
             });
         }
         Ok(targets)
@@ -106,18 +119,26 @@ impl Owned {
             let path = self.directory.join(&target.data.path);
             (path.display().to_string(), kind(&path))
         };
-        self.layout.targets.iter().map(device).collect()
+        self.layout.borrow().targets.iter().map(device).collect()
     }
 
     /// Says that every target is formatted.
     ///
     /// # Errors
     /// `Io`.
-    pub fn formatted(&mut self) -> Result<(), Error> {
-        if self.layout.phase == Phase::Formatting {
-            self.layout.phase = Phase::Ready;
-            write_layout(&self.directory.join("storage.json"), &self.layout)?;
+    pub fn formatted(&self) -> Result<(), Error> {
+        let mut layout = self.layout.borrow().clone();
+        if layout.phase == Phase::Formatting {
+            layout.phase = Phase::Ready;
+            self.change(layout)?;
         }
+        Ok(())
+    }
+
+    /// Makes a layout durable, and takes it up.
+    fn change(&self, layout: Layout) -> Result<(), Error> {
+        write_layout(&self.directory.join("storage.json"), &layout)?;
+        *self.layout.borrow_mut() = layout;
         Ok(())
     }
 
@@ -132,8 +153,21 @@ impl Owned {
             base: region.base,
             bytes: region.bytes,
             thin: region.thin,
+            own_file: false,
             medium: region.medium.into(),
         })
+    }
+}
+
+impl engine::service::Layout for Owned {
+    fn plan(&self, bytes: Option<u64>) -> Result<Vec<u64>, Error> {
+        resized(&self.layout.borrow(), &self.directory, bytes)
+    }
+
+    fn keep(&self, wanted: &[u64]) -> Result<(), Error> {
+        let mut layout = self.layout.borrow().clone();
+        layout.targets.iter_mut().zip(wanted).for_each(|(target, bytes)| target.data.bytes = *bytes);
+        self.change(layout)
     }
 }
 

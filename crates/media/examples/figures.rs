@@ -26,8 +26,8 @@ fn open(directory: &str, name: &str) -> Disk {
 }
 
 fn store(directory: &str, log_bytes: u64) -> Store {
-    let log = Region { disk: open(directory, "figures.log"), base: 0, bytes: log_bytes };
-    let data = Region { disk: open(directory, "figures.data"), base: 0, bytes: 4 << 30 };
+    let log = Region::new(open(directory, "figures.log"), 0, log_bytes);
+    let data = Region::new(open(directory, "figures.data"), 0, 4 << 30);
     let identity = Identity { store: [7; 16], target: 0 };
     Store::format(Regions { log, metadata: None, data }, identity, BUDGET, Existing::Destroy)
         .expect("the store can be made")

@@ -82,6 +82,11 @@ impl Store {
                 if is_coming && wanted <= space.bulk_at_best() * BLOCK_BYTES as u64 {
                     return Err(shared.refuse_reservation());
                 }
+                drop(space);
+                // Who writes comes before a fence.
+                if shared.lift_fence() {
+                    reserved = shared.space.borrow_mut().reserve(bytes, demand);
+                }
             }
         }
         let held = Held { shared: self.shared.clone(), extents: reserved?, committed: Default::default() };

@@ -118,14 +118,20 @@ impl Checkpoint {
         anchor.checkpoint = lsn.0;
         anchor.log_start = anchor.incarnation;
         anchor.frames = shared.pages.borrow().frames_wanted();
-        shared.pages.borrow_mut().freeze(anchor.sequence);
         shared.end_run();
+        // Behind the end of the run: a reservation would keep a fence from closing.
+        anchor.data_bytes = shared.size_of_checkpoint();
+        shared.pages.borrow_mut().freeze(anchor.sequence);
         let changes = shared.space.borrow_mut().freeze();
         let staged = shared.stage.borrow_mut().freeze();
+        let mut root = Root { owner: catalog.owner.clone(), ..catalog.root.clone() };
+        // Slot 1 as the present one of bitmap pages that come, as at format.
+        let bitmaps = bitmap::page_count(shared.regions.blocks_with(anchor.data_bytes));
+        root.bitmaps.resize(bitmaps as usize, Part { at: 1, crc: 0 });
         Checkpoint {
             lsn,
             anchor,
-            root: Root { owner: catalog.owner.clone(), ..catalog.root.clone() },
+            root,
             phase: Phase::Flush,
             changes,
             staged,
@@ -191,6 +197,7 @@ impl Checkpoint {
                     }
                     *next = end;
                     if end == self.changes.len() {
+                        space.image_mut().resize(shared.regions.blocks_with(self.anchor.data_bytes));
                         let changed = space.image_mut().take_changed();
                         self.phase = Phase::Bitmap(BitmapPhase::Pages(changed.into_iter().collect()));
                     }
@@ -337,6 +344,11 @@ impl Checkpoint {
         shared.log.borrow_mut().truncate(self.lsn, self.anchor.sequence);
         // No log is needed any more for what was staged.
         shared.stage.borrow_mut().finish();
+        shared.maps_moved.set(0);
+        if self.anchor.data_bytes != shared.regions.data.bytes() {
+            shared.regions.data.set_bytes(self.anchor.data_bytes);
+            shared.space.borrow_mut().resize(shared.regions.blocks());
+        }
     }
 }
 

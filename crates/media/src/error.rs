@@ -53,6 +53,10 @@ pub enum Error {
     #[error("{bytes} bytes where at most {bytes_max} are allowed")]
     TooLarge { bytes: u64, bytes_max: u64 },
 
+    /// The data region cannot have that size; the text says why.
+    #[error(transparent)]
+    Resize(#[from] ResizeError),
+
     /// The region holds no store we can open; the text says which, why and what to do.
     #[error(transparent)]
     Format(#[from] FormatError),
@@ -160,6 +164,30 @@ pub enum Fault {
     /// Two owners claim a block, or nobody claims an allocated one (K8).
     #[error("block {block} is {state}")]
     Block { block: u32, state: &'static str },
+}
+
+/// Why a data region cannot have a size, and what it could have.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum ResizeError {
+    #[error("{bytes} bytes are too few for a data region: it needs {bytes_min}")]
+    TooSmall { bytes: u64, bytes_min: u64 },
+    #[error("{bytes} bytes are too many: the region was made to grow to {bytes_max} at most")]
+    TooLarge { bytes: u64, bytes_max: u64 },
+    /// Delete something, or ask for more.
+    #[error("{held} bytes lie behind that size, and only {room} are free before it")]
+    TooFull { held: u64, room: u64 },
+    /// Give the device more first.
+    #[error("{region} has {bytes} bytes where {needed} are needed")]
+    Device { region: Arc<str>, bytes: u64, needed: u64 },
+    /// Nothing changed.
+    #[error("{region}: {cause}")]
+    Extend { region: Arc<str>, cause: Arc<str> },
+    /// Try again in a moment.
+    #[error("the region is getting another size just now")]
+    UnderWay,
+    /// Writers needed the room: try again when there is more.
+    #[error("writers needed the space that was to go")]
+    Yielded,
 }
 
 /// Why a region cannot be opened or formatted, and the way out.

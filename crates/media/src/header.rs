@@ -4,7 +4,7 @@
 
 use std::mem::{offset_of, size_of};
 
-use zerocopy::little_endian::{U32, U64};
+use zerocopy::little_endian::U32;
 use zerocopy::{FromBytes, FromZeros, Immutable, IntoBytes, KnownLayout};
 
 use crate::error::{Device, Fault};
@@ -20,7 +20,7 @@ const ROLE_LOG: u32 = 1;
 const ROLE_DATA: u32 = 2;
 
 /// Region header: block 0 of the log region, and of the data region when pages have a region of their own.
-/// 4096 bytes, little-endian. Ours. Written once, at format.
+/// 4096 bytes, little-endian. Ours. Written once, at format; how large the region is, the superblock says.
 ///
 /// | offset | bytes | field    | meaning                                 |
 /// |-------:|------:|----------|-----------------------------------------|
@@ -28,10 +28,9 @@ const ROLE_DATA: u32 = 2;
 /// |      8 |     4 | crc      | CRC-32C of bytes 12..4096               |
 /// |     12 |     4 | version  | 1                                       |
 /// |     16 |    16 | store    | UUID of the store the region belongs to |
-/// |     32 |     8 | bytes    | size of the region                      |
-/// |     40 |     4 | target   | index of the target in its engine       |
-/// |     44 |     4 | role     | 1: log, 2: data                         |
-/// |     48 |  4048 | reserved | zero                                    |
+/// |     32 |     4 | target   | index of the target in its engine       |
+/// |     36 |     4 | role     | 1: log, 2: data                         |
+/// |     40 |  4056 | reserved | zero                                    |
 ///
 /// Guards against: a device of another store (store), of another target (target), or in another's place
 /// (role).
@@ -42,16 +41,14 @@ pub struct RegionHeader {
     pub crc: U32,
     pub version: U32,
     pub store: [u8; 16],
-    pub bytes: U64,
     pub target: U32,
     pub role: U32,
-    pub reserved: [u8; 4048],
+    pub reserved: [u8; 4056],
 }
 const _: () = assert!(size_of::<RegionHeader>() == BLOCK_BYTES);
 const _: () = assert!(offset_of!(RegionHeader, store) == 16);
-const _: () = assert!(offset_of!(RegionHeader, bytes) == 32);
-const _: () = assert!(offset_of!(RegionHeader, role) == 44);
-const _: () = assert!(offset_of!(RegionHeader, reserved) == 48);
+const _: () = assert!(offset_of!(RegionHeader, role) == 36);
+const _: () = assert!(offset_of!(RegionHeader, reserved) == 40);
 
 impl RegionHeader {
     /// Whose region this is, as an operator would say it.
@@ -64,13 +61,12 @@ impl RegionHeader {
     }
 }
 
-/// The header of a region of `bytes` bytes that is `device` for a store.
-pub(crate) fn encode_region_header(store: [u8; 16], target: u32, device: Device, bytes: u64) -> RegionHeader {
+/// The header of a region that is `device` for a store.
+pub(crate) fn encode_region_header(store: [u8; 16], target: u32, device: Device) -> RegionHeader {
     let mut header = RegionHeader::new_zeroed();
     header.magic = MAGIC;
     header.version.set(1);
     header.store = store;
-    header.bytes.set(bytes);
     header.target.set(target);
     header.role.set(role(device));
     header.crc.set(codec::crc32c(&header.as_bytes()[12..]));
@@ -117,7 +113,7 @@ mod tests {
 
     #[test]
     fn region_header_has_its_golden_bytes() {
-        let header = encode_region_header(STORE, 3, Device::Data, 1 << 20);
+        let header = encode_region_header(STORE, 3, Device::Data);
         crate::golden::check("region_header", &header.as_bytes()[..64]);
         assert_eq!(decode_region_header(header.as_bytes()), Ok(header));
         assert_eq!(header.owner(), "the data of target 3 of store 30313233-3435-3637-3839-616263646566");
@@ -125,7 +121,7 @@ mod tests {
 
     #[test]
     fn every_flipped_bit_of_a_region_header_is_found() {
-        let header = encode_region_header(STORE, 3, Device::Log, 1 << 20);
+        let header = encode_region_header(STORE, 3, Device::Log);
         for bit in 0..BLOCK_BYTES * 8 {
             let mut bytes = header.as_bytes().to_vec();
             bytes[bit / 8] ^= 1 << (bit % 8);

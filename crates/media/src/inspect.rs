@@ -82,7 +82,7 @@ impl Store {
             if device == self.shared.regions.page_device() {
                 continue;
             }
-            let header = encode_region_header(anchor.store, anchor.target, device, region.bytes);
+            let header = encode_region_header(anchor.store, anchor.target, device);
             let written =
                 region.write_now(0, &rt::disk::IoBuf::from_slice(header.as_bytes())).and_then(|()| region.sync_now());
             written.map_err(|cause| self.shared.fail(device, cause))?;
@@ -122,8 +122,8 @@ impl Store {
 fn read_block(region: &Region, index: u64) -> std::result::Result<Vec<u8>, String> {
     let mut block = vec![0; BLOCK_BYTES];
     let end = (index + 1) * BLOCK_BYTES as u64;
-    if region.bytes < end {
-        return Err(format!("the region has {} bytes where {end} are needed", region.bytes));
+    if region.bytes() < end {
+        return Err(format!("the region has {} bytes where {end} are needed", region.bytes()));
     }
     match region.read_now(index * BLOCK_BYTES as u64, &mut block) {
         Ok(()) => Ok(block),

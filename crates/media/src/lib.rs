@@ -26,7 +26,7 @@
 //! - K6: after recovery the store holds a prefix of its records, at least all acknowledged ones; recovering
 //!   twice is recovering once.
 //! - K7: a page goes to the device after its log; the log is cut only behind a durable checkpoint.
-//! - K8: allocated + free + quarantined + reserved = capacity, and every block has one owner.
+//! - K8: allocated + free + fenced + quarantined + reserved = capacity, and every block has one owner.
 //! - K9: a block is not rewritten while a reader, a pin or a checkpoint may still look at it.
 //!
 //! # Not here
@@ -47,6 +47,7 @@ mod pages;
 mod reconcile;
 mod recover;
 mod region;
+mod resize;
 mod root;
 mod scrub;
 mod signal;
@@ -58,7 +59,7 @@ mod superblock;
 mod watch;
 
 pub use bulk::{Reservation, pieces_of};
-pub use error::{Corrupt, Device, Error, Failed, Fault, FormatError, Place, Result};
+pub use error::{Corrupt, Device, Error, Failed, Fault, FormatError, Place, ResizeError, Result};
 pub use header::{RegionHeader, decode_region_header};
 pub use inspect::{CheckpointFacts, Glance};
 pub use log::append::LOG_BYTES_MIN;
@@ -74,6 +75,7 @@ pub use pages::pool::{FRAMES_MIN, Pages, PoolUse};
 pub use reconcile::{DIFFERENCES_MAX, Leaks, Reconciliation};
 pub use recover::{DATA_BYTES_MAX, DATA_BYTES_MIN, Existing, Identity, Recovered, Recovery};
 pub use region::{BLOCK_BYTES, Region, Regions};
+pub use resize::{Backing, Fenced};
 pub use root::{ROOT_BYTES_MAX, Root, RootBlock, decode_root, decode_root_block};
 pub use scrub::ScrubbedPages;
 pub use space::bitmap::{BITMAP_BLOCKS, BitmapPage};

@@ -22,7 +22,7 @@ use crate::pages::map::{MAP_ENTRIES, MapPage};
 use crate::pages::pool::Pages;
 use crate::region::{BLOCK_BYTES, Region, Regions};
 use crate::root::{BLOB_BYTES_MAX, Part, Root, block_count, decode_root, decode_root_block};
-use crate::space::bitmap::{Bitmap, first_allocatable, page_count, slot_block};
+use crate::space::bitmap::{BITMAP_BLOCKS, Bitmap, first_allocatable, page_count, pages_to_keep, slot_block};
 use crate::space::{Area, Extent, PAGE_BLOCKS, Space};
 use crate::store::{Phase, Store};
 use crate::superblock::{Anchor, COPIES, FORMAT_VERSION, decode_superblock, is_blank, store_name};
@@ -117,7 +117,7 @@ impl Store {
         for (_, region) in regions.each() {
             // A file that has its size already was made so on purpose: thin, for a store that shall take
             // space only as it fills.
-            let end = region.base + region.bytes;
+            let end = region.base + region.bytes();
             if region.disk.len().map_err(|error| device_error(region, error))? < end {
                 region.disk.allocate(end).map_err(|error| device_error(region, error))?;
             }
@@ -131,20 +131,22 @@ impl Store {
         pages.write_now(0, &[0; BLOCK_BYTES * COPIES as usize]).map_err(|cause| device(pages, cause))?;
         pages.sync_now().map_err(|cause| device(pages, cause))?;
         let log_region = &regions.log;
-        if log_region.bytes <= PREWRITE_BYTES_MAX && !log_region.disk.is_memory() {
+        if log_region.bytes() <= PREWRITE_BYTES_MAX && !log_region.disk.is_memory() {
             let zeros = rt::disk::IoBuf::zeroed(PREWRITE_CHUNK);
-            for offset in (0..log_region.bytes).step_by(PREWRITE_CHUNK) {
-                let length = (log_region.bytes - offset).min(PREWRITE_CHUNK as u64) as usize;
+            for offset in (0..log_region.bytes()).step_by(PREWRITE_CHUNK) {
+                let length = (log_region.bytes() - offset).min(PREWRITE_CHUNK as u64) as usize;
                 log_region.write_now(offset, &zeros[..length]).map_err(|cause| device(log_region, cause))?;
             }
         }
         for (role, region) in regions.each().filter(|(role, _)| *role != page_device) {
-            let header = encode_region_header(identity.store, identity.target, role, region.bytes);
+            let header = encode_region_header(identity.store, identity.target, role);
             let block = rt::disk::IoBuf::from_slice(header.as_bytes());
             region.write_now(0, &block).and_then(|()| region.sync_now()).map_err(|cause| device(region, cause))?;
         }
 
-        let area = area(&regions);
+        let page_blocks = (regions.pages().bytes() / BLOCK_BYTES as u64) as u32;
+        let bitmaps = pages_to_keep(regions.blocks(), page_blocks);
+        let area = area(&regions, bitmaps);
         let mut image = Bitmap::new(area.blocks);
         image.set(Extent { block: 0, blocks: area.first });
         image.touch_all();
@@ -155,22 +157,23 @@ impl Store {
             target: identity.target,
             sequence: 0,
             checkpoint: 0,
-            data_bytes: regions.data.bytes,
-            log_bytes: regions.log.bytes,
+            data_bytes: regions.data.bytes(),
+            log_bytes: regions.log.bytes(),
             incarnation: 1,
             root_block: 0,
             root_bytes: 0,
             root_crc: 0,
             frames: 0,
             log_start: 1,
-            metadata_bytes: regions.metadata.as_ref().map_or(0, |region| region.bytes),
+            metadata_bytes: regions.metadata.as_ref().map_or(0, Region::bytes),
+            bitmaps,
         };
         // Slot 1 as the present one, so that the first checkpoint writes slot 0.
         let bitmaps = vec![Part { at: 1, crc: 0 }; page_count(area.blocks) as usize];
         let root = Root { bitmaps, ..Root::default() };
         let watch = Rc::new(Watch::new(page_device, pages));
         let pages = Pages::new(budget_bytes, 0, codec::crc32c(&identity.store), Some(loader(&watch, pages)))?;
-        let mut log = Log::new(regions.log.bytes, identity.store);
+        let mut log = Log::new(regions.log.bytes(), identity.store);
         log.resume(Lsn(0), Lsn(0), anchor.incarnation, anchor.sequence);
         let store = Store::assemble(regions, watch, anchor, log, pages, space, (root, Vec::new()));
         store.shared.checkpoint_blocking()?;
@@ -214,7 +217,7 @@ impl Store {
         check_roles(&regions, &anchor, judge)?;
         let regions = fit(regions, &anchor)?;
         let tag = codec::crc32c(&anchor.store);
-        let area = area(&regions);
+        let area = area(&regions, anchor.bitmaps);
         let device = regions.page_device();
         let reader = Reader { region: regions.pages(), device, tag, area, sequence: anchor.sequence };
         let (root, root_blocks) = reader.root(&anchor)?;
@@ -265,19 +268,19 @@ fn device_error(region: &Region, cause: impl ToString) -> FormatError {
 }
 
 /// Whole blocks, and sizes we can work with.
-fn trim(mut regions: Regions) -> std::result::Result<Regions, FormatError> {
-    let Regions { log, metadata, data } = &mut regions;
-    // Bulk alone needs its header and something behind it; what pages need is the same wherever they lie.
-    let data_bytes_min = if metadata.is_some() { 2 * BLOCK_BYTES as u64 } else { DATA_BYTES_MIN };
-    let metadata_bytes = metadata.as_ref().map_or(0, |region| region.bytes);
+fn trim(regions: Regions) -> std::result::Result<Regions, FormatError> {
+    let Regions { log, metadata, data } = &regions;
+    // What pages need is the same wherever they lie.
+    let data_bytes_min = data_bytes_min(&regions);
+    let metadata_bytes = metadata.as_ref().map_or(0, Region::bytes);
     let data_bytes_max = DATA_BYTES_MAX.saturating_sub(metadata_bytes);
     let mut all = vec![(log, LOG_BYTES_MIN, u64::MAX)];
-    all.extend(metadata.iter_mut().map(|region| (region, DATA_BYTES_MIN, DATA_BYTES_MAX)));
+    all.extend(metadata.iter().map(|region| (region, DATA_BYTES_MIN, DATA_BYTES_MAX)));
     all.push((data, data_bytes_min, data_bytes_max));
     for (region, needed, bytes_max) in all {
         assert!(region.base.is_multiple_of(BLOCK_BYTES as u64), "regions start at a block");
-        region.bytes -= region.bytes % BLOCK_BYTES as u64;
-        let (name, bytes) = (region.name(), region.bytes);
+        region.set_bytes(region.bytes() / BLOCK_BYTES as u64 * BLOCK_BYTES as u64);
+        let (name, bytes) = (region.name(), region.bytes());
         if bytes < needed {
             return Err(FormatError::TooSmall { region: name, bytes, needed });
         }
@@ -288,10 +291,9 @@ fn trim(mut regions: Regions) -> std::result::Result<Regions, FormatError> {
     Ok(regions)
 }
 
-/// The blocks of a store in `regions`.
-fn area(regions: &Regions) -> Area {
-    let blocks = regions.blocks();
-    Area { first: first_allocatable(blocks), bulk: regions.bulk_start(), blocks }
+/// The blocks of a store in `regions`, with room for `bitmaps` bitmap pages.
+fn area(regions: &Regions, bitmaps: u32) -> Area {
+    Area { first: first_allocatable(bitmaps), bulk: regions.bulk_start(), blocks: regions.blocks() }
 }
 
 /// Refuses to format over anything of ours, in whatever role.
@@ -315,8 +317,8 @@ fn refuse_existing(region: &Region) -> std::result::Result<(), FormatError> {
 fn read_anchor(regions: &Regions) -> Result<(Anchor, [u32; 2])> {
     let data = regions.pages();
     let needed = DATA_BYTES_MIN;
-    if data.bytes < COPIES as u64 * BLOCK_BYTES as u64 {
-        return Err(FormatError::TooSmall { region: data.name(), bytes: data.bytes, needed }.into());
+    if data.bytes() < COPIES as u64 * BLOCK_BYTES as u64 {
+        return Err(FormatError::TooSmall { region: data.name(), bytes: data.bytes(), needed }.into());
     }
     let mut copies = Vec::with_capacity(COPIES as usize);
     let mut blank = true;
@@ -361,12 +363,12 @@ fn read_anchor(regions: &Regions) -> Result<(Anchor, [u32; 2])> {
     }
 }
 
-/// The regions at the size they were formatted with; they may have grown since.
-fn fit(mut regions: Regions, anchor: &Anchor) -> Result<Regions> {
-    let Regions { log, metadata, data } = &mut regions;
+/// The regions at the sizes that the superblock says; files and devices may be larger.
+fn fit(regions: Regions, anchor: &Anchor) -> Result<Regions> {
+    let Regions { log, metadata, data } = &regions;
     let mut all = vec![(log, anchor.log_bytes, LOG_BYTES_MIN, u64::MAX)];
-    let data_bytes_min = if metadata.is_some() { 2 * BLOCK_BYTES as u64 } else { DATA_BYTES_MIN };
-    all.extend(metadata.iter_mut().map(|region| (region, anchor.metadata_bytes, DATA_BYTES_MIN, DATA_BYTES_MAX)));
+    let data_bytes_min = data_bytes_min(&regions);
+    all.extend(metadata.iter().map(|region| (region, anchor.metadata_bytes, DATA_BYTES_MIN, DATA_BYTES_MAX)));
     all.push((data, anchor.data_bytes, data_bytes_min, DATA_BYTES_MAX.saturating_sub(anchor.metadata_bytes)));
     for (region, needed, bytes_min, bytes_max) in all {
         // A superblock with a valid checksum and such a size is not ours, whatever else it is.
@@ -375,12 +377,31 @@ fn fit(mut regions: Regions, anchor: &Anchor) -> Result<Regions> {
                 Corrupt { place: Place::Superblock { copy: 0 }, fault: field("bytes", needed, bytes_min) }.into()
             );
         }
-        if region.bytes < needed {
-            return Err(FormatError::TooSmall { region: region.name(), bytes: region.bytes, needed }.into());
+        if region.bytes() < needed {
+            return Err(FormatError::TooSmall { region: region.name(), bytes: region.bytes(), needed }.into());
         }
-        region.bytes = needed;
+        region.set_bytes(needed);
+    }
+    let bitmaps = anchor.bitmaps;
+    let needed = page_count(regions.blocks());
+    let page_blocks = regions.pages().bytes() / BLOCK_BYTES as u64;
+    if !(needed..=page_count(u32::MAX)).contains(&bitmaps) || u64::from(first_allocatable(bitmaps)) >= page_blocks {
+        let fault = field("bitmaps", bitmaps.into(), needed.into());
+        return Err(Corrupt { place: Place::Superblock { copy: 0 }, fault }.into());
     }
     Ok(regions)
+}
+
+/// The smallest data region: bulk alone needs its header and something behind it.
+pub(crate) fn data_bytes_min(regions: &Regions) -> u64 {
+    if regions.metadata.is_some() { 2 * BLOCK_BYTES as u64 } else { DATA_BYTES_MIN }
+}
+
+/// The largest data region that a bitmap of `bitmaps` pages covers.
+pub(crate) fn data_bytes_max(regions: &Regions, bitmaps: u32) -> u64 {
+    let metadata_bytes = regions.metadata.as_ref().map_or(0, Region::bytes);
+    let blocks = (u64::from(bitmaps) * u64::from(BITMAP_BLOCKS)).min(u64::from(u32::MAX - 1));
+    regions.data_bytes_of(blocks as u32).min(DATA_BYTES_MAX.saturating_sub(metadata_bytes))
 }
 
 /// Whether every region is of the superblock's store, and in its role. `judge` hears of damaged headers.
@@ -402,8 +423,8 @@ fn check_roles(regions: &Regions, anchor: &Anchor, judge: &mut dyn FnMut(Corrupt
 }
 
 fn check_header(device: Device, region: &Region, bytes: u64, anchor: &Anchor) -> Result<()> {
-    if region.bytes < BLOCK_BYTES as u64 {
-        return Err(FormatError::TooSmall { region: region.name(), bytes: region.bytes, needed: bytes }.into());
+    if region.bytes() < BLOCK_BYTES as u64 {
+        return Err(FormatError::TooSmall { region: region.name(), bytes: region.bytes(), needed: bytes }.into());
     }
     let place = if device == Device::Log { Place::LogHeader } else { Place::DataHeader };
     let mut block = rt::disk::IoBuf::zeroed(BLOCK_BYTES);
@@ -419,9 +440,6 @@ fn check_header(device: Device, region: &Region, bytes: u64, anchor: &Anchor) ->
     let header = decode_region_header(&block).map_err(|fault| Corrupt { place, fault })?;
     if (header.store, header.target.get(), header.role.get()) != (anchor.store, anchor.target, role(device)) {
         return mismatch(header.owner());
-    }
-    if header.bytes.get() != bytes {
-        return Err(Corrupt { place, fault: field("bytes", header.bytes.get(), bytes) }.into());
     }
     Ok(())
 }
@@ -472,7 +490,9 @@ impl Reader<'_> {
             return Err(Corrupt { place, fault: field("bitmaps", root.bitmaps.len() as u64, expected as u64) }.into());
         }
         // Ids are reused, so there are no more of them than pages were ever alive at once.
-        let maps_max = self.area.blocks as usize / MAP_ENTRIES + 2;
+        // At once, and at any time: the region may have been larger.
+        let reach = u64::from(anchor.bitmaps) * u64::from(BITMAP_BLOCKS);
+        let maps_max = reach as usize / MAP_ENTRIES + 2;
         if root.maps.len() > maps_max {
             return Err(Corrupt { place, fault: field("maps", root.maps.len() as u64, maps_max as u64) }.into());
         }
@@ -572,9 +592,9 @@ mod tests {
     fn regions() -> Regions {
         let disk = |path| Disk::open(path, OpenMode { create: true, ..OpenMode::default() }).unwrap();
         Regions {
-            log: Region { disk: disk("/log"), base: 0, bytes: LOG_BYTES_MIN },
+            log: Region::new(disk("/log"), 0, LOG_BYTES_MIN),
             metadata: None,
-            data: Region { disk: disk("/data"), base: 0, bytes: DATA_BYTES_MIN },
+            data: Region::new(disk("/data"), 0, DATA_BYTES_MIN),
         }
     }
 

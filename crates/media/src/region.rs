@@ -1,7 +1,9 @@
 //! A region: the part of a file or block device that one store uses in one role: log, metadata or data.
 
+use std::cell::Cell;
 use std::future::Future;
 use std::io;
+use std::rc::Rc;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -15,13 +17,13 @@ pub const BLOCK_BYTES: usize = 4096;
 /// What an I/O error said, short enough to keep in an error and to clone with it.
 pub(crate) type Cause = Arc<str>;
 
-/// A range of a disk. Clones share the disk.
+/// A range of a disk. Clones share the disk, and the size.
 #[derive(Clone, Debug)]
 pub struct Region {
     pub disk: Disk,
     /// First byte, a multiple of [`BLOCK_BYTES`].
     pub base: u64,
-    pub bytes: u64,
+    bytes: Rc<Cell<u64>>,
 }
 
 /// The regions of a store. They may lie on one device.
@@ -58,13 +60,24 @@ impl Regions {
 
     /// The first block of a data region that holds no pages; 0 when it does.
     pub(crate) fn bulk_start(&self) -> u32 {
-        self.metadata.as_ref().map_or(0, |region| (region.bytes / BLOCK_BYTES as u64) as u32)
+        self.metadata.as_ref().map_or(0, |region| (region.bytes() / BLOCK_BYTES as u64) as u32)
     }
 
     /// All blocks, of metadata and data.
     pub(crate) fn blocks(&self) -> u32 {
+        self.blocks_with(self.data.bytes())
+    }
+
+    /// All blocks, were the data region of `bytes` bytes: whole blocks, a header at least if it begins with one.
+    pub(crate) fn blocks_with(&self, bytes: u64) -> u32 {
         let header = u64::from(self.metadata.is_some());
-        self.bulk_start() + (self.data.bytes / BLOCK_BYTES as u64 - header) as u32
+        self.bulk_start() + (bytes / BLOCK_BYTES as u64 - header) as u32
+    }
+
+    /// Size of the data region that has `blocks` blocks in all, those of metadata included.
+    pub(crate) fn data_bytes_of(&self, blocks: u32) -> u64 {
+        let header = u64::from(self.metadata.is_some());
+        (u64::from(blocks - self.bulk_start()) + header) * BLOCK_BYTES as u64
     }
 
     /// Where in the data region a block of bulk data begins.
@@ -79,13 +92,36 @@ impl Regions {
 }
 
 impl Region {
+    /// `bytes` bytes of `disk` from `base` on.
+    pub fn new(disk: Disk, base: u64, bytes: u64) -> Region {
+        Region { disk, base, bytes: Rc::new(Cell::new(bytes)) }
+    }
+
+    /// Its size. That of a data region changes when it is resized.
+    pub fn bytes(&self) -> u64 {
+        self.bytes.get()
+    }
+
+    pub(crate) fn set_bytes(&self, bytes: u64) {
+        self.bytes.set(bytes);
+    }
+
     /// The whole of a file or device at its present size.
     ///
     /// # Errors
     /// The size cannot be read.
     pub fn whole(disk: Disk) -> Result<Region, DiskError> {
         let bytes = disk.len()?;
-        Ok(Region { disk, base: 0, bytes })
+        Ok(Region::new(disk, 0, bytes))
+    }
+
+    /// All of a file or device from `base` on: for opening, where the superblock says how much of it is the store's.
+    ///
+    /// # Errors
+    /// The size cannot be read.
+    pub fn from_base(disk: Disk, base: u64) -> Result<Region, DiskError> {
+        let bytes = disk.len()?.saturating_sub(base);
+        Ok(Region::new(disk, base, bytes))
     }
 
     /// How an operator knows the region.
@@ -168,9 +204,9 @@ impl Region {
     /// A transfer outside the region would hit a neighbour: our bug, never the medium's.
     fn check(&self, offset: u64, bytes: usize) {
         assert!(
-            offset.checked_add(bytes as u64).is_some_and(|end| end <= self.bytes),
+            offset.checked_add(bytes as u64).is_some_and(|end| end <= self.bytes()),
             "transfer of {bytes} bytes at {offset} leaves the region of {} bytes",
-            self.bytes
+            self.bytes()
         );
     }
 }

@@ -88,6 +88,10 @@ pub(crate) struct Shared {
     checkpoints: Cell<Counts>,
     /// Room was made, a checkpoint ended, or the store failed.
     pub(crate) relieved: Rc<Waiters>,
+    /// Size that the data region is to get by the next checkpoint that may give it.
+    pub(crate) resize: Cell<Option<u64>>,
+    /// Map pages that the next checkpoint writes only to move them.
+    pub(crate) maps_moved: Cell<u64>,
     /// A reservation was refused as `Busy` when `relieved` had seen so many changes.
     refused_at: Cell<Option<u64>>,
 }
@@ -167,6 +171,8 @@ impl Store {
             checkpoints: Cell::default(),
             relieved: space.relieved(),
             refused_at: Cell::new(None),
+            resize: Cell::new(None),
+            maps_moved: Cell::new(0),
             space: RefCell::new(space),
         };
         let shared = Rc::new(shared);
@@ -359,6 +365,11 @@ impl Store {
             .await
     }
 
+    /// Whether flusher and checkpointer run.
+    pub(crate) fn is_started(&self) -> bool {
+        self.tasks.borrow().running() > 0
+    }
+
     /// Ends service: makes everything durable in a checkpoint, so that the next open replays nothing, and
     /// stops the tasks.
     ///
@@ -474,7 +485,7 @@ impl Shared {
             return Err(Error::Busy { dirty, frames: self.pages_budget() });
         }
         if !self.space.borrow().has_room(reserve, self.page_demand()) {
-            return Err(self.no_room());
+            self.no_room(reserve)?;
         }
         if reserve == Reserve::Normal && rt::fault!("media.room") {
             return Err(Error::NoSpace { wanted: PAGE_ROOM_BYTES, free: 0 });
@@ -482,18 +493,22 @@ impl Shared {
         Ok(())
     }
 
-    /// The refusal when space is short: `Busy` while a flush or a checkpoint may still make room.
+    /// What is left when space is short: `Busy` while a flush or a checkpoint may still make room; then the space
+    /// behind a fence; then a refusal.
     #[cold]
-    fn no_room(&self) -> Error {
+    fn no_room(&self, reserve: Reserve) -> Result<()> {
         self.end_run();
         let usage = self.space.borrow().usage();
         if usage.quarantined > 0 || self.dirty.get() > 0 {
             self.wanted.wake();
-            return Error::Busy { dirty: self.dirty.get(), frames: self.pages_budget() };
+            return Err(Error::Busy { dirty: self.dirty.get(), frames: self.pages_budget() });
+        }
+        if self.lift_fence() && self.space.borrow().has_room(reserve, self.page_demand()) {
+            return Ok(());
         }
         let demand = self.page_demand() * crate::space::PAGE_BLOCKS as u64;
         let free = self.space.borrow().free_for_pages().saturating_sub(demand) * BLOCK_BYTES as u64;
-        Error::NoSpace { wanted: PAGE_ROOM_BYTES, free }
+        Err(Error::NoSpace { wanted: PAGE_ROOM_BYTES, free })
     }
 
     /// Pages that the next checkpoint may have to write.
@@ -501,7 +516,11 @@ impl Shared {
     pub(crate) fn page_demand(&self) -> u64 {
         let catalog = self.catalog.borrow();
         let dirty = self.dirty.get();
-        dirty + dirty.min(catalog.root.maps.len() as u64 + 1) + catalog.root_blocks.len() as u64 + OPERATION_PAGES
+        dirty
+            + dirty.min(catalog.root.maps.len() as u64 + 1)
+            + self.maps_moved.get()
+            + catalog.root_blocks.len() as u64
+            + OPERATION_PAGES
     }
 
     /// Frames of memory whose content only the log has.

@@ -43,7 +43,8 @@ pub(crate) const COPIES: u32 = 2;
 /// |     96 |     8 | frames        | page frames the store may have filled; recovery must have as many |
 /// |    104 |     4 | log_start     | incarnation at the checkpoint: no log batch behind carries less  |
 /// |    108 |     8 | metadata_bytes | size of the metadata region; 0: pages share the data region    |
-/// |    116 |  3980 | reserved      | zero                                                             |
+/// |    116 |     4 | bitmaps       | bitmap pages that have room before the first block: so far a region can grow |
+/// |    120 |  3976 | reserved      | zero                                                             |
 ///
 /// Guards against: torn write (crc), stale copy (sequence), misdirected write (copy), wrong device (store).
 #[derive(Clone, Copy, Debug, PartialEq, Eq, FromBytes, IntoBytes, KnownLayout, Immutable)]
@@ -68,7 +69,8 @@ pub struct Superblock {
     pub frames: U64,
     pub log_start: U32,
     pub metadata_bytes: U64,
-    pub reserved: [u8; 3980],
+    pub bitmaps: U32,
+    pub reserved: [u8; 3976],
 }
 const _: () = assert!(size_of::<Superblock>() == BLOCK_BYTES);
 const _: () = assert!(offset_of!(Superblock, store) == 16);
@@ -76,7 +78,8 @@ const _: () = assert!(offset_of!(Superblock, sequence) == 48);
 const _: () = assert!(offset_of!(Superblock, log_bytes) == 72);
 const _: () = assert!(offset_of!(Superblock, root_crc) == 92);
 const _: () = assert!(offset_of!(Superblock, metadata_bytes) == 108);
-const _: () = assert!(offset_of!(Superblock, reserved) == 116);
+const _: () = assert!(offset_of!(Superblock, bitmaps) == 116);
+const _: () = assert!(offset_of!(Superblock, reserved) == 120);
 
 /// What a superblock says, without the constants and checks around it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -95,6 +98,7 @@ pub(crate) struct Anchor {
     pub(crate) log_start: u32,
     /// 0: pages share the data region.
     pub(crate) metadata_bytes: u64,
+    pub(crate) bitmaps: u32,
 }
 
 impl Anchor {
@@ -119,6 +123,7 @@ impl Anchor {
         block.frames.set(self.frames);
         block.log_start.set(self.log_start);
         block.metadata_bytes.set(self.metadata_bytes);
+        block.bitmaps.set(self.bitmaps);
         block.crc.set(codec::crc32c(&block.as_bytes()[12..]));
         block
     }
@@ -148,6 +153,7 @@ impl Anchor {
             frames: block.frames.get(),
             log_start: block.log_start.get(),
             metadata_bytes: block.metadata_bytes.get(),
+            bitmaps: block.bitmaps.get(),
         }
     }
 }
@@ -214,6 +220,7 @@ mod tests {
             frames: 4096,
             log_start: 5,
             metadata_bytes: 1 << 28,
+            bitmaps: 17,
         }
     }
 

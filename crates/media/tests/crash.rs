@@ -30,6 +30,8 @@ struct Run {
     bulk_bytes_max: u64,
     /// Staged values, and bulk that may take the same blocks.
     is_staged: bool,
+    /// Sizes that the data region gets one after another while the writers write.
+    sizes: &'static [u64],
 }
 
 /// A roomy device and small values.
@@ -44,6 +46,7 @@ const ROOMY: Run = Run {
     data_bytes: 4 << 20,
     bulk_bytes_max: 20 << 10,
     is_staged: false,
+    sizes: &[],
 };
 
 /// Records `run` and returns the recording with its model.
@@ -93,11 +96,23 @@ fn record(run: Run) -> (rt::sim::disk::Recorder, Model) {
                     })
                 })
                 .collect();
+            if !run.sizes.is_empty() {
+                noted.borrow_mut().sizes.push((0, 0, run.data_bytes));
+            }
+            for &bytes in run.sizes {
+                let asked = recording.events();
+                ledger.resize(bytes, &noted).await.unwrap();
+                assert_eq!(ledger.store.data_bytes(), bytes);
+                noted.borrow_mut().sizes.push((asked, recording.events(), bytes));
+            }
             for writer in writers {
                 writer.await.unwrap();
             }
             // Blocks are compared while no checkpoint runs: one may have been asked for last.
             ledger.store.checkpoint_now().await.unwrap();
+            // What moving did is acknowledged by it, too.
+            let number = ledger.applied();
+            noted.borrow_mut().acknowledged.push((recording.events(), number));
             let count = ledger.applied();
             ledger.verify(&noted.borrow(), count);
         });
@@ -109,12 +124,18 @@ fn record(run: Run) -> (rt::sim::disk::Recorder, Model) {
 
 /// Opens the store on `volume` and checks it; then goes on, and survives a second cut.
 fn recover(volume: &Volume, model: &Model, owed: u64, seed: u64, second_life: bool) -> u64 {
+    recover_with(volume, model, owed, &[], seed, second_life)
+}
+
+/// As [`recover`]; the data region has one of `sizes`, if there are any.
+fn recover_with(volume: &Volume, model: &Model, owed: u64, sizes: &[u64], seed: u64, second_life: bool) -> u64 {
     let sim = Sim::new(SimConfig::seeded(seed));
     let node = sim.node("target");
     sim.install(node, volume);
     let recorder = sim.record(node);
     // Handed in and out whole: tasks of the simulator own what they use.
-    let ops = Rc::new(RefCell::new(Model { ops: model.ops.clone(), acknowledged: Vec::new() }));
+    let ops = Rc::new(RefCell::new(Model { ops: model.ops.clone(), ..Model::default() }));
+    let sizes = sizes.to_vec();
     let shared = ops.clone();
     let recording = recorder.clone();
     let kept = sim.run(async move {
@@ -129,6 +150,8 @@ fn recover(volume: &Volume, model: &Model, owed: u64, seed: u64, second_life: bo
             let kept = ledger.applied();
             assert!(kept >= owed, "{kept} operations are left of {owed} acknowledged ones");
             ledger.verify(&shared.borrow(), kept);
+            let bytes = ledger.store.data_bytes();
+            assert!(sizes.is_empty() || sizes.contains(&bytes), "{bytes} bytes, not one of {sizes:?}");
             // Whoever looked has seen them: they must not vanish any more.
             shared.borrow_mut().acknowledged.push((recording.events(), kept));
             if second_life {
@@ -180,7 +203,9 @@ fn enumerate(run: Run, seeds: u64) {
         for seed in 0..seeds {
             let seed = events as u64 * seeds + seed;
             let second_life = seed.is_multiple_of(5);
-            furthest = recover(&replay.power_cut(seed), &model, owed, seed, second_life).max(furthest);
+            let sizes = model.sizes_at(events);
+            let volume = replay.power_cut(seed);
+            furthest = recover_with(&volume, &model, owed, &sizes, seed, second_life).max(furthest);
             cuts += 1;
         }
         if events.is_multiple_of(7) {
@@ -249,6 +274,31 @@ fn a_power_cut_over_staged_values_is_harmless() {
     let apart = Run { metadata_bytes: media::DATA_BYTES_MIN, data_bytes: 20 * 4096, ..staged };
     enumerate(Run { seed: 12, writers: 2, ops_each: 40, checkpoint_every: 3, ..apart }, 8);
     enumerate(Run { seed: 13, writers: 4, ops_each: 20, checkpoint_every: 2, is_log_mapped: true, ..staged }, 4);
+}
+
+/// The data region grows and shrinks while writers write: a power cut leaves it the size it had or the one it was to
+/// get, everything is within it, and no acknowledged write is lost.
+#[test]
+fn a_power_cut_while_the_data_region_is_resized_is_harmless() {
+    let run = Run { seed: 10, keys: 60, writers: 2, ops_each: 60, checkpoint_every: 9, ..ROOMY };
+    let sizes = &[6 << 20, 3 << 20, 8 << 20, 5 << 19, 4 << 20];
+    enumerate(Run { sizes, ..run }, 4);
+    enumerate(Run { seed: 11, sizes, bulk_bytes_max: 60 << 10, ..run }, 2);
+}
+
+/// As above, with staged values: what only the log has lies behind a fence too, and moves or goes before the cut.
+#[test]
+fn a_power_cut_while_a_region_with_staged_values_is_resized_is_harmless() {
+    let run = Run { seed: 14, keys: 30, writers: 2, ops_each: 50, checkpoint_every: 9, is_staged: true, ..ROOMY };
+    enumerate(Run { sizes: &[6 << 20, 3 << 20, 8 << 20, 5 << 19, 4 << 20], ..run }, 4);
+}
+
+/// As above, with pages on a device of their own: only bulk moves.
+#[test]
+fn a_power_cut_while_a_data_region_without_pages_is_resized_is_harmless() {
+    let run = Run { seed: 12, keys: 60, writers: 2, ops_each: 60, checkpoint_every: 9, ..ROOMY };
+    let apart = Run { metadata_bytes: media::DATA_BYTES_MIN, data_bytes: 2 << 20, ..run };
+    enumerate(Run { sizes: &[3 << 20, 3 << 19, 4 << 20, 2 << 20], ..apart }, 4);
 }
 
 /// The log goes round several times, with a checkpoint each.

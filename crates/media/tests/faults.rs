@@ -204,7 +204,7 @@ fn formatting_over_a_store_needs_force_and_an_empty_file_is_no_store() {
     on_a_machine(|_, _| async move {
         let regions = ledger::regions(LOG_BYTES, DATA_BYTES);
         for region in [&regions.log, &regions.data] {
-            region.disk.set_len(region.bytes).unwrap();
+            region.disk.set_len(region.bytes()).unwrap();
         }
         let error = Store::open(regions.clone(), BUDGET).err().unwrap();
         assert!(matches!(error, Error::Format(FormatError::NotFormatted { .. })), "{error}");

@@ -22,7 +22,7 @@ fn regions(dir: &Path) -> Regions {
     Regions {
         log: Region::whole(log).unwrap(),
         metadata: None,
-        data: Region { disk: disk(&dir.join("data")), base: 0, bytes: DATA_BYTES },
+        data: Region::new(disk(&dir.join("data")), 0, DATA_BYTES),
     }
 }
 

@@ -108,9 +108,9 @@ fn others() {
     for (suffix, store, target) in [("-1", ledger::STORE, 4), ("-2", [9; 16], 3)] {
         let disk = |path: &str| ledger::disk(&format!("{path}{suffix}"));
         let regions = Regions {
-            log: Region { disk: disk("/log"), base: 0, bytes: LOG_BYTES },
-            metadata: Some(Region { disk: disk("/metadata"), base: 0, bytes: METADATA_BYTES }),
-            data: Region { disk: disk("/data"), base: 0, bytes: DATA_BYTES },
+            log: Region::new(disk("/log"), 0, LOG_BYTES),
+            metadata: Some(Region::new(disk("/metadata"), 0, METADATA_BYTES)),
+            data: Region::new(disk("/data"), 0, DATA_BYTES),
         };
         let store = Store::format(regions, Identity { store, target }, BUDGET, Existing::Refuse).unwrap();
         store.append(1, &[b"somebody else's"], Reserve::Normal).unwrap();
@@ -175,7 +175,7 @@ fn devices_that_changed_places_are_refused_and_named() {
 fn nothing_of_ours_is_formatted_over_without_force_in_any_role() {
     on_a_machine(|| async {
         prepared(&RefCell::default());
-        let fresh = |path: &str| Region { disk: ledger::disk(path), base: 0, bytes: METADATA_BYTES };
+        let fresh = |path: &str| Region::new(ledger::disk(path), 0, METADATA_BYTES);
         for taken in ["/log", "/metadata", "/data"] {
             for role in [Device::Log, Device::Metadata, Device::Data] {
                 let pick = |this: Device, other: &str| {

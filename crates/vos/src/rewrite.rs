@@ -245,19 +245,19 @@ async fn transfer(reader: Reader<'_>, inline: &[u8], runs: &mut [Run]) -> Result
         run.checksums = checksum::of_chunks(&bytes);
         match &run.at {
             None => run.inline = bytes,
-            Some(at) => write(reader, at, bytes).await?,
+            Some(at) => write(reader, at, 0, bytes).await?,
         }
     }
     Ok(())
 }
 
-/// Writes a payload to its reservation.
-pub(crate) async fn write(reader: Reader<'_>, at: &Reservation, bytes: IoBuf) -> Result<()> {
+/// Writes a payload, or the part of one from byte `offset` on, to its reservation.
+pub(crate) async fn write(reader: Reader<'_>, at: &Reservation, offset: u64, bytes: IoBuf) -> Result<()> {
     let at = at.media().expect("a reservation just made");
     if reader.is_blocking {
-        Ok(reader.media.bulk_write_now(at, 0, &bytes)?)
+        Ok(reader.media.bulk_write_now(at, offset, &bytes)?)
     } else {
-        Ok(reader.media.bulk_write(at, 0, bytes).await.0?)
+        Ok(reader.media.bulk_write(at, offset, bytes).await.0?)
     }
 }
 

@@ -1,14 +1,18 @@
-//! Scrubbing: every stored value is read and compared with its checksums, before anybody needs it; and
-//! mending, with the bytes that a copy elsewhere still has.
+//! Scrubbing: every stored value is read and compared with its checksums, before anybody needs it; mending, with
+//! the bytes that a copy elsewhere still has; and moving, when the blocks of a value are to go.
 //!
 //! ```text
-//! scrub -> ScrubbedValue -> verify().await -> Damage -> is_damaged? -> (bytes from a copy) -> plan_mend
-//!       -> Mend -> write().await -> mend: still the same value? -> log record -> value at its new place
+//! scrub -> ScrubbedValue -> verify().await -> Damage -> is_damaged? -> (bytes from a copy) -> plan_mend -+
+//! find_fenced -> ScrubbedValue ------------------------------------------------------------> plan_move -+
+//!    +--------------------------------------------------------------------------------------------------+
+//!    +-> Mend -> write().await -> mend: still the same value? -> log record -> value at its new place
 //! ```
 //!
 //! # Not here
 //! When, and how fast: the engine. Pages: `media::Store::scrub_pages`. What undecided transactions will
 //! write: it becomes a value, or goes, in moments.
+
+use std::rc::Rc;
 
 use media::{Lsn, PinGuard, Reserve};
 use rt::disk::IoBuf;
@@ -20,7 +24,7 @@ use crate::error::{Error, Result};
 use crate::key::{self, Record as Key};
 use crate::naming::place_of;
 use crate::record::{self, kind};
-use crate::request::{INLINE_BYTES_MAX, Payload};
+use crate::request::{BulkList, INLINE_BYTES_MAX, Payload};
 use crate::rewrite::{self, run_now};
 use crate::space::Reservation;
 use crate::store::Store;
@@ -56,6 +60,14 @@ pub enum Scrubbing {
     End,
 }
 
+/// Which values a walk is after.
+#[derive(Clone, Copy)]
+enum Wanted {
+    All,
+    /// Those with a block behind the fence.
+    Fenced,
+}
+
 /// A value whose bytes are to be compared with its checksums.
 #[derive(Debug)]
 pub struct ScrubbedValue {
@@ -77,6 +89,11 @@ pub struct Damage {
 }
 
 impl ScrubbedValue {
+    /// The path of the value, with its version.
+    pub fn place(&self) -> String {
+        place_of(&self.key)
+    }
+
     /// Reads the value and compares it.
     ///
     /// # Errors
@@ -129,15 +146,26 @@ fn payload<'a>(key: &[u8], bytes: &'a [u8]) -> Result<Stored<'a>> {
     read.ok_or_else(|| unreadable("a value"))
 }
 
-/// A value about to be written anew, with the right bytes.
+/// A value about to be written anew: with the right bytes, or to another place.
 #[derive(Debug)]
 pub struct Mend {
-    damage: Damage,
-    bytes: IoBuf,
+    container: ContainerId,
+    key: Vec<u8>,
+    /// What is there now.
+    value: Vec<u8>,
+    bytes: Bytes,
     checksums: Vec<u32>,
     /// Where they go; `None`: into the tree.
     at: Option<Reservation>,
     pin: PinGuard,
+}
+
+/// Where the bytes of a value that is written anew come from.
+#[derive(Debug)]
+enum Bytes {
+    Given(IoBuf),
+    /// From where they lie: so many bytes in these blocks.
+    Stored(BulkList, u64),
 }
 
 impl Mend {
@@ -158,17 +186,47 @@ impl Mend {
     }
 
     async fn transfer(&self, reader: Reader<'_>) -> Result<()> {
-        match &self.at {
-            Some(at) => rewrite::write(reader, at, self.bytes.clone()).await,
-            None => Ok(()),
+        match (&self.at, &self.bytes) {
+            (Some(at), Bytes::Given(bytes)) => rewrite::write(reader, at, 0, bytes.clone()).await,
+            (Some(at), Bytes::Stored(extents, bytes)) => {
+                let mut done = 0;
+                while done < *bytes {
+                    let part = done..(*bytes).min(done + READ_BYTES);
+                    let read = reader.part(extents, *bytes, &self.checksums, part.clone()).await;
+                    let read = read.map_err(|error| self.unreadable(error))?;
+                    rewrite::write(reader, at, done, read).await?;
+                    done = part.end;
+                }
+                Ok(())
+            }
+            (None, _) => Ok(()),
+        }
+    }
+
+    /// What cannot be read cannot be moved: the place is named.
+    fn unreadable(&self, error: Error) -> Error {
+        let fault = match error {
+            Error::Corrupt { fault, .. } => fault,
+            Error::Media(media::Error::Read { .. }) => "the device cannot read it".into(),
+            other => return other,
+        };
+        Error::Corrupt { place: format!("container {}, {}", self.container, place_of(&self.key)), fault }
+    }
+
+    /// Bytes of the value.
+    pub fn bytes(&self) -> u64 {
+        match &self.bytes {
+            Bytes::Given(bytes) => bytes.len() as u64,
+            Bytes::Stored(_, bytes) => *bytes,
         }
     }
 
     fn payload(&self) -> Payload<'_> {
         let checksums = &self.checksums;
-        match &self.at {
-            Some(at) => Payload::Bulk { at, bytes: self.bytes.len() as u64, checksums },
-            None => Payload::Inline { bytes: &self.bytes, checksums },
+        match (&self.at, &self.bytes) {
+            (Some(at), _) => Payload::Bulk { at, bytes: self.bytes(), checksums },
+            (None, Bytes::Given(bytes)) => Payload::Inline { bytes, checksums },
+            (None, Bytes::Stored(..)) => unreachable!("what is moved has blocks to go to"),
         }
     }
 }
@@ -179,6 +237,20 @@ impl Store {
     /// # Errors
     /// `Corrupt`: a page of the tree cannot be read; the next call goes on with the next container.
     pub fn scrub(&mut self, scrub: &mut Scrub) -> Result<Scrubbing> {
+        self.walk(scrub, Wanted::All)
+    }
+
+    /// One small step of a walk over all containers for values with a block behind the fence of
+    /// [`media::Store::fence`]. What it finds is to be moved. What comes to lie there behind the walk, by a
+    /// transaction that is decided, the next one finds.
+    ///
+    /// # Errors
+    /// As [`Store::scrub`].
+    pub fn find_fenced(&mut self, scrub: &mut Scrub) -> Result<Scrubbing> {
+        self.walk(scrub, Wanted::Fenced)
+    }
+
+    fn walk(&mut self, scrub: &mut Scrub, wanted: Wanted) -> Result<Scrubbing> {
         self.running()?;
         let mut pages = self.media.pages();
         pages.begin_op();
@@ -199,8 +271,14 @@ impl Store {
                 return Ok(if scrub.container.is_some() { Scrubbing::Look } else { Scrubbing::End });
             }
             cursor.key().copy_to(&mut key);
-            let is_data = matches!(key::read_record(&key), Some(Key::Single(_) | Key::Array { hole: false, .. }));
-            if is_data {
+            let is_wanted = match (wanted, key::read_record(&key)) {
+                (Wanted::All, record) => matches!(record, Some(Key::Single(_) | Key::Array { hole: false, .. })),
+                (Wanted::Fenced, None) => false,
+                (Wanted::Fenced, Some(record)) => {
+                    value::blocks_of(record, cursor.value()).iter().any(|extent| self.media.is_behind_fence(*extent))
+                }
+            };
+            if is_wanted {
                 let found = ScrubbedValue {
                     container,
                     key: key.clone(),
@@ -239,10 +317,14 @@ impl Store {
     /// # Errors
     /// `Corrupt`: the tree cannot be read.
     pub fn is_damaged(&mut self, damage: &Damage) -> Result<bool> {
-        let Ok(shard) = self.catalog.shard(damage.container) else { return Ok(false) };
+        self.holds(damage.container, &damage.key, &damage.value)
+    }
+
+    fn holds(&self, container: ContainerId, key: &[u8], value: &[u8]) -> Result<bool> {
+        let Ok(shard) = self.catalog.shard(container) else { return Ok(false) };
         let mut pages = self.media.pages();
         pages.begin_op();
-        Ok(shard.tree.get(&pages, &damage.key)? == Some(&damage.value[..]))
+        Ok(shard.tree.get(&pages, key)? == Some(value))
     }
 
     /// Sets blocks aside to write a damaged value anew. `bytes` are what was written, all of it.
@@ -259,24 +341,43 @@ impl Store {
         verify(bytes, &checksums)?;
         let is_bulk = bytes.len() > INLINE_BYTES_MAX || matches!(stored, Stored::Bulk { .. });
         let at = if is_bulk { Some(self.reserve_bulk(damage.container, bytes.len() as u64)?) } else { None };
-        let (damage, bytes, checksums) = (damage.clone(), IoBuf::from_slice(bytes), checksums.to_vec());
-        Ok(Mend { damage, bytes, checksums, at, pin: self.media.pin() })
+        let Damage { container, key, value, .. } = damage.clone();
+        let (bytes, checksums) = (Bytes::Given(IoBuf::from_slice(bytes)), checksums.to_vec());
+        Ok(Mend { container, key, value, bytes, checksums, at, pin: self.media.pin() })
     }
 
-    /// Puts a value that was written anew in place of the damaged one. Nothing happens when that is no longer
+    /// Sets blocks aside to write a value of [`Store::find_fenced`] to another place, from where it lies now. It is
+    /// not counted twice: no quota is asked for it.
+    ///
+    /// # Errors
+    /// `DeviceFull`; `Media(Busy)`: wait for `relieved`.
+    pub fn plan_move(&mut self, found: ScrubbedValue) -> Result<Mend> {
+        let ScrubbedValue { container, key, value, pin } = found;
+        let stored = payload(&key, &value)?;
+        let Stored::Bulk { bytes, checksums, .. } = stored else { return Err(unreadable("a value in blocks")) };
+        let (extents, checksums) = (stored.blocks(), value::read_checksums(checksums).to_vec());
+        let pool = self.catalog.shard(container)?.pool;
+        let at = Reservation::live(pool, self.media.reserve(bytes)?, Rc::default());
+        Ok(Mend { container, key, value, bytes: Bytes::Stored(extents, bytes), checksums, at: Some(at), pin })
+    }
+
+    /// Puts a value that was written anew in place of the one that was there. Nothing happens when that is no longer
     /// there.
     ///
     /// # Errors
     /// `NoSpace`; `Media(Busy | LogFull)`: wait for `relieved`; `Corrupt`.
     pub fn mend(&mut self, mend: &Mend) -> Result<Option<Lsn>> {
         self.running()?;
-        if !self.is_damaged(&mend.damage)? {
+        let Mend { container, key, value, .. } = mend;
+        if !self.holds(*container, key, value)? {
             return Ok(None);
         }
         let Store { media, catalog, scratch, .. } = self;
-        let Damage { container, key, .. } = &mend.damage;
-        let pool = catalog.shard(*container)?.pool;
-        catalog.pool(pool)?.admit(pool, SPLIT_PAGES * media::PAGE_BYTES as u64)?;
+        // A value that only moves takes nothing from its pool, but for a page now and then.
+        if let Bytes::Given(_) = mend.bytes {
+            let pool = catalog.shard(*container)?.pool;
+            catalog.pool(pool)?.admit(pool, SPLIT_PAGES * media::PAGE_BYTES as u64)?;
+        }
         let mut pages = media.pages();
         pages.begin_op();
         record::rewrite::encode_mend(&mut scratch.log, *container, key, &mend.payload());

@@ -116,6 +116,10 @@ fn record(seed: u64, steps: u64) -> (Recorder, Script) {
                     act(&mut store, Op::Maintain(generator.past()), script, &mut model);
                     act(&mut store, Op::Coalesce, script, &mut model);
                 }
+                if step % 14 == 0 {
+                    let bytes = if step % 28 == 0 { DATA_BYTES } else { DATA_BYTES / 2 };
+                    act(&mut store, Op::Resize(bytes), script, &mut model);
+                }
                 if step % 9 == 0 {
                     store.media().checkpoint_blocking().unwrap();
                     script.acknowledged.push((recording.events(), script.ops.len()));

@@ -47,6 +47,7 @@ fn sequence(seed: u64) {
         if generator.dice.chance(25) {
             store.media().checkpoint_blocking().unwrap();
         }
+        another_size(&mut store, &mut model, &mut generator);
     }
     for at in (0..=generator.newest() + 1).map(Epoch).chain([Epoch::MAX]) {
         compare_at(&mut store, &model, generator.objects, at);
@@ -100,6 +101,7 @@ fn forget(store: &mut Store, model: &mut Model, mut generator: Generator) {
             op => op,
         };
         step(store, model, &op, seq);
+        another_size(store, model, &mut generator);
         if generator.dice.chance(6) {
             // Leaves a pass unfinished, for the next operations to meet.
             store.maintain(1).unwrap();
@@ -112,6 +114,17 @@ fn forget(store: &mut Store, model: &mut Model, mut generator: Generator) {
         step(store, model, &Op::Coalesce, 99);
     }
     compare_kept(store, model, generator.objects, joins);
+}
+
+/// Now and then the data region shrinks or grows: nobody sees it, and every block is accounted for (K8).
+fn another_size(store: &mut Store, model: &mut Model, generator: &mut Generator) {
+    if !generator.dice.chance(12) {
+        return;
+    }
+    let bytes = 3 * (1 << 20) + generator.dice.below(24 << 20) / 4096 * 4096;
+    step(store, model, &Op::Resize(bytes), 70);
+    compare_at(store, model, generator.objects, Epoch::MAX);
+    store.check().expect_clean();
 }
 
 /// Takes a container back to some moment that is retained; what readers see meanwhile agrees too.

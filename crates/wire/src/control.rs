@@ -69,6 +69,23 @@ message! {
         pub mended: u64,
         /// The first damaged places, in words.
         pub damage: Vec<String>,
+        /// Size of the target's data region, and the one that it is to have.
+        pub data_bytes: u64,
+        pub wanted_bytes: u64,
+        /// On the way there: values moved, and what is still to be moved or to be given up by somebody.
+        pub moved_bytes: u64,
+        pub held_bytes: u64,
+        /// Why it does not come to that size, if it does not.
+        pub resize_trouble: Option<String>,
+    }
+}
+
+message! {
+    /// Gives the data of all targets `bytes` in all, spread evenly; absent: what their devices have now. A repeat with
+    /// the same size does nothing. Answered with [`StorageInfo`] when it is durable what is wanted; the targets get
+    /// there in service.
+    pub struct StorageResize {
+        pub bytes: Option<u64>,
     }
 }
 
@@ -100,6 +117,14 @@ message! {
     pub struct PoolDestroy {
         pub pool: String,
         pub recursive: bool,
+    }
+}
+
+message! {
+    /// Reserves `bytes` in all, spread evenly over the targets, instead of what the pool has.
+    pub struct PoolResize {
+        pub pool: String,
+        pub bytes: u64,
     }
 }
 

@@ -40,12 +40,14 @@ opcodes! {
 
     SystemQuery = 0x0101, "Members of the system.", Harmless;
     StorageQuery = 0x0102, "Devices and targets of the server.", Harmless;
+    StorageResize = 0x0103, "Gives the targets' data another size.", Once;
     PoolCreate = 0x0110, "Reserves space on every target.", Once;
     PoolList = 0x0111, "All pools.", Harmless;
     PoolQuery = 0x0112, "One pool's state and space.", Harmless;
     PoolDestroy = 0x0113, "Frees a pool's space.", Once;
     PoolGetProperties = 0x0114, "A pool's properties.", Harmless;
     PoolSetProperties = 0x0115, "Changes a pool's properties.", Once;
+    PoolResize = 0x0117, "Changes the space that a pool reserves.", Once;
     PoolConnect = 0x0116, "A pool's map, to place objects with.", Harmless;
     ContainerCreate = 0x0120, "Makes a container on every target of the pool.", Once;
     ContainerList = 0x0121, "A pool's containers.", Harmless;

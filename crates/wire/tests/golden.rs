@@ -297,6 +297,11 @@ fn control_samples(check: &mut impl Check) {
         damaged: 2,
         mended: 1,
         damage: vec![text("page 7")],
+        data_bytes: 1 << 35,
+        wanted_bytes: 1 << 34,
+        moved_bytes: 1 << 20,
+        held_bytes: 1 << 21,
+        resize_trouble: Some(text("no room")),
     };
     check.one(
         "storage_info",
@@ -314,6 +319,8 @@ fn control_samples(check: &mut impl Check) {
             properties: vec![pair("rd_fac", "1"), pair("space_rb", "5")],
         },
     );
+    check.one("storage_resize", StorageResize { bytes: Some(1 << 40) });
+    check.one("pool_resize", PoolResize { pool: text("tank"), bytes: 20 << 30 });
     check.one("pool_name", PoolName { pool: text("tank") });
     check.one("pool_destroy", PoolDestroy { pool: text("tank"), recursive: true });
     check.one(

@@ -27,7 +27,9 @@ pub(crate) struct Looked {
 /// `NotFound`, `Io`; `Mismatch` when they end before they should.
 pub(crate) fn regions(target: &OfflineTarget, access: Access) -> Result<Regions, Error> {
     let metadata = target.metadata.as_ref().map(|metadata| region(metadata, access)).transpose()?;
-    Ok(Regions { log: region(&target.log, access)?, metadata, data: region(&target.data, access)? })
+    // A data region may be on its way to another size; what there is of it, its superblock says.
+    let data = RegionConfig { bytes: 0, ..target.data.clone() };
+    Ok(Regions { log: region(&target.log, access)?, metadata, data: region(&data, access)? })
 }
 
 fn region(config: &RegionConfig, access: Access) -> Result<Region, Error> {
@@ -42,7 +44,7 @@ fn region(config: &RegionConfig, access: Access) -> Result<Region, Error> {
         let text = format!("{} has {has} bytes where {needed} are needed", config.path.display());
         return Err(Error::new(Code::Mismatch, text).remedy("restore the whole file from a copy"));
     }
-    Ok(Region { disk, base: config.base, bytes: config.bytes })
+    Region::from_base(disk, config.base).map_err(io)
 }
 
 /// The blocks that say who a target is.

@@ -30,10 +30,10 @@ enum Verb {
     /// The servers of the system
     #[command(subcommand, visible_alias = "sys")]
     System(system::Verb),
-    /// Create, list and destroy pools
+    /// Create, list, resize and destroy pools
     #[command(subcommand)]
     Pool(pool::Verb),
-    /// What the servers store on
+    /// What the servers store on, and how much
     #[command(subcommand, visible_alias = "sto")]
     Storage(storage::Verb),
     /// Show the version

@@ -5,7 +5,7 @@ use serde_json::json;
 use types::{ByteSize, Code, Error, PoolProperty};
 
 use crate::failure::{Failure, Result};
-use crate::options::{Names, Pairs, Share, SystemOptions};
+use crate::options::{self, Names, Pairs, Share, SystemOptions};
 use crate::output::Outcome;
 use crate::properties;
 use crate::session::{self, Missing, Session};
@@ -22,6 +22,14 @@ pub(crate) enum Verb {
     Query {
         /// Label or UUID
         pool: String,
+    },
+    /// Reserve more or less space for a pool
+    Resize {
+        /// Label or UUID
+        pool: String,
+        /// Size over all targets: 10GB, 5TiB
+        #[arg(value_parser = options::size)]
+        size: ByteSize,
     },
     /// Delete a pool and give its space back
     Destroy(Destroy),
@@ -91,6 +99,16 @@ impl Verb {
                 .await
             }
             Verb::Query { pool } => session::with(system, Missing::Refuse, async |s| query(s, &pool).await).await,
+            Verb::Resize { pool, size } => {
+                session::with(system, Missing::Refuse, async |s| match s.resize_pool(&pool, size.0).await {
+                    Ok(info) => {
+                        let text = format!("pool {} has {} now", info.label, ByteSize(info.space.total));
+                        Ok(Outcome::new(show::pool(&info).0, text))
+                    }
+                    Err(error) => Err(s.pool_error(error, &pool).await),
+                })
+                .await
+            }
             Verb::Destroy(destroy) => session::with(system, Missing::Refuse, async |s| destroy.run(s).await).await,
             Verb::GetProp { pool, properties } => {
                 session::with(system, Missing::Refuse, async |s| get_properties(s, &pool, properties.as_ref()).await)

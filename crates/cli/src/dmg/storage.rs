@@ -7,7 +7,7 @@ use types::ByteSize;
 use wire::control::{DeviceInfo, DeviceKind};
 
 use crate::failure::Result;
-use crate::options::SystemOptions;
+use crate::options::{self, SystemOptions};
 use crate::output::Outcome;
 use crate::session::{self, Missing};
 use crate::table::table;
@@ -16,6 +16,12 @@ use crate::table::table;
 pub(crate) enum Verb {
     /// Show devices and how much of them is reserved and used
     Query(Query),
+    /// Give the data of all targets another size, while they serve
+    Resize {
+        /// Size of the data in all: 10GB, 5TiB; left out: what the devices have now
+        #[arg(value_parser = options::size)]
+        size: Option<ByteSize>,
+    },
 }
 
 #[derive(Args, Debug)]
@@ -53,13 +59,20 @@ struct Device {
     damaged: u64,
     mended: u64,
     damage: Vec<String>,
+    data_bytes: u64,
+    wanted_bytes: u64,
+    moved_bytes: u64,
+    held_bytes: u64,
+    resize_trouble: Option<String>,
 }
 
 impl Verb {
     pub(crate) async fn run(self, system: &SystemOptions) -> Result<Outcome> {
-        let Verb::Query(Query { view: _ }) = self;
         session::with(system, Missing::Refuse, async |session| {
-            let storage = session.storage().await?;
+            let storage = match &self {
+                Verb::Query(Query { view: _ }) => session.storage().await?,
+                Verb::Resize { size } => session.resize_storage(size.map(|size| size.0)).await?,
+            };
             let devices: Vec<Device> = storage.devices.into_iter().map(device).collect();
             let rows = devices.iter().map(row).collect();
             let mut text = table(
@@ -70,6 +83,7 @@ impl Verb {
                 let reason = failed.failure.as_deref().unwrap_or_default();
                 text.push_str(&format!("\nTarget {} of rank {} has failed: {reason}\n", failed.target, failed.rank));
             }
+            devices.iter().filter_map(resizing).for_each(|line| text.push_str(&line));
             for damaged in devices.iter().filter(|d| d.damaged > 0) {
                 let Device { rank, target, damaged: places, mended, .. } = damaged;
                 text.push_str(&format!(
@@ -106,7 +120,28 @@ fn device(info: DeviceInfo) -> Device {
         damaged: info.damaged,
         mended: info.mended,
         damage: info.damage,
+        data_bytes: info.data_bytes,
+        wanted_bytes: info.wanted_bytes,
+        moved_bytes: info.moved_bytes,
+        held_bytes: info.held_bytes,
+        resize_trouble: info.resize_trouble,
     }
+}
+
+/// What is said of a target that is getting another size, or cannot.
+fn resizing(device: &Device) -> Option<String> {
+    let Device { rank, target, data_bytes, wanted_bytes, moved_bytes, held_bytes, .. } = device;
+    if data_bytes == wanted_bytes {
+        return None;
+    }
+    let (now, wanted) = (ByteSize(*data_bytes), ByteSize(*wanted_bytes));
+    let (moved, held) = (ByteSize(*moved_bytes), ByteSize(*held_bytes));
+    let mut line = format!("\nThe data of target {target} of rank {rank} goes from {now} to {wanted}: ");
+    match &device.resize_trouble {
+        Some(trouble) => line.push_str(&format!("held up: {trouble}\n")),
+        None => line.push_str(&format!("{moved} moved, {held} to go\n")),
+    }
+    Some(line)
 }
 
 fn row(device: &Device) -> Vec<String> {

@@ -50,6 +50,11 @@ impl Service {
                 damaged: storage.scrub.damaged,
                 mended: storage.scrub.mended,
                 damage: storage.scrub.places,
+                data_bytes: storage.resize.bytes,
+                wanted_bytes: storage.resize.wanted,
+                moved_bytes: storage.resize.moved,
+                held_bytes: storage.resize.held,
+                resize_trouble: storage.resize.trouble,
             });
         }
         Ok(msg::StorageInfo { devices })

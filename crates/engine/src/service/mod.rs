@@ -17,6 +17,7 @@ mod answers;
 pub mod pool;
 mod reconcile;
 pub mod replica;
+mod resize;
 pub mod system;
 
 use std::cell::RefCell;
@@ -56,6 +57,23 @@ pub struct ServiceConfig {
     pub fault_domain: String,
     /// Where each target keeps its data, by target.
     pub devices: Vec<(String, msg::DeviceKind)>,
+    pub layout: Rc<dyn Layout>,
+}
+
+/// Which parts of which files and devices are whose: the program's that hosts the engine.
+pub trait Layout {
+    /// The size of each target's data region, by target, when all of them have `bytes` together; absent: what the
+    /// devices have now.
+    ///
+    /// # Errors
+    /// `Invalid`, `NoSpace`: with what stands in the way.
+    fn plan(&self, bytes: Option<u64>) -> Result<Vec<u64>, Error>;
+
+    /// Makes durable what each target's data region is to have: after a restart the targets go on from there.
+    ///
+    /// # Errors
+    /// `Io`: what was wanted before is wanted still.
+    fn keep(&self, wanted: &[u64]) -> Result<(), Error>;
 }
 
 /// The control service of a server that is a system by itself.
@@ -122,6 +140,8 @@ impl Service {
         match opcode {
             Opcode::SystemQuery => Ok(self.system_info().to_bytes()),
             Opcode::StorageQuery => Ok(self.storage_info().await?.to_bytes()),
+            Opcode::StorageResize => Ok(self.storage_resize(parse(body)?).await?.to_bytes()),
+            Opcode::PoolResize => Ok(self.pool_resize(parse(body)?).await?.to_bytes()),
             Opcode::PoolCreate => Ok(self.pool_create(parse(body)?).await?.to_bytes()),
             Opcode::PoolList => Ok(self.pool_list().await?.to_bytes()),
             Opcode::PoolQuery => {
@@ -221,7 +241,7 @@ impl Service {
         let _change = self.changes.lock().await;
         // Who repeats a command that made the pool should hear that, and not of the space it took.
         self.system.borrow().state().check_label(&label, None)?;
-        let bytes_per_target = self.pool_share(&label, request.bytes).await?;
+        let bytes_per_target = self.pool_share(label.as_str(), request.bytes, 0).await?;
         let id = PoolId(rt::random_uuid());
         self.propose_system(SystemCommand::CreatePool { id, label: label.clone(), bytes_per_target })?;
         let state = PoolState {
@@ -250,8 +270,8 @@ impl Service {
         self.pool_info(id).await
     }
 
-    /// How much of `bytes` each target gives, if there is room for it.
-    async fn pool_share(&self, label: &Label, bytes: u64) -> Result<u64, Error> {
+    /// How much of `bytes` each target gives, if there is room for it. The pool has `present` there already.
+    async fn pool_share(&self, label: &str, bytes: u64, present: u64) -> Result<u64, Error> {
         let targets = self.targets.len() as u64;
         let share = bytes / targets;
         if share < POOL_BYTES_PER_TARGET_MIN {
@@ -262,7 +282,7 @@ impl Service {
         let mut room = u64::MAX;
         for target in &self.targets {
             let storage = target.ask(|done| Order::Storage { done }).await?;
-            room = room.min(storage.capacity.saturating_sub(storage.reserved));
+            room = room.min(storage.capacity.saturating_sub(storage.reserved.saturating_sub(present)));
         }
         if share > room {
             let text =

@@ -83,6 +83,9 @@ impl<'de> Deserialize<'de> for Hex {
 }
 
 pub enum PoolCommand {
+    Resize {
+        bytes_per_target: u64,
+    },
     SetProperties {
         values: Vec<(String, String)>,
     },
@@ -147,6 +150,7 @@ impl StateMachine for PoolState {
 
     fn apply(&mut self, command: PoolCommand) -> Result<u64, Error> {
         match command {
+            PoolCommand::Resize { bytes_per_target } => self.bytes_per_target = bytes_per_target,
             PoolCommand::SetProperties { values } => {
                 for (name, value) in values {
                     let property = checked(types::PoolProperty::TABLE, &name, &value, false)?;

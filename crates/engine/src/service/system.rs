@@ -47,6 +47,7 @@ pub enum SystemCommand {
     DestroyPool { id: PoolId },
     PoolDestroyed { id: PoolId },
     RelabelPool { id: PoolId, label: Label },
+    ResizePool { id: PoolId, bytes_per_target: u64 },
 }
 
 impl StateMachine for SystemState {
@@ -74,6 +75,7 @@ impl StateMachine for SystemState {
                 self.check_label(&label, Some(id))?;
                 self.row(id)?.label = label.to_string();
             }
+            SystemCommand::ResizePool { id, bytes_per_target } => self.row(id)?.bytes_per_target = bytes_per_target,
         }
         Ok(())
     }

@@ -16,6 +16,7 @@ pub mod order;
 mod orders;
 mod punch;
 pub mod recall;
+mod resize;
 mod scrub;
 mod update;
 mod upkeep;
@@ -30,6 +31,7 @@ use types::{Code, ContainerId, Error, TargetIndex};
 use wire::opcode::Repeat;
 use wire::{Opcode, Wire};
 
+use self::resize::Resizer;
 use self::scrub::Scrubber;
 use self::upkeep::Upkeep;
 use crate::hold::HorizonHold;
@@ -50,6 +52,7 @@ pub struct Target {
     sessions: Sessions,
     upkeep: Upkeep,
     scrubber: Scrubber,
+    resizer: Resizer,
 }
 
 impl Target {

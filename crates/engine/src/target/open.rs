@@ -5,7 +5,7 @@ use std::path::PathBuf;
 use std::rc::Rc;
 use std::time::Duration;
 
-use media::{Existing, Identity, Region, Regions};
+use media::{Backing, Existing, Identity, Region, Regions};
 use net::Limits;
 use rt::Hlc;
 use rt::disk::{Dax, Disk, DiskError, OpenMode};
@@ -15,6 +15,7 @@ use uuid::Uuid;
 
 use super::Target;
 use super::order::{TargetHandle, channel};
+use super::resize::Resizer;
 use crate::hold::HorizonHold;
 use crate::sessions::Sessions;
 
@@ -27,7 +28,19 @@ pub struct RegionConfig {
     /// Take space from the file system only as the region fills. Cheap to make; a file system that
     /// fills up meanwhile stops the target.
     pub thin: bool,
+    /// The file is the region's alone: it is made longer and shorter with it.
+    pub own_file: bool,
     pub medium: Medium,
+}
+
+impl RegionConfig {
+    pub(super) fn backing(&self) -> Backing {
+        match (self.own_file, self.thin) {
+            (false, _) => Backing::Device,
+            (true, true) => Backing::Thin,
+            (true, false) => Backing::File,
+        }
+    }
 }
 
 /// How a region is reached.
@@ -51,6 +64,7 @@ pub struct TargetConfig {
     pub log: RegionConfig,
     /// Pages; absent: they share `data`.
     pub metadata: Option<RegionConfig>,
+    /// Its bytes are what it is to have: a target that starts with another size gets this one in service.
     pub data: RegionConfig,
     /// Bytes of the page pool.
     pub memory: u64,
@@ -101,6 +115,7 @@ pub async fn start(config: TargetConfig, shared: Shared) -> Result<(TargetHandle
 pub(super) async fn open(config: TargetConfig, shared: &Shared) -> Result<Rc<Target>, Error> {
     let index = config.index;
     let io_timeout = config.io_timeout;
+    let resizer = Resizer::new(config.data.bytes, config.data.backing());
     let (store, media) = open_store(config)?;
     media.set_io_timeout(io_timeout);
     // A calendar that was set back must not bring epochs that were used, or are forgotten.
@@ -118,6 +133,7 @@ pub(super) async fn open(config: TargetConfig, shared: &Shared) -> Result<Rc<Tar
         sessions: Sessions::default(),
         upkeep: Default::default(),
         scrubber: Default::default(),
+        resizer,
     }))
 }
 
@@ -181,5 +197,10 @@ fn open_region(index: TargetIndex, role: &str, config: &RegionConfig, format: bo
         }
         disk = Disk::open_mapped(&config.path, dax).map_err(io)?;
     }
-    Ok(Region { disk, base: config.base, bytes: config.bytes })
+    // How much of what there is belongs to a store that exists, its superblock says: it may be on its way to another
+    // size.
+    if !format {
+        return Region::from_base(disk, config.base).map_err(io);
+    }
+    Ok(Region::new(disk, config.base, config.bytes))
 }

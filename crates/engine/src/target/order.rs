@@ -10,6 +10,7 @@ use media::DeviceWatch;
 use tokio::sync::{mpsc, oneshot};
 use types::{Code, ContainerId, Epoch, Error, PoolId, Span, TargetIndex};
 
+pub use super::resize::ResizeReport;
 pub use super::scrub::ScrubReport;
 
 /// Orders waiting for a target's thread. They are rare; a queue this long means it is stuck, and
@@ -65,6 +66,16 @@ pub enum Order {
     Storage {
         done: Done<Storage>,
     },
+    /// Whether the data region could get so many bytes, by what is known now.
+    MayResize {
+        bytes: u64,
+        done: Done<()>,
+    },
+    /// Gives the data region so many bytes, in time. Another size, asked for later, takes its place.
+    Resize {
+        bytes: u64,
+        done: Done<()>,
+    },
     /// A connection that said hello to this target; it is served here from now on.
     Serve {
         incoming: net::Incoming,
@@ -107,12 +118,14 @@ pub struct Holdings {
 /// A target's own space, in bytes.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Storage {
+    /// What pools can reserve. While the data region shrinks, of its size to be.
     pub capacity: u64,
     pub reserved: u64,
     pub used: u64,
     pub log_bytes: u64,
     pub failure: Option<String>,
     pub scrub: ScrubReport,
+    pub resize: ResizeReport,
 }
 
 /// The sending end, for any thread.

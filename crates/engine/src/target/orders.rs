@@ -36,6 +36,8 @@ impl Target {
                 Order::Rollback { id, to, asked, done } => drop(done.send(self.rollback(id, to, asked).await)),
                 Order::Holdings { done } => drop(done.send(Ok(self.holdings()))),
                 Order::Storage { done } => drop(done.send(Ok(self.storage()))),
+                Order::MayResize { bytes, done } => drop(done.send(self.may_resize(bytes).await)),
+                Order::Resize { bytes, done } => drop(done.send(self.resize(bytes))),
                 Order::Serve { incoming } => {
                     links.spawn_local(net::serve(incoming, limits, incarnation, self.clone()));
                 }
@@ -125,13 +127,22 @@ impl Target {
         let usage = self.media.usage();
         let quotas = store.pools().into_iter().filter_map(|pool| store.pool_space(pool).ok());
         Storage {
-            capacity: usable_bytes(&usage).saturating_sub(store.session_bytes_max()),
+            capacity: self.usable_with(self.resizer.wanted().min(self.media.data_bytes())),
             reserved: quotas.map(|pool| pool.quota).sum(),
-            used: usage.space.capacity - usage.space.free,
+            used: usage.space.capacity - usage.space.free - usage.space.fenced,
             log_bytes: usage.log_bytes,
             failure: self.media.failure().map(|failed| failed.to_string()),
             scrub: self.scrubber.report(),
+            resize: self.resizer.report(&self.media),
         }
+    }
+
+    /// What pools may reserve together, were the data region of `bytes` bytes.
+    pub(super) fn usable_with(&self, bytes: u64) -> u64 {
+        let mut usage = self.media.usage();
+        let capacity = usage.space.capacity + bytes;
+        usage.space.capacity = capacity.saturating_sub(self.media.data_bytes());
+        usable_bytes(&usage).saturating_sub(self.store.borrow().session_bytes_max())
     }
 
     async fn close(&self) -> Result<(), Error> {
@@ -165,7 +176,7 @@ impl Target {
 fn usable_bytes(usage: &media::Usage) -> u64 {
     let capacity = usage.space.capacity;
     if usage.space.metadata > 0 {
-        return capacity - usage.space.metadata;
+        return capacity.saturating_sub(usage.space.metadata);
     }
     let copies = usage.pages.budget * media::PAGE_BYTES as u64;
     capacity.saturating_sub(copies.max(capacity / 16))

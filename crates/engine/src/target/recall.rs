@@ -91,6 +91,7 @@ mod tests {
                 base: 0,
                 bytes,
                 thin: true,
+                own_file: true,
                 medium: Default::default(),
             };
             let config = TargetConfig {

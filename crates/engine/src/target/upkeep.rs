@@ -97,9 +97,9 @@ impl Target {
     /// Waits until there may be something to do: whoever wakes it has something now, a stride is over, or a
     /// scrub is due.
     async fn wait_for_work(&self) {
-        let (stride, scrub) = (self.next_stride(), self.scrubber.due());
+        let (stride, scrub, resize) = (self.next_stride(), self.scrubber.due(), self.resizer.due());
         let woken = self.upkeep.work.notified();
-        let Some(pause) = stride.into_iter().chain(scrub).min() else { return woken.await };
+        let Some(pause) = stride.into_iter().chain(scrub).chain(resize).min() else { return woken.await };
         if rt::timeout(pause, woken).await.is_err() && stride == Some(pause) {
             self.advance().await;
         }
@@ -107,16 +107,20 @@ impl Target {
 
     /// Does one thing; true when there may be more.
     async fn some_upkeep(&self) -> vos::Result<bool> {
+        // It takes turns with the rest, which makes room for it.
+        if self.resizer.takes_turn() && self.resize_some().await? {
+            return Ok(true);
+        }
         // The step that finds nothing more did something too, mostly.
         let was_wanted = self.store.borrow().wants_maintenance();
         if was_wanted {
             self.store.borrow_mut().maintain(STEPS)?;
             return Ok(true);
         }
-        if self.join_extents().await? {
+        if self.join_extents().await? || self.scrub_some().await? {
             return Ok(true);
         }
-        self.scrub_some().await
+        self.resize_some().await
     }
 
     /// Joins some small extents, or looks for some; true when there may be more.

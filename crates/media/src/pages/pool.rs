@@ -21,7 +21,7 @@ use std::sync::Arc;
 
 use super::frame::{Arena, Frame};
 use super::freeze::{Frozen, Image};
-use super::map::{CLEAN, Entry, FIRST_GENERATION, FREE, MAP_ENTRIES, NO_BLOCK, NO_FRAME};
+use super::map::{CLEAN, Entry, FIRST_GENERATION, FREE, MAP_ENTRIES, NO_BLOCK, NO_FRAME, WRITING};
 use crate::error::{Corrupt, Device, Error, Fault, FormatError, Place, Result};
 use crate::page::{self, PAGE_BYTES, Page, PageId, Seal};
 
@@ -416,6 +416,22 @@ impl Pages {
     /// Where the copy of a page lies on the device, when it has one.
     pub(crate) fn block_of(&self, id: PageId) -> Option<u32> {
         self.entries.get(id.0 as usize).map(|entry| entry.block.get()).filter(|block| *block != NO_BLOCK)
+    }
+
+    /// Makes the next checkpoint write page `id` to a new place. One that it writes anyway stays as it is.
+    ///
+    /// # Errors
+    /// As [`Pages::get`].
+    pub(crate) fn move_page(&mut self, id: PageId) -> Result<()> {
+        match self.entries.get(id.0 as usize).map(|entry| entry.state.get()) {
+            Some(CLEAN | WRITING) => self.make_dirty(id),
+            _ => Ok(()),
+        }
+    }
+
+    /// Makes the next checkpoint write map page `index` to a new place.
+    pub(crate) fn move_map(&mut self, index: u32) {
+        self.map_changed.insert(index);
     }
 
     /// Sequence of the newest checkpoint, begun or done.

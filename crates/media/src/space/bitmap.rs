@@ -2,7 +2,8 @@
 //!
 //! On the device the bitmap is a row of pages at the head of the data region, two slots for each. A
 //! checkpoint writes a changed page into the slot that the former checkpoint does not use, so the area
-//! needs no allocation of its own, and a torn bitmap page never counts.
+//! needs no allocation of its own, and a torn bitmap page never counts. The row has room for more pages than the
+//! blocks need at first: a region grows as far as its bitmap can.
 
 use std::collections::BTreeSet;
 use std::mem::{offset_of, size_of};
@@ -45,9 +46,22 @@ pub(crate) fn slot_block(index: u32, slot: u8) -> u32 {
     COPIES + (index * 2 + slot as u32) * PAGE_BLOCKS
 }
 
-/// First block behind superblocks and bitmap.
-pub(crate) fn first_allocatable(blocks: u32) -> u32 {
-    slot_block(page_count(blocks), 0)
+/// Times its first size that a region can grow to, while the bitmap stays small.
+const REACH: u64 = 16;
+/// The bitmap's row takes no more than one part in this many, unless the blocks there are need more.
+const ROW_PART: u64 = 64;
+
+/// Bitmap pages to keep room for, in a new region of `page_blocks` blocks that are the pages' out of `blocks`.
+pub(crate) fn pages_to_keep(blocks: u32, page_blocks: u32) -> u32 {
+    let wanted = (u64::from(blocks) * REACH).div_ceil(u64::from(BITMAP_BLOCKS));
+    let affordable = u64::from(page_blocks) / ROW_PART / u64::from(2 * PAGE_BLOCKS);
+    let most = u64::from(page_count(u32::MAX));
+    wanted.min(affordable).min(most).max(u64::from(page_count(blocks))) as u32
+}
+
+/// First block behind superblocks and a bitmap with room for `bitmaps` pages.
+pub(crate) fn first_allocatable(bitmaps: u32) -> u32 {
+    slot_block(bitmaps, 0)
 }
 
 /// Bits of a whole region, and which of its pages changed.
@@ -61,6 +75,20 @@ impl Bitmap {
     /// All clear.
     pub(crate) fn new(blocks: u32) -> Bitmap {
         Bitmap { words: vec![0; page_count(blocks) as usize * WORDS], changed: BTreeSet::new() }
+    }
+
+    /// Makes it cover `blocks` blocks: those that come are clear, those that go must be.
+    pub(crate) fn resize(&mut self, blocks: u32) {
+        let (old, new) = ((self.words.len() / WORDS) as u32, page_count(blocks));
+        let from = u64::from(blocks).min(self.words.len() as u64 * 64);
+        let beyond = (self.words.len() as u64 * 64 - from) as u32;
+        if beyond > 0 {
+            let beyond = Extent { block: blocks, blocks: beyond };
+            assert!(self.all_clear(beyond), "blocks that go are nobody's");
+        }
+        self.words.resize(new as usize * WORDS, 0);
+        self.changed.extend(old..new);
+        self.changed.retain(|page| *page < new);
     }
 
     pub(crate) fn set(&mut self, extent: Extent) {

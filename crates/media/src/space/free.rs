@@ -68,6 +68,19 @@ impl FreeIndex {
         true
     }
 
+    /// Takes everything from block `from` on out.
+    pub(super) fn take_from(&mut self, from: u32) -> Vec<Extent> {
+        let across = self.by_start.range(..from).next_back().map(|(&block, &blocks)| Extent { block, blocks });
+        let mut taken: Vec<Extent> = across
+            .filter(|run| run.end() > u64::from(from))
+            .map(|run| Extent { block: from, blocks: (run.end() - u64::from(from)) as u32 })
+            .into_iter()
+            .chain(self.by_start.range(from..).map(|(&block, &blocks)| Extent { block, blocks }))
+            .collect();
+        taken.retain(|run| self.take(*run));
+        taken
+    }
+
     /// The smallest run of at least `blocks`, from `zone_end` on if there is one: its part there.
     pub(super) fn best_fit(&self, blocks: u32, zone_end: u32) -> Option<Extent> {
         let mut fitting = self.by_size.range((blocks, 0)..).map(|&(blocks, block)| Extent { block, blocks });

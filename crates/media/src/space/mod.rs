@@ -9,12 +9,14 @@
 //! ```
 //!
 //! # Always true
-//! 1. allocated + free + quarantined + reserved = capacity (K8).
+//! 1. allocated + free + fenced + quarantined + reserved = capacity (K8).
 //! 2. A block leaves quarantine only when the record that freed it is durable, no reader's pin is older
 //!    than the release (K9), and no checkpoint runs that began before it: recovery from that checkpoint
 //!    replays the release, and would free a page that had taken the block meanwhile.
 //! 3. `image` is the state as of the last freeze: the state that a checkpoint writes.
 //! 4. When pages have a region of their own, pages lie only there, and bulk only in the other.
+//! 5. Behind a fence nothing is taken. What is free there, or becomes free, is *fenced*: neither free nor
+//!    allocated, until the fence is lifted or the blocks go.
 //!
 //! # Not here
 //! Who owns a block (`check` in `store`), and how the bitmap lies on the device (`bitmap`).
@@ -118,6 +120,8 @@ pub struct SpaceUse {
     pub metadata: u64,
     pub allocated: u64,
     pub free: u64,
+    /// Nobody's, and not to be had: they lie where the data region is about to end no more.
+    pub fenced: u64,
     /// Freed, and soon free.
     pub quarantined: u64,
     /// Set aside for writes under way.
@@ -136,6 +140,9 @@ pub(crate) struct Space {
     free: FreeIndex,
     /// Free blocks that only bulk may take.
     bulk: FreeIndex,
+    fence: Fence,
+    /// Blocks behind the fence that are nobody's.
+    fenced: FreeIndex,
     quarantine: VecDeque<Quarantined>,
     quarantined: u64,
     reserved: u64,
@@ -145,6 +152,30 @@ pub(crate) struct Space {
     finished: u64,
     pins: Rc<RefCell<Pins>>,
     mode: Mode,
+}
+
+/// Where the blocks shall end, on the way there.
+///
+/// ```text
+///          fence              seal: nothing is held behind it        resize
+///   Down ---------> Up(limit) ------------------------------> Sealed --------> Down
+///    ^ <--- lift -----+
+/// ```
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Fence {
+    Down,
+    Up(u32),
+    /// A checkpoint without the blocks from here on is under way.
+    Sealed(u32),
+}
+
+/// Why a fence cannot be put up, in blocks.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct NoRoom {
+    /// Held behind it.
+    pub(crate) held: u64,
+    /// Free before it, beyond what is kept for pages.
+    pub(crate) room: u64,
 }
 
 #[derive(Clone, Copy, PartialEq, Eq)]
@@ -223,6 +254,8 @@ impl Space {
             changes: Vec::new(),
             free,
             bulk,
+            fence: Fence::Down,
+            fenced: FreeIndex::default(),
             quarantine: VecDeque::new(),
             quarantined: 0,
             reserved: 0,
@@ -286,7 +319,7 @@ impl Space {
     /// Gives a reservation back.
     pub(crate) fn cancel(&mut self, extent: Extent) {
         self.reserved -= extent.blocks as u64;
-        self.index(extent).insert(extent);
+        self.insert_free(extent);
     }
 
     /// A reservation is named by an appended record: it is allocated.
@@ -327,7 +360,7 @@ impl Space {
         self.changes.push(Change::Released(extent));
         self.allocated -= extent.blocks as u64;
         match self.mode {
-            Mode::Replay => self.index(extent).insert(extent),
+            Mode::Replay => self.insert_free(extent),
             Mode::Live => {
                 self.quarantined += extent.blocks as u64;
                 let mut pins = self.pins.borrow_mut();
@@ -361,7 +394,7 @@ impl Space {
             let extent = front.extent;
             self.quarantine.pop_front();
             self.quarantined -= extent.blocks as u64;
-            self.index(extent).insert(extent);
+            self.insert_free(extent);
             freed(extent);
         }
         true
@@ -403,7 +436,80 @@ impl Space {
         assert!(self.live.all_set(extent), "a page block was freed twice: {extent:?}");
         self.live.clear(extent);
         self.allocated -= extent.blocks as u64;
-        self.free.insert(extent);
+        self.insert_free(extent);
+    }
+
+    /// Puts a fence up: from block `limit` on, nothing is taken any more. Another fence is lifted.
+    ///
+    /// Cost: of each free run behind it.
+    ///
+    /// # Errors
+    /// What is held behind it, with what pages need, does not fit before it. Nothing changed.
+    pub(crate) fn fence(&mut self, limit: u32, page_demand: u64) -> std::result::Result<(), NoRoom> {
+        assert!((self.area.first..self.area.blocks).contains(&limit), "a fence stands between blocks");
+        self.lift_fence();
+        self.fence = Fence::Up(limit);
+        for run in self.free.take_from(limit).into_iter().chain(self.bulk.take_from(limit)) {
+            self.fenced.insert(run);
+        }
+        let (held, room) = (self.held(), self.free_for_bulk(page_demand));
+        if held > room || !self.has_room(Reserve::Normal, page_demand) {
+            self.lift_fence();
+            return Err(NoRoom { held, room });
+        }
+        Ok(())
+    }
+
+    /// Takes the fence away, unless the blocks behind it are going already; true when there was one.
+    pub(crate) fn lift_fence(&mut self) -> bool {
+        let Fence::Up(_) = self.fence else { return false };
+        self.fence = Fence::Down;
+        for run in std::mem::take(&mut self.fenced).runs() {
+            self.insert_free(run);
+        }
+        true
+    }
+
+    /// Whether the blocks behind the fence are going, and it cannot be lifted.
+    pub(crate) fn is_sealed(&self) -> bool {
+        matches!(self.fence, Fence::Sealed(_))
+    }
+
+    /// The first block behind the fence.
+    pub(crate) fn fence_at(&self) -> Option<u32> {
+        match self.fence {
+            Fence::Down => None,
+            Fence::Up(limit) | Fence::Sealed(limit) => Some(limit),
+        }
+    }
+
+    /// Blocks behind the fence that somebody still has: allocated, reserved or in quarantine.
+    pub(crate) fn held(&self) -> u64 {
+        self.fence_at().map_or(0, |limit| u64::from(self.area.blocks - limit) - self.fenced.blocks())
+    }
+
+    /// A checkpoint begins that leaves out the blocks from `limit` on; false when it may not, for somebody has some.
+    pub(crate) fn seal_fence(&mut self, limit: u32) -> bool {
+        if self.fence != Fence::Up(limit) || self.held() > 0 {
+            return false;
+        }
+        self.fence = Fence::Sealed(limit);
+        true
+    }
+
+    /// From now on there are `blocks` blocks; a durable checkpoint says so. What comes is free.
+    pub(crate) fn resize(&mut self, blocks: u32) {
+        let old = self.area.blocks;
+        if blocks < old {
+            assert!(self.fence == Fence::Sealed(blocks) && self.held() == 0, "blocks that go are nobody's");
+            self.fence = Fence::Down;
+            self.fenced = FreeIndex::default();
+        }
+        self.live.resize(blocks);
+        self.area.blocks = blocks;
+        if blocks > old {
+            self.insert_free(Extent { block: old, blocks: blocks - old });
+        }
     }
 
     /// Freezes the state for a checkpoint: the changes up to here, which its image must show.
@@ -464,6 +570,7 @@ impl Space {
             metadata: bytes(self.area.bulk.saturating_sub(self.area.first) as u64),
             allocated: bytes(self.allocated),
             free: bytes(self.free_blocks()),
+            fenced: bytes(self.fenced.blocks()),
             quarantined: bytes(self.quarantined),
             reserved: bytes(self.reserved),
         }
@@ -499,13 +606,19 @@ impl Space {
         let counted = self.live.count(Extent { block: first, blocks: blocks - first });
         assert_eq!(counted, self.allocated, "K8: allocated blocks are counted right");
         assert_eq!(
-            self.allocated + self.free_blocks() + self.quarantined + self.reserved,
+            self.allocated + self.free_blocks() + self.fenced.blocks() + self.quarantined + self.reserved,
             (blocks - first) as u64,
             "K8: every block is somewhere, once"
         );
         let quarantined: u64 = self.quarantine.iter().map(|entry| entry.extent.blocks as u64).sum();
         assert_eq!(quarantined, self.quarantined);
-        for run in self.free.runs().chain(self.bulk.runs()) {
+        let limit = self.fence_at().map_or(u64::MAX, u64::from);
+        assert!(
+            self.free.runs().chain(self.bulk.runs()).all(|run| run.end() <= limit),
+            "free blocks lie before a fence"
+        );
+        assert!(self.fenced.runs().all(|run| u64::from(run.block) >= limit), "fenced blocks lie behind it");
+        for run in self.free.runs().chain(self.bulk.runs()).chain(self.fenced.runs()) {
             if !self.live.all_clear(run) {
                 return Err(wrong(run, "free and allocated"));
             }
@@ -516,6 +629,18 @@ impl Space {
     /// The free blocks that `extent` belongs to.
     fn index(&mut self, extent: Extent) -> &mut FreeIndex {
         if extent.block < self.area.page_end() { &mut self.free } else { &mut self.bulk }
+    }
+
+    /// Gives free blocks to whoever may have them.
+    fn insert_free(&mut self, extent: Extent) {
+        let end = extent.end() as u32;
+        let border = self.fence_at().unwrap_or(u32::MAX).clamp(extent.block, end);
+        if extent.block < border {
+            self.index(extent).insert(Extent { blocks: border - extent.block, ..extent });
+        }
+        if border < end {
+            self.fenced.insert(Extent { block: border, blocks: end - border });
+        }
     }
 
     fn free_blocks(&self) -> u64 {
@@ -530,7 +655,8 @@ impl Space {
     }
 
     fn critical_pages(&self) -> u64 {
-        let capacity = (self.area.page_end() - self.area.first) as u64 / PAGE_BLOCKS as u64;
+        let end = self.area.page_end().min(self.fence_at().unwrap_or(u32::MAX));
+        let capacity = (end - self.area.first) as u64 / PAGE_BLOCKS as u64;
         (capacity / CRITICAL_PART).clamp(CRITICAL_PAGES_MIN.min(capacity / 8), CRITICAL_PAGES_MAX)
     }
 

@@ -7,7 +7,8 @@ use std::collections::BTreeMap;
 use std::rc::Rc;
 
 use media::{
-    Error, Existing, Extent, Identity, Lsn, PageId, Record, Recovered, Region, Regions, Reserve, Staging, Store,
+    Backing, Error, Existing, Extent, Identity, Lsn, PageId, Record, Recovered, Region, Regions, Reserve, Staging,
+    Store,
 };
 use rt::disk::{Dax, Disk, IoBuf, OpenMode};
 
@@ -41,6 +42,8 @@ pub struct Model {
     pub ops: Vec<Op>,
     /// `(device events so far, operations acknowledged)`, ascending.
     pub acknowledged: Vec<(usize, u64)>,
+    /// Sizes of the data region: the device events at which it was asked for and had, and its bytes.
+    pub sizes: Vec<(usize, usize, u64)>,
 }
 
 impl Model {
@@ -55,6 +58,13 @@ impl Model {
             };
         }
         state
+    }
+
+    /// Sizes that the data region may have after a power cut behind `events` device events.
+    pub fn sizes_at(&self, events: usize) -> Vec<u64> {
+        let had = self.sizes.iter().rposition(|(_, had, _)| *had <= events);
+        let begun = self.sizes.iter().filter(|(asked, had, _)| *asked <= events && events < *had);
+        had.map(|at| self.sizes[at].2).into_iter().chain(begun.map(|(_, _, bytes)| *bytes)).collect()
     }
 
     /// Operations that must survive a power cut after `events` device events.
@@ -85,15 +95,15 @@ pub fn disk(path: &str) -> Disk {
 
 pub fn regions(log_bytes: u64, data_bytes: u64) -> Regions {
     Regions {
-        log: Region { disk: disk("/log"), base: 0, bytes: log_bytes },
+        log: Region::new(disk("/log"), 0, log_bytes),
         metadata: None,
-        data: Region { disk: disk("/data"), base: 0, bytes: data_bytes },
+        data: Region::new(disk("/data"), 0, data_bytes),
     }
 }
 
 /// Pages on a device of their own.
 pub fn apart(log_bytes: u64, metadata_bytes: u64, data_bytes: u64) -> Regions {
-    let metadata = Region { disk: disk("/metadata"), base: 0, bytes: metadata_bytes };
+    let metadata = Region::new(disk("/metadata"), 0, metadata_bytes);
     Regions { metadata: Some(metadata), ..regions(log_bytes, data_bytes) }
 }
 
@@ -102,7 +112,7 @@ pub fn mapped(log_bytes: u64, data_bytes: u64) -> Regions {
     let file = disk("/log.pmem");
     file.allocate(log_bytes).unwrap();
     drop(file);
-    let data = Region { disk: disk("/data"), base: 0, bytes: data_bytes };
+    let data = Region::new(disk("/data"), 0, data_bytes);
     Regions {
         log: Region::whole(Disk::open_mapped("/log.pmem", Dax::Required).unwrap()).unwrap(),
         metadata: None,
@@ -137,6 +147,43 @@ impl Ledger {
         }
         let recovered = ledger.store.finish_recovery(recovery)?;
         Ok((ledger, recovered))
+    }
+
+    /// Gives the data region another size, as an owner would: a value behind the fence is written once more.
+    pub async fn resize(&self, bytes: u64, model: &RefCell<Model>) -> Result<(), Error> {
+        if bytes >= self.store.data_bytes() {
+            return self.store.grow(bytes, Backing::File).await;
+        }
+        self.store.fence(bytes)?;
+        loop {
+            for (key, (_, action, extents)) in self.contents()? {
+                if extents.iter().any(|extent| self.store.is_behind_fence(*extent)) {
+                    self.waiting(async || self.submit(&Op { key, action: action.clone() }, model).await).await?;
+                }
+            }
+            let mut from = Some(PageId(0));
+            while let Some(page) = from {
+                from = self.waiting(async || self.store.move_pages(page)).await?;
+            }
+            self.store.move_maps();
+            self.store.checkpoint_now().await?;
+            if self.store.fenced().is_none() {
+                return Err(media::ResizeError::Yielded.into());
+            }
+            if self.store.cut(Backing::File).await? {
+                return Ok(());
+            }
+        }
+    }
+
+    /// Does something again for as long as the store is busy.
+    async fn waiting<T>(&self, work: impl AsyncFn() -> Result<T, Error>) -> Result<T, Error> {
+        loop {
+            match work().await {
+                Err(Error::Busy { .. } | Error::LogFull { .. }) => self.store.checkpoint_now().await?,
+                done => return done,
+            }
+        }
     }
 
     pub fn applied(&self) -> u64 {

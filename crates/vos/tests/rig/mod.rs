@@ -4,6 +4,7 @@
 
 mod compare;
 mod life;
+mod resize;
 
 use std::collections::BTreeMap;
 
@@ -21,6 +22,8 @@ use vos::{
 pub use compare::{compare_at, compare_diff, compare_lists};
 #[allow(unused_imports)]
 pub use life::script;
+#[allow(unused_imports)]
+pub use resize::{move_values, resize};
 
 /// Indices read one by one; some extents lie far beyond.
 const SPAN: u64 = 48;
@@ -112,6 +115,8 @@ pub enum Op {
     Maintain(Epoch),
     /// Joins small extents.
     Coalesce,
+    /// Gives the data region so many bytes, if what it holds can be moved.
+    Resize(u64),
     Prepare {
         tx: u64,
         container: u8,
@@ -223,7 +228,7 @@ impl Model {
                 Outcome::Done
             }
             // It changes nothing that can be seen.
-            Op::Coalesce => Outcome::Done,
+            Op::Coalesce | Op::Resize(_) => Outcome::Done,
             Op::Prepare { tx: n, container: c, epoch, steps } => match self.containers.get_mut(&container(*c)) {
                 Some((_, model)) => done(model.prepare(tx(*n), *epoch, steps)),
                 None => Outcome::Missing,
@@ -246,9 +251,9 @@ pub fn disk(path: &str) -> Disk {
 
 pub fn regions(log_bytes: u64, data_bytes: u64) -> Regions {
     Regions {
-        log: Region { disk: disk("/log"), base: 0, bytes: log_bytes },
+        log: Region::new(disk("/log"), 0, log_bytes),
         metadata: None,
-        data: Region { disk: disk("/data"), base: 0, bytes: data_bytes },
+        data: Region::new(disk("/data"), 0, data_bytes),
     }
 }
 
@@ -539,6 +544,10 @@ pub fn submit_as(store: &mut Store, op: &Op, origin: Origin) -> Result<(Outcome,
         }
         Op::Coalesce => {
             coalesce(store)?;
+            return Ok((Outcome::Done, None));
+        }
+        Op::Resize(bytes) => {
+            resize(store, *bytes)?;
             return Ok((Outcome::Done, None));
         }
         Op::Update { container: c, epoch, object: o, dkey, conditions, akeys } => {
