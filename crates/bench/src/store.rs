@@ -276,7 +276,7 @@ impl Engine for Vos {
 /// A file of `bytes`, opened as a server opens it.
 pub(crate) fn region(directory: &Path, name: &str, bytes: u64) -> Result<Region> {
     let mode = OpenMode { create: true, direct: true, exclusive_lock: true };
-    Ok(Region { disk: Disk::open(directory.join(name), mode)?, base: 0, bytes })
+    Ok(Region::new(Disk::open(directory.join(name), mode)?, 0, bytes))
 }
 
 /// Requests for large values under way.

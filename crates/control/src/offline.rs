@@ -180,7 +180,7 @@ mod tests {
             assert_eq!(Offline::take(Path::new("/none")).err().unwrap().code, Code::NotFound);
             let storage = Storage::Directory { path: "/daos".into(), bytes: Some(1 << 30) };
             let config = Config { targets: 2, storage, ..Config::default() };
-            let mut owned = Owned::take(&config).unwrap();
+            let owned = Owned::take(&config).unwrap();
             let busy = Offline::take(Path::new("/daos")).err().unwrap();
             assert_eq!(busy.code, Code::Busy);
             assert!(busy.remedy.unwrap().contains("stop"), "a server has it");
