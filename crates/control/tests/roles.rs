@@ -26,7 +26,7 @@ fn config(text: &str) -> Config {
 
 /// Takes the storage, and opens every store of it, as a server's start does; returns where they lie.
 fn start(config: &Config) -> Result<Vec<TargetConfig>, Error> {
-    let mut owned = Owned::take(config)?;
+    let owned = Owned::take(config)?;
     let targets = owned.targets(MEMORY)?;
     for target in &targets {
         let (store, _) = open_store(target.clone())?;
