@@ -50,6 +50,7 @@ mod region;
 mod resize;
 mod root;
 mod scrub;
+mod service;
 mod signal;
 mod space;
 mod stage;

@@ -27,13 +27,13 @@ use std::time::Duration;
 
 use rt::TaskSet;
 
-use crate::checkpoint::{Checkpoint, Step};
 use crate::error::{Device, Error, Failed, Result};
 use crate::log::append::Log;
 use crate::log::{Lsn, Reserve};
 use crate::pages::pool::{Pages, PoolUse};
 use crate::region::{BLOCK_BYTES, Cause, Regions, Trouble};
 use crate::root::{ROOT_BYTES_MAX, Root};
+use crate::service;
 use crate::signal::Waiters;
 use crate::space::{Extent, PinGuard, Space, SpaceUse};
 use crate::stage::{FRAME_SLOTS, Stage, StageUse};
@@ -80,12 +80,12 @@ pub(crate) struct Shared {
     /// Bulk data was written since the last sync of the data region.
     pub(crate) bulk_unsynced: Cell<bool>,
     /// Something was appended.
-    flusher: Waiters,
+    pub(crate) flusher: Waiters,
     /// Something changed that a checkpoint will write.
-    changed: Waiters,
+    pub(crate) changed: Waiters,
     /// A checkpoint is wanted now.
-    wanted: Waiters,
-    checkpoints: Cell<Counts>,
+    pub(crate) wanted: Waiters,
+    pub(crate) checkpoints: Cell<Counts>,
     /// Room was made, a checkpoint ended, or the store failed.
     pub(crate) relieved: Rc<Waiters>,
     /// Size that the data region is to get by the next checkpoint that may give it.
@@ -98,9 +98,9 @@ pub(crate) struct Shared {
 
 /// Checkpoints of this opening.
 #[derive(Clone, Copy, Default)]
-struct Counts {
-    begun: u64,
-    done: u64,
+pub(crate) struct Counts {
+    pub(crate) begun: u64,
+    pub(crate) done: u64,
     /// One must begin after this many have begun.
     requested: u64,
 }
@@ -322,8 +322,8 @@ impl Store {
     pub fn start(&self) {
         let mut tasks = self.tasks.borrow_mut();
         assert_eq!(tasks.running(), 0, "a store is started once");
-        tasks.spawn_local(flush_always(self.shared.clone()));
-        tasks.spawn_local(checkpoint_always(self.shared.clone()));
+        tasks.spawn_local(service::flush_always(self.shared.clone()));
+        tasks.spawn_local(service::checkpoint_always(self.shared.clone()));
     }
 
     /// Makes everything appended so far durable, blocking. For stores whose tasks do not run: benches,
@@ -443,8 +443,8 @@ impl std::fmt::Debug for Store {
 /// Waits for a record to be durable. See [`Store::durable`].
 #[must_use = "nothing waits before it is awaited"]
 pub struct Durable {
-    shared: Rc<Shared>,
-    lsn: Lsn,
+    pub(crate) shared: Rc<Shared>,
+    pub(crate) lsn: Lsn,
 }
 
 impl Future for Durable {
@@ -603,14 +603,14 @@ impl Shared {
         failed
     }
 
-    fn fail_as(&self, failed: &Failed) {
+    pub(crate) fn fail_as(&self, failed: &Failed) {
         if !matches!(&*self.phase.borrow(), Phase::Failed(_)) {
             tracing::error!(device = %failed.device, cause = %failed.cause, "the store stops: its device failed");
             self.set_phase(Phase::Failed(failed.clone()));
         }
     }
 
-    fn is_over(&self) -> bool {
+    pub(crate) fn is_over(&self) -> bool {
         matches!(&*self.phase.borrow(), Phase::Failed(_) | Phase::Stopped)
     }
 
@@ -635,181 +635,13 @@ impl Shared {
         log.end() > log.tail() || self.dirty.get() > 0 || self.space.borrow().is_changed()
     }
 
-    fn wants_checkpoint(&self) -> bool {
+    pub(crate) fn wants_checkpoint(&self) -> bool {
         let counts = self.checkpoints.get();
         // When nothing changed, a checkpoint would relieve nothing.
         counts.requested > counts.begun
             || self.is_changed() && (self.log.borrow().wants_checkpoint() || self.is_dirty() || self.pressure())
     }
-
-    pub(crate) fn flush_now(&self) -> std::result::Result<(), Failed> {
-        self.not_failed()?;
-        let taken = self.log.borrow_mut().take();
-        let Some(work) = taken else { return Ok(()) };
-        if self.bulk_unsynced.replace(false) {
-            self.regions.data.sync_now().map_err(|cause| self.fail(Device::Data, cause))?;
-        }
-        let log = &self.regions.log;
-        for (offset, bytes) in &work.writes {
-            log.write_now(*offset, bytes).map_err(|cause| self.fail(Device::Log, cause))?;
-        }
-        log.sync_now().map_err(|cause| self.fail(Device::Log, cause))?;
-        self.flushed(work);
-        Ok(())
-    }
-
-    /// Whether a flush is a copy in memory: the log is mapped, and no bulk data must be synced before it.
-    fn can_flush_inline(&self) -> bool {
-        self.running.get()
-            && self.regions.log.disk.is_mapped()
-            && !self.bulk_unsynced.get()
-            && !self.log.borrow().is_flushing()
-    }
-
-    async fn flush(&self) -> std::result::Result<(), Failed> {
-        let limit = self.watch.limit.get();
-        let taken = self.log.borrow_mut().take();
-        let Some(mut work) = taken else { return Ok(()) };
-        // Taken down before the sync begins: a bulk write that completes meanwhile belongs to a later record.
-        if self.bulk_unsynced.replace(false) {
-            self.regions.data.sync(limit).await.map_err(|trouble| self.failed_by(Device::Data, trouble))?;
-        }
-        let log = &self.regions.log;
-        if let [(offset, slot)] = &mut work.writes[..] {
-            let (outcome, bytes) = log.write_durable(*offset, std::mem::take(slot), limit).await;
-            *slot = bytes;
-            outcome.map_err(|trouble| self.failed_by(Device::Log, trouble))?;
-        } else {
-            for (offset, slot) in &mut work.writes {
-                let (outcome, bytes) = log.write(*offset, std::mem::take(slot), limit).await;
-                *slot = bytes;
-                outcome.map_err(|trouble| self.failed_by(Device::Log, trouble))?;
-            }
-            log.sync(limit).await.map_err(|trouble| self.failed_by(Device::Log, trouble))?;
-        }
-        // A checkpoint may have failed in the meantime: then nothing more is acknowledged.
-        self.not_failed()?;
-        self.flushed(work);
-        Ok(())
-    }
-
-    fn flushed(&self, work: crate::log::flush::FlushWork) {
-        let wakers = self.log.borrow_mut().complete(work);
-        self.drain();
-        wakers.into_iter().for_each(std::task::Waker::wake);
-        self.relieved.wake();
-    }
-
-    fn not_failed(&self) -> std::result::Result<(), Failed> {
-        match &*self.phase.borrow() {
-            Phase::Failed(failed) => Err(failed.clone()),
-            _ => Ok(()),
-        }
-    }
-
-    pub(crate) fn checkpoint_blocking(&self) -> std::result::Result<(), Failed> {
-        self.not_failed()?;
-        let mut checkpoint = self.begin_checkpoint();
-        let (pages, device) = (self.regions.pages(), self.regions.page_device());
-        loop {
-            match checkpoint.step(self).inspect_err(|failed| self.fail_as(failed))? {
-                Step::Flush(lsn) => {
-                    self.flush_now()?;
-                    assert!(self.log.borrow().durable() >= lsn);
-                }
-                Step::Write { block, buffer } => pages
-                    .write_now(block as u64 * BLOCK_BYTES as u64, &buffer)
-                    .map_err(|cause| self.fail(device, cause))?,
-                Step::WriteData { block, buffer } => self
-                    .regions
-                    .data
-                    .write_now(self.regions.bulk_offset(block), &buffer)
-                    .map_err(|cause| self.fail(Device::Data, cause))?,
-                Step::SyncData => self.regions.data.sync_now().map_err(|cause| self.fail(Device::Data, cause))?,
-                Step::Sync => pages.sync_now().map_err(|cause| self.fail(device, cause))?,
-                Step::Pause => {}
-                Step::Done => break,
-            }
-        }
-        self.end_checkpoint();
-        Ok(())
-    }
-
-    async fn checkpoint(self: &Rc<Shared>) -> std::result::Result<(), Failed> {
-        let mut checkpoint = self.begin_checkpoint();
-        let (pages, device) = (self.regions.pages(), self.regions.page_device());
-        let limit = self.watch.limit.get();
-        loop {
-            self.not_failed()?;
-            match checkpoint.step(self).inspect_err(|failed| self.fail_as(failed))? {
-                // Everything before `lsn` is durable when its last byte is.
-                Step::Flush(Lsn(0)) => {}
-                Step::Flush(lsn) => Durable { shared: self.clone(), lsn: Lsn(lsn.0 - 1) }.await?,
-                Step::Write { block, buffer } => {
-                    let (outcome, _) = pages.write(block as u64 * BLOCK_BYTES as u64, buffer, limit).await;
-                    outcome.map_err(|trouble| self.failed_by(device, trouble))?;
-                    rt::yield_now().await;
-                }
-                Step::WriteData { block, buffer } => {
-                    let (outcome, _) = self.regions.data.write(self.regions.bulk_offset(block), buffer, limit).await;
-                    outcome.map_err(|trouble| self.failed_by(Device::Data, trouble))?;
-                    rt::yield_now().await;
-                }
-                Step::SyncData => {
-                    self.regions.data.sync(limit).await.map_err(|trouble| self.failed_by(Device::Data, trouble))?
-                }
-                Step::Sync => pages.sync(limit).await.map_err(|trouble| self.failed_by(device, trouble))?,
-                Step::Pause => rt::yield_now().await,
-                Step::Done => break,
-            }
-        }
-        self.end_checkpoint();
-        Ok(())
-    }
-
-    fn begin_checkpoint(&self) -> Checkpoint {
-        let mut counts = self.checkpoints.get();
-        counts.begun += 1;
-        self.checkpoints.set(counts);
-        Checkpoint::begin(self)
-    }
-
-    fn end_checkpoint(&self) {
-        let mut counts = self.checkpoints.get();
-        counts.done += 1;
-        self.checkpoints.set(counts);
-        self.relieved.wake();
-    }
 }
 
 /// What an update of pages is taken to want, in a refusal's text.
 const PAGE_ROOM_BYTES: u64 = crate::page::PAGE_BYTES as u64;
-
-/// The flusher: group commit. While one flush is under way, what comes gathers for the next.
-async fn flush_always(shared: Rc<Shared>) {
-    loop {
-        let go_on = shared.flusher.until(|| match shared.is_over() {
-            true => Some(false),
-            false => shared.log.borrow().is_pending().then_some(true),
-        });
-        if !go_on.await || shared.flush().await.is_err() {
-            return;
-        }
-    }
-}
-
-/// The checkpointer. Sleeps without a timer while nothing changes.
-async fn checkpoint_always(shared: Rc<Shared>) {
-    loop {
-        shared
-            .changed
-            .until(|| (shared.is_over() || shared.is_changed() || shared.wants_checkpoint()).then_some(()))
-            .await;
-        let wanted = shared.wanted.until(|| (shared.is_over() || shared.wants_checkpoint()).then_some(()));
-        // Either way it is time: wanted early, or the interval is over.
-        let _ = rt::timeout(CHECKPOINT_INTERVAL, wanted).await;
-        if shared.is_over() || shared.checkpoint().await.is_err() {
-            return;
-        }
-    }
-}
