@@ -36,6 +36,8 @@ impl Ahead {
             return;
         }
         let usage = media.pages_ref().usage();
+        // While nearly all there is lies in memory, looking for the rest costs more than it spares.
+        let is_worth_it = usage.pages.saturating_sub(usage.frames) > usage.pages / 16;
         let window = WINDOW_MAX.min(usage.budget / 8).max(1);
         let mut wanted: BTreeMap<ContainerId, Vec<Vec<u8>>> = BTreeMap::new();
         while self.records < window && !self.is_over {
@@ -43,8 +45,7 @@ impl Ahead {
                 None => self.is_over = true,
                 Some(found) => {
                     self.records += 1;
-                    // All there is lies in memory: nothing to read.
-                    if usage.frames < usage.pages
+                    if is_worth_it
                         && let Some((_, Record::Update { container, version, update })) =
                             record::decode(found.kind, found.payload)
                     {
