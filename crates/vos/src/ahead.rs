@@ -36,8 +36,11 @@ impl Ahead {
             return;
         }
         let usage = media.pages_ref().usage();
-        // While nearly all there is lies in memory, looking for the rest costs more than it spares.
-        let is_worth_it = usage.pages.saturating_sub(usage.frames) > usage.pages / 16;
+        // Once nearly all there is lies in memory, looking for the rest costs more than it spares: the log is read twice.
+        if usage.pages.saturating_sub(usage.frames) <= usage.pages / 16 {
+            self.is_over = true;
+            return;
+        }
         let window = WINDOW_MAX.min(usage.budget / 8).max(1);
         let mut wanted: BTreeMap<ContainerId, Vec<Vec<u8>>> = BTreeMap::new();
         while self.records < window && !self.is_over {
@@ -45,9 +48,8 @@ impl Ahead {
                 None => self.is_over = true,
                 Some(found) => {
                     self.records += 1;
-                    if is_worth_it
-                        && let Some((_, Record::Update { container, version, update })) =
-                            record::decode(found.kind, found.payload)
+                    if let Some((_, Record::Update { container, version, update })) =
+                        record::decode(found.kind, found.payload)
                     {
                         let keys = wanted.entry(container).or_default();
                         update.with(|update| places(update, version, keys));

@@ -239,11 +239,23 @@ impl Disk {
         if !matches!(self.inner, DiskInner::Os(_)) || self.is_memory() || reads.len() < READERS {
             return in_order(reads);
         }
-        let share = reads.len().div_ceil(READERS);
+        let mut outcomes: Vec<Result<(), DiskError>> = reads.iter().map(|_| Ok(())).collect();
+        let left = std::sync::Mutex::new(reads.iter_mut().zip(&mut outcomes));
+        let read = || {
+            loop {
+                let next = left.lock().expect("taking the next read does not panic").next();
+                let Some(((offset, bytes), outcome)) = next else { return };
+                *outcome = self.read_now(*offset, bytes);
+            }
+        };
         std::thread::scope(|scope| {
-            let readers: Vec<_> = reads.chunks_mut(share).map(|share| scope.spawn(move || in_order(share))).collect();
-            readers.into_iter().flat_map(|reader| reader.join().expect("reading does not panic")).collect()
-        })
+            for _ in 1..READERS {
+                // The kernel may refuse a thread: then fewer share the work.
+                let _ = std::thread::Builder::new().spawn_scoped(scope, read);
+            }
+            read();
+        });
+        outcomes
     }
 
     /// Writes all of `bytes` at `offset`, blocking. Not durable before a sync.

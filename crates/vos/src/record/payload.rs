@@ -88,6 +88,8 @@ impl<'a> Reader<'a> {
             checksums,
         })
     }
+
+    /// A payload of anything else.
     pub(super) fn payload(&mut self) -> Option<OwnedPayload<'a>> {
         match self.u8()? {
             INLINE => {
