@@ -343,6 +343,18 @@ fn processor_time() -> Duration {
     Duration::new(time.tv_sec as u64, time.tv_nsec as u32)
 }
 
+/// The longest time that a loop which only looks at its clock is charged with, in four seconds: what the machine
+/// puts on anybody.
+fn longest_of_nothing() -> Duration {
+    let begun = Instant::now();
+    let (mut longest, mut used) = (Duration::ZERO, processor_time());
+    while begun.elapsed() < Duration::from_secs(4) {
+        let now = processor_time();
+        longest = longest.max(now.saturating_sub(std::mem::replace(&mut used, now)));
+    }
+    longest
+}
+
 /// Times of single operations at a third of the rate that the store can do, with checkpoints; and with upkeep of what
 /// is overwritten meanwhile.
 fn latencies(plan: &Plan) -> Result<Vec<Figure>> {
@@ -353,6 +365,8 @@ fn latencies(plan: &Plan) -> Result<Vec<Figure>> {
         let mut vos = Vos::create(directory.path(), sizes(2048))?;
         (0..RECORDS).try_for_each(|n| vos.update(&numbered(n), &[1; 64]))?;
         let media = vos.store.media().clone();
+        media.flush_now()?;
+        let machine = longest_of_nothing();
         let mut chance = Chance::new(31);
         let (mut updates, mut fetches) = (Vec::new(), Vec::new());
         let mut longest: BTreeMap<&str, Duration> = BTreeMap::new();
@@ -410,7 +424,8 @@ fn latencies(plan: &Plan) -> Result<Vec<Figure>> {
         for (what, time) in longest {
             let name = format!("longest {what}, in processor time, {with}");
             let time = [time.as_secs_f64() * 1e6].into_iter().collect();
-            let mut figure = Figure::new("history", name, Unit::Microseconds, time);
+            let mut figure = Figure::new("history", name, Unit::Microseconds, time)
+                .beside("a loop that does nothing", [machine.as_secs_f64() * 1e6].into_iter().collect());
             figure.budget = Some(Budget::Ceiling(1000.0));
             figures.push(figure);
         }
