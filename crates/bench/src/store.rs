@@ -14,15 +14,19 @@ use std::rc::Rc;
 use std::time::Instant;
 
 use anyhow::{Context, Result, bail};
+use codec::crc32c;
 use media::{Existing, Identity, Region, Regions};
 use rt::disk::{Disk, IoBuf, OpenMode};
-use types::{Conditions, ContainerId, Epoch, Extent, Key, ObjectClass, ObjectId, ObjectType, PoolId, SessionId};
+use types::{
+    CHECKSUM_CHUNK_BYTES, Conditions, ContainerId, Epoch, Extent, Key, ObjectClass, ObjectId, ObjectType, PoolId,
+    SessionId,
+};
 use vos::{
     AkeyRead, AkeyWrite, ListPart, Origin, Payload, ReadWhat, Source, Update, ValueRead, ValueWrite, WalkedValue,
 };
 
 use crate::figure::{Budget, Figure, Samples, Unit};
-use crate::measure::{Chance, Plan, key, timed};
+use crate::measure::{Plan, key, timed};
 use crate::peers::disk::BareDisk;
 use crate::peers::fjall::Fjall;
 use crate::peers::memory;
@@ -281,6 +285,8 @@ pub(crate) fn region(directory: &Path, name: &str, bytes: u64) -> Result<Region>
 
 /// Requests for large values under way.
 const DEPTH: usize = 4;
+/// What large values consist of.
+const FILL: u8 = 0x5a;
 /// Large values of one round.
 const LARGE: usize = 512;
 
@@ -351,16 +357,18 @@ async fn in_tasks<F: Future<Output = Result<()>> + 'static>(
 }
 
 async fn write_large(vos: Rc<RefCell<Vos>>, n: usize) -> Result<()> {
-    let mut buffer = IoBuf::zeroed(MIB);
-    // A request's buffer comes filled from the network; a few bytes stand for it.
-    Chance::new(n as u64).fill(&mut buffer[..64]);
+    // A request's buffer comes filled from the network. Here all have the same bytes, so that one the thread used
+    // before has them already.
+    let mut buffer = IoBuf::for_read(MIB);
+    if buffer[..64] != [FILL; 64] {
+        buffer.fill(FILL);
+    }
+    let checksums = vec![crc32c(&[FILL; CHECKSUM_CHUNK_BYTES]); MIB / CHECKSUM_CHUNK_BYTES];
     let dkey = Key::new(key(n).to_vec())?;
     let media = vos.borrow().store.media().clone();
     let reservation = vos.borrow_mut().store.reserve_bulk(CONTAINER, MIB as u64)?;
     let live = reservation.media().context("a reservation that was just made")?;
-    let (outcome, _) = media.bulk_write(live, 0, buffer).await;
-    outcome?;
-    let checksums = [0; MIB / types::CHECKSUM_CHUNK_BYTES];
+    media.bulk_write(live, 0, buffer.into(), Some(checksums.clone())).await?;
     let lsn = {
         let mut vos = vos.borrow_mut();
         vos.epoch += 1;

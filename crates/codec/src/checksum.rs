@@ -4,7 +4,7 @@
 //! verifies only the chunks it touches.
 
 use crc_fast::CrcAlgorithm;
-use types::CHECKSUM_CHUNK_BYTES;
+pub use types::CHECKSUM_CHUNK_BYTES;
 
 /// CRC-32C of `bytes`. Memory speed from about 1 KiB up.
 #[inline]
@@ -36,6 +36,16 @@ pub enum Mismatch {
     Count { expected: usize, given: usize },
     /// Chunk `chunk` (from 0) reads as `computed` where `stored` was promised.
     Chunk { chunk: usize, stored: u32, computed: u32 },
+}
+
+impl Mismatch {
+    /// The same, of a payload in which `chunks` chunks lie before those that were verified.
+    pub fn behind(self, chunks: usize) -> Mismatch {
+        match self {
+            Mismatch::Chunk { chunk, stored, computed } => Mismatch::Chunk { chunk: chunk + chunks, stored, computed },
+            count => count,
+        }
+    }
 }
 
 impl std::fmt::Display for Mismatch {

@@ -1,8 +1,14 @@
 //! Bulk data: straight between the caller's buffers and the data region, beside pages and log.
+//!
+//! A payload is written in *strips*: each is copied (when it must be), compared with its checksums and handed to
+//! the device before the next one is looked at. So it is touched while it lies in the processor's cache, a device
+//! works on one strip while the next is summed, and a large payload does not hold the thread up.
 
 use std::future::Future;
 use std::rc::Rc;
 
+use bytes::Bytes;
+use codec::checksum::{self, CHECKSUM_CHUNK_BYTES, Mismatch};
 use rt::disk::IoBuf;
 
 use crate::error::{Device, Error, Place, Result};
@@ -55,6 +61,53 @@ impl Drop for Held {
     }
 }
 
+/// Bytes of a payload that are summed and written at a time: they fit beside other things in a processor's
+/// second cache, and are enough for a device to be at its best rate with a few of them under way.
+const STRIP_BYTES: usize = 128 << 10;
+const _: () = assert!(STRIP_BYTES.is_multiple_of(CHECKSUM_CHUNK_BYTES) && STRIP_BYTES.is_multiple_of(BLOCK_BYTES));
+
+/// Bytes to be written.
+pub enum BulkSource {
+    /// Written from where they are.
+    Owned(IoBuf),
+    /// A part of something larger, at any address: copied.
+    Shared(Bytes),
+}
+
+impl From<IoBuf> for BulkSource {
+    fn from(buffer: IoBuf) -> BulkSource {
+        BulkSource::Owned(buffer)
+    }
+}
+
+impl From<Bytes> for BulkSource {
+    fn from(bytes: Bytes) -> BulkSource {
+        BulkSource::Shared(bytes)
+    }
+}
+
+impl BulkSource {
+    fn len(&self) -> usize {
+        match self {
+            BulkSource::Owned(buffer) => buffer.len(),
+            BulkSource::Shared(bytes) => bytes.len(),
+        }
+    }
+
+    /// Takes the next strip.
+    fn strip(&mut self) -> IoBuf {
+        let bytes = self.len().min(STRIP_BYTES);
+        match self {
+            BulkSource::Owned(buffer) if bytes == buffer.len() => std::mem::take(buffer),
+            BulkSource::Owned(buffer) => {
+                let rest = buffer.split_off(bytes);
+                std::mem::replace(buffer, rest)
+            }
+            BulkSource::Shared(shared) => IoBuf::from_slice(&shared.split_to(bytes)),
+        }
+    }
+}
+
 impl Store {
     /// Sets blocks for a payload of `bytes` aside, in one piece or a few.
     ///
@@ -103,33 +156,33 @@ impl Store {
         }
     }
 
-    /// Writes `buffer` at `offset` of the reservation, by direct I/O. The tail of the last block is
+    /// Writes `payload` at `offset` of the reservation, by direct I/O. The tail of the last block is
     /// padded with zero. It is durable with the record that names it.
+    ///
+    /// With `checksums`, one for each chunk, no byte goes to the device that does not agree with them; what
+    /// lies before it in the payload may have gone, into blocks that nobody reads.
     ///
     /// Dropping the future does not stop the write; the blocks stay reserved until it ends.
     ///
     /// # Errors
-    /// `Failed`: the device refused, and the store takes no more work.
+    /// `Arrived`: the payload is not what its checksums say. `Failed`: the device refused, and the store takes no
+    /// more work.
     pub fn bulk_write(
         &self,
         reservation: &Reservation,
         offset: u64,
-        mut buffer: IoBuf,
-    ) -> impl Future<Output = (Result<()>, IoBuf)> + 'static {
+        payload: BulkSource,
+        checksums: Option<Vec<u32>>,
+    ) -> impl Future<Output = Result<()>> + use<> {
         assert!(offset.is_multiple_of(BLOCK_BYTES as u64), "bulk writes start at a block");
-        let length = buffer.len();
-        buffer.pad_to(BLOCK_BYTES);
         let held = reservation.held.clone();
         let room: u64 = held.extents.iter().map(Extent::bytes).sum();
-        assert!(offset + buffer.len() as u64 <= room, "a bulk write leaves its reservation");
+        let bytes = payload.len().next_multiple_of(BLOCK_BYTES) as u64;
+        assert!(offset + bytes <= room, "a bulk write leaves its reservation");
         // A task of its own, for a write that outlives its caller must keep the blocks reserved: the
         // kernel would else overwrite whoever got them next.
-        let task = rt::spawn_local(async move {
-            let (outcome, mut buffer) = held.write(offset, buffer).await;
-            buffer.truncate(length);
-            (outcome, buffer)
-        });
-        async move { task.await.unwrap_or_else(|_| (Err(Error::Stopped), IoBuf::default())) }
+        let task = rt::spawn_local(held.write(offset, payload, checksums));
+        async move { task.await.unwrap_or(Err(Error::Stopped)) }
     }
 
     /// Writes as [`Store::bulk_write`], blocking. For stores whose tasks do not run.
@@ -208,27 +261,51 @@ impl Shared {
 }
 
 impl Held {
-    async fn write(&self, offset: u64, mut buffer: IoBuf) -> (Result<()>, IoBuf) {
+    async fn write(self: Rc<Held>, offset: u64, mut payload: BulkSource, checksums: Option<Vec<u32>>) -> Result<()> {
         let shared = &self.shared;
-        if let Err(error) = shared.running() {
-            return (Err(error), buffer);
+        shared.running()?;
+        let (given, expected) = (checksums.as_ref().map(Vec::len), checksum::chunk_count(payload.len()));
+        if let Some(given) = given.filter(|given| *given != expected) {
+            return Err(Error::Arrived(Mismatch::Count { expected, given }));
         }
-        let limit = shared.watch.limit.get();
-        let spans: Vec<_> = spans(&shared.regions, &self.extents, offset, buffer.len()).collect();
-        let mut outcome = Ok(());
-        if let [(at, _)] = spans[..] {
-            (outcome, buffer) = shared.regions.data.write(at, buffer, limit).await;
-        } else {
-            for (at, range) in spans {
-                outcome = shared.regions.data.write(at, IoBuf::from_slice(&buffer[range]), limit).await.0;
-                if outcome.is_err() {
-                    break;
-                }
+        let mut chunks = checksums.as_deref().unwrap_or_default();
+        let (mut at, mut under_way) = (offset, Vec::new());
+        while payload.len() > 0 {
+            let mut strip = payload.strip();
+            if checksums.is_some() {
+                let (of_strip, rest) = chunks.split_at(checksum::chunk_count(strip.len()));
+                let before = expected - chunks.len();
+                checksum::verify_chunks(&strip, of_strip)
+                    .map_err(|mismatch| Error::Arrived(mismatch.behind(before)))?;
+                chunks = rest;
+            }
+            strip.pad_to(BLOCK_BYTES);
+            let strip_at = at;
+            at += strip.len() as u64;
+            for (place, range) in spans(&shared.regions, &self.extents, strip_at, strip.len()) {
+                let rest = strip.split_off(range.len());
+                let piece = std::mem::replace(&mut strip, rest);
+                under_way.push(rt::spawn_local(self.clone().write_piece(place, piece)));
+            }
+            if payload.len() > 0 {
+                // The device begins while the next strip is summed.
+                rt::yield_now().await;
             }
         }
-        // Set after the write has completed: a sync that began before does not cover it.
+        let mut outcome = Ok(());
+        for write in under_way {
+            outcome = outcome.and(write.await.unwrap_or(Err(Error::Stopped)));
+        }
+        // Set after the writes have completed: a sync that began before does not cover them.
         shared.bulk_unsynced.set(true);
-        (outcome.map_err(|trouble| shared.failed_by(Device::Data, trouble).into()), buffer)
+        outcome
+    }
+
+    async fn write_piece(self: Rc<Held>, at: u64, piece: IoBuf) -> Result<()> {
+        let shared = &self.shared;
+        shared.running()?;
+        let (outcome, _) = shared.regions.data.write(at, piece, shared.watch.limit.get()).await;
+        outcome.map_err(|trouble| shared.failed_by(Device::Data, trouble).into())
     }
 }
 

@@ -3,6 +3,8 @@
 use std::fmt;
 use std::sync::Arc;
 
+use codec::checksum::Mismatch;
+
 use crate::{Lsn, PageId};
 
 /// The answer of everything in this crate that can fail.
@@ -27,6 +29,10 @@ pub enum Error {
     /// Bytes on the device are not what was written. Other data stays readable.
     #[error("{0}")]
     Corrupt(#[from] Corrupt),
+
+    /// A payload to be written is not what its checksums say: it was damaged on its way. Send it again.
+    #[error("data arrived damaged: {0}")]
+    Arrived(Mismatch),
 
     /// No page has this id: a reference to it is wrong.
     #[error("{0} does not exist")]

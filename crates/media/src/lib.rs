@@ -59,7 +59,7 @@ mod store;
 mod superblock;
 mod watch;
 
-pub use bulk::{Reservation, pieces_of};
+pub use bulk::{BulkSource, Reservation, pieces_of};
 pub use error::{Corrupt, Device, Error, Failed, Fault, FormatError, Place, ResizeError, Result};
 pub use header::{RegionHeader, decode_region_header};
 pub use inspect::{CheckpointFacts, Glance};

@@ -91,7 +91,7 @@ fn a_mapped_log_serves_many_writers() {
                         let reservation = (step % 4 == 0).then(|| store.reserve(5000).unwrap());
                         if let Some(reservation) = &reservation {
                             let buffer = rt::disk::IoBuf::from_slice(&[writer; 5000]);
-                            store.bulk_write(reservation, 0, buffer).await.0.unwrap();
+                            store.bulk_write(reservation, 0, buffer.into(), None).await.unwrap();
                         }
                         let payload = [writer; 3000];
                         let lsn = loop {

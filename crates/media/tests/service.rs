@@ -151,7 +151,7 @@ fn a_pinned_extent_keeps_its_bytes_and_returns_after() {
         // Everything that can be had is taken and overwritten.
         let mut taken = Vec::new();
         while let Ok(reservation) = ledger.store.reserve(64 << 10) {
-            ledger.store.bulk_write(&reservation, 0, IoBuf::from_slice(&[0xee; 64 << 10])).await.0.unwrap();
+            ledger.store.bulk_write(&reservation, 0, IoBuf::from_slice(&[0xee; 64 << 10]).into(), None).await.unwrap();
             taken.push(reservation);
         }
         let after = ledger.store.bulk_read(extents[0], 5, 1000, pin.clone()).await.unwrap();
@@ -183,7 +183,7 @@ fn a_write_outlives_its_dropped_future_and_keeps_its_blocks_until_then() {
         let ledger = Ledger::format(ledger::regions(LOG_BYTES, DATA_BYTES), 1 << 20);
         ledger.store.start();
         let reservation = ledger.store.reserve(1 << 20).unwrap();
-        drop(ledger.store.bulk_write(&reservation, 0, IoBuf::zeroed(1 << 20)));
+        drop(ledger.store.bulk_write(&reservation, 0, IoBuf::zeroed(1 << 20).into(), None));
         drop(reservation);
         assert_eq!(ledger.store.usage().space.reserved, 1 << 20, "the write is under way");
         rt::sleep(std::time::Duration::from_secs(1)).await;

@@ -257,7 +257,7 @@ pub(crate) async fn write(reader: Reader<'_>, at: &Reservation, offset: u64, byt
     if reader.is_blocking {
         Ok(reader.media.bulk_write_now(at, offset, &bytes)?)
     } else {
-        Ok(reader.media.bulk_write(at, offset, bytes).await.0?)
+        Ok(reader.media.bulk_write(at, offset, bytes.into(), None).await?)
     }
 }
 

@@ -2,7 +2,12 @@
 //!
 //! Nothing is visible before the one synchronous call that applies all of it; a request that dies
 //! before leaves only reserved blocks, which go back when the reservation is dropped.
+//!
+//! What goes into the tree is compared with its checksums before anything else is done; bulk data while it is written
+//! ([`media::Store::bulk_write`]), so that memory is passed over once.
 
+use bytes::Bytes;
+use codec::checksum::Mismatch;
 use net::Request;
 use rt::disk::IoBuf;
 use types::{AKEYS_PER_REQUEST_MAX, Code, EXTENTS_PER_AKEY_MAX, Error, Extent, Key, VALUE_BYTES_MAX};
@@ -23,21 +28,13 @@ impl Target {
         let update: UpdateRequest = parse(&request.body)?;
         check_shape(&update)?;
         let origin = vos::Origin { session: request.session, seq: request.sequence };
-        // Taken whole by a request of one large payload, the usual one, and written without a copy.
-        let mut whole = request.bulk.take();
-        let bulk_bytes = whole.as_deref().map_or(0, <[u8]>::len);
+        let bulk = request.bulk.take().unwrap_or_default();
         let container = update.place.container;
-        let (mut blocks, mut looked) = (Vec::new(), false);
-        {
-            let bulk = whole.as_deref().unwrap_or_default();
-            for payload in payloads(&update) {
-                check_payload(payload, bulk)?;
-            }
-        }
         for payload in payloads(&update) {
-            if payload.len() <= vos::INLINE_BYTES_MAX {
-                continue;
-            }
+            check_payload(payload, &bulk)?;
+        }
+        let (mut blocks, mut looked) = (Vec::new(), false);
+        for payload in large(&update) {
             let reservation = loop {
                 let reserved = self.store.borrow_mut().reserve_bulk(container, payload.len() as u64);
                 match reserved {
@@ -45,25 +42,15 @@ impl Target {
                     Err(error) => self.mend(error, container, request.deadline, &mut looked).await?,
                 }
             };
-            let alone = payload.len() == bulk_bytes;
-            let buffer = match whole.take() {
-                Some(buffer) if alone => buffer,
-                kept => {
-                    whole = kept;
-                    let bulk = whole.as_deref().unwrap_or_default();
-                    IoBuf::from_slice(payload.bytes(bulk).expect("checked above"))
-                }
-            };
-            self.write_bulk(&reservation, buffer).await?;
             blocks.push(reservation);
         }
+        let bulk = self.write_bulk(&update, &blocks, bulk).await?;
 
-        let bulk = whole.as_deref().unwrap_or_default();
         let mut blocks = blocks.into_iter();
         let placed: Vec<Placed> = payloads(&update)
-            .map(|payload| match payload.len() <= vos::INLINE_BYTES_MAX {
-                true => Placed { payload, bytes: payload.bytes(bulk).expect("checked above"), blocks: None },
-                false => Placed { payload, bytes: &[], blocks: blocks.next() },
+            .map(|payload| match is_large(payload) {
+                false => Placed { payload, bytes: payload.bytes(&bulk).expect("checked above"), blocks: None },
+                true => Placed { payload, bytes: &[], blocks: blocks.next() },
             })
             .collect();
         let (epoch, lsn) = loop {
@@ -124,11 +111,37 @@ impl Target {
         self.store.borrow_mut().update(update.place.container, epoch, origin, &write)
     }
 
-    /// Writes one payload to its blocks.
-    async fn write_bulk(&self, reservation: &Reservation, buffer: IoBuf) -> Result<(), Error> {
-        let blocks = reservation.media().expect("reserved here, not read from the log");
-        let (written, _) = self.media.bulk_write(blocks, 0, buffer).await;
-        written.map_err(|e| self.device_error(e))
+    /// Writes the large payloads to their blocks; gives the bulk data back, as far as a smaller one may lie in it.
+    async fn write_bulk(&self, update: &UpdateRequest, blocks: &[Reservation], bulk: IoBuf) -> Result<Bytes, Error> {
+        let written = |outcome: media::Result<()>| outcome.map_err(|error| self.bulk_refusal(error));
+        let write = |at: &Reservation, source: media::BulkSource, payload: &wire::data::Payload| {
+            let at = at.media().expect("reserved here, not read from the log");
+            self.media.bulk_write(at, 0, source, Some(payload.checksums().to_vec()))
+        };
+        // The usual one, a payload that is all there is: from where it is.
+        if let (Some(payload), [at]) = (large(update).next(), blocks)
+            && payload.len() == bulk.len()
+        {
+            written(write(at, bulk.into(), payload).await)?;
+            return Ok(Bytes::new());
+        }
+        let bulk = Bytes::from(bulk);
+        for (payload, at) in large(update).zip(blocks) {
+            let bytes = payload.bytes(&bulk).expect("checked before");
+            let source = match payload {
+                wire::data::Payload::Bulk { .. } => bulk.slice_ref(bytes).into(),
+                wire::data::Payload::Inline { .. } => IoBuf::from_slice(bytes).into(),
+            };
+            written(write(at, source, payload).await)?;
+        }
+        Ok(bulk)
+    }
+
+    fn bulk_refusal(&self, error: media::Error) -> Error {
+        match error {
+            media::Error::Arrived(mismatch) => damaged(mismatch),
+            error => self.device_error(error),
+        }
     }
 }
 
@@ -199,11 +212,26 @@ fn check_bytes(akey: &Key, bytes: usize) -> Result<(), Error> {
     Err(Error::new(Code::ValueTooBig, text).remedy("write it as an array, in pieces"))
 }
 
-/// The payload is all there, and what the client summed.
+/// The payload is all there, and, unless it is compared while it is written, what the client summed.
 fn check_payload(payload: &wire::data::Payload, bulk: &[u8]) -> Result<(), Error> {
     let bytes = payload.bytes(bulk).ok_or_else(|| {
         Error::new(Code::Protocol, format!("a payload lies outside the {} bulk bytes of its request", bulk.len()))
     })?;
-    codec::checksum::verify_chunks(bytes, payload.checksums())
-        .map_err(|m| Error::new(Code::Checksum, format!("data arrived damaged: {m}")).remedy("send it again"))
+    match is_large(payload) {
+        true => Ok(()),
+        false => codec::checksum::verify_chunks(bytes, payload.checksums()).map_err(damaged),
+    }
+}
+
+/// Whether it goes to blocks of its own.
+fn is_large(payload: &wire::data::Payload) -> bool {
+    payload.len() > vos::INLINE_BYTES_MAX
+}
+
+fn large(update: &UpdateRequest) -> impl Iterator<Item = &wire::data::Payload> {
+    payloads(update).filter(|payload| is_large(payload))
+}
+
+fn damaged(mismatch: Mismatch) -> Error {
+    Error::new(Code::Checksum, format!("data arrived damaged: {mismatch}")).remedy("send it again")
 }

@@ -198,7 +198,7 @@ impl Ledger {
                 let reservation = self.store.reserve(bytes as u64)?;
                 // The number is not known yet: the content goes by key and length alone.
                 let content = IoBuf::from_slice(&content(op.key, bytes));
-                self.store.bulk_write(&reservation, 0, content).await.0?;
+                self.store.bulk_write(&reservation, 0, content.into(), None).await?;
                 Some(reservation)
             }
             _ => None,

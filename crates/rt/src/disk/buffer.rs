@@ -5,6 +5,7 @@ use std::cell::RefCell;
 use std::fmt;
 use std::ops::{Deref, DerefMut};
 use std::ptr::NonNull;
+use std::sync::Arc;
 
 /// Alignment of a buffer's address and unit of its capacity: what O_DIRECT asks of any device.
 pub const ALIGNMENT: usize = 4096;
@@ -12,18 +13,41 @@ pub const ALIGNMENT: usize = 4096;
 /// Owned bytes at a 4096-aligned address, with capacity a multiple of 4096.
 ///
 /// # Always true
-/// `len <= init <= capacity`, and the first `init` bytes are initialised.
+/// 1. `len <= init <= capacity`, and the first `init` bytes are initialised.
+/// 2. The `capacity` bytes from `start` are this buffer's alone: of an allocation of its own, or of its share of
+///    `whole`.
 pub struct IoBuf {
     start: NonNull<u8>,
     len: usize,
     init: usize,
     capacity: usize,
+    /// Of a buffer that was split: the allocation that the parts share.
+    whole: Option<Arc<Whole>>,
 }
 
 // SAFETY: an IoBuf owns its bytes, as a Vec<u8> does.
 unsafe impl Send for IoBuf {}
 // SAFETY: a shared IoBuf only gives out shared slices.
 unsafe impl Sync for IoBuf {}
+
+/// An allocation in parts. It is given back with the last of them.
+struct Whole {
+    start: NonNull<u8>,
+    init: usize,
+    capacity: usize,
+}
+
+// SAFETY: it is only memory to free; its bytes are reached through the parts, each of which owns its own.
+unsafe impl Send for Whole {}
+// SAFETY: as above.
+unsafe impl Sync for Whole {}
+
+impl Drop for Whole {
+    fn drop(&mut self) {
+        // As the one buffer that it was; the parts are gone.
+        drop(IoBuf { start: self.start, len: 0, init: self.init, capacity: self.capacity, whole: None });
+    }
+}
 
 impl IoBuf {
     /// `len` zero bytes.
@@ -40,7 +64,7 @@ impl IoBuf {
             Some(layout) => NonNull::new(unsafe { alloc_zeroed(layout) }).unwrap_or_else(|| handle_alloc_error(layout)),
             None => dangling(),
         };
-        IoBuf { start, len, init: capacity, capacity }
+        IoBuf { start, len, init: capacity, capacity, whole: None }
     }
 
     /// `len` bytes of unspecified content (zero, or of a buffer this thread dropped before), for a
@@ -69,7 +93,7 @@ impl IoBuf {
             Some(layout) => NonNull::new(unsafe { alloc(layout) }).unwrap_or_else(|| handle_alloc_error(layout)),
             None => dangling(),
         };
-        IoBuf { start, len: 0, init: 0, capacity }
+        IoBuf { start, len: 0, init: 0, capacity, whole: None }
     }
 
     /// A copy of `bytes`.
@@ -121,6 +145,21 @@ impl IoBuf {
         let (old, new) = (self.len, self.len.next_multiple_of(unit));
         self.resize(new);
         self[old..].fill(0);
+    }
+
+    /// Cuts the buffer in two without a copy: keeps the bytes before `at`, and returns those from `at` on. The parts are
+    /// each an [`IoBuf`]; their memory is freed with the last of them.
+    ///
+    /// # Panics
+    /// When `at` is not a multiple of [`ALIGNMENT`], or lies beyond the end.
+    pub fn split_off(&mut self, at: usize) -> IoBuf {
+        assert!(at.is_multiple_of(ALIGNMENT) && at <= self.len, "a buffer of {} is cut at {at}", self.len);
+        let IoBuf { start, len, init, capacity, .. } = *self;
+        let whole = self.whole.get_or_insert_with(|| Arc::new(Whole { start, init, capacity })).clone();
+        (self.len, self.init, self.capacity) = (at, at, at);
+        // SAFETY: `at` lies within the capacity.
+        let start = unsafe { start.add(at) };
+        IoBuf { start, len: len - at, init: init - at, capacity: capacity - at, whole: Some(whole) }
     }
 
     /// Makes the capacity at least `needed`; doubles, so that appending costs amortised constant work.
@@ -196,7 +235,8 @@ impl fmt::Debug for IoBuf {
 
 impl Drop for IoBuf {
     fn drop(&mut self) {
-        if keep(self) {
+        // A part: the memory goes with the last one.
+        if self.whole.is_some() || keep(self) {
             return;
         }
         if let Some(layout) = layout(self.capacity) {
@@ -270,7 +310,7 @@ fn keep(buffer: &mut IoBuf) -> bool {
             return false;
         }
         pool.bytes += capacity;
-        pool.buffers.push(IoBuf { start: buffer.start, len: 0, init: buffer.init, capacity });
+        pool.buffers.push(IoBuf { start: buffer.start, len: 0, init: buffer.init, capacity, whole: None });
         true
     })
     .unwrap_or(false)
@@ -308,6 +348,27 @@ mod tests {
             assert!(padded.len() == 512 && padded[100..].iter().all(|&byte| byte == 0));
             assert_eq!(IoBuf::for_read(6000).len(), 6000);
         }
+    }
+
+    #[test]
+    fn parts_are_buffers_and_the_last_one_gives_the_memory_back() {
+        let bytes: Vec<u8> = (0..40_000).map(|i| (i / 100) as u8).collect();
+        let mut first = IoBuf::from_slice(&bytes);
+        let mut rest = first.split_off(8192);
+        let mut last = rest.split_off(16384);
+        assert!([&first, &rest, &last].iter().all(|part| part.as_ptr().addr().is_multiple_of(ALIGNMENT)));
+        assert_eq!([&first[..], &rest, &last].concat(), bytes);
+        // A full part that grows moves; what lies behind it is another's.
+        rest.extend_from_slice(&[7; 100]);
+        last.fill(9);
+        assert_eq!((rest.len(), rest[16384..].to_vec()), (16484, vec![7; 100]));
+        assert_eq!(first[..], bytes[..8192]);
+        let address = first.as_ptr();
+        drop((first, rest));
+        assert!(IoBuf::with_capacity(40_960).as_ptr() != address, "one part is left");
+        drop(last);
+        assert_eq!(IoBuf::with_capacity(40_960).as_ptr(), address, "of the thread's pool again");
+        assert_eq!(IoBuf::from_slice(&bytes).split_off(36_864).len(), 40_000 - 36_864);
     }
 
     #[test]
