@@ -10,6 +10,7 @@
 #![forbid(unsafe_code)]
 #![allow(clippy::disallowed_methods, reason = "it measures the outside world; the simulator never runs it")]
 
+mod bulk;
 mod copy;
 mod deep;
 mod figure;
@@ -44,7 +45,8 @@ struct Bench {
 }
 
 const BENCHES: &[Bench] = &[
-    Bench { name: "store", about: "vos alone: small values and 1 MiB arrays, against redb and fjall", run: store::run },
+    Bench { name: "store", about: "vos alone: values of 64 B and 4 KiB, against redb and fjall", run: store::run },
+    Bench { name: "bulk", about: "vos alone: arrays of 1 MiB, against raw transfers", run: bulk::run },
     Bench {
         name: "history",
         about: "versions: depth of history, overlapping extents, diff, upkeep, recovery, bytes written",

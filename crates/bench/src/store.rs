@@ -1,41 +1,28 @@
 //! `vos` alone, on one thread, against redb, fjall and what DAOS's own store does.
 //!
 //! # Shape
-//! [`Workload`] runs the same loads on each store, from empty, in turns. Small values go into the tree;
-//! 1 MiB arrays take the bulk path with four requests under way, against raw transfers of the same size.
+//! [`Workload`] runs the same loads on each store, from empty, in turns.
 //!
 //! # Not here
-//! Checksums of data: clients compute them and engines verify them; `server` measures both.
+//! Large values (`bulk`). Checksums of small ones: clients compute them and engines verify them; `server` measures
+//! both.
 
-use std::cell::RefCell;
 use std::ops::ControlFlow;
 use std::path::Path;
-use std::rc::Rc;
-use std::time::Instant;
 
-use anyhow::{Context, Result, bail};
-use codec::crc32c;
+use anyhow::{Context, Result};
 use media::{Existing, Identity, Region, Regions};
-use rt::disk::{Disk, IoBuf, OpenMode};
-use types::{
-    CHECKSUM_CHUNK_BYTES, Conditions, ContainerId, Epoch, Extent, Key, ObjectClass, ObjectId, ObjectType, PoolId,
-    SessionId,
-};
-use vos::{
-    AkeyRead, AkeyWrite, ListPart, Origin, Payload, ReadWhat, Source, Update, ValueRead, ValueWrite, WalkedValue,
-};
+use rt::disk::{Disk, OpenMode};
+use types::{Conditions, ContainerId, Epoch, Key, ObjectClass, ObjectId, ObjectType, PoolId, SessionId};
+use vos::{AkeyWrite, ListPart, Origin, Payload, Update, ValueRead, ValueWrite, WalkedValue};
 
 use crate::figure::{Budget, Figure, Samples, Unit};
-use crate::measure::{Plan, key, timed};
-use crate::peers::disk::BareDisk;
+use crate::measure::{Plan, timed};
 use crate::peers::fjall::Fjall;
-use crate::peers::memory;
 use crate::peers::redb::Redb;
 use crate::place::Place;
 use crate::workload::{Engine, Rates, Workload};
 
-const MIB: usize = 1 << 20;
-const GIB: f64 = (1u32 << 30) as f64;
 pub(crate) const POOL: PoolId = PoolId::from_bytes([1; 16]);
 pub(crate) const CONTAINER: ContainerId = ContainerId::from_bytes([2; 16]);
 
@@ -45,7 +32,6 @@ pub fn run(plan: &Plan) -> Result<Vec<Figure>> {
         for value_bytes in [64, 4096] {
             figures.extend(small(plan, place, Workload { records: 100_000, value_bytes, batch: 256 })?);
         }
-        figures.extend(large(plan, place)?);
     }
     if plan.full {
         let once = Plan { rounds: 1, ..plan.clone() };
@@ -281,125 +267,4 @@ impl Engine for Vos {
 pub(crate) fn region(directory: &Path, name: &str, bytes: u64) -> Result<Region> {
     let mode = OpenMode { create: true, direct: true, exclusive_lock: true };
     Ok(Region::new(Disk::open(directory.join(name), mode)?, 0, bytes))
-}
-
-/// Requests for large values under way.
-const DEPTH: usize = 4;
-/// What large values consist of.
-const FILL: u8 = 0x5a;
-/// Large values of one round.
-const LARGE: usize = 512;
-
-/// Arrays of 1 MiB by the bulk path.
-fn large(plan: &Plan, place: Place) -> Result<Vec<Figure>> {
-    let directory = place.directory(plan)?;
-    let sizes = Sizes { log: 64 << 20, data: 4 << 30, pages: 64 << 20 };
-    let mut bare = BareDisk::create(directory.path(), LARGE)?;
-    let [mut writes, mut reads, mut raw_writes, mut raw_reads, mut copies] =
-        std::array::from_fn(|_| Samples::default());
-    let vos = Rc::new(RefCell::new(Vos::create(directory.path(), sizes)?));
-    rt::block_on(async {
-        let media = vos.borrow().store.media().clone();
-        media.start();
-        for round in 0..plan.rounds {
-            // Two sets of keys in turn: a new version of one waits for no room that the last one holds.
-            let first = (round % 2) * LARGE;
-            let shared = vos.clone();
-            writes.push(in_tasks(first, move |n| write_large(shared.clone(), n)).await?);
-            raw_writes.push(bare.write_rate(DEPTH)?);
-            let shared = vos.clone();
-            reads.push(in_tasks(first, move |n| read_large(shared.clone(), n)).await?);
-            raw_reads.push(bare.read_rate()?);
-            copies.push(memory::copy_rate(MIB));
-        }
-        media.stop().await?;
-        anyhow::Ok(())
-    })?;
-    let figure = |what: &str, samples: Samples, raw: Samples| {
-        let name = format!("{what} 1 MiB, {DEPTH} under way, {}", place.name());
-        let figure = Figure::new("store", name, Unit::GibPerSecond, samples);
-        match place {
-            Place::Memory => figure.beside("copy in memory", copies.clone()).beside("raw transfers", raw),
-            Place::Disk => figure.beside("raw transfers", raw),
-        }
-        .budget(Budget::Times(0.9))
-    };
-    let mut write = figure("update", writes, raw_writes);
-    let mut read = figure("fetch", reads, raw_reads);
-    if place == Place::Memory {
-        write = write.beside_published("DAOS", 2.9, 3.5);
-        read = read.beside_published("DAOS", 10.0, 10.8);
-    }
-    Ok(vec![write, read])
-}
-
-/// GiB/s of [`LARGE`] operations, [`DEPTH`] at a time.
-async fn in_tasks<F: Future<Output = Result<()>> + 'static>(
-    first: usize,
-    each: impl Fn(usize) -> F + Clone + 'static,
-) -> Result<f64> {
-    let start = Instant::now();
-    let tasks: Vec<_> = (0..DEPTH)
-        .map(|task| {
-            let each = each.clone();
-            rt::spawn_local(async move {
-                for n in (task..LARGE).step_by(DEPTH) {
-                    each(first + n).await?;
-                }
-                anyhow::Ok(())
-            })
-        })
-        .collect();
-    for task in tasks {
-        task.await.context("a task ended early")??;
-    }
-    Ok((LARGE * MIB) as f64 / GIB / start.elapsed().as_secs_f64())
-}
-
-async fn write_large(vos: Rc<RefCell<Vos>>, n: usize) -> Result<()> {
-    // A request's buffer comes filled from the network. Here all have the same bytes, so that one the thread used
-    // before has them already.
-    let mut buffer = IoBuf::for_read(MIB);
-    if buffer[..64] != [FILL; 64] {
-        buffer.fill(FILL);
-    }
-    let checksums = vec![crc32c(&[FILL; CHECKSUM_CHUNK_BYTES]); MIB / CHECKSUM_CHUNK_BYTES];
-    let dkey = Key::new(key(n).to_vec())?;
-    let media = vos.borrow().store.media().clone();
-    let reservation = vos.borrow_mut().store.reserve_bulk(CONTAINER, MIB as u64)?;
-    let live = reservation.media().context("a reservation that was just made")?;
-    media.bulk_write(live, 0, buffer.into(), Some(checksums.clone())).await?;
-    let lsn = {
-        let mut vos = vos.borrow_mut();
-        vos.epoch += 1;
-        let payload = Payload::Bulk { at: &reservation, bytes: MIB as u64, checksums: &checksums };
-        let extents = [(Extent { start: 0, count: MIB as u64 }, payload)];
-        let Vos { store, object, akey, epoch, .. } = &mut *vos;
-        let akeys = [AkeyWrite { akey, value: ValueWrite::Array { record_bytes: 1, extents: &extents } }];
-        let update = Update { group: 0, oid: *object, dkey: &dkey, conditions: Conditions::None, akeys: &akeys };
-        store.update(CONTAINER, Epoch(*epoch), Origin::default(), &update)?
-    };
-    Ok(media.durable(lsn).await?)
-}
-
-async fn read_large(vos: Rc<RefCell<Vos>>, n: usize) -> Result<()> {
-    let dkey = Key::new(key(n).to_vec())?;
-    let media = vos.borrow().store.media().clone();
-    let plan = {
-        let mut vos = vos.borrow_mut();
-        let Vos { store, object, akey, .. } = &mut *vos;
-        let extents = [Extent { start: 0, count: MIB as u64 }];
-        let reads = [AkeyRead { akey, what: ReadWhat::Array(&extents) }];
-        store.fetch(CONTAINER, Epoch::MAX, 0, *object, &dkey, &reads, Conditions::None)?
-    };
-    let mut bytes = 0;
-    for piece in plan.akeys.iter().flat_map(|akey| &akey.pieces) {
-        let Source::Bulk { extents, .. } = &piece.source else { bail!("a large value that is not bulk data") };
-        for extent in extents {
-            let length = (extent.blocks as usize) * media::BLOCK_BYTES;
-            bytes += media.bulk_read(*extent, 0, length, media.pin()).await?.len();
-        }
-    }
-    anyhow::ensure!(bytes == MIB, "{bytes} bytes came back");
-    Ok(())
 }

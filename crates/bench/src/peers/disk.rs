@@ -1,4 +1,4 @@
-//! Raw transfers of 1 MiB by direct I/O, one after the other, in a file that was written before.
+//! Raw transfers of 1 MiB by direct I/O, one after the other.
 
 use std::fs::{File, OpenOptions};
 use std::os::unix::fs::{FileExt, OpenOptionsExt};
@@ -23,17 +23,32 @@ pub struct BareDisk {
 }
 
 impl BareDisk {
+    /// A file of `count` MiB, written once.
     pub fn create(directory: &Path, count: usize) -> Result<BareDisk> {
-        let path = directory.join("bare-disk");
-        let mut options = OpenOptions::new();
-        options.read(true).write(true).create(true).truncate(false);
-        let direct = options.clone().custom_flags(libc::O_DIRECT).open(&path);
-        let file = direct.or_else(|_| options.open(&path))?;
-        let buffer = vec![0x5a; MIB + ALIGNMENT];
-        let start = buffer.as_ptr().align_offset(ALIGNMENT);
-        let mut disk = BareDisk { file, buffer, start, count };
+        let mut disk = BareDisk::open(&directory.join("bare-disk"), count)?;
         disk.write_rate(count)?;
         Ok(disk)
+    }
+
+    /// GiB/s of writing `count` MiB where a file system keeps space that was never written.
+    pub fn fresh_write_rate(directory: &Path, count: usize, together: usize) -> Result<f64> {
+        let path = directory.join("fresh-disk");
+        let mut disk = BareDisk::open(&path, count)?;
+        rustix::fs::fallocate(&disk.file, rustix::fs::FallocateFlags::empty(), 0, (count * MIB) as u64)?;
+        disk.file.sync_all()?;
+        let rate = disk.write_rate(together)?;
+        std::fs::remove_file(&path)?;
+        Ok(rate)
+    }
+
+    fn open(path: &Path, count: usize) -> Result<BareDisk> {
+        let mut options = OpenOptions::new();
+        options.read(true).write(true).create(true).truncate(false);
+        let direct = options.clone().custom_flags(libc::O_DIRECT).open(path);
+        let file = direct.or_else(|_| options.open(path))?;
+        let buffer = vec![0x5a; MIB + ALIGNMENT];
+        let start = buffer.as_ptr().align_offset(ALIGNMENT);
+        Ok(BareDisk { file, buffer, start, count })
     }
 
     /// GiB/s of writing the whole file, with an `fdatasync` after every `together` writes.
