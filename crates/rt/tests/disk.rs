@@ -107,14 +107,20 @@ async fn check_many_at_once(path: &Path) {
     }
     tasks.finish().await.unwrap();
     assert_eq!(disk.len().unwrap(), BLOCKS * 4096);
-    // Backwards, with one that lies beyond the end.
-    let wanted: Vec<u64> = (0..=BLOCKS).rev().collect();
-    let mut buffers: Vec<IoBuf> = wanted.iter().map(|_| IoBuf::zeroed(4096)).collect();
-    let mut reads: Vec<_> = wanted.iter().zip(&mut buffers).map(|(block, at)| (block * 4096, &mut at[..])).collect();
-    let outcomes = disk.read_many_now(&mut reads);
-    for ((block, outcome), buffer) in wanted.iter().zip(outcomes).zip(&buffers) {
-        assert_eq!(outcome.is_ok(), *block < BLOCKS, "block {block}");
-        assert!(*block == BLOCKS || buffer[..] == pattern(*block, 4096)[..]);
+    // In any order, some far from each other and some near, with one that lies beyond the end.
+    let backwards: Vec<u64> = (0..=BLOCKS).rev().collect();
+    let forwards: Vec<u64> = (0..=BLOCKS).collect();
+    let gaps: Vec<u64> = (0..=BLOCKS).filter(|n| n % 50 < 30 && n % 3 != 1 || *n == BLOCKS).collect();
+    for wanted in [backwards, forwards, gaps] {
+        let mut buffers: Vec<IoBuf> = wanted.iter().map(|_| IoBuf::zeroed(4096)).collect();
+        let mut reads: Vec<_> =
+            wanted.iter().zip(&mut buffers).map(|(block, at)| (block * 4096, &mut at[..])).collect();
+        let outcomes = disk.read_many_now(&mut reads);
+        assert_eq!(outcomes.len(), wanted.len());
+        for ((block, outcome), buffer) in wanted.iter().zip(outcomes).zip(&buffers) {
+            assert_eq!(outcome.is_ok(), *block < BLOCKS, "block {block}");
+            assert!(*block == BLOCKS || buffer[..] == pattern(*block, 4096)[..]);
+        }
     }
 }
 

@@ -498,7 +498,8 @@ impl Pages {
             entry.is_some_and(|entry| entry.frame.get() == NO_FRAME && entry.state.get() == CLEAN)
         };
         let mut wanted: Vec<PageId> = ids.iter().copied().filter(is_wanted).take(most).collect();
-        wanted.sort_unstable();
+        // As they lie on the device, so that neighbours are read together.
+        wanted.sort_unstable_by_key(|id| (self.entries[id.0 as usize].block.get(), *id));
         wanted.dedup();
         let framed: Vec<_> = wanted.into_iter().map_while(|id| Some((id, self.take_frame().ok()?))).collect();
         for outcome in self.fill(&framed) {

@@ -55,6 +55,10 @@ pub enum Dax {
 
 /// Reads that [`Disk::read_many_now`] has under way at once.
 const READERS: usize = 32;
+/// Reads that it joins to one transfer at most,
+const JOINED_READS_MAX: usize = 32;
+/// and what it reads in vain between two of them: a device takes as long for it as for beginning anew.
+const GAP_BYTES_MAX: u64 = 16 << 10;
 
 /// An open file or block device. Clones share it; it closes (and unlocks) with the last of them.
 #[derive(Clone)]
@@ -230,8 +234,8 @@ impl Disk {
     }
 
     /// Fills several buffers from several offsets, blocking until all are done: some at a time, for a device does
-    /// many reads in little more than the time of one. One after another where that would not help, and in the
-    /// simulator. The outcomes, in order.
+    /// many reads in little more than the time of one; and those that follow each other closely in one transfer. One
+    /// after another where that would not help, and in the simulator. The outcomes, in order.
     pub fn read_many_now(&self, reads: &mut [(u64, &mut [u8])]) -> Vec<Result<(), DiskError>> {
         let in_order = |reads: &mut [(u64, &mut [u8])]| -> Vec<_> {
             reads.iter_mut().map(|(offset, bytes)| self.read_now(*offset, bytes)).collect()
@@ -239,13 +243,18 @@ impl Disk {
         if !matches!(self.inner, DiskInner::Os(_)) || self.is_memory() || reads.len() < READERS {
             return in_order(reads);
         }
-        let mut outcomes: Vec<Result<(), DiskError>> = reads.iter().map(|_| Ok(())).collect();
-        let left = std::sync::Mutex::new(reads.iter_mut().zip(&mut outcomes));
+        let runs: Vec<_> = reads.chunk_by_mut(is_near).flat_map(|run| run.chunks_mut(JOINED_READS_MAX)).collect();
+        let mut outcomes: Vec<_> = runs.iter().map(|_| Vec::new()).collect();
+        let left = std::sync::Mutex::new(runs.into_iter().zip(&mut outcomes));
         let read = || {
             loop {
                 let next = left.lock().expect("taking the next read does not panic").next();
-                let Some(((offset, bytes), outcome)) = next else { return };
-                *outcome = self.read_now(*offset, bytes);
+                let Some((run, outcomes)) = next else { return };
+                *outcomes = match self.read_joined(run) {
+                    true => run.iter().map(|_| Ok(())).collect(),
+                    // Alone, so that a bad place costs only its own read.
+                    false => in_order(run),
+                };
             }
         };
         std::thread::scope(|scope| {
@@ -255,7 +264,21 @@ impl Disk {
             }
             read();
         });
-        outcomes
+        outcomes.into_iter().flatten().collect()
+    }
+
+    /// Fills buffers that lie near each other by one transfer; false when it failed, or there is but one.
+    fn read_joined(&self, run: &mut [(u64, &mut [u8])]) -> bool {
+        let [(first, _), .., (last, tail)] = run else { return false };
+        let (first, len) = (*first, (*last - *first) as usize + tail.len());
+        let mut joined = IoBuf::for_read(len);
+        let is_read = self.read_now(first, &mut joined).is_ok();
+        if is_read {
+            for (offset, bytes) in run {
+                bytes.copy_from_slice(&joined[(*offset - first) as usize..][..bytes.len()]);
+            }
+        }
+        is_read
     }
 
     /// Writes all of `bytes` at `offset`, blocking. Not durable before a sync.
@@ -382,6 +405,12 @@ impl Disk {
             DiskInner::Mapped(file) => file.try_lock_exclusive(),
         }
     }
+}
+
+/// Whether to read across what lies between: two reads of which the second begins soon behind the first.
+fn is_near((offset, bytes): &(u64, &mut [u8]), next: &(u64, &mut [u8])) -> bool {
+    let end = offset + bytes.len() as u64;
+    next.0.checked_sub(end).is_some_and(|gap| gap <= GAP_BYTES_MAX)
 }
 
 impl std::fmt::Debug for Disk {
