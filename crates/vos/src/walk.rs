@@ -333,6 +333,7 @@ impl<'a> Walk<'a, '_> {
         // Behind the kind of the dkey, which is shared or the first byte of each suffix.
         let begins = usize::from(shared.is_empty());
         let Object { group, oid, .. } = self.object;
+        let common = shared.get(1..).unwrap_or_default();
         // The akey whose single value is done: head and suffix of the record, up to the kind behind its key. The
         // records of its array begin with the same key.
         let mut done: Option<(u32, &[u8])> = None;
@@ -363,8 +364,12 @@ impl<'a> Walk<'a, '_> {
             }
             let stored = value::read_payload(record.value).ok_or_else(|| unreadable("a single value"))?;
             let dkey = &mut self.owner.dkey.bytes;
-            dkey.clear();
-            dkey.extend_from_slice(shared.get(1..).unwrap_or_default());
+            if done.is_none() {
+                dkey.clear();
+                dkey.extend_from_slice(common);
+            }
+            // What the page's dkeys have in common stays; each record's own part goes behind it.
+            dkey.truncate(common.len());
             if is_plain {
                 dkey.extend_from_slice(&suffix[begins..dkey_end - 2]);
             } else {
