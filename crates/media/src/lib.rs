@@ -72,7 +72,7 @@ pub use log::scan::Record;
 pub use log::{Lsn, Reserve};
 pub use page::{PAGE_BODY_BYTES, PAGE_BYTES, PAGE_HEADER_BYTES, PAGE_VERSION, Page, PageHeader, PageId, decode_page};
 pub use pages::map::{MAP_ENTRIES, MapPage};
-pub use pages::pool::{FRAMES_MIN, Pages, PoolUse};
+pub use pages::pool::{FRAMES_MIN, Pages, PoolUse, prefetch};
 pub use reconcile::{DIFFERENCES_MAX, Leaks, Reconciliation};
 pub use recover::{DATA_BYTES_MAX, DATA_BYTES_MIN, Existing, Identity, Recovered, Recovery};
 pub use region::{BLOCK_BYTES, Region, Regions};

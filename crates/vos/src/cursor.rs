@@ -3,11 +3,14 @@
 //! A cursor borrows the pages, so the tree cannot change under it; a scan that outlives one call keeps
 //! a key, and seeks again.
 
-use media::{PAGE_BYTES, PageId, Pages};
+use media::{PageId, Pages};
 
 use crate::error::Result;
 use crate::node::{self, Body, KeyRef};
 use crate::tree::{Path, Tree, body, child_of};
+
+/// Cache lines of a page with its header and the slots of some 60 records.
+const HEAD_LINES: usize = 8;
 
 /// A place between or on the records of a tree.
 #[derive(Clone)]
@@ -221,8 +224,7 @@ impl<'a> Cursor<'a> {
         Ok(false)
     }
 
-    /// Asks for the leaf beside this one, if it is in memory: who turns a leaf over will turn the next, too, and
-    /// records lie in no order that a processor could guess.
+    /// Asks for the head of the leaf beside this one, if it is in memory: who turns a leaf over will turn the next, too.
     #[inline]
     fn prefetch_beside(&self, forward: bool) {
         let Some(&(id, index)) = self.path.last() else { return };
@@ -231,7 +233,7 @@ impl<'a> Cursor<'a> {
         if beside < node::count(inner)
             && let Some((leaf, _)) = node::child(inner, beside)
         {
-            self.pages.prefetch(PageId(leaf), PAGE_BYTES / 64);
+            self.pages.prefetch(PageId(leaf), HEAD_LINES);
         }
     }
 }

@@ -55,6 +55,8 @@ pub(crate) const CHILD_BYTES: usize = 12;
 const RECORD_OVERHEAD: usize = SLOT_BYTES + 2;
 /// Room for slots, records and prefix.
 const CAPACITY: usize = PAGE_BODY_BYTES - SLOTS;
+/// Of a value, what is asked for ahead of its use.
+const PREFETCHED_VALUE: usize = 32;
 /// Longest key and value of one record together.
 pub(crate) const RECORD_BYTES_MAX: usize = CAPACITY - RECORD_OVERHEAD;
 /// After this many insertions in a row a page splits where they happen, and stays full behind them.
@@ -298,6 +300,17 @@ pub(crate) fn records(body: &Body, first: usize) -> impl Iterator<Item = RecordR
         let suffix = body.get(at..at + len).unwrap_or_default();
         RecordRef { head: (slot >> 32) as u32, suffix, value: value().unwrap_or_default() }
     })
+}
+
+/// Asks the processor for record `index`, if there is one: records lie in no order that it could guess.
+#[inline]
+pub(crate) fn prefetch_record(body: &Body, index: usize) {
+    let Some(slot) = slots(body).get(index) else { return };
+    let (at, len) = slot_parts(u64::from_le_bytes(*slot));
+    // The key, and the head of the value or all of a small one.
+    if let Some(record) = body.get(at..at + len + PREFETCHED_VALUE) {
+        media::prefetch(record);
+    }
 }
 
 /// Where the value of record `index` lies in the body.

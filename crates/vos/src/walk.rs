@@ -35,6 +35,8 @@ use crate::view::{View, unreadable};
 const LOOKED_MAX: usize = 16 << 10;
 /// Covered or invisible extents that one step of a sweep goes past.
 const PATIENCE: u32 = 64;
+/// Records that the processor is asked for ahead of the one at hand.
+const AHEAD: usize = 8;
 /// Records passed one by one before a new descent is cheaper.
 const STEPS_MAX: u32 = 4;
 
@@ -338,7 +340,9 @@ impl<'a> Walk<'a, '_> {
         // records of its array begin with the same key.
         let mut done: Option<(u32, &[u8])> = None;
         let (mut index, mut stopped, mut steps, mut is_newer) = (first, false, 0, false);
+        (first..first + AHEAD).for_each(|ahead| node::prefetch_record(leaf, ahead));
         for record in node::records(leaf, first) {
+            node::prefetch_record(leaf, index + AHEAD);
             if self.looked >= LOOKED_MAX || self.limit == 0 || steps > STEPS_MAX {
                 break;
             }

@@ -634,6 +634,12 @@ impl Pages {
     }
 }
 
+/// Asks the processor for bytes that will be read soon.
+#[inline]
+pub fn prefetch(bytes: &[u8]) {
+    prefetch_lines(bytes.as_ptr(), bytes.len().div_ceil(64));
+}
+
 #[inline]
 fn prefetch_lines(start: *const u8, lines: usize) {
     #[cfg(target_arch = "x86_64")]
