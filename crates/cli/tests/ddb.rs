@@ -42,6 +42,22 @@ impl Lab {
         lab
     }
 
+    /// Place and bytes of the newest copy of each page of a target.
+    fn newest_pages(&self, target: u64) -> Vec<(u64, Vec<u8>)> {
+        let mut pages: BTreeMap<u32, (u64, u64, Vec<u8>)> = BTreeMap::new();
+        let data = File::open(self.storage().join(format!("target-{target}/data"))).unwrap();
+        let mut page = vec![0; 8192];
+        for at in (0..64 << 20).step_by(BLOCK as usize) {
+            data.read_exact_at(&mut page, at).unwrap();
+            let Ok(header) = media::decode_page(&page) else { continue };
+            let age = header.checkpoint.get();
+            if pages.get(&header.page.get()).is_none_or(|(known, ..)| *known < age) {
+                pages.insert(header.page.get(), (age, at, page.clone()));
+            }
+        }
+        pages.into_values().map(|(_, at, page)| (at, page)).collect()
+    }
+
     /// A checkpoint may have come just before the kill: then there would be nothing to replay.
     fn log_something(&self) {
         for attempt in 0..10 {
@@ -288,21 +304,11 @@ fn a_page_that_rots_is_cut_out_and_the_rest_serves_on() {
     server.reach().daos(&["kv", "put", "tank", "other", "small", "still here"]).ok();
     server.stop();
     let (path, target) = lab.value_path("notes", "large");
-    let mut pages: BTreeMap<u32, (u64, u64, Vec<u8>)> = BTreeMap::new();
-    let data = File::open(lab.storage().join(format!("target-{target}/data"))).unwrap();
-    let mut page = vec![0; 8192];
-    for at in (0..64 << 20).step_by(BLOCK as usize) {
-        data.read_exact_at(&mut page, at).unwrap();
-        let Ok(header) = media::decode_page(&page) else { continue };
-        let age = header.checkpoint.get();
-        if pages.get(&header.page.get()).is_none_or(|(known, ..)| *known < age) {
-            pages.insert(header.page.get(), (age, at, page.clone()));
-        }
-    }
+    let pages = lab.newest_pages(target);
     // The leaf that holds the key: it is in there as text.
     // Trees are numbered as containers were made, and `notes` was the first.
     let leaf = |page: &[u8]| page[16] == 1 && page[56] == 1 && page.windows(5).any(|bytes| bytes == b"large");
-    let (_, at, _) = pages.values().find(|(_, _, page)| leaf(page)).unwrap();
+    let (at, _) = pages.iter().find(|(_, page)| leaf(page)).unwrap();
     lab.flip(target, "data", at + 8000);
     let checked = lab.json(&["check"]);
     let found = findings(&checked);
@@ -327,4 +333,34 @@ fn a_page_that_rots_is_cut_out_and_the_rest_serves_on() {
     reach.daos(&["kv", "get", "tank", "notes", "large"]).failed(1);
     assert_eq!(reach.daos(&["kv", "get", "tank", "other", "small"]).ok().stdout.trim_end(), "still here");
     reach.daos(&["kv", "put", "tank", "notes", "large", "again"]).ok();
+}
+
+/// A server does not start on a container whose head cannot be read. A repair makes the head anew, says what that
+/// costs, and the container serves on, its snapshot too.
+#[test]
+fn a_container_whose_head_rots_opens_again() {
+    let lab = Lab::new();
+    let server = Server::start(&lab.storage());
+    server.reach().daos(&["kv", "put", "tank", "notes", "small", "still here"]).ok();
+    server.stop();
+    let (_, target) = lab.value_path("notes", "large");
+    // Kind 2 is a head, and the tree of `notes` has number 1.
+    let head = |page: &[u8]| page[16] == 2 && page[120] == 1;
+    let (at, _) = lab.newest_pages(target).into_iter().find(|(_, page)| head(page)).unwrap();
+    lab.flip(target, "data", at + 300);
+    let checked = lab.json(&["check"]);
+    assert!(findings(&checked).iter().any(|f| f["kind"] == "catalog" && f["label"] == "notes"), "{checked}");
+    let repaired = lab.json(&["check", "--repair"]);
+    let mended = repaired["targets"][target as usize]["repair"]["mended"].as_array().unwrap();
+    let losses: Vec<_> = mended.iter().filter(|m| m["is_loss"] == true).collect();
+    assert_eq!((losses.len(), &losses[0]["label"], &losses[0]["kind"]), (1, &"notes".into(), &"catalog".into()));
+    assert!(losses[0]["deed"].as_str().unwrap().contains("but at snapshots"), "{losses:?}");
+    lab.ddb(&["check", "--data"]).ok();
+    let server = Server::start(&lab.storage());
+    let reach = server.reach();
+    assert_eq!(reach.daos(&["kv", "get", "tank", "notes", "large"]).ok().stdout.trim_end().len(), LARGE);
+    assert_eq!(reach.daos(&["kv", "get", "tank", "notes", "small"]).ok().stdout.trim_end(), "still here");
+    let then = reach.daos(&["kv", "get", "tank", "notes", "greeting", "--snap", "monday"]);
+    assert_eq!(then.ok().stdout.trim_end(), "hello");
+    reach.daos(&["kv", "put", "tank", "notes", "greeting", "again"]).ok();
 }

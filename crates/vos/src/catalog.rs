@@ -5,11 +5,16 @@
 //! | key                                             | value      | meaning                               |
 //! |-------------------------------------------------|------------|---------------------------------------|
 //! | 01, pool 16                                     | quota 8    | a pool                                |
-//! | 02, container 16                                | head 4     | a container: the page of its head     |
-//! | 03, tree number 4 BE                            | head 4     | a container being destroyed           |
+//! | 02, container 16                                | a site     | a container                           |
+//! | 03, tree number 4 BE                            | a site     | a container being destroyed           |
 //! | 04, tree number 4 BE, tx, part 4 BE             | bytes      | part of an intent: see `commit`       |
 //! | 05, tree number 4 BE, slot 2 BE                 | 33 bytes   | how a transaction ended: see `commit` |
 //! | 06, session 8 BE                                | page 4     | what a session did: see `sessions`    |
+//!
+//! A site is 44 bytes and a list: page of the container's head 4, root page of its tree 4, number of its tree 4, pool 16
+//! (zero when it is gone), moment to which it is being taken back 8 (0: none), when the latest rollback was asked for 8;
+//! snapshots 8 each, ascending. It has all that cannot be found out again from the tree, so that a head that cannot
+//! be read is made anew; and it changes seldom.
 //!
 //! The root kept by `media` is `b"VOS1"` and the page id of the catalog's own head, 4 bytes.
 
@@ -23,10 +28,10 @@ use types::{ContainerId, Epoch, PoolId};
 use crate::cursor::Cursor;
 use crate::error::{Error, Result};
 use crate::intent::Table;
-use crate::node::Value;
+use crate::node::{RECORD_BYTES_MAX, Value};
 use crate::request::{Origin, PoolSpace};
 use crate::sessions::{self, SESSION};
-use crate::shard::Shard;
+use crate::shard::{SNAPSHOTS_MAX, Shard, Site};
 use crate::tree::Tree;
 
 const POOL: u8 = 1;
@@ -35,9 +40,13 @@ const GARBAGE: u8 = 3;
 pub(crate) const INTENT: u8 = 4;
 pub(crate) const OUTCOME: u8 = 5;
 
+/// Bytes of a site before its snapshots.
+const SITE_BYTES: usize = 44;
+const _: () = assert!(17 + SITE_BYTES + 8 * SNAPSHOTS_MAX <= RECORD_BYTES_MAX);
+
 const ROOT_MAGIC: [u8; 4] = *b"VOS1";
 /// Number of the catalog's own tree.
-const CATALOG_OWNER: u32 = 0;
+pub(crate) const CATALOG_OWNER: u32 = 0;
 
 /// A pool on this target.
 pub(crate) struct Pool {
@@ -90,6 +99,47 @@ pub(crate) struct Catalog {
     pub(crate) sessions: sessions::Table,
 }
 
+/// An entry of the catalog that could not be taken up.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) struct Unread {
+    /// Whose it is; `None` for anything else than a living container.
+    pub(crate) container: Option<ContainerId>,
+    /// What it says, when it is the head that cannot be read.
+    pub(crate) site: Option<Site>,
+}
+
+fn encode_site(site: &Site) -> Vec<u8> {
+    let mut bytes = Vec::with_capacity(SITE_BYTES + 8 * site.snapshots.len());
+    [site.head.0, site.root.0, site.owner].iter().for_each(|word| bytes.extend_from_slice(&word.to_le_bytes()));
+    bytes.extend_from_slice(&site.pool.to_bytes());
+    let moments = [site.rollback.unwrap_or(Epoch::ZERO), site.undone];
+    moments.iter().chain(&site.snapshots).for_each(|epoch| bytes.extend_from_slice(&epoch.0.to_le_bytes()));
+    bytes
+}
+
+fn decode_site(bytes: &[u8]) -> Option<Site> {
+    let (words, rest) = bytes.split_first_chunk::<12>()?;
+    let (pool, moments) = rest.split_first_chunk::<16>()?;
+    let (words, _) = words.as_chunks::<4>();
+    let word = |at: usize| words.get(at).map(|bytes| u32::from_le_bytes(*bytes));
+    let (moments, []) = moments.as_chunks::<8>() else { return None };
+    let mut moments = moments.iter().map(|bytes| Epoch(u64::from_le_bytes(*bytes)));
+    let (rollback, undone) = (moments.next()?, moments.next()?);
+    let snapshots: Vec<Epoch> = moments.collect();
+    if snapshots.len() > SNAPSHOTS_MAX || snapshots.windows(2).any(|pair| pair[0] >= pair[1]) {
+        return None;
+    }
+    Some(Site {
+        head: PageId(word(0)?),
+        root: PageId(word(1)?),
+        owner: word(2)?,
+        pool: PoolId::from_bytes(*pool),
+        rollback: Some(rollback).filter(|to| *to > Epoch::ZERO),
+        undone,
+        snapshots,
+    })
+}
+
 fn pool_key(pool: PoolId) -> Vec<u8> {
     [&[POOL][..], &pool.to_bytes()].concat()
 }
@@ -125,16 +175,16 @@ impl Catalog {
     }
 
     /// Reads the catalog back as [`Catalog::load`], and goes on without what cannot be read, if `judge` lets
-    /// it: a container (named, when its entry tells), or an entry.
+    /// it.
     pub(crate) fn load_judged(
         pages: &Pages,
         root: &[u8],
-        judge: &mut dyn FnMut(Option<ContainerId>, Error) -> Result<()>,
+        judge: &mut dyn FnMut(Unread, Error) -> Result<()>,
     ) -> Result<Catalog> {
         let Some(head) = root.strip_prefix(&ROOT_MAGIC).and_then(|rest| <[u8; 4]>::try_from(rest).ok()) else {
             return Err(unreadable("the root"));
         };
-        let own = Shard::load(pages, PageId(u32::from_le_bytes(head)))?;
+        let own = Shard::load_own(pages, PageId(u32::from_le_bytes(head)))?;
         let mut catalog = Catalog {
             pools: BTreeMap::new(),
             shards: BTreeMap::new(),
@@ -149,21 +199,27 @@ impl Catalog {
             cursor.key().copy_to(&mut key);
             let entry = key.split_first().and_then(|(kind, id)| {
                 let value = cursor.value();
-                let head = || value.try_into().ok().map(|head| PageId(u32::from_le_bytes(head)));
                 Some(match *kind {
                     POOL => {
                         Entry::Pool(PoolId::from_bytes(id.try_into().ok()?), u64::from_le_bytes(value.try_into().ok()?))
                     }
-                    SHARD => Entry::Shard(head()?),
-                    GARBAGE => Entry::Garbage(head()?),
+                    SHARD => Entry::Shard(decode_site(value)?),
+                    GARBAGE => Entry::Garbage(decode_site(value)?),
                     INTENT | OUTCOME | SESSION => Entry::Other,
                     _ => return None,
                 })
             });
             let container = key.strip_prefix(&[SHARD]).and_then(|id| id.try_into().ok()).map(ContainerId::from_bytes);
             match entry.ok_or_else(|| unreadable("an entry")) {
-                Ok(entry) => catalog.take_up(pages, &key, entry).or_else(|error| judge(container, error))?,
-                Err(error) => judge(container, error)?,
+                Ok(entry) => {
+                    let site = match &entry {
+                        Entry::Shard(site) | Entry::Garbage(site) => Some(site.clone()),
+                        Entry::Pool(..) | Entry::Other => None,
+                    };
+                    let taken_up = catalog.take_up(pages, &key, entry);
+                    taken_up.or_else(|error| judge(Unread { container, site }, error))?;
+                }
+                Err(error) => judge(Unread { container, site: None }, error)?,
             }
             cursor.next()?;
         }
@@ -174,16 +230,19 @@ impl Catalog {
     fn take_up(&mut self, pages: &Pages, key: &[u8], entry: Entry) -> Result<()> {
         match entry {
             Entry::Pool(pool, quota) => drop(self.pools.insert(pool, Pool::new(quota))),
-            Entry::Shard(head) => {
-                let shard = Shard::load(pages, head)?;
+            Entry::Shard(site) => {
+                let shard = Shard::load(pages, site)?;
                 if key != shard_key(shard.id) {
                     return Err(unreadable("the head of another container"));
                 }
                 self.count(&shard);
                 self.shards.insert(shard.id, shard);
             }
-            Entry::Garbage(head) => {
-                let shard = Shard::load(pages, head)?;
+            Entry::Garbage(site) => {
+                let shard = Shard::load(pages, site)?;
+                if key != garbage_key(shard.tree.owner) {
+                    return Err(unreadable("the head of another container"));
+                }
                 self.count(&shard);
                 self.garbage.insert(shard.tree.owner, shard);
             }
@@ -263,6 +322,7 @@ impl Catalog {
         for shard in self.garbage.values_mut().filter(|shard| shard.pool == pool) {
             shard.pool = PoolId::from_bytes([0; 16]);
             shard.save_all(pages)?;
+            enter(&mut self.own, pages, &garbage_key(shard.tree.owner), shard)?;
         }
         self.own.tree.remove(pages, &pool_key(pool))?;
         self.pools.remove(&pool);
@@ -277,18 +337,19 @@ impl Catalog {
     ) -> Result<()> {
         self.own.counter += 1;
         let shard = Shard::create(pages, container, pool, self.own.counter)?;
-        self.put(pages, &shard_key(container), &shard.head.0.to_le_bytes())?;
+        enter(&mut self.own, pages, &shard_key(container), &shard)?;
         self.count(&shard);
         self.shards.insert(container, shard);
-        self.own.save_all(pages)
+        Ok(())
     }
 
     pub(crate) fn apply_destroy_container(&mut self, pages: &mut Pages, container: ContainerId) -> Result<()> {
-        let shard = self.shards.remove(&container).ok_or(Error::NoContainer(container))?;
+        let mut shard = self.shards.remove(&container).ok_or(Error::NoContainer(container))?;
+        shard.snapshots.clear();
         self.own.tree.remove(pages, &shard_key(container))?;
-        self.put(pages, &garbage_key(shard.tree.owner), &shard.head.0.to_le_bytes())?;
+        enter(&mut self.own, pages, &garbage_key(shard.tree.owner), &shard)?;
         self.garbage.insert(shard.tree.owner, shard);
-        self.own.save_all(pages)
+        Ok(())
     }
 
     pub(crate) fn apply_snapshots(
@@ -305,7 +366,49 @@ impl Catalog {
             (shard.pass, shard.walk) = (None, None);
         }
         shard.snapshots = epochs;
-        shard.save_all(pages)
+        shard.save_all(pages)?;
+        enter(&mut self.own, pages, &shard_key(container), shard)
+    }
+
+    /// Runs `change` on a shard, as [`Catalog::with_shard`], and writes its entry anew: something of its site changes.
+    pub(crate) fn with_site<T>(
+        &mut self,
+        pages: &mut Pages,
+        container: ContainerId,
+        change: impl FnOnce(&mut Shard, &mut Pages) -> Result<T>,
+    ) -> Result<T> {
+        let done = self.with_shard(container, |shard| change(shard, pages))?;
+        let shard = self.shards.get(&container).ok_or(Error::NoContainer(container))?;
+        enter(&mut self.own, pages, &shard_key(container), shard)?;
+        Ok(done)
+    }
+
+    /// Takes in a container whose head was made anew; remains of one when it has no name.
+    pub(crate) fn adopt(&mut self, pages: &mut Pages, container: Option<ContainerId>, shard: Shard) -> Result<()> {
+        let owner = shard.tree.owner;
+        match container {
+            Some(id) => drop(self.shards.insert(id, shard)),
+            None => drop(self.garbage.insert(owner, shard)),
+        }
+        self.enter_tree(pages, owner)
+    }
+
+    /// Writes the entry of the container with this tree anew, after a repair gave it another root.
+    pub(crate) fn enter_tree(&mut self, pages: &mut Pages, owner: u32) -> Result<()> {
+        if let Some(shard) = self.shards.values().find(|shard| shard.tree.owner == owner) {
+            enter(&mut self.own, pages, &shard_key(shard.id), shard)?;
+        }
+        if let Some(shard) = self.garbage.get(&owner) {
+            enter(&mut self.own, pages, &garbage_key(owner), shard)?;
+        }
+        Ok(())
+    }
+
+    /// Whether the entry of `shard` is what memory says. For `check`.
+    pub(crate) fn is_entered(&self, pages: &Pages, shard: &Shard) -> Result<bool> {
+        let is_live = self.shards.get(&shard.id).is_some_and(|live| live.tree.owner == shard.tree.owner);
+        let key = if is_live { shard_key(shard.id) } else { garbage_key(shard.tree.owner) };
+        Ok(self.own.tree.get(pages, &key)?.and_then(decode_site) == Some(shard.site()))
     }
 
     /// The last page of a destroyed container is gone.
@@ -345,10 +448,15 @@ impl Catalog {
     }
 }
 
+fn enter(own: &mut Shard, pages: &mut Pages, key: &[u8], shard: &Shard) -> Result<()> {
+    own.tree.insert(pages, key, Value { head: &encode_site(&shard.site()), tail: &[] }, 0)?;
+    own.save_all(pages)
+}
+
 enum Entry {
     Pool(PoolId, u64),
-    Shard(PageId),
-    Garbage(PageId),
+    Shard(Site),
+    Garbage(Site),
     Other,
 }
 
@@ -369,7 +477,16 @@ mod tests {
         let (pool, container) = (PoolId::from_bytes([7; 16]), ContainerId::from_bytes([8; 16]));
         catalog.apply_create_pool(&mut pages, pool, 0x0102).unwrap();
         catalog.apply_create_container(&mut pages, pool, container).unwrap();
-        let head = catalog.shards[&container].head.0.to_le_bytes();
+        catalog.apply_snapshots(&mut pages, container, vec![Epoch(0x0405), Epoch(0x0605)]).unwrap();
+        let gone = |shard: &mut Shard, _: &mut Pages| {
+            (shard.rollback, shard.undone) = (Some(Epoch(0x0a09)), Epoch(0x0c0b));
+            Ok(())
+        };
+        catalog.with_site(&mut pages, container, gone).unwrap();
+        let shard = &catalog.shards[&container];
+        let mut site = [shard.head.0, shard.tree.root.0, 1].map(u32::to_le_bytes).concat();
+        site.extend([7; 16]);
+        [[9, 10], [11, 12], [5, 4], [5, 6]].iter().for_each(|low| site.extend([low, &[0; 6][..]].concat()));
         let mut stored = Vec::new();
         let mut cursor = Cursor::at(&catalog.own.tree, &pages, &[]).unwrap();
         while cursor.is_valid() {
@@ -378,11 +495,16 @@ mod tests {
             stored.push((key, cursor.value().to_vec()));
             cursor.next().unwrap();
         }
-        let golden = [
-            ([&[1][..], &[7; 16]].concat(), vec![2, 1, 0, 0, 0, 0, 0, 0]),
-            ([&[2][..], &[8; 16]].concat(), head.to_vec()),
-        ];
+        let golden =
+            [([&[1][..], &[7; 16]].concat(), vec![2, 1, 0, 0, 0, 0, 0, 0]), ([&[2][..], &[8; 16]].concat(), site)];
         assert_eq!(stored, golden);
+        let site = &golden[1].1;
+        assert_eq!(decode_site(site), Some(shard.site()));
+        let descending = [&site[..SITE_BYTES], &[5, 0, 0, 0, 0, 0, 0, 0, 4, 0, 0, 0, 0, 0, 0, 0]].concat();
+        let too_many = [&site[..SITE_BYTES], &(0..=900u64).flat_map(u64::to_le_bytes).collect::<Vec<_>>()].concat();
+        for bad in [&site[1..], &site[..SITE_BYTES - 8], &descending, &too_many] {
+            assert_eq!(decode_site(bad), None);
+        }
         assert_eq!(garbage_key(0x0102), [3, 0, 0, 1, 2]);
     }
 }

@@ -254,7 +254,12 @@ fn survey_tree(
     if is_whole {
         compare_counters(found, shard, &truth, is_remains);
     }
-    match Shard::load(pages, head) {
+    match catalog.is_entered(pages, shard) {
+        Ok(true) => {}
+        Ok(false) => found.add(FindingKind::Counter, container, "its entry", "is not what memory says"),
+        Err(error) => found.add_error(FindingKind::Catalog, container, "its entry", &error),
+    }
+    match Shard::load_own(pages, head) {
         Ok(stored) if stored.same_counters(shard) => {}
         Ok(_) => found.add(FindingKind::Counter, container, head.to_string(), "the head is not what memory says"),
         Err(error) => found.add_error(FindingKind::Catalog, container, &head.to_string(), &error),

@@ -26,7 +26,8 @@ pub enum FindingKind {
     Log,
     /// A record of the log could not be applied.
     Replay,
-    /// The catalog, or the head of a container: nothing below can be reached. Not repaired.
+    /// The catalog, or the head of a container: nothing below can be reached. A head is made anew from what the
+    /// catalog knows of its container, unless that cannot be read either.
     Catalog,
     /// A page of a tree cannot be read: its records are lost.
     Page,

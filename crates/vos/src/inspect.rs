@@ -6,7 +6,7 @@
 use media::{Lsn, Recovery};
 use types::{ContainerId, Epoch, Extent, Key};
 
-use crate::catalog::Catalog;
+use crate::catalog::{Catalog, Unread};
 use crate::check::{self, CheckOptions, Report, payload_of, read_payload};
 use crate::commit;
 use crate::cursor::Cursor;
@@ -17,6 +17,7 @@ use crate::list::LIST_MAX;
 use crate::node;
 use crate::record;
 use crate::request::{BulkList, Checksums, ContainerInfo, ListedObject, Listing};
+use crate::salvage;
 use crate::store::Store;
 use crate::update::beyond;
 use crate::value;
@@ -41,6 +42,16 @@ pub struct Opened {
     /// A container's head or an entry of the catalog could not be read: what it refers to is unknown.
     pub is_blind: bool,
 }
+
+/// What a repair must know before the log is replayed.
+pub(crate) struct Known {
+    /// Trees of the containers whose heads were made anew.
+    pub(crate) rebuilt: Vec<u32>,
+    /// There are entries of the catalog that could not be read.
+    pub(crate) is_blind: bool,
+}
+
+pub(crate) type Mend<'a> = &'a mut dyn FnMut(&mut Store, Known) -> Result<()>;
 
 /// Where in a container: everywhere, or in an object, a dkey of it, an akey of that.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -102,31 +113,43 @@ impl Store {
     /// # Errors
     /// `Corrupt`: the catalog itself cannot be read, so nothing can; `Media`.
     pub fn inspect(media: media::Store, mut recovery: Recovery) -> Result<Opened> {
-        let (opened, _) = Store::open_leniently(media, &mut recovery, &mut |_, _| Ok(()))?;
+        let (opened, _) = Store::open_leniently(media, &mut recovery, None)?;
         opened.store.media().rest(recovery);
         Ok(opened)
     }
 
-    /// Opens a store and replays its log, and goes on after what cannot be read or applied. `prepare` is
-    /// called in between, and told whether parts of the catalog are unknown. Also returns the fault that ended the log too early.
+    /// Opens a store and replays its log, and goes on after what cannot be read or applied. With `mend`, heads that
+    /// cannot be read are made anew, and it is called before the replay. Also returns the fault that ended the log too
+    /// early.
     pub(crate) fn open_leniently(
         media: media::Store,
         recovery: &mut Recovery,
-        prepare: &mut dyn FnMut(&mut Store, bool) -> Result<()>,
+        mend: Option<Mend<'_>>,
     ) -> Result<(Opened, Option<media::Error>)> {
         let mut found = Findings::up_to(FINDINGS_MAX);
-        let mut is_blind = false;
+        let (mut is_blind, mut unread, mut rebuilt) = (false, Vec::new(), Vec::new());
         let mut store = if recovery.root.is_empty() {
             Store::format(media)?
         } else {
             let mut pages = media.pages();
             pages.set_judge(node::is_whole);
             pages.begin_op();
-            let mut catalog = Catalog::load_judged(&pages, &recovery.root, &mut |container, error| {
-                is_blind = true;
-                found.add_error(FindingKind::Catalog, container, "the catalog", &error);
+            let mut catalog = Catalog::load_judged(&pages, &recovery.root, &mut |entry, error| {
+                found.add_error(FindingKind::Catalog, entry.container, "the catalog", &error);
+                let is_lost = matches!(error, Error::Corrupt { .. } | Error::Media(media::Error::Read { .. }));
+                unread.push(Unread { site: entry.site.filter(|_| is_lost), ..entry });
                 Ok(())
             })?;
+            for entry in unread {
+                let owner = match mend {
+                    Some(_) => salvage::rebuild(&mut catalog, &mut pages, &entry)?,
+                    None => None,
+                };
+                match owner {
+                    Some(owner) => rebuilt.push(owner),
+                    None => is_blind = true,
+                }
+            }
             if let Err(error) = commit::load(&mut catalog, &pages) {
                 is_blind = true;
                 found.add_error(FindingKind::Catalog, None, "transactions", &error);
@@ -138,7 +161,9 @@ impl Store {
             drop(pages);
             Store::assemble(media, catalog, Epoch::MAX)
         };
-        prepare(&mut store, is_blind)?;
+        if let Some(mend) = mend {
+            mend(&mut store, Known { rebuilt, is_blind })?;
+        }
         let (mut records, mut failed, mut cut) = (0, 0, None);
         loop {
             let next = match recovery.next_record() {

@@ -1,7 +1,8 @@
 //! Mending a store that nobody runs: what can be made right is, what is lost is said.
 //!
 //! ```text
-//!   open leniently -> cut pages that cannot be read out of their trees, put back what only they led to
+//!   open leniently -> make heads anew -> cut pages that cannot be read out of their trees, put back what only they
+//!                     led to
 //!                  -> count anew -> replay the log -> remove records that are none, count anew
 //!                  -> make the block space agree with what refers to it -> superblocks, checkpoint
 //! ```
@@ -13,8 +14,8 @@
 //! 3. Blocks are given back only when everything that could refer to them was read.
 //!
 //! # Not here
-//! Containers whose head cannot be read, and nodes that contradict one another: they stay as they are, and
-//! are found again.
+//! Containers whose entry in the catalog cannot be read, and nodes that contradict one another: they stay as they
+//! are, and are found again.
 
 use media::{Corrupt, Leaks, Place, Recovery};
 use types::ContainerId;
@@ -23,7 +24,7 @@ use crate::catalog::Catalog;
 use crate::check::{self, BadRecord, CheckOptions, Report, Survey};
 use crate::error::Result;
 use crate::finding::FindingKind;
-use crate::inspect::Opened;
+use crate::inspect::{Known, Opened};
 use crate::key::{LIFE, OBJECT_BYTES, OBJECT_FLAG};
 use crate::naming::place_of;
 use crate::node::Value;
@@ -120,9 +121,14 @@ impl Store {
         if options.rewrite {
             diary.note(FindingKind::Superblock, None, "superblocks", "both copies rewritten");
         }
-        let (opened, cut) = Store::open_leniently(media, &mut recovery, &mut |store, is_blind| {
-            mend_trees(store, is_blind, &mut diary)
-        })?;
+        let mut rebuilt = Vec::new();
+        let mut mend = |store: &mut Store, known: Known| {
+            rebuilt = known.rebuilt;
+            mend_trees(store, known.is_blind, &rebuilt, &mut diary)?;
+            tell_rebuilt(store, &rebuilt, &mut diary);
+            Ok(())
+        };
+        let (opened, cut) = Store::open_leniently(media, &mut recovery, Some(&mut mend))?;
         let refused = refuse(&opened, cut.is_some(), no_bitmap, options);
         let Opened { mut store, failed, end, is_blind, .. } = opened;
         if let Some(refused) = refused {
@@ -137,7 +143,7 @@ impl Store {
         let (media, catalog) = store.parts_ref();
         if check::survey(media, catalog, CheckOptions::default()).report.is_partial {
             // What the log did may have taken pages from under references that were wrong.
-            mend_trees(&mut store, is_blind, &mut diary)?;
+            mend_trees(&mut store, is_blind, &rebuilt, &mut diary)?;
         }
         let survey = remove_records(&mut store, options, &mut diary)?;
         let (media, catalog) = store.parts_mut();
@@ -188,7 +194,7 @@ fn refuse(opened: &Opened, is_cut: bool, no_bitmap: bool, options: RepairOptions
 }
 
 /// Before the log is replayed: it must find trees that can be walked, and counters that can be trusted.
-fn mend_trees(store: &mut Store, is_blind: bool, diary: &mut Diary) -> Result<()> {
+fn mend_trees(store: &mut Store, is_blind: bool, rebuilt: &[u32], diary: &mut Diary) -> Result<()> {
     let (media, catalog) = store.parts_mut();
     for cut in salvage::cut_unreadable(catalog, &mut media.pages())? {
         let deed = format!("lost: records {} (unless put back below)", cut.range);
@@ -211,7 +217,38 @@ fn mend_trees(store: &mut Store, is_blind: bool, diary: &mut Diary) -> Result<()
         }
     }
     let survey = check::survey(media, catalog, CheckOptions::default());
+    end_histories(media, catalog, &survey, rebuilt)?;
     count_anew(media, catalog, &survey, diary)
+}
+
+/// How far back a container could be read, only its lost head knew: no further back than what it holds now.
+fn end_histories(media: &media::Store, catalog: &mut Catalog, survey: &Survey, rebuilt: &[u32]) -> Result<()> {
+    let mut pages = media.pages();
+    for &owner in rebuilt {
+        pages.begin_op();
+        let prepared = catalog.intents.of(owner).map(|(_, intent)| intent.last().epoch).max();
+        let Some(shard) = catalog.shard_of_tree(owner) else { continue };
+        let newest = survey.truths.get(&owner).map(|truth| truth.newest.epoch).max(prepared).unwrap_or_default();
+        shard.end_history(newest.max(shard.max_epoch()));
+        shard.save_all(&mut pages)?;
+    }
+    Ok(())
+}
+
+fn tell_rebuilt(store: &mut Store, rebuilt: &[u32], diary: &mut Diary) {
+    let (_, catalog) = store.parts_mut();
+    for owner in rebuilt {
+        let is_remains = catalog.garbage.contains_key(owner);
+        let Some(shard) = catalog.shard_of_tree(*owner) else { continue };
+        let (container, deed) = match is_remains {
+            true => (None, "made anew: what a deleted container left is found again".into()),
+            false => {
+                let lost = format!("what was seen before epoch {}, but at snapshots", shard.horizon);
+                (Some(shard.id), format!("lost: {lost}; made anew, with what its tree holds"))
+            }
+        };
+        diary.note(FindingKind::Catalog, container, "its head", deed);
+    }
 }
 
 /// Removes records that are none, and those whose bytes are not what was written if `options` say so.

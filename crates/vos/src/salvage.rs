@@ -1,4 +1,6 @@
-//! Taking damage out of trees: pages that cannot be read, and putting back what only they led to.
+//! Taking damage out: heads and pages that cannot be read, and putting back what only they led to.
+//!
+//! A head that cannot be read is made anew: the catalog knows where the tree is, and what the tree does not tell.
 //!
 //! A page that cannot be read is cut out of its parent; the records it held are lost. When it was an inner
 //! node, the pages below it are whole but nobody's: their records are put back where they belong, one by one.
@@ -11,11 +13,12 @@ use std::collections::{BTreeMap, BTreeSet};
 use media::{PageId, Pages};
 use types::ContainerId;
 
-use crate::catalog::Catalog;
+use crate::catalog::{CATALOG_OWNER, Catalog, Unread};
 use crate::check::range_of;
 use crate::error::{Error, Result};
 use crate::key;
 use crate::node::{self, Body, KIND_NODE, Value};
+use crate::shard::Shard;
 use crate::tree::Tree;
 
 /// A page that was cut out.
@@ -46,6 +49,25 @@ struct Gap {
     error: Error,
 }
 
+/// Makes the head of a container anew from what its entry says; remains of one when it has no name. Answers with
+/// the number of its tree; `None`, with nothing done, when the entry contradicts others.
+pub(crate) fn rebuild(catalog: &mut Catalog, pages: &mut Pages, lost: &Unread) -> Result<Option<u32>> {
+    let Some(site) = &lost.site else { return Ok(None) };
+    let is_number = site.owner != CATALOG_OWNER && site.owner <= catalog.own.counter;
+    if !is_number || catalog.shard_of_tree(site.owner).is_some() {
+        return Ok(None);
+    }
+    pages.begin_op();
+    // One that can be read is somebody's, or nobody's: `put_back` finds out.
+    if pages.get(site.head).is_err() {
+        give_up(pages, site.head)?;
+    }
+    let id = lost.container.unwrap_or(ContainerId::from_bytes([0; 16]));
+    let shard = Shard::rebuild(pages, id, site)?;
+    catalog.adopt(pages, lost.container, shard)?;
+    Ok(Some(site.owner))
+}
+
 /// Cuts every page that cannot be read out of the trees of all containers. The catalog's own tree is not
 /// touched: it was read already.
 ///
@@ -55,6 +77,7 @@ pub(crate) fn cut_unreadable(catalog: &mut Catalog, pages: &mut Pages) -> Result
     let mut cuts = Vec::new();
     for &owner in &owners {
         let Some(shard) = catalog.shard_of_tree(owner) else { continue };
+        let mut has_moved = false;
         while let Some(gap) = first_gap(&shard.tree, pages, &owners) {
             let container = Some(shard.id);
             let (place, fault) = match gap.error {
@@ -62,8 +85,13 @@ pub(crate) fn cut_unreadable(catalog: &mut Catalog, pages: &mut Pages) -> Result
                 other => (gap.id.to_string(), other.to_string()),
             };
             cuts.push(Cut { container, place, fault, range: gap.range });
+            let root = shard.tree.root;
             detach(&mut shard.tree, pages, &gap.path, gap.id)?;
             shard.save_all(pages)?;
+            has_moved |= shard.tree.root != root;
+        }
+        if has_moved {
+            catalog.enter_tree(pages, owner)?;
         }
     }
     Ok(cuts)

@@ -1,7 +1,7 @@
 //! A container's share of this target: its tree, its counters, its snapshots.
 //!
 //! Everything about a shard that changes with every operation lies in one page, its *head*, so that a
-//! checkpoint finds it as it finds the tree.
+//! checkpoint finds it as it finds the tree. The rest, its *site*, is the catalog's.
 
 use std::cell::RefCell;
 use std::collections::BTreeMap;
@@ -26,7 +26,7 @@ const RECENT: usize = 64;
 /// First minor of an epoch so old that its minors were forgotten: above those of any transaction of
 /// ordinary size, so that what comes later still sorts later.
 const FORGOTTEN_MINOR: u16 = 0x8000;
-/// Most snapshots of a container: what its head has room for.
+/// Most snapshots of a container: what its entry in the catalog has room for.
 pub const SNAPSHOTS_MAX: usize = 900;
 /// Objects whose flag is remembered; all are forgotten when there are more.
 const FLAGS_MAX: usize = 64 << 10;
@@ -45,17 +45,14 @@ const FLAGS_MAX: usize = 64 << 10;
 /// |     64 |     8 | punches   | punch records in the tree                                      |
 /// |     72 |     8 | settled   | highest epoch whose minors were forgotten                      |
 /// |     80 |     4 | next      | slot of `recent` that is overwritten next                      |
-/// |     84 |     4 | snapshots | how many                                                       |
+/// |     84 |     4 | reserved  | zero                                                           |
 /// |     88 |     4 | owner     | number of the tree                                             |
 /// |     92 |     4 | counter   | catalog: trees made so far                                     |
 /// |     96 |     8 | horizon   | reads below it see snapshots only                              |
 /// |    104 |     8 | aggregated | what nobody can see was removed up to this epoch              |
-/// |    112 |     8 | rollback  | everything above it is being removed; 0 when nothing is        |
-/// |    120 |     8 | undone    | the latest rollback undid everything up to this epoch          |
-/// |    128 |     8 | coalesced | small extents up to this epoch were joined                     |
-/// |    136 |   512 | epochs    | recent epochs, zero where there is none                        |
-/// |    648 |   128 | minors    | highest minor given at each                                    |
-/// |    776 |  7200 | list      | snapshot epochs, ascending                                     |
+/// |    112 |     8 | coalesced | small extents up to this epoch were joined                     |
+/// |    120 |   512 | epochs    | recent epochs, zero where there is none                        |
+/// |    632 |   128 | minors    | highest minor given at each                                    |
 #[derive(FromBytes, IntoBytes, KnownLayout, Immutable)]
 #[repr(C)]
 pub(crate) struct Head {
@@ -69,24 +66,34 @@ pub(crate) struct Head {
     punches: U64,
     settled: U64,
     next: U32,
-    snapshots: U32,
+    reserved: U32,
     owner: U32,
     counter: U32,
     horizon: U64,
     aggregated: U64,
-    rollback: U64,
-    undone: U64,
     coalesced: U64,
     epochs: [U64; RECENT],
     minors: [U16; RECENT],
-    list: [U64; SNAPSHOTS_MAX],
 }
 const _: () = assert!(offset_of!(Head, pages) == 40);
 const _: () = assert!(offset_of!(Head, owner) == 88);
 const _: () = assert!(offset_of!(Head, horizon) == 96);
-const _: () = assert!(offset_of!(Head, epochs) == 136);
-const _: () = assert!(offset_of!(Head, list) == 776);
-const _: () = assert!(size_of::<Head>() == 7976 && size_of::<Head>() <= PAGE_BODY_BYTES);
+const _: () = assert!(offset_of!(Head, epochs) == 120);
+const _: () = assert!(offset_of!(Head, minors) == 632);
+const _: () = assert!(size_of::<Head>() == 760 && size_of::<Head>() <= PAGE_BODY_BYTES);
+
+/// What the catalog knows of a shard: where it lies, and what no tree tells.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) struct Site {
+    pub(crate) head: PageId,
+    pub(crate) root: PageId,
+    /// Number of the tree.
+    pub(crate) owner: u32,
+    pub(crate) pool: PoolId,
+    pub(crate) rollback: Option<Epoch>,
+    pub(crate) undone: Epoch,
+    pub(crate) snapshots: Vec<Epoch>,
+}
 
 /// An aggregation pass between two steps. Not kept: after a restart it begins anew, and finds less.
 #[derive(Debug)]
@@ -189,23 +196,33 @@ impl Shard {
     /// A new shard: a head and an empty tree.
     pub(crate) fn create(pages: &mut Pages, id: ContainerId, pool: PoolId, owner: u32) -> Result<Shard> {
         let head = pages.allocate()?;
-        let page = pages.get_mut(head)?;
-        page.set_kind(KIND_HEAD);
-        let tree = Tree::create(pages, owner)?;
+        let root = Tree::create(pages, owner)?.root;
+        let (rollback, undone, snapshots) = (None, Epoch::ZERO, Vec::new());
+        Shard::begin(pages, id, Site { head, root, owner, pool, rollback, undone, snapshots })
+    }
+
+    /// A head made anew, for the tree that is there: what it counts, and up to where, is to be found out.
+    pub(crate) fn rebuild(pages: &mut Pages, id: ContainerId, site: &Site) -> Result<Shard> {
+        let head = pages.allocate()?;
+        Shard::begin(pages, id, Site { head, ..site.clone() })
+    }
+
+    fn begin(pages: &mut Pages, id: ContainerId, site: Site) -> Result<Shard> {
+        pages.get_mut(site.head)?.set_kind(KIND_HEAD);
         let shard = Shard {
             id,
-            pool,
-            head,
-            tree,
+            pool: site.pool,
+            head: site.head,
+            tree: Tree { root: site.root, owner: site.owner, pages: 1 },
             blocks: 0,
             punches: 0,
-            snapshots: Vec::new(),
+            snapshots: site.snapshots,
             horizon: Epoch::ZERO,
             aggregated: Epoch::ZERO,
-            rollback: None,
-            undone: Epoch::ZERO,
+            rollback: site.rollback,
+            undone: site.undone,
             coalesced: Epoch::ZERO,
-            counter: owner,
+            counter: site.owner,
             pass: None,
             walk: None,
             discard_from: Vec::new(),
@@ -216,8 +233,17 @@ impl Shard {
         Ok(shard)
     }
 
-    /// Reads a shard back from its head.
-    pub(crate) fn load(pages: &Pages, head: PageId) -> Result<Shard> {
+    /// Reads a shard back from its head and what the catalog knows of it.
+    pub(crate) fn load(pages: &Pages, site: Site) -> Result<Shard> {
+        let shard = Shard::load_own(pages, site.head)?;
+        if (shard.tree.root, shard.tree.owner, shard.pool) != (site.root, site.owner, site.pool) {
+            return Err(damaged(site.head, "not the head that the catalog means"));
+        }
+        Ok(Shard { rollback: site.rollback, undone: site.undone, snapshots: site.snapshots, ..shard })
+    }
+
+    /// Reads the catalog's own shard back, of which its head says all.
+    pub(crate) fn load_own(pages: &Pages, head: PageId) -> Result<Shard> {
         let page = pages.get(head)?;
         if page.kind() != KIND_HEAD {
             return Err(damaged(head, "not the head of a container"));
@@ -230,10 +256,6 @@ impl Shard {
         if [stored.pages, stored.blocks, stored.punches].iter().any(|count| count.get() > u64::from(u32::MAX)) {
             return Err(damaged(head, "a head with counts beyond any device"));
         }
-        let count = stored.snapshots.get() as usize;
-        let Some(list) = stored.list.get(..count) else {
-            return Err(damaged(head, "more snapshots than fit"));
-        };
         let mut minors = Minors {
             next: stored.next.get() as usize % RECENT,
             settled: Epoch(stored.settled.get()),
@@ -250,11 +272,11 @@ impl Shard {
             tree: Tree { root: PageId(stored.root.get()), owner: stored.owner.get(), pages: stored.pages.get() },
             blocks: stored.blocks.get(),
             punches: stored.punches.get(),
-            snapshots: list.iter().map(|epoch| Epoch(epoch.get())).collect(),
+            snapshots: Vec::new(),
             horizon: Epoch(stored.horizon.get()),
             aggregated: Epoch(stored.aggregated.get()),
-            rollback: Some(Epoch(stored.rollback.get())).filter(|to| *to > Epoch::ZERO),
-            undone: Epoch(stored.undone.get()),
+            rollback: None,
+            undone: Epoch::ZERO,
             coalesced: Epoch(stored.coalesced.get()),
             counter: stored.counter.get(),
             pass: None,
@@ -263,6 +285,12 @@ impl Shard {
             minors,
             flags: RefCell::default(),
         })
+    }
+
+    /// What the catalog is to know of the shard.
+    pub(crate) fn site(&self) -> Site {
+        let (root, owner, snapshots) = (self.tree.root, self.tree.owner, self.snapshots.clone());
+        Site { head: self.head, root, owner, pool: self.pool, rollback: self.rollback, undone: self.undone, snapshots }
     }
 
     /// Pages of the shard, head included.
@@ -304,15 +332,12 @@ impl Shard {
         Ok(())
     }
 
-    /// Writes counters and snapshots to the head.
+    /// Writes the whole head.
     pub(crate) fn save_all(&self, pages: &mut Pages) -> Result<()> {
         let head = self.save(pages)?;
         for (slot, (epoch, minor)) in self.minors.recent.iter().enumerate() {
             head.epochs[slot] = epoch.0.into();
             head.minors[slot] = (*minor).into();
-        }
-        for (slot, stored) in head.list.iter_mut().enumerate() {
-            *stored = self.snapshots.get(slot).map_or(0, |epoch| epoch.0).into();
         }
         Ok(())
     }
@@ -331,25 +356,20 @@ impl Shard {
         head.punches = self.punches.into();
         head.settled = self.minors.settled.0.into();
         head.next = (self.minors.next as u32).into();
-        head.snapshots = (self.snapshots.len() as u32).into();
         head.owner = self.tree.owner.into();
         head.counter = self.counter.into();
         head.horizon = self.horizon.0.into();
         head.aggregated = self.aggregated.0.into();
-        head.rollback = self.rollback.unwrap_or(Epoch::ZERO).0.into();
-        head.undone = self.undone.0.into();
         head.coalesced = self.coalesced.0.into();
         Ok(head)
     }
 
-    /// Whether two images of a shard agree. For `check`.
+    /// Whether two images of a head agree. For `check`.
     pub(crate) fn same_counters(&self, other: &Shard) -> bool {
         (self.id, self.pool, self.tree, self.blocks, self.punches)
             == (other.id, other.pool, other.tree, other.blocks, other.punches)
-            && self.snapshots == other.snapshots
             && self.minors == other.minors
-            && (self.horizon, self.aggregated, self.rollback, self.undone, self.coalesced)
-                == (other.horizon, other.aggregated, other.rollback, other.undone, other.coalesced)
+            && (self.horizon, self.aggregated, self.coalesced) == (other.horizon, other.aggregated, other.coalesced)
     }
 
     /// Whether anything in the object with key prefix `object` was ever punched.
@@ -399,6 +419,14 @@ impl Shard {
             return Err(Error::Forgotten { at, horizon: self.horizon });
         }
         Ok(self.rollback.map_or(at, |to| at.min(to)))
+    }
+
+    /// The history that a lost head told of ends: what was before `newest` is read at snapshots only, and which minors
+    /// were given up to there is forgotten.
+    pub(crate) fn end_history(&mut self, newest: Epoch) {
+        self.horizon = self.horizon.max(newest);
+        self.minors.max = self.minors.max.max(newest);
+        self.minors.settled = self.minors.settled.max(newest);
     }
 
     /// Whether something may have become invisible since the last pass.
@@ -505,14 +533,20 @@ mod tests {
         shard.blocks = 5;
         shard.save_all(&mut pages).unwrap();
         shard.applied(&mut pages, Version { epoch: Epoch(8), minor: 1 }).unwrap();
-        let back = Shard::load(&pages, shard.head).unwrap();
+        let back = Shard::load(&pages, shard.site()).unwrap();
         assert_eq!((back.id, back.pool, back.tree, back.blocks), (shard.id, shard.pool, shard.tree, 5));
         assert_eq!(back.snapshots, shard.snapshots);
         assert_eq!(back.next_version(Epoch(8)).unwrap().minor, 2);
         let retained = |epoch| back.retained(Epoch(epoch), Epoch(9));
         assert_eq!([1, 4, 5, 7, 8, 9, 12].map(retained), [4, 4, 7, 7, 9, 9, 12].map(Epoch));
         assert_eq!(back.retained(Epoch(5), Epoch(6)), Epoch(6), "a snapshot beyond the horizon is not the first");
-        assert!(Shard::load(&pages, shard.tree.root).is_err());
+        let wrong = [
+            Site { head: shard.tree.root, ..shard.site() },
+            Site { root: shard.head, ..shard.site() },
+            Site { owner: 8, ..shard.site() },
+            Site { pool: PoolId::from_bytes([5; 16]), ..shard.site() },
+        ];
+        assert!(wrong.into_iter().all(|site| Shard::load(&pages, site).is_err()));
     }
 
     #[test]
@@ -520,10 +554,8 @@ mod tests {
         let mut pages = Pages::in_memory(1 << 20).unwrap();
         let id = ContainerId::from_bytes([3; 16]);
         let mut shard = Shard::create(&mut pages, id, PoolId::from_bytes([4; 16]), 9).unwrap();
-        shard.snapshots = vec![Epoch(4), Epoch(7)];
         (shard.blocks, shard.punches) = (5, 6);
-        (shard.horizon, shard.aggregated, shard.rollback, shard.undone) =
-            (Epoch(3), Epoch(2), Some(Epoch(1)), Epoch(7));
+        (shard.horizon, shard.aggregated) = (Epoch(3), Epoch(2));
         shard.coalesced = Epoch(1);
         shard.save_all(&mut pages).unwrap();
         shard.applied(&mut pages, Version { epoch: Epoch(8), minor: 1 }).unwrap();
@@ -533,27 +565,11 @@ mod tests {
         put(4, &shard.tree.root.0.to_le_bytes());
         put(8, &[3; 16]);
         put(24, &[4; 16]);
-        for (at, byte) in [
-            (40, 1),
-            (48, 5),
-            (56, 8),
-            (64, 6),
-            (80, 1),
-            (84, 2),
-            (88, 9),
-            (92, 9),
-            (96, 3),
-            (104, 2),
-            (112, 1),
-            (120, 7),
-            (128, 1),
-        ] {
+        for (at, byte) in [(40, 1), (48, 5), (56, 8), (64, 6), (80, 1), (88, 9), (92, 9), (96, 3), (104, 2), (112, 1)] {
             put(at, &[byte]);
         }
-        put(136, &[8]);
-        put(648, &[1]);
-        put(776, &[4]);
-        put(784, &[7]);
+        put(120, &[8]);
+        put(632, &[1]);
         assert!(pages.get(shard.head).unwrap().body() == &golden);
     }
 }

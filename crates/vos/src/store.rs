@@ -702,9 +702,9 @@ impl Store {
                 shard.save_all(pages)
             }),
             Record::Rollback { container, to, asked } => {
-                catalog.with_shard(*container, |shard| maintain::apply_rollback(shard, pages, *to, *asked))
+                catalog.with_site(pages, *container, |shard, pages| maintain::apply_rollback(shard, pages, *to, *asked))
             }
-            Record::Discard { container, limit, from } => catalog.with_shard(*container, |shard| {
+            Record::Discard { container, limit, from } => catalog.with_site(pages, *container, |shard, pages| {
                 maintain::apply_discard(shard, pages, *limit, from, &mut scratch.freed)
             }),
             Record::Aggregate(step) => {

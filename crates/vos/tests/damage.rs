@@ -9,10 +9,10 @@ use media::{BLOCK_BYTES, PAGE_BYTES, Region, Regions, decode_page};
 use rig::{container, on_node, pool};
 use rt::disk::Disk;
 use types::{Conditions, Epoch, Key, ObjectId, SessionId};
-use vos::model::Write;
+use vos::model::{Step, Write};
 use vos::{
     Branch, CheckOptions, Child, Error, FindingKind, ListPart, ListedObject, Opened, Origin, Punch, PunchScope, Recall,
-    RepairOptions, Repaired, Store, Stored,
+    RepairOptions, Repaired, Store, Stored, TxId,
 };
 
 const OID: ObjectId = ObjectId { hi: 1, lo: 2 };
@@ -491,20 +491,140 @@ fn a_session_whose_page_rots_is_named_and_forgotten_alone() {
     });
 }
 
-/// The container cannot be reached, so its blocks must not be taken for leaked.
-#[test]
-fn a_container_without_its_head_is_named_and_nothing_of_it_is_given_away() {
-    on_node(1, || {
-        prepared(100, |store| put(store, 1, 20, 2, 100));
-        let (at, _) = pages(HEAD).into_values().find(|(_, bytes)| bytes[32 + 8] == 1).unwrap();
+/// Destroys the newest copy of the heads of containers `which`.
+fn lose_heads(which: &[u8]) {
+    for c in which {
+        let (at, _) = pages(HEAD).into_values().find(|(_, bytes)| bytes[32 + 8] == c + 1).unwrap();
         flip("/data", at + 500);
+    }
+}
+
+/// The container cannot be reached, so its blocks must not be taken for leaked. The catalog knows where its tree
+/// is, and its snapshots: a repair finds all of it again.
+#[test]
+fn a_container_without_its_head_is_named_and_found_again_whole() {
+    on_node(1, || {
+        let mut space = None;
+        prepared(100, |store| {
+            put(store, 0, 7, 5, 200);
+            store.set_snapshots(container(0), &[Epoch(2), Epoch(4)], Origin::default()).unwrap();
+            store.media().checkpoint_blocking().unwrap();
+            put(store, 0, 8, 6, 200);
+            put(store, 1, 20, 2, 100);
+            space = Some(store.pool_space(pool(0)).unwrap());
+        });
+        lose_heads(&[0]);
+        assert!(rig::open(1 << 20).is_err(), "a server does not start on it");
         let mut opened = look();
         assert!(opened.is_blind);
         assert_eq!((opened.findings[0].kind, opened.findings[0].container), (FindingKind::Catalog, Some(container(0))));
         assert!(get(&mut opened.store, 1, 20, 100).unwrap(), "the other is there");
         drop(opened);
-        let before = image();
         let repaired = repair(false);
-        assert!(!repaired.is_written && before == image(), "{:?}", repaired.mended);
+        let told: Vec<_> = repaired.mended.iter().filter(|m| m.kind == FindingKind::Catalog).collect();
+        let [told] = &told[..] else { panic!("one head: {:?}", repaired.mended) };
+        assert_eq!((told.container, &told.place[..]), (Some(container(0)), "its head"));
+        assert!(told.deed.starts_with("lost: what was seen before epoch 0x5, but at snapshots"), "{told:?}");
+        let mut store = reopened(&repaired);
+        assert_eq!(store.pool_space(pool(0)).unwrap(), space.unwrap());
+        assert!((0..100).filter(|n| ![7, 8].contains(n)).all(|n| get(&mut store, 0, n, 100).unwrap()));
+        let versions = 100 + 3 + 2 + 10 + 1;
+        assert_eq!(store.check_with(CLOSELY).verified, versions, "large values and old ones among them");
+        assert!(get(&mut store, 0, 7, 200).unwrap() && get(&mut store, 0, 8, 200).unwrap());
+        let info = store.container_info(container(0)).unwrap();
+        assert_eq!((info.snapshots, info.horizon, info.max_epoch), (vec![Epoch(2), Epoch(4)], Epoch(5), Epoch(6)));
+        // What a snapshot saw can be seen; of what lay between, nobody knows whether it is still whole.
+        let at = |store: &mut Store, epoch| {
+            let mut out = Vec::new();
+            let (dkey, akey) = (Key::from(7), Key::literal("v"));
+            store.fetch_value(container(0), Epoch(epoch), 0, OID, &dkey, &akey, &mut out).map(|_| out)
+        };
+        assert_eq!(at(&mut store, 4).unwrap(), rig::content(7, 100));
+        assert!(matches!(at(&mut store, 3), Err(Error::Forgotten { .. })));
+        while store.maintain(100).unwrap() {}
+        assert_eq!(at(&mut store, 4).unwrap(), rig::content(7, 100), "upkeep knows of the snapshots");
+        put(&mut store, 0, 9, 7, 200);
+        assert!(get(&mut store, 0, 9, 200).unwrap());
+        store.check_with(CLOSELY).expect_clean();
+    });
+}
+
+/// Nothing but leaves is left of the tree: they name it by its number, and the catalog knows whose that is.
+#[test]
+fn what_leaves_hold_is_found_again_without_heads_and_inner_pages() {
+    on_node(1, || {
+        prepared(1000, |store| put(store, 1, 20, 2, 100));
+        let (inner, leaves) = (nodes(1), nodes(0));
+        assert_eq!(inner.len(), 1);
+        flip("/data", inner[0].0 + 77);
+        let (at, bytes) = &leaves[leaves.len() / 2];
+        flip("/data", at + 4000);
+        let lost = u64::from(u16::from_le_bytes([bytes[32 + 2], bytes[32 + 3]]));
+        lose_heads(&[0, 1]);
+        let repaired = repair(false);
+        let heads: Vec<_> = repaired.mended.iter().filter(|m| m.kind == FindingKind::Catalog).collect();
+        assert_eq!(heads.iter().map(|m| m.container).collect::<Vec<_>>(), [Some(container(0)), Some(container(1))]);
+        let back = repaired.mended.iter().find(|m| m.deed.contains("put back") && m.kind == FindingKind::OrphanPage);
+        assert_eq!(back.unwrap().deed, format!("{} records put back", 1003 - lost));
+        let mut store = reopened(&repaired);
+        let there = (0..1000).filter(|n| get(&mut store, 0, *n, 100).unwrap()).count() as u64;
+        assert_eq!(there, 1000 - lost);
+        assert_eq!(store.check_with(CLOSELY).verified, 1003 - lost + 11);
+        assert!((0..10).all(|n| get(&mut store, 1, n, 100).unwrap()) && get(&mut store, 1, 20, 100).unwrap());
+    });
+}
+
+/// A container that is being deleted goes on being deleted, and one that goes back goes on going back.
+#[test]
+fn what_was_under_way_goes_on_under_a_head_made_anew() {
+    on_node(1, || {
+        let mut before = 0;
+        prepared(400, |store| {
+            before = store.check().pages;
+            store.destroy_container(container(1), Origin::default()).unwrap();
+            (0..400).for_each(|n| put(store, 0, n, 10 + n, 200));
+            store.rollback(container(0), Epoch(1), Epoch(500), Origin::default()).unwrap();
+            store.media().checkpoint_blocking().unwrap();
+            // In the log: steps of both.
+            (0..3).for_each(|_| assert!(store.maintain(1).unwrap()));
+        });
+        lose_heads(&[0, 1]);
+        let repaired = repair(false);
+        assert!(repaired.mended.iter().any(|m| m.container.is_none() && m.deed.contains("a deleted container")));
+        let mut store = reopened(&repaired);
+        while store.maintain(100).unwrap() {}
+        assert!((0..400).all(|n| get(&mut store, 0, n, 100).unwrap()));
+        assert_eq!(store.containers(pool(0)), [container(0)]);
+        assert!(store.remains().is_empty());
+        let again = store.rollback(container(0), Epoch(1), Epoch(500), Origin::default());
+        assert_eq!(again, Ok(store.last_lsn()), "it was done");
+        store.check_with(CLOSELY).expect_clean();
+    });
+}
+
+#[test]
+fn a_transaction_stays_prepared_over_the_loss_of_the_head() {
+    on_node(1, || {
+        let tx = TxId { session: SessionId(9), seq: 1 };
+        prepared(10, |store| {
+            let value = rig::content(77, 100);
+            let step = Step::Update {
+                object: (0, OID),
+                dkey: Key::from(77),
+                conditions: Conditions::None,
+                akeys: vec![(Key::literal("v"), Write::Single(value))],
+            };
+            rig::with_steps(store, container(0), &[step], &[], &mut |store, ops| {
+                store.prepare(tx, container(0), Epoch(20), Origin::default(), ops)
+            })
+            .unwrap();
+            store.media().checkpoint_blocking().unwrap();
+        });
+        lose_heads(&[0]);
+        let mut store = reopened(&repair(false));
+        assert!(store.container_info(container(0)).unwrap().max_epoch >= Epoch(20), "its epoch is taken");
+        store.commit(tx, container(0), Origin::default()).unwrap();
+        assert!(get(&mut store, 0, 77, 100).unwrap());
+        store.check_with(CLOSELY).expect_clean();
     });
 }
