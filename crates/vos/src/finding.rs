@@ -39,7 +39,8 @@ pub enum FindingKind {
     Record,
     /// A value whose bytes are not those its checksums promise.
     Value,
-    /// What a session did cannot be read, or is not what memory says: its requests may run again.
+    /// What a session did cannot be read, or is not what memory says: its requests are refused, and may run again after
+    /// a repair.
     Session,
     /// A sum that is not what it sums.
     Counter,

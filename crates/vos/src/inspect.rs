@@ -154,7 +154,7 @@ impl Store {
                 is_blind = true;
                 found.add_error(FindingKind::Catalog, None, "transactions", &error);
             }
-            catalog.sessions.load(&catalog.own, &mut pages, &mut |name, error| {
+            catalog.sessions.load(&catalog.own, &mut pages, &mut |name, _, error| {
                 found.add_error(FindingKind::Session, None, &name, &error);
                 Ok(())
             })?;

@@ -22,7 +22,8 @@ impl Store {
         self.catalog.sessions.recall(&pages, origin)
     }
 
-    /// The highest number of a session that took effect, of those remembered; 0 when there is none.
+    /// The highest number of a session that took effect, of those remembered; 0 when there is none, and
+    /// `u64::MAX` when that cannot be told.
     pub fn highest_effect(&self, session: SessionId) -> u64 {
         self.catalog.sessions.highest(session)
     }
@@ -30,6 +31,11 @@ impl Store {
     /// Sessions of which effects are remembered, ascending.
     pub fn sessions(&self) -> Vec<SessionId> {
         self.catalog.sessions.sessions()
+    }
+
+    /// Sessions whose effects cannot be read, ascending: all their requests are to be refused.
+    pub fn unreadable_sessions(&self) -> Vec<SessionId> {
+        self.catalog.sessions.unread()
     }
 
     /// Effects remembered of a session, oldest first: number of the request, and epoch.

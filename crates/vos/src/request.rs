@@ -23,6 +23,8 @@ pub enum Recall {
     Done(Epoch),
     /// Later requests of its session have taken its place: whether it took effect is not known.
     Forgotten,
+    /// What its session did cannot be read: whether this or any other request of it took effect is not known.
+    Unreadable,
 }
 
 /// A transaction: the session that runs it, and its number there. No two transactions share one.

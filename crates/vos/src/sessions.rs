@@ -15,12 +15,14 @@
 //! 1. A number that is not in the ring, and not below its floor, took no effect here.
 //! 2. At most [`sessions_max`] sessions have a page, the one that did something longest ago goes first. Nothing
 //!    is known of it from then on.
+//! 3. A session whose page cannot be read is known to have one. Of its requests, whatever their number, nobody can tell
+//!    whether they took effect.
 //!
 //! # Not here
 //! Refusals. They changed nothing, and running them again is right. Which requests are under way, and waiting
 //! for durability: the engine.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 use std::mem::{offset_of, size_of};
 
 use hashbrown::HashMap;
@@ -115,9 +117,23 @@ struct Ring {
     highest: u64,
 }
 
+/// A session whose page cannot be read.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+struct Unread {
+    /// None when what the entry leads to is no page, or somebody else's.
+    page: Option<PageId>,
+    /// As if it had done something just before the store was opened: it may have.
+    turn: u64,
+}
+
+/// Who hears of an entry that cannot be taken up, and may refuse to go on. With the session, when its entry tells: then
+/// it is known as one of which nothing can be told.
+pub(crate) type Judge<'a> = &'a mut dyn FnMut(String, Option<SessionId>, Error) -> Result<()>;
+
 /// The sessions of a store.
 pub(crate) struct Table {
     rings: HashMap<u64, Ring>,
+    unread: BTreeMap<u64, Unread>,
     limit: usize,
     /// Effects noted so far, of all sessions.
     turn: u64,
@@ -125,7 +141,7 @@ pub(crate) struct Table {
 
 impl Default for Table {
     fn default() -> Table {
-        Table { rings: HashMap::new(), limit: SESSIONS_MIN as usize, turn: 0 }
+        Table { rings: HashMap::new(), unread: BTreeMap::new(), limit: SESSIONS_MIN as usize, turn: 0 }
     }
 }
 
@@ -178,6 +194,7 @@ impl Table {
         }
         match self.rings.get(&origin.session.0) {
             Some(ring) => Ok(pages.get(ring.page).map(drop)?),
+            None if self.unread.contains_key(&origin.session.0) => Ok(()),
             None => self.touch_catalog(own, pages, origin.session.0),
         }
     }
@@ -185,7 +202,7 @@ impl Table {
     #[cold]
     fn touch_catalog(&self, own: &Shard, pages: &Pages, session: u64) -> Result<()> {
         own.tree.locate(pages, &key_of(session))?;
-        if self.rings.len() >= self.limit
+        if self.len() >= self.limit
             && let Some(oldest) = self.oldest()
         {
             own.tree.locate(pages, &key_of(oldest))?;
@@ -203,6 +220,8 @@ impl Table {
         let turn = self.turn;
         let ring = match self.rings.get_mut(&origin.session.0) {
             Some(ring) => ring,
+            // It goes on being unknown what it did.
+            None if self.unread.contains_key(&origin.session.0) => return Ok(()),
             None => self.begin(own, pages, origin.session.0)?,
         };
         let page = SessionPage::mut_from_bytes(pages.get_mut(ring.page)?.body_mut())
@@ -224,7 +243,7 @@ impl Table {
     /// A page for a session that did nothing before, or nothing that is known.
     #[cold]
     fn begin(&mut self, own: &mut Shard, pages: &mut Pages, session: u64) -> Result<&mut Ring> {
-        while self.rings.len() >= self.limit
+        while self.len() >= self.limit
             && let Some(oldest) = self.oldest()
         {
             self.forget(own, pages, oldest)?;
@@ -242,8 +261,9 @@ impl Table {
     }
 
     fn forget(&mut self, own: &mut Shard, pages: &mut Pages, session: u64) -> Result<()> {
-        if let Some(ring) = self.rings.remove(&session) {
-            pages.free(ring.page)?;
+        let unread = self.unread.remove(&session).and_then(|unread| unread.page);
+        if let Some(page) = self.rings.remove(&session).map(|ring| ring.page).or(unread) {
+            pages.free(page)?;
         }
         own.tree.remove(pages, &key_of(session))?;
         own.save_all(pages)
@@ -251,16 +271,26 @@ impl Table {
 
     /// The session that did something longest ago. Turns are never equal, but in a store that is damaged.
     fn oldest(&self) -> Option<u64> {
-        self.rings.iter().min_by_key(|(session, ring)| (ring.turn, **session)).map(|(session, _)| *session)
+        let rings = self.rings.iter().map(|(session, ring)| (ring.turn, *session));
+        let unread = self.unread.iter().map(|(session, unread)| (unread.turn, *session));
+        rings.chain(unread).min().map(|(_, session)| session)
+    }
+
+    fn len(&self) -> usize {
+        self.rings.len() + self.unread.len()
     }
 
     /// What became of a request.
     ///
     /// Cost: that of a hash lookup when its number is above all others of its session; else a look at a page.
     pub(crate) fn recall(&self, pages: &Pages, origin: Origin) -> Result<Recall> {
-        let Some(ring) = self.rings.get(&origin.session.0).filter(|ring| origin.seq <= ring.highest) else {
-            return Ok(Recall::Never);
+        let Some(ring) = self.rings.get(&origin.session.0) else {
+            let is_unread = self.unread.contains_key(&origin.session.0);
+            return Ok(if is_unread { Recall::Unreadable } else { Recall::Never });
         };
+        if origin.seq > ring.highest {
+            return Ok(Recall::Never);
+        }
         let page = read(pages, ring.page, origin.session.0)?;
         match page.effects().rfind(|(seq, _)| *seq == origin.seq) {
             Some((_, epoch)) => Ok(Recall::Done(epoch)),
@@ -269,9 +299,13 @@ impl Table {
         }
     }
 
-    /// The highest number remembered of a session; 0 when there is none.
+    /// The highest number remembered of a session; 0 when there is none, the highest of all when any may be.
     pub(crate) fn highest(&self, session: SessionId) -> u64 {
-        self.rings.get(&session.0).map_or(0, |ring| ring.highest)
+        match self.rings.get(&session.0) {
+            Some(ring) => ring.highest,
+            None if self.unread.contains_key(&session.0) => u64::MAX,
+            None => 0,
+        }
     }
 
     /// Ascending.
@@ -279,6 +313,11 @@ impl Table {
         let mut all: Vec<_> = self.rings.keys().map(|session| SessionId(*session)).collect();
         all.sort_unstable();
         all
+    }
+
+    /// Those whose page cannot be read, ascending.
+    pub(crate) fn unread(&self) -> Vec<SessionId> {
+        self.unread.keys().map(|session| SessionId(*session)).collect()
     }
 
     /// Effects remembered of a session, oldest first: number and epoch.
@@ -289,27 +328,31 @@ impl Table {
         }
     }
 
-    /// Reads all sessions back, through the catalog's tree. Those that cannot be read are shown to `judge`,
-    /// and left out if it lets them be.
-    pub(crate) fn load(
-        &mut self,
-        own: &Shard,
-        pages: &mut Pages,
-        judge: &mut dyn FnMut(String, Error) -> Result<()>,
-    ) -> Result<()> {
+    /// Reads all sessions back, through the catalog's tree. Those that cannot be read are shown to `judge`.
+    pub(crate) fn load(&mut self, own: &Shard, pages: &mut Pages, judge: Judge<'_>) -> Result<()> {
         for (key, place) in entries(own, pages)? {
             pages.begin_op();
-            let read = place
-                .ok_or_else(|| damaged(own.tree.root, "an entry of a session that cannot be read"))
-                .and_then(|(session, page)| Ok((session, Ring::load(pages, page, session)?)));
-            match read {
-                Ok((session, ring)) => {
+            let Some((session, page)) = place else {
+                let error = damaged(own.tree.root, "an entry of a session that cannot be read");
+                judge(name_of(&key), None, error)?;
+                continue;
+            };
+            match Ring::load(pages, page, session) {
+                Ok(ring) => {
                     self.turn = self.turn.max(ring.turn);
                     self.rings.insert(session, ring);
                 }
-                Err(error) => judge(name_of(&key), error)?,
+                // What was not read may be whole: a device that fails is another matter.
+                Err(error @ Error::Corrupt { .. }) => {
+                    // One that can be read all the same is somebody else's, or nobody's.
+                    let page = Some(page).filter(|page| pages.get(*page).is_err());
+                    self.unread.insert(session, Unread { page, turn: 0 });
+                    judge(name_of(&key), Some(SessionId(session)), error)?;
+                }
+                Err(error) => judge(name_of(&key), None, error)?,
             }
         }
+        self.unread.values_mut().for_each(|unread| unread.turn = self.turn);
         Ok(())
     }
 
@@ -317,6 +360,7 @@ impl Table {
     /// then.
     pub(crate) fn forget_unread(&mut self, own: &mut Shard, pages: &mut Pages) -> Result<Vec<String>> {
         let mut gone = Vec::new();
+        self.unread.clear();
         for (key, place) in entries(own, pages)? {
             pages.begin_op();
             let ring = place.and_then(|(session, page)| self.rings.get(&session).filter(|ring| ring.page == page));
@@ -349,6 +393,12 @@ impl Table {
                 fault("an entry that cannot be read".into());
                 continue;
             };
+            if let Some(unread) = self.unread.get(&session) {
+                listed += 1;
+                owned.extend(unread.page.map(|page| page.0));
+                fault(format!("what it did cannot be read, in {page}: its requests are refused"));
+                continue;
+            }
             let Some(ring) = self.rings.get(&session).filter(|ring| ring.page == page) else {
                 fault(format!("{page} is not in use"));
                 continue;
@@ -367,8 +417,8 @@ impl Table {
                 fault(format!("turn {} is beyond the latest, {}", ring.turn, self.turn));
             }
         }
-        if listed != self.rings.len() {
-            faults.push(("sessions".into(), format!("{} in memory, {listed} in the catalog", self.rings.len())));
+        if listed != self.len() {
+            faults.push(("sessions".into(), format!("{} in memory, {listed} in the catalog", self.len())));
         }
         if listed > self.limit {
             faults.push(("sessions".into(), format!("{listed}, at most {} are kept", self.limit)));
@@ -421,7 +471,7 @@ mod tests {
     /// What a store that was opened now would know.
     fn loaded(pages: &mut Pages, catalog: &Catalog) -> Table {
         let mut table = Table::default();
-        table.load(&catalog.own, pages, &mut |_, error| Err(error)).unwrap();
+        table.load(&catalog.own, pages, &mut |_, _, error| Err(error)).unwrap();
         table
     }
 
@@ -520,14 +570,47 @@ mod tests {
         let mut bad = Vec::new();
         let mut table = Table::default();
         table
-            .load(&catalog.own, &mut pages, &mut |name, _| {
-                bad.push(name);
+            .load(&catalog.own, &mut pages, &mut |name, session, _| {
+                bad.push((name, session));
                 Ok(())
             })
             .unwrap();
-        assert_eq!((bad, table.rings.len()), (vec!["session 0000000000000002".to_string()], 2));
+        assert_eq!(bad, [("session 0000000000000002".to_string(), Some(SessionId(2)))]);
+        assert_eq!((table.rings.len(), table.unread.len()), (2, 1));
         assert_eq!(table.forget_unread(&mut catalog.own, &mut pages).unwrap(), ["session 0000000000000002"]);
         catalog.sessions = table;
+        assert_eq!(faults(&mut pages, &catalog), []);
+    }
+
+    /// It is refused, not done again: whatever the number, before a restart or after it. Others push it out at last.
+    #[test]
+    fn of_a_session_whose_page_is_damaged_nothing_is_told_until_it_is_forgotten() {
+        let (mut pages, mut catalog) = catalog();
+        for session in 1..=3 {
+            catalog.note(&mut pages, origin(session, 5), Epoch(session)).unwrap();
+        }
+        let page = catalog.sessions.rings[&2].page;
+        pages.get_mut(page).unwrap().body_mut()[8] = 9;
+        for _ in 0..2 {
+            let mut table = Table::default();
+            table.load(&catalog.own, &mut pages, &mut |_, _, _| Ok(())).unwrap();
+            catalog.sessions = table;
+            let told = [1, 5, 6, u64::MAX].map(|seq| catalog.sessions.recall(&pages, origin(2, seq)).unwrap());
+            assert_eq!(told, [Recall::Unreadable; 4]);
+            assert_eq!([2, 3].map(|session| catalog.sessions.highest(SessionId(session))), [u64::MAX, 5]);
+            assert_eq!(catalog.sessions.recall(&pages, origin(3, 5)).unwrap(), Recall::Done(Epoch(3)));
+            // A record of it in the log, at replay.
+            catalog.touch_session(&pages, origin(2, 7)).unwrap();
+            catalog.note(&mut pages, origin(2, 7), Epoch(70)).unwrap();
+            assert_eq!(catalog.sessions.recall(&pages, origin(2, 7)).unwrap(), Recall::Unreadable);
+            assert_eq!(faults(&mut pages, &catalog).len(), 1);
+        }
+        for session in 10..10 + SESSIONS_MIN {
+            catalog.note(&mut pages, origin(session, 1), Epoch(session)).unwrap();
+            assert!(catalog.sessions.len() as u64 <= SESSIONS_MIN);
+        }
+        assert!(catalog.sessions.unread.is_empty());
+        assert_eq!(catalog.sessions.recall(&pages, origin(2, 5)).unwrap(), Recall::Never);
         assert_eq!(faults(&mut pages, &catalog), []);
     }
 

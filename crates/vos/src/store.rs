@@ -6,7 +6,7 @@
 //! ever half done; recovery calls the same `apply` functions with the records it reads back.
 
 use media::{Lsn, Pages, Recovered, Recovery, Reserve};
-use types::{Conditions, ContainerId, Epoch, Extent, Key, ObjectId, PoolId};
+use types::{Conditions, ContainerId, Epoch, Extent, Key, ObjectId, PoolId, SessionId};
 
 use crate::ahead::Ahead;
 use crate::catalog::Catalog;
@@ -75,7 +75,8 @@ impl Store {
             pages.begin_op();
             let mut catalog = Catalog::load(&pages, &recovery.root)?;
             commit::load(&mut catalog, &pages)?;
-            catalog.sessions.load(&catalog.own, &mut pages, &mut |_, error| Err(error))?;
+            let mut judge = |_, session: Option<SessionId>, error| session.map(drop).ok_or(error);
+            catalog.sessions.load(&catalog.own, &mut pages, &mut judge)?;
             drop(pages);
             Store::assemble(media, catalog, Epoch::MAX)
         };

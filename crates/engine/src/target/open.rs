@@ -164,6 +164,13 @@ pub fn open_store(config: TargetConfig) -> Result<(vos::Store, media::Store), Er
         return Err(bad(&text).remedy("put the devices back in their places"));
     }
     let (store, recovered) = vos::Store::recover(media.clone(), recovery, &mut |_, _| ()).map_err(|e| bad(&e))?;
+    for session in store.unreadable_sessions() {
+        tracing::error!(
+            target_index = %index,
+            session = session.0,
+            "what a session did cannot be read: its requests are refused"
+        );
+    }
     if recovered.records > 0 {
         tracing::info!(target_index = %index, records = recovered.records, "recovered from the log");
     }

@@ -6,7 +6,7 @@
 
 use net::Request;
 use rt::metrics::Counter;
-use types::{ContainerId, Error};
+use types::{Code, ContainerId, Error};
 use vos::{Origin, Recall};
 use wire::data::Committed;
 
@@ -20,13 +20,22 @@ impl Target {
     /// The answer of a request that took effect before.
     ///
     /// # Errors
-    /// `TimedOut`: it is too old to tell. `Checksum`: what the store remembers cannot be read.
+    /// `TimedOut`: it is too old to tell. `Checksum`: what the store remembers cannot be read, of this session's
+    /// requests or at all.
     pub(super) async fn recall(&self, request: &Request) -> Result<Option<Committed>, Error> {
         let origin = Origin { session: request.session, seq: request.sequence };
         let recalled = self.store.borrow_mut().recall(origin);
         match recalled.map_err(|error| self.refusal(ContainerId::from_bytes([0; 16]), error))? {
             Recall::Never => Ok(None),
             Recall::Forgotten => Err(sessions::too_old(request.sequence)),
+            Recall::Unreadable => {
+                let text = format!(
+                    "target {} cannot read what this session did: nobody can tell whether request {} ran before",
+                    self.index, request.sequence
+                );
+                Err(Error::new(Code::Checksum, text)
+                    .remedy("read what it was to write, and decide anew in a new session: start the program again"))
+            }
             Recall::Done(epoch) => {
                 // A run that was cut off in this life may have left its effect on the way to the device.
                 let last = self.store.borrow().last_lsn();
@@ -47,7 +56,7 @@ mod tests {
     use net::{Handler, Limits};
     use rt::Hlc;
     use rt::sim::{NodeId, Sim, SimConfig};
-    use types::{Code, Conditions, Epoch, Key, ObjectId, PoolId, SessionId, TargetIndex};
+    use types::{Conditions, Epoch, Key, ObjectId, PoolId, SessionId, TargetIndex};
     use uuid::Uuid;
     use wire::data::{AkeyWrite, Payload, Place, PunchRequest, PunchScope, UpdateRequest, Value};
     use wire::encoding::Bytes;
@@ -117,6 +126,27 @@ mod tests {
             let sim = rt::sim::current();
             sim.crash(self.node);
             self.target = sim.restart(self.node, Machine::begin(false)).await.unwrap();
+        }
+
+        /// Destroys the page of a session on the device: every copy that there is.
+        async fn lose_page(&self, session: u64) {
+            self.on(move |_| async move {
+                let mode = rt::disk::OpenMode { create: false, direct: true, exclusive_lock: false };
+                let disk = rt::disk::Disk::open("/data", mode).unwrap();
+                let (mut page, mut lost) = (rt::disk::IoBuf::zeroed(media::PAGE_BYTES), 0);
+                for at in (0..disk.len().unwrap() - media::PAGE_BYTES as u64).step_by(media::BLOCK_BYTES) {
+                    disk.read_now(at, &mut page).unwrap();
+                    let is_session = media::decode_page(&page).is_ok_and(|header| header.kind.get() == 3);
+                    if is_session && page[40..48] == session.to_le_bytes() {
+                        page[600] ^= 1;
+                        disk.write_now(at, &page).unwrap();
+                        lost += 1;
+                    }
+                }
+                disk.sync_now().unwrap();
+                assert!(lost > 0);
+            })
+            .await;
         }
 
         async fn ask(&self, session: u64, sequence: u64, opcode: Opcode, body: Vec<u8>) -> Result<Epoch, Error> {
@@ -240,6 +270,34 @@ mod tests {
             machine.cut().await;
             assert_eq!(machine.put(ALICE, 3, "k", "v").await.unwrap_err().code, Code::TimedOut);
             machine.put(ALICE, 4, "k", "v").await.unwrap();
+        });
+    }
+
+    /// The page of a session rots on the device. The target opens, other sessions have what they had, and requests of
+    /// this one are refused, new ones too: they cannot be told from repeats.
+    #[test]
+    fn requests_of_a_session_whose_memory_is_damaged_are_refused_and_not_done_again() {
+        simulated(async {
+            let mut machine = Machine::new().await;
+            machine.put(ALICE, 5, "k", "alice").await.unwrap();
+            let bobs = machine.put(BOB, 1, "other", "bob").await.unwrap();
+            machine.on(|target| async move { target.media.checkpoint_now().await.unwrap() }).await;
+            machine.put(BOB, 2, "k", "bob").await.unwrap();
+            machine.lose_page(ALICE).await;
+            for _ in 0..2 {
+                machine.cut().await;
+                for sequence in [5, 6] {
+                    let refused = machine.put(ALICE, sequence, "k", "alice").await.unwrap_err();
+                    assert_eq!(refused.code, Code::Checksum);
+                    assert!(refused.message.contains(&format!("whether request {sequence} ran before")), "{refused}");
+                    assert!(refused.remedy.unwrap().contains("new session"));
+                }
+                assert_eq!(machine.remove(ALICE, 7, "k").await.unwrap_err().code, Code::Checksum);
+                assert_eq!(machine.get("k").await, "bob");
+                assert_eq!(machine.put(BOB, 1, "other", "bob").await, Ok(bobs), "others are remembered");
+            }
+            machine.put(ALICE + 9, 1, "k", "alice").await.unwrap();
+            assert_eq!(machine.get("k").await, "alice");
         });
     }
 }
