@@ -117,10 +117,7 @@ impl Store {
         for (_, region) in regions.each() {
             // A file that has its size already was made so on purpose: thin, for a store that shall take
             // space only as it fills.
-            let end = region.base + region.bytes();
-            if region.disk.len().map_err(|error| device_error(region, error))? < end {
-                region.disk.allocate(end).map_err(|error| device_error(region, error))?;
-            }
+            region.allocate().map_err(|cause| device_error(region, cause))?;
         }
         if existing == Existing::Refuse {
             regions.each().try_for_each(|(_, region)| refuse_existing(region))?;

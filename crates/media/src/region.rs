@@ -4,7 +4,8 @@ use std::cell::Cell;
 use std::future::Future;
 use std::io;
 use std::rc::Rc;
-use std::sync::Arc;
+use std::sync::atomic::{AtomicU8, AtomicU64, Ordering};
+use std::sync::{Arc, OnceLock};
 use std::time::Duration;
 
 use rt::disk::{Disk, DiskError, IoBuf};
@@ -24,6 +25,58 @@ pub struct Region {
     /// First byte, a multiple of [`BLOCK_BYTES`].
     pub base: u64,
     bytes: Rc<Cell<u64>>,
+    /// How long an operation on the spot may take.
+    limit: Rc<Cell<Duration>>,
+    spot: Arc<Spot>,
+}
+
+/// Unless told otherwise, a device that has not answered for so long hangs. Longer than the worst that disks
+/// do while they recover by themselves (retries of a bad sector, a path that fails over), and shorter than
+/// what the callers of callers put up with.
+pub const IO_TIMEOUT: Duration = Duration::from_secs(30);
+
+/// No operation on the spot is under way.
+const IDLE: u64 = 0;
+
+/// The operation on the spot that is under way on a region: it holds its thread up, so another one must see how long
+/// it takes.
+#[derive(Debug, Default)]
+pub(crate) struct Spot {
+    /// When it began, in nanoseconds of `rt::now`; [`IDLE`] when there is none. Written last, and read first.
+    since: AtomicU64,
+    operation: AtomicU8,
+    /// What is said of the first that took longer than it may.
+    late: OnceLock<Cause>,
+}
+
+impl Spot {
+    /// What is under way, and since when.
+    pub(crate) fn under_way(&self) -> Option<(&'static str, rt::Instant)> {
+        let since = self.since.load(Ordering::Acquire);
+        let operation = Operation::name_of(self.operation.load(Ordering::Relaxed));
+        (since != IDLE).then(|| (operation, rt::Instant::from_nanos(since)))
+    }
+
+    pub(crate) fn late(&self) -> Option<&Cause> {
+        self.late.get()
+    }
+}
+
+/// What a device is asked to do on the spot.
+#[derive(Clone, Copy, Debug)]
+pub(crate) enum Operation {
+    Read,
+    Write,
+    Sync,
+    Reserve,
+}
+
+impl Operation {
+    const NAMES: [&'static str; 4] = ["read", "write", "sync", "reserving space in"];
+
+    fn name_of(number: u8) -> &'static str {
+        Operation::NAMES.get(usize::from(number)).copied().unwrap_or("use of")
+    }
 }
 
 /// The regions of a store. They may lie on one device.
@@ -94,7 +147,64 @@ impl Regions {
 impl Region {
     /// `bytes` bytes of `disk` from `base` on.
     pub fn new(disk: Disk, base: u64, bytes: u64) -> Region {
-        Region { disk, base, bytes: Rc::new(Cell::new(bytes)) }
+        let (bytes, limit) = (Rc::new(Cell::new(bytes)), Rc::new(Cell::new(IO_TIMEOUT)));
+        Region { disk, base, bytes, limit, spot: Arc::default() }
+    }
+
+    /// How long the device may take for an operation that is waited for on the spot, as those are that make a store or
+    /// open it. One that takes longer counts as failed, whatever it did, and the next are refused.
+    pub fn set_io_timeout(&self, limit: Duration) {
+        self.limit.set(limit);
+    }
+
+    pub(crate) fn io_timeout(&self) -> Duration {
+        self.limit.get()
+    }
+
+    pub(crate) fn spot(&self) -> Arc<Spot> {
+        self.spot.clone()
+    }
+
+    /// Does `act` to the disk under the eyes of other threads; also says when it took too long. Mapped memory does not
+    /// hang.
+    pub(crate) fn on_the_spot<T>(&self, operation: Operation, act: impl FnOnce() -> T) -> (T, Option<Cause>) {
+        if self.disk.is_mapped() {
+            return (act(), None);
+        }
+        let began = rt::now();
+        self.spot.operation.store(operation as u8, Ordering::Relaxed);
+        self.spot.since.store(began.as_nanos().max(1), Ordering::Release);
+        let outcome = act();
+        self.spot.since.store(IDLE, Ordering::Release);
+        let took = began.elapsed();
+        let late = (took > self.limit.get()).then(|| {
+            let cause: Cause = hung(Operation::name_of(operation as u8), &self.name(), took).into();
+            self.spot.late.get_or_init(|| cause.clone());
+            cause
+        });
+        (outcome, late)
+    }
+
+    fn in_time<E: std::fmt::Display>(
+        &self,
+        operation: Operation,
+        act: impl FnOnce() -> Result<(), E>,
+    ) -> Result<(), Cause> {
+        // What hangs is not asked again: each answer would be waited for as long.
+        if let Some(late) = self.spot.late() {
+            return Err(late.clone());
+        }
+        match self.on_the_spot(operation, act) {
+            (outcome, None) => outcome.map_err(told),
+            (_, Some(late)) => Err(late),
+        }
+    }
+
+    /// Reserves space up to the end of the region, when its file is shorter.
+    pub(crate) fn allocate(&self) -> Result<(), Cause> {
+        let end = self.base + self.bytes();
+        let is_short = self.disk.len().map_err(told)? < end;
+        if is_short { self.in_time(Operation::Reserve, || self.disk.allocate(end)) } else { Ok(()) }
     }
 
     /// Its size. That of a data region changes when it is resized.
@@ -135,7 +245,7 @@ impl Region {
 
     pub(crate) fn read_now(&self, offset: u64, bytes: &mut [u8]) -> Result<(), Cause> {
         self.check(offset, bytes.len());
-        self.disk.read_now(self.base + offset, bytes).map_err(told)
+        self.in_time(Operation::Read, || self.disk.read_now(self.base + offset, bytes))
     }
 
     /// As [`Disk::read_many_now`], at offsets in the region.
@@ -149,11 +259,11 @@ impl Region {
 
     pub(crate) fn write_now(&self, offset: u64, bytes: &[u8]) -> Result<(), Cause> {
         self.check(offset, bytes.len());
-        self.disk.write_now(self.base + offset, bytes).map_err(told)
+        self.in_time(Operation::Write, || self.disk.write_now(self.base + offset, bytes))
     }
 
     pub(crate) fn sync_now(&self) -> Result<(), Cause> {
-        self.disk.sync_now().map_err(told)
+        self.in_time(Operation::Sync, || self.disk.sync_now())
     }
 
     /// As [`Disk::read`]; ends after `limit` in any case, without the buffer.

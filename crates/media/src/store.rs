@@ -418,6 +418,7 @@ impl Store {
     /// A device that has not answered for so long has failed. [`crate::IO_TIMEOUT`] until it is set.
     pub fn set_io_timeout(&self, limit: Duration) {
         self.shared.watch.limit.set(limit);
+        self.shared.regions.each().for_each(|(_, region)| region.set_io_timeout(limit));
     }
 
     /// For other threads: whether this one is held up by a page that is read on the spot.

@@ -9,38 +9,37 @@
 use std::cell::{Cell, RefCell};
 use std::rc::Weak;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
 use crate::error::Device;
 use crate::pages::pool::Loader;
-use crate::region::{BLOCK_BYTES, Cause, Region, hung};
+use crate::region::{BLOCK_BYTES, Cause, Operation, Region, Spot, hung};
 use crate::store::Shared;
 
-/// Unless told otherwise, a device that has not answered for so long hangs. Longer than the worst that disks
-/// do while they recover by themselves (retries of a bad sector, a path that fails over), and shorter than
-/// what the callers of callers put up with.
-pub const IO_TIMEOUT: Duration = Duration::from_secs(30);
-
-/// No read on the spot is under way.
-const IDLE: u64 = 0;
-
-/// Looks, from any thread, whether a store's thread is held up by its device.
+/// Looks, from any thread, whether the thread that uses a region is held up by its device.
 #[derive(Clone, Debug)]
 pub struct DeviceWatch {
-    /// When the read under way began, in nanoseconds of `rt::now`; [`IDLE`] when there is none.
-    since: Arc<AtomicU64>,
+    spot: Arc<Spot>,
     device: Device,
     path: Arc<str>,
 }
 
 impl DeviceWatch {
+    /// Of a region, which has the role of `device`.
+    pub fn new(device: Device, region: &Region) -> DeviceWatch {
+        DeviceWatch { spot: region.spot(), device, path: region.name() }
+    }
+
     /// What is to be said of the device when the thread has waited for it longer than `limit`.
     pub fn held_up(&self, limit: Duration) -> Option<String> {
-        let since = self.since.load(Ordering::Acquire);
-        let waited = rt::now() - rt::Instant::from_nanos(since);
-        (since != IDLE && waited > limit)
-            .then(|| format!("the {} device failed: {}", self.device, hung("read", &self.path, waited)))
+        let (operation, since) = self.spot.under_way()?;
+        let waited = rt::now() - since;
+        (waited > limit).then(|| format!("the {} device failed: {}", self.device, hung(operation, &self.path, waited)))
+    }
+
+    /// What is to be said of the device when an operation on it took longer than it may.
+    pub fn was_late(&self) -> Option<String> {
+        self.spot.late().map(|cause| format!("the {} device failed: {cause}", self.device))
     }
 }
 
@@ -56,8 +55,8 @@ pub(crate) struct Watch {
 
 impl Watch {
     pub(crate) fn new(device: Device, region: &Region) -> Watch {
-        let device = DeviceWatch { since: Arc::default(), device, path: region.name() };
-        Watch { limit: Cell::new(IO_TIMEOUT), device, hanging: RefCell::default(), store: RefCell::default() }
+        let device = DeviceWatch::new(device, region);
+        Watch { limit: Cell::new(region.io_timeout()), device, hanging: RefCell::default(), store: RefCell::default() }
     }
 
     /// The store to stop when a device hangs.
@@ -80,13 +79,8 @@ impl Watch {
         if let Some(cause) = self.refusal(self.device.device) {
             return Err(cause);
         }
-        let began = rt::now();
-        self.device.since.store(began.as_nanos(), Ordering::Release);
-        let outcome = read();
-        self.device.since.store(IDLE, Ordering::Release);
-        let took = began.elapsed();
-        if took > self.limit.get() {
-            let cause: Cause = hung("read", &region.name(), took).into();
+        let (outcome, late) = region.on_the_spot(Operation::Read, read);
+        if let Some(cause) = late {
             self.refuse(self.device.device, &cause);
             if let Some(store) = self.store.borrow().upgrade() {
                 store.fail(self.device.device, cause);
@@ -108,4 +102,43 @@ pub(crate) fn loader(watch: &std::rc::Rc<Watch>, region: &Region) -> Loader {
         }
     });
     Loader { device, read }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::sync::mpsc;
+
+    use super::*;
+
+    /// A thread that waits for a device can say nothing. Whoever has its watch can.
+    #[test]
+    fn another_thread_sees_what_a_thread_waits_for() {
+        let (ready, watch) = mpsc::channel();
+        let (answer, asked) = mpsc::channel::<()>();
+        let thread = std::thread::spawn(move || {
+            rt::block_on(async move {
+                let file = tempfile::NamedTempFile::new().unwrap();
+                let disk = rt::disk::Disk::open(file.path(), rt::disk::OpenMode::default()).unwrap();
+                let region = Region::new(disk, 0, 0);
+                region.set_io_timeout(Duration::ZERO);
+                ready.send(DeviceWatch::new(Device::Log, &region)).unwrap();
+                let (_, late) = region.on_the_spot(Operation::Sync, || asked.recv().unwrap());
+                assert!(late.unwrap().contains("hangs"));
+            });
+        });
+        let watch = watch.recv().unwrap();
+        let told = loop {
+            assert!(watch.was_late().is_none(), "it has not come back yet");
+            if let Some(told) = watch.held_up(Duration::ZERO) {
+                break told;
+            }
+            std::thread::yield_now();
+        };
+        assert!(told.starts_with("the log device failed: sync /") && told.contains("hangs"), "{told}");
+        assert_eq!(watch.held_up(Duration::from_secs(1 << 40)), None);
+        answer.send(()).unwrap();
+        thread.join().unwrap();
+        assert_eq!(watch.held_up(Duration::ZERO), None);
+        assert!(watch.was_late().unwrap().starts_with("the log device failed: sync /"));
+    }
 }

@@ -189,6 +189,91 @@ fn a_read_that_hangs_fails_the_store() {
     across_a_power_cut(first, second);
 }
 
+/// How long each of the operations on the spot below takes that hangs.
+const LONG: Duration = Duration::from_secs(100);
+
+/// Formats with the `skip`-th operation on `path` hanging, and all after it; whether one did.
+fn format_hangs(path: &'static str, skip: u64) -> bool {
+    let sim = Sim::new(SimConfig::seeded(17));
+    let node = sim.node("target");
+    sim.run(async move {
+        let format = async move {
+            let regions = ledger::regions(LOG_BYTES, DATA_BYTES);
+            let fault = When::Count { skip, times: u64::MAX };
+            rt::sim::current().disk_fault(node, path, DiskFault::Stall(LONG), fault);
+            let began = rt::now();
+            let identity = media::Identity { store: [1; 16], target: 0 };
+            let Err(error) = media::Store::format(regions, identity, BUDGET, media::Existing::Destroy) else {
+                assert_eq!(began.elapsed().as_secs(), 0);
+                return false;
+            };
+            let text = error.to_string();
+            assert!(text.contains(path) && text.contains("100.0 s") && text.contains("hangs"), "{text}");
+            assert_eq!(began.elapsed().as_secs(), LONG.as_secs(), "one is waited for, no more");
+            true
+        };
+        rt::sim::current().spawn_on(node, format).await.unwrap()
+    })
+}
+
+/// Making a store waits for its devices on the spot. The first answer that comes too late ends it, and says whose it
+/// was.
+#[test]
+fn a_format_ends_with_the_first_operation_that_hangs() {
+    for (path, least) in [("/log", 2), ("/data", 6)] {
+        let met = (0..).take_while(|skip| format_hangs(path, *skip)).count();
+        assert!(met >= least, "{path} is waited for {met} times");
+    }
+}
+
+/// So does opening one, up to the last superblock that recovery writes; and then nothing was lost.
+#[test]
+fn a_recovery_ends_with_the_first_operation_that_hangs() {
+    let mut ended = [0, 0];
+    for (n, path) in ["/log", "/data"].into_iter().enumerate() {
+        for skip in 0..40 {
+            let (hung, seen) = (Rc::new(RefCell::new(0)), Rc::new(RefCell::new(0)));
+            let (met, model) = (hung.clone(), Rc::new(RefCell::new(Model::default())));
+            let (noted, counted) = (model.clone(), seen.clone());
+            let first = move |sim: Sim, node| async move {
+                let ledger = Ledger::format(ledger::regions(LOG_BYTES, DATA_BYTES), BUDGET);
+                for key in 0..60 {
+                    ledger.submit_now(&inline(key, 1), &noted).unwrap();
+                }
+                ledger.store.checkpoint_blocking().unwrap();
+                for key in 0..20 {
+                    ledger.submit_now(&inline(key, 2), &noted).unwrap();
+                }
+                ledger.store.flush_now().unwrap();
+                drop(ledger);
+                sim.disk_fault(node, path, DiskFault::Stall(LONG), When::Count { skip, times: u64::MAX });
+                let began = rt::now();
+                let opened = Ledger::open(BUDGET);
+                let waited = began.elapsed().as_secs();
+                match opened.and_then(|(ledger, _)| ledger.store.failure().map_or(Ok(()), |failed| Err(failed.into())))
+                {
+                    Ok(()) => assert_eq!(waited, 0, "nothing hung"),
+                    Err(error) => {
+                        let text = error.to_string();
+                        assert!(text.contains(path) && text.contains("100.0 s") && text.contains("hangs"), "{text}");
+                        assert_eq!(waited, LONG.as_secs(), "one is waited for, no more");
+                        *met.borrow_mut() += 1;
+                    }
+                }
+                *counted.borrow_mut() += 1;
+            };
+            let second = move || async move {
+                let (ledger, _) = Ledger::open(BUDGET).unwrap();
+                ledger.verify(&model.borrow(), 80);
+            };
+            across_a_power_cut(first, second);
+            assert_eq!(*seen.borrow(), 1);
+            ended[n] += *hung.borrow();
+        }
+    }
+    assert!(ended[0] >= 2 && ended[1] >= 6, "headers, log; superblocks, bitmap, map, pages: {ended:?}");
+}
+
 #[test]
 fn a_device_that_is_slow_within_the_limit_is_waited_for() {
     let model = Rc::new(RefCell::new(Model::default()));

@@ -11,6 +11,8 @@
 
 mod fetch;
 mod keys;
+#[cfg(test)]
+mod machine;
 pub mod open;
 pub mod order;
 mod orders;

@@ -3,9 +3,10 @@
 use std::cell::RefCell;
 use std::path::PathBuf;
 use std::rc::Rc;
+use std::sync::{Arc, OnceLock};
 use std::time::Duration;
 
-use media::{Backing, Existing, Identity, Region, Regions};
+use media::{Backing, Device, DeviceWatch, Existing, Identity, Region, Regions};
 use net::Limits;
 use rt::Hlc;
 use rt::disk::{Dax, Disk, DiskError, OpenMode};
@@ -86,14 +87,17 @@ pub struct Shared {
 /// Starts a target's thread and waits until its store is recovered.
 ///
 /// # Errors
-/// `Io` when a region cannot be opened; `BadFormat` when what it holds is not this target's store.
+/// `Io` when a region cannot be opened; `BadFormat` when what it holds is not this target's store; `TimedOut` when a
+/// device hangs: the target's thread may then wait for it for as long as the process lives.
 pub async fn start(config: TargetConfig, shared: Shared) -> Result<(TargetHandle, rt::ThreadHandle<()>), Error> {
     let index = config.index;
     let io_timeout = config.io_timeout;
     let (handle, orders) = channel(index);
     let (opened, ready) = oneshot::channel();
+    let watches = Watches::default();
+    let seen = watches.clone();
     let thread = rt::spawn_thread(&format!("target-{index}"), move || async move {
-        let target = match open(config, &shared).await {
+        let target = match open(config, &shared, &watches).await {
             Ok(target) => target,
             Err(error) => {
                 let _ = opened.send(Err(error));
@@ -107,16 +111,37 @@ pub async fn start(config: TargetConfig, shared: Shared) -> Result<(TargetHandle
     })
     .map_err(|e| Error::new(Code::NoMemory, format!("cannot start a thread for target {index}: {e}")))?;
     let gone = |_| Error::new(Code::ShuttingDown, format!("target {index} ended while it was starting"));
-    let watch = ready.await.map_err(gone)??;
+    let mut ready = ready;
+    let watch = loop {
+        match rt::timeout(LOOK_EVERY, &mut ready).await {
+            Ok(opened) => break opened.map_err(gone)??,
+            // The target's thread waits for its device, and nothing can call it back.
+            Err(_) => match seen.get().and_then(|all| all.iter().find_map(|watch| watch.held_up(io_timeout))) {
+                Some(text) => return Err(hangs(index, &text)),
+                None => continue,
+            },
+        }
+    };
     handle.opened(watch, io_timeout);
     Ok((handle, thread))
 }
 
-pub(super) async fn open(config: TargetConfig, shared: &Shared) -> Result<Rc<Target>, Error> {
+/// The regions of a target that is being opened, for the thread that waits for it.
+pub(super) type Watches = Arc<OnceLock<Vec<DeviceWatch>>>;
+
+/// How often to look whether a target that is being opened is held up.
+const LOOK_EVERY: Duration = Duration::from_millis(250);
+
+fn hangs(index: TargetIndex, text: &str) -> Error {
+    Error::new(Code::TimedOut, format!("target {index}: {text}"))
+        .remedy("look after the device, then start the server again (`io_timeout` says how long one may take)")
+}
+
+pub(super) async fn open(config: TargetConfig, shared: &Shared, watches: &Watches) -> Result<Rc<Target>, Error> {
     let index = config.index;
     let io_timeout = config.io_timeout;
     let resizer = Resizer::new(config.data.bytes, config.data.backing());
-    let (store, media) = open_store(config)?;
+    let (store, media) = open_watched(config, watches)?;
     media.set_io_timeout(io_timeout);
     // A calendar that was set back must not bring epochs that were used, or are forgotten.
     for id in store.pools().into_iter().flat_map(|pool| store.containers(pool)) {
@@ -140,8 +165,23 @@ pub(super) async fn open(config: TargetConfig, shared: &Shared) -> Result<Rc<Tar
 /// Opens (or makes) a target's store and brings it up to date from its log.
 ///
 /// # Errors
-/// As [`start`].
+/// As [`start`]; `TimedOut`, when a device answers after more than its time.
 pub fn open_store(config: TargetConfig) -> Result<(vos::Store, media::Store), Error> {
+    open_watched(config, &Watches::default())
+}
+
+/// Opens as [`open_store`], under the eyes of whoever has `watches`.
+fn open_watched(config: TargetConfig, watches: &Watches) -> Result<(vos::Store, media::Store), Error> {
+    let index = config.index;
+    let opened = open_regions(config, watches);
+    // Whatever it said was late: the device is to be looked after before it holds a store.
+    match watches.get().and_then(|all| all.iter().find_map(DeviceWatch::was_late)) {
+        Some(text) => Err(hangs(index, &text)),
+        None => opened,
+    }
+}
+
+fn open_regions(config: TargetConfig, watches: &Watches) -> Result<(vos::Store, media::Store), Error> {
     let index = config.index;
     let open = |role, region: &RegionConfig| open_region(index, role, region, config.format);
     let regions = Regions {
@@ -149,6 +189,14 @@ pub fn open_store(config: TargetConfig) -> Result<(vos::Store, media::Store), Er
         metadata: config.metadata.as_ref().map(|region| open("metadata", region)).transpose()?,
         data: open("data", &config.data)?,
     };
+    let all = [(Device::Log, Some(&regions.log)), (Device::Metadata, regions.metadata.as_ref())];
+    let all = all.into_iter().chain([(Device::Data, Some(&regions.data))]);
+    let all = all.filter_map(|(device, region)| Some((device, region?)));
+    let look = |(device, region): (Device, &Region)| {
+        region.set_io_timeout(config.io_timeout);
+        DeviceWatch::new(device, region)
+    };
+    let _ = watches.set(all.map(look).collect());
     let memory = usize::try_from(config.memory).unwrap_or(usize::MAX);
     let bad = |cause: &dyn std::fmt::Display| Error::new(Code::BadFormat, format!("target {index}: {cause}"));
     if config.format {
@@ -165,11 +213,7 @@ pub fn open_store(config: TargetConfig) -> Result<(vos::Store, media::Store), Er
     }
     let (store, recovered) = vos::Store::recover(media.clone(), recovery, &mut |_, _| ()).map_err(|e| bad(&e))?;
     for session in store.unreadable_sessions() {
-        tracing::error!(
-            target_index = %index,
-            session = session.0,
-            "what a session did cannot be read: its requests are refused"
-        );
+        tracing::error!(target_index = %index, session = session.0, "what a session did cannot be read: its requests are refused");
     }
     if recovered.records > 0 {
         tracing::info!(target_index = %index, records = recovered.records, "recovered from the log");
