@@ -11,7 +11,7 @@
 use std::collections::BTreeSet;
 use std::path::{Path, PathBuf};
 
-use engine::target::open::Medium;
+use engine::target::open::{Medium, RegionConfig};
 use rt::disk::{Disk, DiskError, OpenMode, fs};
 use serde::{Deserialize, Serialize};
 use types::{ByteSize, Code, Error};
@@ -70,6 +70,20 @@ pub(crate) struct RegionLayout {
     pub(crate) thin: bool,
     #[serde(default, skip_serializing_if = "RegionMedium::is_disk")]
     pub(crate) medium: RegionMedium,
+}
+
+impl RegionLayout {
+    /// The region as a target opens it. An absolute path, a device's, is itself in any `directory`.
+    pub(crate) fn config(&self, directory: &Path) -> RegionConfig {
+        RegionConfig {
+            path: directory.join(&self.path),
+            base: self.base,
+            bytes: self.bytes,
+            thin: self.thin,
+            own_file: false,
+            medium: self.medium.into(),
+        }
+    }
 }
 
 /// How a region is reached.
@@ -317,16 +331,18 @@ pub(crate) fn resized(layout: &Layout, directory: &Path, bytes: Option<u64>) -> 
             continue;
         }
         let (_, device_bytes, _) = device_of(std::slice::from_ref(&directory.join(&data.path)), 0, 1)?;
-        let room = device_bytes.saturating_sub(data.base);
-        let neighbour = layout
-            .targets
-            .iter()
-            .flat_map(TargetLayout::regions)
-            .any(|region| region.path == data.path && region.base > data.base);
-        let share = share.unwrap_or(if neighbour && room <= data.bytes { data.bytes } else { align_down(room) });
-        if neighbour && share > data.bytes {
+        let regions = layout.targets.iter().flat_map(TargetLayout::regions);
+        let behind = regions.filter(|region| region.path == data.path && region.base > data.base);
+        // Up to there it may go again, after it was made smaller.
+        let neighbour = behind.map(|region| region.base).min().filter(|base| *base < device_bytes);
+        let room = neighbour.unwrap_or(device_bytes).saturating_sub(data.base);
+        let share = share.unwrap_or(align_down(room));
+        if let Some(base) = neighbour
+            && share > room
+        {
+            let (file, end) = (data.path.display(), ByteSize(base));
             let text =
-                format!("the data of target {index} cannot grow: other regions follow it on {}", data.path.display());
+                format!("the data of target {index} cannot grow so far: another region follows it at {end} of {file}");
             return Err(Error::new(Code::Invalid, text).remedy("give each target a device of its own, in new storage"));
         }
         if share > room {

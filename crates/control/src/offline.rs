@@ -14,7 +14,7 @@ use rt::disk::{Disk, DiskError, fs};
 use types::{Code, ContainerId, Error, PoolId, TargetIndex};
 use uuid::Uuid;
 
-use crate::layout::{Layout, Phase, RegionLayout, read_layout};
+use crate::layout::{Layout, Phase, read_layout};
 use crate::storage::io;
 
 /// Storage held for looking at, until it is dropped.
@@ -77,9 +77,9 @@ impl Offline {
         let all = self.layout.targets.iter().zip(0..).map(|(target, index)| OfflineTarget {
             index: TargetIndex(index),
             store: self.layout.store,
-            log: self.region(&target.log),
-            metadata: target.metadata.as_ref().map(|region| self.region(region)),
-            data: self.region(&target.data),
+            log: target.log.config(&self.directory),
+            metadata: target.metadata.as_ref().map(|region| region.config(&self.directory)),
+            data: target.data.config(&self.directory),
         });
         Ok(all.filter(|target| only.is_none_or(|only| only == target.index)).collect())
     }
@@ -116,18 +116,6 @@ impl Offline {
             }
         }
         labels
-    }
-
-    fn region(&self, region: &RegionLayout) -> RegionConfig {
-        let path = self.directory.join(&region.path);
-        RegionConfig {
-            path,
-            base: region.base,
-            bytes: region.bytes,
-            thin: region.thin,
-            own_file: false,
-            medium: region.medium.into(),
-        }
     }
 }
 

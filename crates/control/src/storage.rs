@@ -143,19 +143,11 @@ impl Owned {
     }
 
     fn region(&self, region: &RegionLayout) -> Result<RegionConfig, Error> {
-        // An absolute path, a device's, stays itself under `join`.
-        let path = self.directory.join(&region.path);
-        if let Some(parent) = path.parent() {
+        let config = region.config(&self.directory);
+        if let Some(parent) = config.path.parent() {
             fs::create_dir_all(parent).map_err(io)?;
         }
-        Ok(RegionConfig {
-            path,
-            base: region.base,
-            bytes: region.bytes,
-            thin: region.thin,
-            own_file: false,
-            medium: region.medium.into(),
-        })
+        Ok(config)
     }
 }
 
