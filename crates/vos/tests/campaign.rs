@@ -163,6 +163,41 @@ fn refused(seed: u64, point: &str, skip: u64, times: u64) -> u64 {
     refusals
 }
 
+/// How many values are staged in a life; with `is_refusing`, how many are nevertheless.
+fn staged(seed: u64, is_refusing: bool) -> u64 {
+    let mut store = rig::format(LOG_BYTES, DATA_BYTES, MEMORY_BYTES);
+    if is_refusing {
+        rt::fault::arm("media.stage", When::Count { skip: 0, times: u64::MAX });
+    }
+    let (mut count, mut model) = (0, Model::default());
+    let blocks = |store: &Store| store.media().usage().stage.unwritten;
+    for (seq, op) in (1..).zip(&life(seed)) {
+        let before = blocks(&store);
+        assert_eq!(submit(&mut store, op, seq).unwrap().0, model.apply(op), "{op:?}");
+        count += blocks(&store).saturating_sub(before);
+    }
+    rt::fault::disarm("media.stage");
+    count
+}
+
+/// The stage refuses, each of its questions once and from then on: values go another way, and every answer is the same.
+#[test]
+fn a_stage_without_room_changes_no_answer() {
+    let total = std::sync::atomic::AtomicU64::new(0);
+    campaign(1 + 5 * LIVES, |seed| {
+        let asked = on_node(seed, move || staged(seed, false));
+        total.fetch_add(asked, std::sync::atomic::Ordering::Relaxed);
+        assert_eq!(on_node(seed, move || staged(seed, true)), 0);
+        for skip in 0..asked {
+            for times in [1, u64::MAX] {
+                assert_eq!(on_node(seed, move || refused(seed, "media.stage", skip, times)), 0, "it is no refusal");
+            }
+        }
+        println!("life {seed}: {asked} values staged");
+    });
+    assert!(number("VOS_SEED").is_some() || total.into_inner() > 3, "values are staged");
+}
+
 /// Every question for room is answered "no", one after the other: once, and from then on. Deleting and deciding go
 /// on all the same; what was refused left nothing, and is done when it is asked again.
 #[test]

@@ -199,3 +199,107 @@ fn bulk_bytes(plan: &FetchPlan) -> Result<usize, Error> {
     }
     Ok(total as usize)
 }
+
+#[cfg(test)]
+mod tests {
+    use net::Handler;
+    use rt::fault::When;
+    use rt::sim::DiskFault;
+    use types::{Conditions, Epoch, Key};
+    use wire::Opcode;
+
+    use super::*;
+    use crate::target::machine::{Machine, PLACE, request, simulated};
+
+    /// Of a value that is staged, and lies in a block after a checkpoint.
+    const BYTES: usize = 3000;
+
+    impl Machine {
+        /// A machine whose values were written to their blocks, and of which memory knows nothing: its next life.
+        async fn with_blocks(keys: &[&str]) -> Machine {
+            let mut machine = Machine::new().await;
+            for (key, sequence) in keys.iter().zip(1..) {
+                machine.put(7, sequence, key, &key.repeat(BYTES)).await.unwrap();
+            }
+            assert_eq!(machine.kept(), keys.len() as u64, "they are staged");
+            machine.on(|target| async move { target.media.checkpoint_now().await.unwrap() }).await;
+            machine.cut().await;
+            assert_eq!(machine.kept(), 0);
+            machine
+        }
+
+        /// Blocks whose bytes lie in memory.
+        fn kept(&self) -> u64 {
+            self.target.media.usage().stage.blocks
+        }
+
+        /// Flips a bit where `text` begins on the device; a second time, back.
+        async fn flip_value(&self, text: &'static [u8]) {
+            self.on(move |_| async move {
+                let disk = rt::disk::Disk::open("/data", rt::disk::OpenMode::default()).unwrap();
+                let mut block = IoBuf::zeroed(media::BLOCK_BYTES);
+                for at in (0..disk.len().unwrap()).step_by(media::BLOCK_BYTES) {
+                    disk.read_now(at, &mut block).unwrap();
+                    if block[1..].starts_with(&text[1..]) {
+                        block[0] ^= 1;
+                        disk.write_now(at, &block).unwrap();
+                        return disk.sync_now().unwrap();
+                    }
+                }
+                panic!("no block begins so");
+            })
+            .await;
+        }
+
+        /// What a client gets of a value: the bytes, which it verifies.
+        async fn fetch(&self, key: &'static str) -> Result<Vec<u8>, Error> {
+            self.on(move |target| async move {
+                let akeys = vec![wire::data::AkeyRead { akey: Key::literal("v"), selection: Selection::Single }];
+                let dkey = Key::new(key.as_bytes()).unwrap();
+                let fetch = FetchRequest { place: PLACE, dkey, at: Epoch::MAX, conditions: Conditions::None, akeys };
+                let reply = target.handle(request(0, 0, Opcode::Fetch, fetch.to_bytes())).await?;
+                let answer = FetchResponse::from_bytes(&reply.body).unwrap();
+                let Some(Payload::Inline { bytes, checksums }) = &answer.akeys[0].pieces[0].payload else {
+                    panic!("it fits the body: {answer:?}")
+                };
+                let verified = codec::checksum::verify_chunks(&bytes.0, checksums);
+                verified.map_err(|mismatch| Error::new(Code::Checksum, mismatch.to_string()))?;
+                Ok(bytes.0.clone())
+            })
+            .await
+        }
+    }
+
+    #[test]
+    fn a_value_of_one_block_is_read_from_its_device_once() {
+        simulated(async {
+            let machine = Machine::with_blocks(&["a", "b"]).await;
+            assert_eq!(machine.fetch("a").await, Ok("a".repeat(BYTES).into_bytes()));
+            assert_eq!(machine.kept(), 1);
+            rt::sim::current().disk_fault(machine.node, "/data", DiskFault::ReadError, When::Chance(1.0));
+            assert_eq!(machine.fetch("a").await, Ok("a".repeat(BYTES).into_bytes()), "it is kept");
+            assert!(machine.fetch("b").await.is_err(), "this one is not");
+            rt::sim::current().clear_disk_faults(machine.node);
+            // A new value of the key has a block of its own.
+            machine.put(7, 9, "a", &"z".repeat(BYTES)).await.unwrap();
+            assert_eq!(machine.fetch("a").await, Ok("z".repeat(BYTES).into_bytes()));
+            assert_eq!(machine.fetch("b").await, Ok("b".repeat(BYTES).into_bytes()));
+        });
+    }
+
+    /// Each reader of a value that is damaged on the device is told; only what is whole is kept.
+    #[test]
+    fn a_value_that_is_damaged_is_not_kept() {
+        simulated(async {
+            let machine = Machine::with_blocks(&["a"]).await;
+            machine.flip_value(b"aaaaaaaa").await;
+            for _ in 0..2 {
+                assert_eq!(machine.fetch("a").await.unwrap_err().code, Code::Checksum);
+                assert_eq!(machine.kept(), 0);
+            }
+            machine.flip_value(b"aaaaaaaa").await;
+            assert_eq!(machine.fetch("a").await, Ok("a".repeat(BYTES).into_bytes()));
+            assert_eq!(machine.kept(), 1);
+        });
+    }
+}
