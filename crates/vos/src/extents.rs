@@ -320,24 +320,26 @@ pub(crate) struct Sweep<'a> {
     /// Extents that reach beyond `position`.
     open: SmallVec<[Candidate<'a>; 4]>,
     position: u64,
+    /// It lost patience with holes here.
+    stalled: Option<u64>,
 }
 
 impl<'a> Sweep<'a> {
     pub(crate) fn new(merge: Merge<'a>) -> Sweep<'a> {
         let position = merge.from;
-        Sweep { merge, patience: u32::MAX, open: SmallVec::new(), position }
+        Sweep { merge, patience: u32::MAX, open: SmallVec::new(), position, stalled: None }
     }
 
     /// As [`Sweep::new`], for those who may not look at much at once: a run may come in parts, so that no step
-    /// goes past more extents that it covers than the merge has patience; and the end may not be the end, see
-    /// [`Merge::stalled`].
+    /// goes past more extents that it covers, or more holes, than the merge has patience; and the end may not be the
+    /// end, see [`Sweep::stalled`].
     pub(crate) fn in_parts(merge: Merge<'a>) -> Sweep<'a> {
         Sweep { patience: merge.patience, ..Sweep::new(merge) }
     }
 
     /// Where it ended early, if it did.
     pub(crate) fn stalled(&self) -> Option<u64> {
-        self.merge.stalled()
+        self.merge.stalled().into_iter().chain(self.stalled).min()
     }
 
     /// The next run of indices, `start..end`, with the extent on top of it; runs that nothing covers are
@@ -381,11 +383,14 @@ impl<'a> Sweep<'a> {
 
     /// The next run of data; holes are left out too.
     pub(crate) fn next_data(&mut self) -> Result<Option<(u64, u64, Candidate<'a>)>> {
-        loop {
+        for _ in 0..self.patience {
             match self.next()? {
                 Some((_, _, top)) if top.hole => {}
                 found => return Ok(found),
             }
         }
+        // At least one was passed: whoever goes on from here is further.
+        self.stalled = Some(self.position);
+        Ok(None)
     }
 }

@@ -446,6 +446,48 @@ fn a_hole_between_extents_stays() {
     });
 }
 
+/// A thousand holes between two extents are gone past in steps, none of which goes past more than it has patience for.
+#[test]
+fn holes_are_gone_past_in_steps() {
+    const HOLES: u64 = 1000;
+    const PATIENCE: u32 = 16;
+    on_node(1, || {
+        let mut store = store();
+        // What the holes hide is there for a snapshot, so they are there too.
+        put(&mut store, 3, 200, 20 * HOLES);
+        store.set_snapshots(container(0), &[Epoch(5)], Origin::default()).unwrap();
+        put(&mut store, 6, 0, 100);
+        put(&mut store, 7, 100, 100);
+        put(&mut store, 8, 200 + 20 * HOLES, 100);
+        put(&mut store, 9, 300 + 20 * HOLES, 100);
+        for n in 0..HOLES {
+            hide(&mut store, 10 + n, Extent::new(200 + 20 * n, 20));
+        }
+        let end = 400 + 20 * HOLES;
+        let before = read(&mut store, Epoch::MAX, end);
+        store.advance(container(0), Epoch(5000)).unwrap();
+        while store.maintain(4).unwrap() {}
+        store.set_join_limits(vos::JoinLimits { patience: PATIENCE, ..vos::JoinLimits::default() });
+        let (mut looks, mut found) = (0, 0);
+        loop {
+            match store.plan_rewrite().unwrap() {
+                vos::Rewriting::Nothing => break,
+                vos::Rewriting::Look => looks += 1,
+                vos::Rewriting::Found(mut rewrite) => {
+                    found += 1;
+                    rewrite.copy_now(&store.media().clone()).unwrap();
+                    assert!(store.rewrite(&rewrite).unwrap().is_some());
+                }
+            }
+        }
+        assert!(found >= 2, "both pairs are joined: {found}");
+        assert!(looks as u64 >= HOLES / u64::from(PATIENCE) - 2, "{looks} looks");
+        assert!(read(&mut store, Epoch::MAX, end) == before);
+        assert!(read(&mut store, Epoch(5), 200 + 20 * HOLES)[200..] == rig::content(3, 20 * HOLES as usize));
+        store.check().expect_clean();
+    });
+}
+
 /// Between the look and the swap the container went back to before some of the parts: nothing is swapped, and
 /// the blocks that were set aside come back.
 #[test]
