@@ -5,6 +5,7 @@
 //! - [`scenario`]: one run from one seed: set up, let clients and faults loose, heal, verify.
 //! - [`workload`]: what a client does; [`oracle`]: what it may then read.
 //! - [`once`]: a scenario of its own: clients that meet on the same keys, and answers that get lost.
+//! - [`resize`]: another one: storage that gets another size meanwhile.
 //! - [`nemesis`]: what goes wrong.
 //!
 //! A failed request is *unknown*, never *absent*: it may have happened, or may yet.
@@ -17,5 +18,6 @@
 pub mod nemesis;
 pub mod once;
 pub mod oracle;
+pub mod resize;
 pub mod scenario;
 pub mod workload;
