@@ -34,6 +34,7 @@ pub const TARGETS: &[(&str, fn(&[u8]))] = &[
     ("store-page", store::page),
     ("store-describe", store::describe),
     ("store-operations", operations::any),
+    ("store-anchors", store::anchors),
 ];
 
 /// The target called `name`.

@@ -5,6 +5,8 @@
 //! A small store with every kind of record is made once. Each run starts from its files, plants the
 //! input, opens it, and uses what opens: nothing may panic, and nothing may loop.
 
+use std::cell::RefCell;
+use std::ops::ControlFlow;
 use std::path::PathBuf;
 use std::sync::LazyLock;
 
@@ -12,8 +14,8 @@ use media::{Existing, Identity, Region, Regions, Reserve};
 use rt::disk::{Disk, OpenMode};
 use types::{Conditions, ContainerId, Epoch, Extent, Key, ObjectClass, ObjectId, ObjectType, PoolId, SessionId};
 use vos::{
-    AkeyRead, AkeyWrite, Edge, Op, Origin, Party, Payload, Punch, PunchScope, ReadScope, ReadWhat, Store, TxId, Update,
-    ValueWrite,
+    AkeyRead, AkeyWrite, Branch, DiffAnchor, Edge, ListedObject, Op, Origin, Party, Payload, Punch, PunchScope,
+    ReadScope, ReadWhat, Store, TxId, Update, ValueWrite, WalkAnchor, WalkedRecord,
 };
 
 const POOL: PoolId = PoolId::from_bytes([1; 16]);
@@ -77,6 +79,90 @@ pub(crate) fn describe(data: &[u8]) {
     for cut in [payload.len() / 2, payload.len().saturating_sub(1)] {
         let _ = vos::describe_record(u16::from(kind), &payload[..cut]);
     }
+}
+
+thread_local! {
+    /// The small store, open for those who only read.
+    static READ: RefCell<Store> = RefCell::new({
+        write(&FILES);
+        open().expect("the small store opens")
+    });
+}
+
+/// Anchors that a walk and a list of differences over the small store give, in bytes.
+static ANCHORS: LazyLock<Vec<Vec<u8>>> = LazyLock::new(|| {
+    let (mut walked, mut differences, mut all) = (None, None, Vec::new());
+    let read = |store: &RefCell<Store>| {
+        let store = &mut *store.borrow_mut();
+        loop {
+            let each = &mut |_: &WalkedRecord<'_>| ControlFlow::Continue(());
+            walked = store.walk_records(CONTAINER, Epoch::MAX, walked.as_ref(), 9, each).expect("it is whole");
+            let Some(anchor) = &walked else { break };
+            all.push(anchor.to_bytes());
+        }
+        loop {
+            let part = store.diff(CONTAINER, Epoch(1100), Epoch::MAX, differences.as_ref(), 9);
+            differences = part.expect("it is whole").1;
+            let Some(anchor) = &differences else { break };
+            all.push(anchor.to_bytes());
+        }
+    };
+    READ.with(read);
+    assert!(all.len() > 40, "{} anchors", all.len());
+    all
+});
+
+/// Where a walk, a list of differences or a listing of records is to go on, as a client says: any bytes, or those of an
+/// anchor that was given, changed. What is an anchor encodes to the same bytes, goes on from there, and comes to an end.
+pub(crate) fn anchors(data: &[u8]) {
+    let Some((&[which, how], rest)) = data.split_first_chunk() else { return };
+    let mut bytes = match usize::from(which).checked_sub(100) {
+        Some(which) => ANCHORS[which % ANCHORS.len()].clone(),
+        None => rest.to_vec(),
+    };
+    if which >= 100 {
+        for change in rest.chunks_exact(3) {
+            let at = usize::from(change[0]) % (bytes.len() + 1);
+            match change[1] % 3 {
+                0 if at < bytes.len() => bytes[at] ^= change[2],
+                1 => bytes.insert(at, change[2]),
+                _ => bytes.truncate(at.max(1)),
+            }
+        }
+    }
+    READ.with(|store| go_on(&mut store.borrow_mut(), &bytes, how));
+}
+
+fn go_on(store: &mut Store, bytes: &[u8], how: u8) {
+    let at = if how & 1 == 0 { Epoch::MAX } else { Epoch(1100) };
+    let limit = 50 + usize::from(how);
+    if let Some(anchor) = WalkAnchor::from_bytes(bytes) {
+        assert_eq!(anchor.to_bytes(), bytes, "what decodes encodes to the same bytes");
+        let mut after = Some(anchor);
+        for step in 0.. {
+            assert!(step < STEPS_MAX, "a walk comes to an end");
+            let each = &mut |_: &WalkedRecord<'_>| ControlFlow::Continue(());
+            after = store.walk_records(CONTAINER, at, after.as_ref(), limit, each).unwrap_or(None);
+            if after.is_none() {
+                break;
+            }
+        }
+    }
+    if let Some(anchor) = DiffAnchor::from_bytes(bytes) {
+        assert_eq!(anchor.to_bytes(), bytes, "what decodes encodes to the same bytes");
+        let mut after = Some(anchor);
+        for step in 0.. {
+            assert!(step < STEPS_MAX, "a list of differences comes to an end");
+            after = store.diff(CONTAINER, Epoch(1100), Epoch::MAX, after.as_ref(), limit).map_or(None, |part| part.1);
+            if after.is_none() {
+                break;
+            }
+        }
+    }
+    // Stored records go on after the key of one.
+    let object = Branch { object: Some(ListedObject { group: 0, oid: object() }), ..Branch::default() };
+    let _ = store.stored_records(CONTAINER, &object, Some(bytes), limit);
+    let _ = store.stored_bytes(CONTAINER, bytes);
 }
 
 /// Bytes planted in one page: which page 2, offset 2, the bytes.
