@@ -183,7 +183,8 @@ async fn goes_back_at_last(known: Rc<RefCell<Vec<u32>>>, object: ObjectId) {
     let kv = container.kv(object);
     let read = async |key: u32| kv.get(format!("key-{key}").as_str()).await.unwrap().expect("K1");
     for key in 0..KEYS {
-        let (round, found) = (known.borrow()[key as usize], read(key).await);
+        let found = read(key).await;
+        let round = known.borrow()[key as usize];
         // On target 1 a write or the rollback may have been under way to its log, unacknowledged.
         let is_right = match round {
             3 => found[..] == value(key, 3)[..],
@@ -217,7 +218,7 @@ fn a_server_that_starts_on_a_device_that_hangs_names_it() {
                 assert!(remedy.contains("look after the device") && remedy.contains("io_timeout"), "{remedy}");
             };
             let slow = DiskFault::Stall(IO_TIMEOUT * 2);
-            sim.disk_fault(server, path, slow.clone(), When::Chance(1.0));
+            sim.disk_fault(server, path, slow, When::Chance(1.0));
             sim.spawn_on(server, refused()).await.unwrap();
             sim.crash(server);
             sim.clear_disk_faults(server);
