@@ -27,7 +27,7 @@ const SIZES: [u64; 8] = [22, 22, 23, 24, 26, 30, 40, 90];
 /// The size that they have in the end.
 const LAST: u64 = 23;
 /// Keys of the client that fills the regions, and bytes of its values at most.
-const HOARD: u64 = 40;
+const HOARD: u64 = 60;
 const HOARD_BYTES: u64 = 800_000;
 
 /// How a run went.
@@ -179,7 +179,7 @@ async fn hoard(mut dice: Rng, calm: Rc<Cell<bool>>) -> Hoard {
             continue;
         }
         let kv = container.kv(object);
-        let value = (dice.below(3) > 0).then(|| {
+        let value = (dice.below(8) > 0).then(|| {
             let mut bytes = vec![0; 1 + dice.below(HOARD_BYTES) as usize];
             dice.fill(&mut bytes);
             bytes
@@ -195,7 +195,7 @@ async fn hoard(mut dice: Rng, calm: Rc<Cell<bool>>) -> Hoard {
             Err(error) if is_unknown(&error) => hoard.oracle.borrow_mut().wrote(&key, value, Outcome::Unknown),
             Err(error) => panic!("refused: {error}"),
         }
-        rt::sleep(Duration::from_millis(dice.below(40))).await;
+        rt::sleep(Duration::from_millis(dice.below(20))).await;
     }
     hoard
 }

@@ -123,7 +123,7 @@ pub(crate) fn push_key(out: &mut Vec<u8>, key: &Key) {
 
 fn push_escaped(out: &mut Vec<u8>, mut rest: &[u8]) {
     loop {
-        let Some(zero) = rest.iter().position(|&b| b == 0) else {
+        let Some(zero) = find_zero(rest) else {
             out.extend_from_slice(rest);
             out.extend_from_slice(&[0, 0]);
             return;
@@ -241,7 +241,7 @@ pub(crate) fn unescaped(escaped: &[u8]) -> Option<&[u8]> {
 pub(crate) fn unescape(escaped: &[u8], plain: &mut Vec<u8>) -> Option<()> {
     let mut rest = escaped;
     loop {
-        let zero = rest.iter().position(|&b| b == 0)?;
+        let zero = find_zero(rest)?;
         plain.extend_from_slice(&rest[..zero]);
         let code = *rest.get(zero + 1)?;
         let run = if code <= LONG_RUN { code } else { 0xff - code };
