@@ -18,9 +18,10 @@ use crate::record::{self, Record};
 use crate::request::{Update, ValueWrite};
 use crate::view::compose;
 
-/// Records that are looked at together, when memory allows: the more, the more of their pages are neighbours. It
-/// is some 20 MB of keys.
+/// Records that are looked at together, when memory allows: the more, the more of their pages are neighbours.
 const WINDOW_MAX: u64 = 256 << 10;
+/// Bytes of keys that are held for it: long keys, or many in a record, make the window shorter.
+const KEY_BYTES_MAX: usize = 32 << 20;
 
 /// How far it has read ahead of what is applied.
 #[derive(Default)]
@@ -44,7 +45,8 @@ impl Ahead {
         }
         let window = WINDOW_MAX.min(usage.budget / 8).max(1);
         let mut wanted: BTreeMap<ContainerId, Vec<Vec<u8>>> = BTreeMap::new();
-        while self.records < window && !self.is_over {
+        let mut key_bytes = 0;
+        while self.records < window && key_bytes < KEY_BYTES_MAX && !self.is_over {
             match recovery.look_ahead() {
                 None => self.is_over = true,
                 Some(found) => {
@@ -53,7 +55,9 @@ impl Ahead {
                         record::decode(found.kind, found.payload)
                     {
                         let keys = wanted.entry(container).or_default();
+                        let before = keys.len();
                         update.with(|update| places(update, version, keys));
+                        key_bytes += keys[before..].iter().map(|key| key.len() + size_of::<Vec<u8>>()).sum::<usize>();
                     }
                 }
             }
