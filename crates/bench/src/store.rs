@@ -19,6 +19,7 @@ use vos::{AkeyWrite, ListPart, Origin, Payload, Update, ValueRead, ValueWrite, W
 use crate::figure::{Budget, Figure, Samples, Unit};
 use crate::measure::{Plan, timed};
 use crate::peers::fjall::Fjall;
+use crate::peers::log::BareLog;
 use crate::peers::redb::Redb;
 use crate::place::Place;
 use crate::workload::{Engine, Rates, Workload};
@@ -33,6 +34,7 @@ pub fn run(plan: &Plan) -> Result<Vec<Figure>> {
             figures.extend(small(plan, place, Workload { records: 100_000, value_bytes, batch: 256 })?);
         }
     }
+    figures.push(staged_again(plan)?);
     if plan.full {
         let once = Plan { rounds: 1, ..plan.clone() };
         figures.extend(small(&once, Place::Memory, Workload { records: 10_000_000, value_bytes: 64, batch: 256 })?);
@@ -120,6 +122,30 @@ fn small(plan: &Plan, place: Place, workload: Workload) -> Result<Vec<Figure>> {
         figures.push(Figure::new("store", name, Unit::Bytes, overhead).budget(Budget::Ceiling(130.0)));
     }
     Ok(figures)
+}
+
+/// Updates of 4 KiB as a store does them that has been in service for a while: log and stage were filled once, and take
+/// memory that was touched before.
+fn staged_again(plan: &Plan) -> Result<Figure> {
+    let workload = Workload { records: 100_000, value_bytes: 4096, batch: 256 };
+    // The log goes round within the second half, and the stage has all the memory it may have before it.
+    let sizes = || Sizes { log: 512 << 20, data: 2 << 30, pages: 800 << 20 };
+    let mut ours = || {
+        let directory = Place::Memory.directory(plan)?;
+        let mut vos = Vos::create(directory.path(), sizes())?;
+        workload.load(&mut vos, 0)?;
+        vos.store.media().checkpoint_blocking()?;
+        workload.load(&mut vos, workload.records)
+    };
+    let mut bare = || {
+        let directory = Place::Memory.directory(plan)?;
+        let together = 1 << 20;
+        Ok(BareLog::create(directory.path())?.rate(together, 400)? * (together / workload.value_bytes) as f64)
+    };
+    let [ours, bare] = plan.in_turns([&mut ours, &mut bare])?;
+    let name = "update 4096 B, tmpfs, log and memory used before";
+    let figure = Figure::new("store", name, Unit::PerSecond, ours).budget(Budget::Floor(300_000.0));
+    Ok(figure.beside("written to a file, and no more", bare))
 }
 
 /// Of what is measured: dkeys of 16 bytes.

@@ -49,10 +49,8 @@ const CHUNK: usize = 4096;
 impl Workload {
     /// Loads, fetches, updates again and scans `engine`; rates in operations a second.
     pub fn run(&self, engine: &mut dyn Engine) -> Result<Rates> {
-        let mut value = vec![0; self.value_bytes];
-        Chance::new(7).fill(&mut value);
-        let all = |n: usize| n;
-        let load = self.write(engine, &value, self.records, all)?;
+        let value = self.value();
+        let load = self.load(engine, 0)?;
         let reads = self.reads();
         let mut chance = Chance::new(11);
         // Once unmeasured: the first pass brings pages into caches.
@@ -64,6 +62,17 @@ impl Workload {
         let (seconds, scanned) = timed(|| engine.scan());
         let scan = scanned? as f64 / seconds;
         Ok(Rates { update: load, fetch, new_version, scan })
+    }
+
+    /// Updates all records, with keys from the one of number `first` on; how many a second.
+    pub fn load(&self, engine: &mut dyn Engine, first: usize) -> Result<f64> {
+        self.write(engine, &self.value(), self.records, |n| first + n)
+    }
+
+    fn value(&self) -> Vec<u8> {
+        let mut value = vec![0; self.value_bytes];
+        Chance::new(7).fill(&mut value);
+        value
     }
 
     /// Enough to take a good part of a second, not the whole of a large load.

@@ -134,15 +134,20 @@ impl Store {
             if let Err(Error::NoSpace { wanted, .. }) = reserved {
                 // A flush or a checkpoint frees what is in quarantine, and a checkpoint what is kept for
                 // changed pages. Only when that could do is it worth the wait.
-                let space = shared.space.borrow();
-                let is_coming = space.usage().quarantined > 0 || shared.is_changed();
-                if is_coming && wanted <= space.bulk_at_best() * BLOCK_BYTES as u64 {
-                    return Err(shared.refuse_reservation());
-                }
-                drop(space);
+                let is_coming = || {
+                    let space = shared.space.borrow();
+                    (space.usage().quarantined > 0 || shared.is_changed())
+                        && wanted <= space.bulk_at_best() * BLOCK_BYTES as u64
+                };
                 // Who writes comes before a fence.
-                if shared.lift_fence() {
+                if (shared.is_lifting() || !is_coming()) && shared.lift_for_room() {
                     reserved = shared.space.borrow_mut().reserve(bytes, demand);
+                    if reserved.is_err() && shared.is_lifting() {
+                        return Err(shared.busy());
+                    }
+                }
+                if reserved.is_err() && is_coming() {
+                    return Err(shared.refuse_reservation());
                 }
             }
         }

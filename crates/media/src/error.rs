@@ -180,7 +180,7 @@ pub enum ResizeError {
     #[error("{bytes} bytes are too many: the region was made to grow to {bytes_max} at most")]
     TooLarge { bytes: u64, bytes_max: u64 },
     /// Delete something, or ask for more.
-    #[error("{held} bytes lie behind that size, and only {room} are free before it")]
+    #[error("it holds {held} bytes, and with that size there is room for {room}")]
     TooFull { held: u64, room: u64 },
     /// Give the device more first.
     #[error("{region} has {bytes} bytes where {needed} are needed")]

@@ -302,6 +302,13 @@ impl Store {
     /// `Failed`, `Stopped`.
     pub async fn relieved(&self) -> Result<()> {
         let shared = &*self.shared;
+        // A fence on its way up gives room by the step, and others run in between.
+        while shared.is_lifting() {
+            rt::yield_now().await;
+            if !shared.pressure() || !shared.lift_some() {
+                break;
+            }
+        }
         shared
             .relieved
             .until(|| {
@@ -495,17 +502,22 @@ impl Shared {
     }
 
     /// What is left when space is short: `Busy` while a flush or a checkpoint may still make room; then the space
-    /// behind a fence; then a refusal.
+    /// behind a fence, by the step, and at once if it is being lifted already; then a refusal.
     #[cold]
     fn no_room(&self, reserve: Reserve) -> Result<()> {
         self.end_run();
-        let usage = self.space.borrow().usage();
-        if usage.quarantined > 0 || self.dirty.get() > 0 {
-            self.wanted.wake();
-            return Err(Error::Busy { dirty: self.dirty.get(), frames: self.pages_budget() });
+        let is_coming = self.space.borrow().usage().quarantined > 0 || self.dirty.get() > 0;
+        if (self.is_lifting() || !is_coming) && self.lift_for_room() {
+            if self.space.borrow().has_room(reserve, self.page_demand()) {
+                return Ok(());
+            }
+            if self.is_lifting() {
+                return Err(self.busy());
+            }
         }
-        if self.lift_fence() && self.space.borrow().has_room(reserve, self.page_demand()) {
-            return Ok(());
+        if is_coming {
+            self.wanted.wake();
+            return Err(self.busy());
         }
         let demand = self.page_demand() * crate::space::PAGE_BLOCKS as u64;
         let free = self.space.borrow().free_for_pages().saturating_sub(demand) * BLOCK_BYTES as u64;
@@ -561,6 +573,10 @@ impl Shared {
     pub(crate) fn refuse_reservation(&self) -> Error {
         self.refused_at.set(Some(self.relieved.changes()));
         self.wanted.wake();
+        self.busy()
+    }
+
+    pub(crate) fn busy(&self) -> Error {
         Error::Busy { dirty: self.dirty.get(), frames: self.pages_budget() }
     }
 

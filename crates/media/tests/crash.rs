@@ -32,6 +32,8 @@ struct Run {
     is_staged: bool,
     /// Sizes that the data region gets one after another while the writers write.
     sizes: &'static [u64],
+    /// Fences move in steps of a few runs.
+    is_fence_slow: bool,
 }
 
 /// A roomy device and small values.
@@ -47,6 +49,7 @@ const ROOMY: Run = Run {
     bulk_bytes_max: 20 << 10,
     is_staged: false,
     sizes: &[],
+    is_fence_slow: false,
 };
 
 /// Records `run` and returns the recording with its model.
@@ -58,6 +61,9 @@ fn record(run: Run) -> (rt::sim::disk::Recorder, Model) {
     let (noted, recording) = (model.clone(), recorder.clone());
     sim.run(async move {
         let sim = rt::sim::current();
+        if run.is_fence_slow {
+            sim.arm("media.fence.slice", rt::fault::When::Chance(1.0));
+        }
         let task = sim.spawn_on(node, async move {
             let regions = match run.metadata_bytes {
                 0 if run.is_log_mapped => ledger::mapped(LOG_BYTES, run.data_bytes),
@@ -284,6 +290,13 @@ fn a_power_cut_while_the_data_region_is_resized_is_harmless() {
     let sizes = &[6 << 20, 3 << 20, 8 << 20, 5 << 19, 4 << 20];
     enumerate(Run { sizes, ..run }, 4);
     enumerate(Run { seed: 11, sizes, bulk_bytes_max: 60 << 10, ..run }, 2);
+}
+
+/// As above, and the fence is long on its way: power is cut while it goes down.
+#[test]
+fn a_power_cut_while_a_fence_comes_down_is_harmless() {
+    let run = Run { seed: 15, keys: 90, writers: 3, ops_each: 50, checkpoint_every: 9, is_fence_slow: true, ..ROOMY };
+    enumerate(Run { sizes: &[6 << 20, 3 << 20, 8 << 20, 5 << 19, 4 << 20], ..run }, 3);
 }
 
 /// As above, with staged values: what only the log has lies behind a fence too, and moves or goes before the cut.

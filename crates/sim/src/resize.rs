@@ -68,6 +68,10 @@ pub fn run(seed: u64) -> Report {
 
 async fn play(seed: u64, server: ServerNode, clients: Vec<NodeId>, hoarder: NodeId) -> (Faults, Rc<Sizes>) {
     let sim = rt::sim::current();
+    if !seed.is_multiple_of(2) {
+        // Fences take many steps to come down and to go up, and much happens in between.
+        sim.arm("media.fence.slice", rt::fault::When::Chance(0.97));
+    }
     start_server(&server);
     let system = connect().await;
     system.create_pool("tank", TARGETS * SHARE, Vec::new()).await.expect("there is room for a pool");

@@ -88,7 +88,7 @@ fn a_store_that_shrank_reads_the_same_and_counts_the_same() {
         verify(&mut store);
         let before = store.pool_space(pool(0)).unwrap();
         store.media().checkpoint_blocking().unwrap();
-        store.media().fence(SMALL).unwrap();
+        rig::fence(store.media(), SMALL).unwrap();
         assert!(first_fenced(&mut store).is_some(), "there is something to move");
         store.media().lift_fence();
         assert!(rig::resize(&mut store, SMALL).unwrap());
@@ -115,7 +115,7 @@ fn what_was_moved_is_moved_after_a_restart_and_the_fence_is_gone() {
     on_node(1, || {
         let mut store = filled();
         store.media().checkpoint_blocking().unwrap();
-        store.media().fence(SMALL).unwrap();
+        rig::fence(store.media(), SMALL).unwrap();
         assert!(rig::move_values(&mut store).unwrap());
         assert!(first_fenced(&mut store).is_none());
         store.media().flush_now().unwrap();
@@ -124,7 +124,7 @@ fn what_was_moved_is_moved_after_a_restart_and_the_fence_is_gone() {
         assert!(recovered.records > 0);
         assert_eq!((store.media().fenced(), store.media().data_bytes()), (None, DATA_BYTES));
         verify(&mut store);
-        store.media().fence(SMALL).unwrap();
+        rig::fence(store.media(), SMALL).unwrap();
         assert!(first_fenced(&mut store).is_none(), "nothing is moved twice");
     });
 }
@@ -134,7 +134,7 @@ fn a_value_that_cannot_be_read_is_not_moved_and_its_place_is_named() {
     on_node(1, || {
         let mut store = filled();
         store.media().checkpoint_blocking().unwrap();
-        store.media().fence(SMALL).unwrap();
+        rig::fence(store.media(), SMALL).unwrap();
         rig::flip("/data", &rig::content(59, 70_000)[66_000..66_064]);
         let mut walk = Scrub::default();
         let mut moved = 0;
@@ -159,7 +159,7 @@ fn a_value_that_changed_while_it_was_copied_is_left_as_it_is() {
     on_node(1, || {
         let mut store = filled();
         store.media().checkpoint_blocking().unwrap();
-        store.media().fence(SMALL).unwrap();
+        rig::fence(store.media(), SMALL).unwrap();
         let found = first_fenced(&mut store).unwrap();
         let mend = store.plan_move(found).unwrap();
         mend.write_now(&store.media().clone()).unwrap();
@@ -197,7 +197,7 @@ fn a_transaction_that_is_not_decided_holds_the_end_and_lets_it_go_after() {
         .unwrap();
         let bytes = 10 << 20;
         store.media().checkpoint_blocking().unwrap();
-        store.media().fence(bytes).unwrap();
+        rig::fence(store.media(), bytes).unwrap();
         let held = store.media().fenced().unwrap().held;
         assert!(held > 1 << 20, "{held}");
         assert!(!rig::resize(&mut store, bytes).unwrap(), "it is not decided");
@@ -206,6 +206,61 @@ fn a_transaction_that_is_not_decided_holds_the_end_and_lets_it_go_after() {
         assert!(rig::resize(&mut store, bytes).unwrap());
         assert!(read(&mut store, 77) == rig::content(9, 3 << 20));
         verify(&mut store);
+    });
+}
+
+/// A fence comes down by a few runs at a time, and between any two steps somebody stores a value: who finds no room is
+/// served from behind the fence, until there is none behind it.
+#[test]
+fn who_finds_no_room_while_a_fence_comes_down_is_served() {
+    let sim = rt::sim::Sim::new(rt::sim::SimConfig::seeded(1));
+    let node = sim.node("target");
+    sim.run(async move {
+        rt::sim::current().arm("media.fence.slice", rt::fault::When::Chance(1.0));
+        let body = async move {
+            let mut written = Vec::new();
+            for is_fenced in [false, true] {
+                ["/log", "/data"].into_iter().for_each(|path| _ = rt::disk::fs::remove_file(path));
+                let mut store = filled();
+                store.set_quota(pool(0), 64 << 20, Origin::default()).unwrap();
+                store.media().checkpoint_blocking().unwrap();
+                if is_fenced {
+                    store.media().fence(SMALL).unwrap();
+                }
+                let (mut count, mut was_fenced, mut lifted) = (0, 0, 0);
+                loop {
+                    match put(&mut store, 1000 + count, 1000 + count, Write::Single(rig::content(count, 90_000))) {
+                        Ok(()) => count += 1,
+                        Err(Error::Media(media::Error::Busy { .. } | media::Error::LogFull { .. })) => {
+                            store.media().checkpoint_blocking().unwrap();
+                        }
+                        Err(error) => {
+                            let space = store.media().usage().space;
+                            assert!(
+                                matches!(error, Error::DeviceFull { .. }) && space.fenced == 0,
+                                "{error} {space:?}"
+                            );
+                            break;
+                        }
+                    }
+                    lifted += u32::from(was_fenced > 0 && store.media().fenced().is_none());
+                    was_fenced = store.media().fenced().map_or(0, |_| store.media().usage().space.fenced);
+                    if store.media().fenced().is_some() {
+                        let moved = store.media().move_fence();
+                        let is_full = |e: &media::Error| matches!(e, media::Error::Resize(_));
+                        assert!(moved.as_ref().err().is_none_or(is_full), "{moved:?}");
+                    }
+                }
+                assert_eq!(lifted, u32::from(is_fenced), "somebody needed what was fenced");
+                verify(&mut store);
+                for key in 0..count {
+                    assert!(read(&mut store, 1000 + key) == rig::content(key, 90_000), "value {key}");
+                }
+                written.push(count);
+            }
+            assert!(written[0] > 50 && written[1] + 2 >= written[0], "{written:?}");
+        };
+        rt::sim::current().spawn_on(node, body).await.unwrap();
     });
 }
 

@@ -5,11 +5,14 @@
 //! another one goes on from there.
 //!
 //! ```text
-//!   Rest --smaller: fence--> Values --none left--> Pages --> Settle --cut--> Done
-//!    |  \                      ^                               |
-//!    |   +--larger: grow--> Done   +----- somebody holds blocks ---+
+//!   Rest --smaller--> Fence --it stands--> Values --none left--> Pages --> Settle --cut--> Done
+//!    |  \                                   ^                               |
+//!    |   +--larger: grow--> Done            +---- somebody holds blocks ----+
 //!    +--- no room, or a writer needed it: Rest, and tried again ---+--- damage: Done, until asked again
 //! ```
+//!
+//! A fence comes down in small steps, and once lifted it is taken up in such, whatever the phase: upkeep does what
+//! writers in need have left of that.
 //!
 //! # Always true
 //! Giving up, a crash, and being asked for another size leave everything readable: values move one at a time, and
@@ -42,7 +45,7 @@ pub struct ResizeReport {
     pub wanted: u64,
     /// Of values, moved since the size was asked for or the target was started.
     pub moved: u64,
-    /// Behind the size to be, and still somebody's.
+    /// Behind the size to be, and still somebody's: as far as the fence has come.
     pub held: u64,
     /// Why it does not come to it, for now or until it is asked for again.
     pub trouble: Option<String>,
@@ -70,6 +73,8 @@ struct State {
 enum Phase {
     /// Looks whether there is something to do.
     Rest,
+    /// The fence is on its way.
+    Fence,
     Values(Scrub),
     Pages(PageId),
     Settle,
@@ -99,13 +104,8 @@ impl Resizer {
         }
     }
 
-    /// Every other time.
-    pub(super) fn takes_turn(&self) -> bool {
-        self.is_turn.replace(!self.is_turn.get()) && self.due() == Some(Duration::ZERO)
-    }
-
     /// How long until the next step; `None`: there is nothing to do.
-    pub(super) fn due(&self) -> Option<Duration> {
+    fn due(&self) -> Option<Duration> {
         let state = self.state.borrow();
         if let Phase::Done = state.phase {
             return None;
@@ -157,15 +157,7 @@ impl Target {
             );
             return Err(Error::new(Code::NoSpace, text).remedy("make pools smaller first (`dmg pool resize`)"));
         }
-        let outcome = match self.media.may_resize(bytes) {
-            Err(media::Error::Resize(ResizeError::TooFull { .. })) => {
-                // What was given up lately is free behind a checkpoint.
-                self.media.checkpoint_now().await.map_err(|e| self.device_error(e))?;
-                self.media.may_resize(bytes)
-            }
-            outcome => outcome,
-        };
-        outcome.map_err(|error| match error {
+        self.with_room(async || self.media.may_resize(bytes).await).await.map_err(|error| match error {
             media::Error::Resize(cause) => {
                 let text =
                     format!("the data of target {} cannot have {}: {}", self.index, ByteSize(bytes), told(&cause));
@@ -175,10 +167,26 @@ impl Target {
         })
     }
 
+    /// How long until the next step of resizing; `None`: there is nothing to do.
+    pub(super) fn resize_due(&self) -> Option<Duration> {
+        if self.media.is_lifting() { Some(Duration::ZERO) } else { self.resizer.due() }
+    }
+
+    /// Whether it is resizing's turn: every other time.
+    pub(super) fn resize_takes_turn(&self) -> bool {
+        let is_turn = &self.resizer.is_turn;
+        is_turn.replace(!is_turn.get()) && self.resize_due() == Some(Duration::ZERO)
+    }
+
     /// One step towards the size that is wanted; false when there is nothing to do now.
     pub(super) async fn resize_some(&self) -> vos::Result<bool> {
         if self.resizer.due() != Some(Duration::ZERO) {
-            return Ok(false);
+            // What a writer, or giving up, has left of a fence.
+            let is_lifting = self.media.is_lifting();
+            if is_lifting {
+                self.media.move_fence()?;
+            }
+            return Ok(is_lifting);
         }
         let (phase, asked) = {
             let state = self.resizer.state.borrow();
@@ -238,12 +246,12 @@ impl Target {
                 Ok(None)
             }
             Phase::Rest => {
-                if let Err(media::Error::Resize(ResizeError::TooFull { .. })) = media.fence(wanted) {
-                    media.checkpoint_now().await?;
-                    media.fence(wanted)?;
-                }
-                let is_fenced = media.fenced().is_some();
-                Ok(is_fenced.then(|| Phase::Values(Scrub::default())))
+                self.with_room(async || media.fence(wanted)).await?;
+                Ok(Some(Phase::Fence))
+            }
+            Phase::Fence => {
+                let is_moving = self.with_room(async || media.move_fence()).await?;
+                Ok(Some(if is_moving { Phase::Fence } else { Phase::Values(Scrub::default()) }))
             }
             Phase::Values(mut walk) => {
                 let found = self.store.borrow_mut().find_fenced(&mut walk)?;
@@ -275,6 +283,17 @@ impl Target {
         }
     }
 
+    /// Does `work`, and once more when it finds no room: what was given up lately is free behind a checkpoint.
+    async fn with_room<T>(&self, work: impl AsyncFn() -> media::Result<T>) -> media::Result<T> {
+        match work().await {
+            Err(media::Error::Resize(ResizeError::TooFull { .. })) => {
+                self.media.checkpoint_now().await?;
+                work().await
+            }
+            done => done,
+        }
+    }
+
     async fn swap(&self, mend: &vos::Mend) -> vos::Result<()> {
         loop {
             let swapped = self.store.borrow_mut().mend(mend);
@@ -298,7 +317,7 @@ fn told(cause: &ResizeError) -> String {
         ResizeError::TooSmall { bytes_min, .. } => format!("it needs at least {}", size(bytes_min)),
         ResizeError::TooLarge { bytes_max, .. } => format!("it was laid out to grow to {} at most", size(bytes_max)),
         ResizeError::TooFull { held, room } => {
-            format!("{} lie behind that size, and only {} are free before it", size(held), size(room))
+            format!("it holds {}, and with that size there is room for {}", size(held), size(room))
         }
         ResizeError::Device { region, bytes, needed } => {
             format!("{region} has {} where {} are needed", size(bytes), size(needed))

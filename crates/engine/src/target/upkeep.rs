@@ -97,7 +97,7 @@ impl Target {
     /// Waits until there may be something to do: whoever wakes it has something now, a stride is over, or a
     /// scrub is due.
     async fn wait_for_work(&self) {
-        let (stride, scrub, resize) = (self.next_stride(), self.scrubber.due(), self.resizer.due());
+        let (stride, scrub, resize) = (self.next_stride(), self.scrubber.due(), self.resize_due());
         let woken = self.upkeep.work.notified();
         let Some(pause) = stride.into_iter().chain(scrub).chain(resize).min() else { return woken.await };
         if rt::timeout(pause, woken).await.is_err() && stride == Some(pause) {
@@ -108,7 +108,7 @@ impl Target {
     /// Does one thing; true when there may be more.
     async fn some_upkeep(&self) -> vos::Result<bool> {
         // It takes turns with the rest, which makes room for it.
-        if self.resizer.takes_turn() && self.resize_some().await? {
+        if self.resize_takes_turn() && self.resize_some().await? {
             return Ok(true);
         }
         // The step that finds nothing more did something too, mostly.

@@ -31,6 +31,19 @@ impl FreeIndex {
         self.by_start.iter().map(|(&block, &blocks)| Extent { block, blocks })
     }
 
+    /// The runs that begin at `from` or behind it.
+    pub(super) fn runs_from(&self, from: u32) -> impl Iterator<Item = Extent> + '_ {
+        self.by_start.range(from..).map(|(&block, &blocks)| Extent { block, blocks })
+    }
+
+    pub(super) fn first(&self) -> Option<Extent> {
+        self.by_start.first_key_value().map(|(&block, &blocks)| Extent { block, blocks })
+    }
+
+    pub(super) fn last(&self) -> Option<Extent> {
+        self.by_start.last_key_value().map(|(&block, &blocks)| Extent { block, blocks })
+    }
+
     /// Adds a run, joining its neighbours.
     pub(super) fn insert(&mut self, extent: Extent) {
         let (mut block, mut end) = (extent.block, extent.block + extent.blocks);
@@ -66,19 +79,6 @@ impl FreeIndex {
             self.add(end as u32, (run_end - end) as u32);
         }
         true
-    }
-
-    /// Takes everything from block `from` on out.
-    pub(super) fn take_from(&mut self, from: u32) -> Vec<Extent> {
-        let across = self.by_start.range(..from).next_back().map(|(&block, &blocks)| Extent { block, blocks });
-        let mut taken: Vec<Extent> = across
-            .filter(|run| run.end() > u64::from(from))
-            .map(|run| Extent { block: from, blocks: (run.end() - u64::from(from)) as u32 })
-            .into_iter()
-            .chain(self.by_start.range(from..).map(|(&block, &blocks)| Extent { block, blocks }))
-            .collect();
-        taken.retain(|run| self.take(*run));
-        taken
     }
 
     /// The smallest run of at least `blocks`, from `zone_end` on if there is one: its part there.

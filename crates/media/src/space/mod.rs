@@ -15,13 +15,15 @@
 //!    replays the release, and would free a page that had taken the block meanwhile.
 //! 3. `image` is the state as of the last freeze: the state that a checkpoint writes.
 //! 4. When pages have a region of their own, pages lie only there, and bulk only in the other.
-//! 5. Behind a fence nothing is taken. What is free there, or becomes free, is *fenced*: neither free nor
-//!    allocated, until the fence is lifted or the blocks go.
+//! 5. Behind the border of a fence nothing is taken. What is free there, or becomes free, is *fenced*: neither free
+//!    nor allocated, until the border has passed it on its way up or the blocks go.
 //!
 //! # Not here
-//! Who owns a block (`check` in `store`), and how the bitmap lies on the device (`bitmap`).
+//! How a fence goes up and down (`fence`), who owns a block (`check` in `store`), and how the bitmap lies on the
+//! device (`bitmap`).
 
 pub(crate) mod bitmap;
+mod fence;
 mod free;
 
 use std::cell::RefCell;
@@ -29,6 +31,8 @@ use std::collections::{BTreeMap, VecDeque};
 use std::rc::Rc;
 
 use bitmap::Bitmap;
+use fence::Fence;
+pub(crate) use fence::{NoRoom, Survey};
 use free::FreeIndex;
 
 use crate::error::{Corrupt, Error, Fault, Place, Result};
@@ -120,7 +124,7 @@ pub struct SpaceUse {
     pub metadata: u64,
     pub allocated: u64,
     pub free: u64,
-    /// Nobody's, and not to be had: they lie where the data region is about to end no more.
+    /// Nobody's, and not to be had: they lie behind a fence, or behind one that was lifted and is not all gone.
     pub fenced: u64,
     /// Freed, and soon free.
     pub quarantined: u64,
@@ -141,7 +145,7 @@ pub(crate) struct Space {
     /// Free blocks that only bulk may take.
     bulk: FreeIndex,
     fence: Fence,
-    /// Blocks behind the fence that are nobody's.
+    /// Blocks behind the border of the fence that are nobody's.
     fenced: FreeIndex,
     quarantine: VecDeque<Quarantined>,
     quarantined: u64,
@@ -152,30 +156,6 @@ pub(crate) struct Space {
     finished: u64,
     pins: Rc<RefCell<Pins>>,
     mode: Mode,
-}
-
-/// Where the blocks shall end, on the way there.
-///
-/// ```text
-///          fence              seal: nothing is held behind it        resize
-///   Down ---------> Up(limit) ------------------------------> Sealed --------> Down
-///    ^ <--- lift -----+
-/// ```
-#[derive(Clone, Copy, PartialEq, Eq)]
-enum Fence {
-    Down,
-    Up(u32),
-    /// A checkpoint without the blocks from here on is under way.
-    Sealed(u32),
-}
-
-/// Why a fence cannot be put up, in blocks.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) struct NoRoom {
-    /// Held behind it.
-    pub(crate) held: u64,
-    /// Free before it, beyond what is kept for pages.
-    pub(crate) room: u64,
 }
 
 #[derive(Clone, Copy, PartialEq, Eq)]
@@ -439,71 +419,12 @@ impl Space {
         self.insert_free(extent);
     }
 
-    /// Puts a fence up: from block `limit` on, nothing is taken any more. Another fence is lifted.
-    ///
-    /// Cost: of each free run behind it.
-    ///
-    /// # Errors
-    /// What is held behind it, with what pages need, does not fit before it. Nothing changed.
-    pub(crate) fn fence(&mut self, limit: u32, page_demand: u64) -> std::result::Result<(), NoRoom> {
-        assert!((self.area.first..self.area.blocks).contains(&limit), "a fence stands between blocks");
-        self.lift_fence();
-        self.fence = Fence::Up(limit);
-        for run in self.free.take_from(limit).into_iter().chain(self.bulk.take_from(limit)) {
-            self.fenced.insert(run);
-        }
-        let (held, room) = (self.held(), self.free_for_bulk(page_demand));
-        if held > room || !self.has_room(Reserve::Normal, page_demand) {
-            self.lift_fence();
-            return Err(NoRoom { held, room });
-        }
-        Ok(())
-    }
-
-    /// Takes the fence away, unless the blocks behind it are going already; true when there was one.
-    pub(crate) fn lift_fence(&mut self) -> bool {
-        let Fence::Up(_) = self.fence else { return false };
-        self.fence = Fence::Down;
-        for run in std::mem::take(&mut self.fenced).runs() {
-            self.insert_free(run);
-        }
-        true
-    }
-
-    /// Whether the blocks behind the fence are going, and it cannot be lifted.
-    pub(crate) fn is_sealed(&self) -> bool {
-        matches!(self.fence, Fence::Sealed(_))
-    }
-
-    /// The first block behind the fence.
-    pub(crate) fn fence_at(&self) -> Option<u32> {
-        match self.fence {
-            Fence::Down => None,
-            Fence::Up(limit) | Fence::Sealed(limit) => Some(limit),
-        }
-    }
-
-    /// Blocks behind the fence that somebody still has: allocated, reserved or in quarantine.
-    pub(crate) fn held(&self) -> u64 {
-        self.fence_at().map_or(0, |limit| u64::from(self.area.blocks - limit) - self.fenced.blocks())
-    }
-
-    /// A checkpoint begins that leaves out the blocks from `limit` on; false when it may not, for somebody has some.
-    pub(crate) fn seal_fence(&mut self, limit: u32) -> bool {
-        if self.fence != Fence::Up(limit) || self.held() > 0 {
-            return false;
-        }
-        self.fence = Fence::Sealed(limit);
-        true
-    }
-
-    /// From now on there are `blocks` blocks; a durable checkpoint says so. What comes is free.
+    /// From now on there are `blocks` blocks; a durable checkpoint says so. What comes is free, or fenced while a
+    /// fence stands or is on its way up.
     pub(crate) fn resize(&mut self, blocks: u32) {
         let old = self.area.blocks;
         if blocks < old {
-            assert!(self.fence == Fence::Sealed(blocks) && self.held() == 0, "blocks that go are nobody's");
-            self.fence = Fence::Down;
-            self.fenced = FreeIndex::default();
+            self.cut_off(blocks);
         }
         self.live.resize(blocks);
         self.area.blocks = blocks;
@@ -612,12 +533,7 @@ impl Space {
         );
         let quarantined: u64 = self.quarantine.iter().map(|entry| entry.extent.blocks as u64).sum();
         assert_eq!(quarantined, self.quarantined);
-        let limit = self.fence_at().map_or(u64::MAX, u64::from);
-        assert!(
-            self.free.runs().chain(self.bulk.runs()).all(|run| run.end() <= limit),
-            "free blocks lie before a fence"
-        );
-        assert!(self.fenced.runs().all(|run| u64::from(run.block) >= limit), "fenced blocks lie behind it");
+        self.check_fence();
         for run in self.free.runs().chain(self.bulk.runs()).chain(self.fenced.runs()) {
             if !self.live.all_clear(run) {
                 return Err(wrong(run, "free and allocated"));
@@ -634,7 +550,7 @@ impl Space {
     /// Gives free blocks to whoever may have them.
     fn insert_free(&mut self, extent: Extent) {
         let end = extent.end() as u32;
-        let border = self.fence_at().unwrap_or(u32::MAX).clamp(extent.block, end);
+        let border = self.border().clamp(extent.block, end);
         if extent.block < border {
             self.index(extent).insert(Extent { blocks: border - extent.block, ..extent });
         }
@@ -655,7 +571,12 @@ impl Space {
     }
 
     fn critical_pages(&self) -> u64 {
-        let end = self.area.page_end().min(self.fence_at().unwrap_or(u32::MAX));
+        self.critical_pages_before(self.border())
+    }
+
+    /// What is kept when blocks from `end` on are not to be had.
+    fn critical_pages_before(&self, end: u32) -> u64 {
+        let end = self.area.page_end().min(end);
         let capacity = (end - self.area.first) as u64 / PAGE_BLOCKS as u64;
         (capacity / CRITICAL_PART).clamp(CRITICAL_PAGES_MIN.min(capacity / 8), CRITICAL_PAGES_MAX)
     }

@@ -154,7 +154,7 @@ impl Ledger {
         if bytes >= self.store.data_bytes() {
             return self.store.grow(bytes, Backing::File).await;
         }
-        self.store.fence(bytes)?;
+        self.fence(bytes).await.inspect_err(|_| _ = self.store.lift_fence())?;
         loop {
             for (key, (_, action, extents)) in self.contents()? {
                 if extents.iter().any(|extent| self.store.is_behind_fence(*extent)) {
@@ -174,6 +174,26 @@ impl Ledger {
                 return Ok(());
             }
         }
+    }
+
+    /// Puts a fence up and waits until it stands. What comes in between runs in between.
+    pub async fn fence(&self, bytes: u64) -> Result<(), Error> {
+        self.store.fence(bytes)?;
+        while self.store.move_fence()? {
+            // Time for a write of others.
+            rt::sleep(std::time::Duration::from_micros(100)).await;
+        }
+        match self.store.fenced() {
+            Some(_) => Ok(()),
+            None => Err(media::ResizeError::Yielded.into()),
+        }
+    }
+
+    /// Lifts the fence, if there is one, and all that is behind it.
+    pub fn lift_fence(&self) -> bool {
+        let is_lifted = self.store.lift_fence();
+        while self.store.move_fence().unwrap() {}
+        is_lifted
     }
 
     /// Does something again for as long as the store is busy.

@@ -1,5 +1,6 @@
 //! Compares all that can be read of a store with its model.
 
+use std::fmt::Arguments;
 use std::ops::ControlFlow;
 
 use codec::checksum;
@@ -38,13 +39,13 @@ pub fn compare_lists(store: &mut Store, model: &Model) {
 }
 
 fn compare_container(store: &mut Store, id: ContainerId, model: &model::Container, objects: u64, at: Epoch) {
-    let what = format!("container {id} at {at}");
+    let what = format_args!("container {id} at {at}");
     let list = |part: ListPart<'_, ListedObject>| store.list_objects(id, at, part).unwrap();
     let listed: Vec<Object> = all_of(list, 2).iter().map(|o| (o.group, o.oid)).collect();
     assert_eq!(listed, model.objects(at), "objects of {what}");
-    compare_walk(store, id, model, at, &what);
+    compare_walk(store, id, model, at, what);
     for number in 0..objects {
-        compare_object(store, id, model, object(number), at, &format!("object {number} of {what}"));
+        compare_object(store, id, model, object(number), at, format_args!("object {number} of {what}"));
     }
 }
 
@@ -52,7 +53,7 @@ fn compare_container(store: &mut Store, id: ContainerId, model: &model::Containe
 type Met = (Object, Key, Key, Option<u64>);
 
 /// Walks over everything, in parts of sizes that differ, and compares every byte.
-fn compare_walk(store: &mut Store, id: ContainerId, model: &model::Container, at: Epoch, what: &str) {
+fn compare_walk(store: &mut Store, id: ContainerId, model: &model::Container, at: Epoch, what: Arguments<'_>) {
     let mut met: Vec<Met> = Vec::new();
     let (mut after, mut part) = (None, at.0 % 1000);
     loop {
@@ -74,7 +75,7 @@ fn compare_walk(store: &mut Store, id: ContainerId, model: &model::Container, at
         let next = next.unwrap();
         assert!(found.len() <= limit.min(enough), "{what}");
         for (object, (dkey, akey), version, inline, blocks, len, checksums, piece) in found {
-            let what = format!("akey {akey} of dkey {dkey} of {object:?} of {what}");
+            let what = format_args!("akey {akey} of dkey {dkey} of {object:?} of {what}");
             let mut bytes = inline.unwrap_or_default();
             for extent in blocks {
                 bytes.extend_from_slice(&store.media().bulk_read_now(extent, 0, extent.bytes() as usize).unwrap());
@@ -88,7 +89,8 @@ fn compare_walk(store: &mut Store, id: ContainerId, model: &model::Container, at
                 continue;
             };
             for index in 0..extent.count {
-                let (_, size, known) = model.record(at, object, &dkey, &akey, extent.start + index).expect(&what);
+                let (_, size, known) =
+                    model.record(at, object, &dkey, &akey, extent.start + index).unwrap_or_else(|| panic!("{what}"));
                 assert_eq!(size, record_bytes, "{what}");
                 let first = (skip + index * u64::from(size)) as usize;
                 assert_eq!(&bytes[first..first + size as usize], known, "record {} of {what}", extent.start + index);
@@ -125,7 +127,14 @@ fn compare_walk(store: &mut Store, id: ContainerId, model: &model::Container, at
     assert_eq!(met, expected, "a walk over {what}");
 }
 
-fn compare_object(store: &mut Store, id: ContainerId, model: &model::Container, object: Object, at: Epoch, what: &str) {
+fn compare_object(
+    store: &mut Store,
+    id: ContainerId,
+    model: &model::Container,
+    object: Object,
+    at: Epoch,
+    what: Arguments<'_>,
+) {
     let (group, oid) = object;
     let listed = all_of(|part: ListPart<'_, Key>| store.list_dkeys(id, at, group, oid, part).unwrap(), 3);
     assert_eq!(listed, model.dkeys(at, object), "dkeys of {what}");
@@ -142,7 +151,7 @@ fn compare_object(store: &mut Store, id: ContainerId, model: &model::Container, 
         assert_eq!(tail.map(|t| (t.dkey, t.end, t.record_bytes)), expected, "tail of {akey} in {what}");
     }
     for dkey in &dkeys() {
-        let what = format!("dkey {dkey} of {what}");
+        let what = format_args!("dkey {dkey} of {what}");
         let all = all_of(|part: ListPart<'_, Key>| store.list_akeys(id, at, group, oid, dkey, part).unwrap(), 2);
         let listed: Vec<Key> = all.iter().map(|a| a.akey.clone()).collect();
         let kinds: Vec<_> = all.into_iter().map(|a| (a.akey, a.single, a.record_bytes)).collect();
@@ -153,7 +162,7 @@ fn compare_object(store: &mut Store, id: ContainerId, model: &model::Container, 
         let highest = store.query_akey(id, at, group, oid, dkey, Edge::Highest).unwrap();
         assert_eq!((lowest, highest), (integers.first().copied(), integers.last().copied()), "{what}");
         for akey in &akeys() {
-            compare_akey(store, id, model, object, dkey, akey, at, &format!("akey {akey} of {what}"));
+            compare_akey(store, id, model, object, dkey, akey, at, format_args!("akey {akey} of {what}"));
         }
     }
 }
@@ -167,7 +176,7 @@ fn compare_akey(
     dkey: &Key,
     akey: &Key,
     at: Epoch,
-    what: &str,
+    what: Arguments<'_>,
 ) {
     let (group, oid) = object;
     let end = store.query_array(id, at, group, oid, dkey, akey).unwrap();
@@ -233,7 +242,7 @@ fn compare_extents(
     dkey: &Key,
     akey: &Key,
     at: Epoch,
-    what: &str,
+    what: Arguments<'_>,
 ) {
     let (group, oid) = object;
     let mut list = |direction: Direction| {
@@ -250,8 +259,12 @@ fn compare_extents(
     let mut back = list(Direction::Backward);
     back.reverse();
     assert_eq!(back, found, "extents of {what} from the end");
-    // Cut both at every edge, and compare run by run.
-    let edges = model.edges(object, dkey, akey);
+    // Cut both at every edge, and compare run by run. What was joined may begin and end in the middle of an extent of
+    // which a piece was copied along.
+    let mut edges = model.edges(object, dkey, akey);
+    edges.extend(found.iter().flat_map(|run| [run.extent.start, run.extent.end()]));
+    edges.sort_unstable();
+    edges.dedup();
     let mut expected = Vec::new();
     for pair in edges.windows(2) {
         if let Some((version, size, _)) = model.record(at, object, dkey, akey, pair[0]) {
@@ -291,7 +304,7 @@ pub fn compare_diff(store: &mut Store, model: &Model, objects: u64, from: Epoch,
                 None => break,
             }
         }
-        let what = format!("container {id} from {from} to {to}, {limit} at once");
+        let what = format_args!("container {id} from {from} to {to}, {limit} at once");
         assert_eq!(runs_of(found), expected_diff(model, objects, from, to), "{what}");
     }
 }

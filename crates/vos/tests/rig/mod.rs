@@ -23,7 +23,7 @@ pub use compare::{compare_at, compare_diff, compare_lists};
 #[allow(unused_imports)]
 pub use life::script;
 #[allow(unused_imports)]
-pub use resize::{move_values, resize};
+pub use resize::{fence, move_values, resize};
 
 /// Indices read one by one; some extents lie far beyond.
 const SPAN: u64 = 48;

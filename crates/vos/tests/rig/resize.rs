@@ -22,8 +22,11 @@ pub fn resize(store: &mut Store, bytes: u64) -> Result<bool, Error> {
     for _ in 0..2 {
         media.checkpoint_blocking()?;
     }
-    match media.fence(bytes) {
-        Err(media::Error::Resize(media::ResizeError::TooFull { .. })) => return Ok(false),
+    match fence(&media, bytes) {
+        Err(media::Error::Resize(media::ResizeError::TooFull { .. })) => {
+            media.lift_fence();
+            return Ok(false);
+        }
         fenced => fenced?,
     }
     for _ in 0..3 {
@@ -53,6 +56,13 @@ pub fn resize(store: &mut Store, bytes: u64) -> Result<bool, Error> {
     assert!(undecided, "nothing else holds a block: {:?}", media.fenced());
     media.lift_fence();
     Ok(false)
+}
+
+/// Puts a fence up, until it stands.
+pub fn fence(media: &media::Store, bytes: u64) -> Result<(), media::Error> {
+    media.fence(bytes)?;
+    while media.move_fence()? {}
+    Ok(())
 }
 
 /// Moves all values behind the fence; false when there was no room and the fence is gone.
