@@ -17,6 +17,7 @@
 #![forbid(unsafe_code)]
 
 pub mod hold;
+pub mod replication;
 pub mod service;
 pub mod sessions;
 pub mod target;

@@ -29,6 +29,7 @@ mod calls;
 mod connection;
 mod link;
 mod listener;
+pub mod membership;
 mod metrics;
 mod outbox;
 mod polling;

@@ -11,6 +11,9 @@ pub(crate) static CALLS_LOST: Counter = Counter::new("net_calls_lost", "calls wh
 pub(crate) static CALLS_TIMED_OUT: Counter =
     Counter::new("net_calls_timed_out", "calls that waited past their deadline");
 
+pub(crate) static POSTPONED: Counter =
+    Counter::new("membership_timers_postponed", "times that timers waited longer because this server was slow itself");
+
 pub static METRICS: Table = Table {
     metrics: &[
         Metric::Gauge(&LINKS),
@@ -19,5 +22,6 @@ pub static METRICS: Table = Table {
         Metric::Counter(&BAD_PEERS),
         Metric::Counter(&CALLS_LOST),
         Metric::Counter(&CALLS_TIMED_OUT),
+        Metric::Counter(&POSTPONED),
     ],
 };

@@ -18,6 +18,7 @@ pub mod data;
 pub mod encoding;
 pub mod frame;
 pub mod hello;
+pub mod membership;
 pub mod opcode;
 
 pub use encoding::{DecodeError, Reader, Wire};

@@ -16,6 +16,7 @@ use wire::data::*;
 use wire::encoding::Bytes;
 use wire::frame::{Header, Kind};
 use wire::hello::*;
+use wire::membership::*;
 use wire::{DecodeError, Wire};
 
 /// What a test does with each sample.
@@ -134,7 +135,8 @@ fn every_message_has_a_sample() {
     let mut names = Names(BTreeSet::from(["frame_header".to_owned()]));
     samples(&mut names);
     let mut expected = BTreeSet::from(["frame_header".to_owned(), "error".to_owned()]);
-    for source in [include_str!("../src/control.rs"), include_str!("../src/data.rs"), include_str!("../src/hello.rs")] {
+    let control = [include_str!("../src/control.rs"), include_str!("../src/hello.rs")];
+    for source in control.into_iter().chain([include_str!("../src/data.rs"), include_str!("../src/membership.rs")]) {
         expected.extend(declared(source));
     }
     assert_eq!(names.0, expected, "samples here and messages in src differ");
@@ -218,9 +220,37 @@ impl Random {
 
 fn samples(check: &mut impl Check) {
     hello_samples(check);
+    membership_samples(check);
     control_samples(check);
     data_samples(check);
     check.one("error", Error::new(Code::NotFound, "no pool 'tank'").remedy("list pools with `dmg pool list`"));
+}
+
+fn membership_samples(check: &mut impl Check) {
+    let life = |rank| Life { rank: Rank(rank), start: 0x0102_0304_0506_0708, renewed: 2 };
+    let kinds = [
+        ("ping", GossipKind::Ping { number: 7 }),
+        ("ack", GossipKind::Ack { number: 7 }),
+        ("ping_request", GossipKind::PingRequest { number: 8, target: life(3) }),
+        ("indirect_ping", GossipKind::IndirectPing { number: 8, origin: life(3) }),
+        ("indirect_ack", GossipKind::IndirectAck { number: 8, target: life(3) }),
+        ("forwarded_ack", GossipKind::ForwardedAck { number: 8, origin: life(3) }),
+        ("announce", GossipKind::Announce),
+        ("feed", GossipKind::Feed),
+        ("gossip", GossipKind::Gossip),
+        ("broadcast", GossipKind::Broadcast),
+        ("taken_for_dead", GossipKind::TakenForDead),
+    ];
+    for (name, kind) in kinds {
+        check.one(&format!("gossip_kind-{name}"), kind);
+    }
+    let kind = GossipKind::Ping { number: 7 };
+    check.one("gossip_header", GossipHeader { from: life(1), incarnation: 4, to: life(2), kind });
+    check.one("life", life(9));
+    check.one("liveness-alive", Liveness::Alive);
+    check.one("liveness-suspect", Liveness::Suspect);
+    check.one("liveness-down", Liveness::Down);
+    check.one("news", News { life: life(9), incarnation: 5, state: Liveness::Suspect });
 }
 
 fn hello_samples(check: &mut impl Check) {

@@ -1,0 +1,168 @@
+//! A member of a placement group: what it has prepared, and what it knows to be decided.
+
+use std::collections::BTreeMap;
+
+use super::{Change, Decisions, Outcome, Peer, Report, Term};
+
+/// What a target's store does in the steps of a member: at once, and durable before the member's answer leaves.
+pub trait Ledger {
+    /// What a change does.
+    type Work: ?Sized;
+    /// Why it cannot be done.
+    type Refusal;
+
+    /// The group's leader is that of `term` from now on.
+    fn adopt(&mut self, term: Term);
+
+    /// Keeps `work` beside the data until it is decided.
+    ///
+    /// # Errors
+    /// It cannot be done here. Nothing changed.
+    fn prepare(&mut self, change: Change, members: &[Peer], work: &Self::Work) -> Result<(), Self::Refusal>;
+
+    /// Ends a change: what it prepared takes effect, or goes. One that was never prepared here is noted as aborted.
+    fn decide(&mut self, change: Change, outcome: Outcome);
+
+    /// Outcomes up to `change` need not be remembered.
+    fn settle(&mut self, change: Change);
+}
+
+/// Why a member does not prepare.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub enum PrepareError<R> {
+    /// It has adopted a higher term, or has yet to hear of this one.
+    Term(Term),
+    /// It is decided already that it does not happen.
+    Aborted,
+    /// The store's own.
+    Refused(R),
+}
+
+/// Why a member does not take a decision.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub enum DecideError {
+    /// It has adopted another term.
+    Term(Term),
+    /// A change that is committed and was never prepared here: this member is not what the leader takes it for.
+    NeverPrepared(Change),
+    /// A change that is said to be settled waits here for its decision: it would wait for ever (K10).
+    Undecided(Change),
+}
+
+/// The state of one placement group on one target. All of it is durable, by way of [`Ledger`].
+#[derive(Clone, Debug, Default, PartialEq, Eq, Hash)]
+pub struct Member {
+    term: Term,
+    settled: Change,
+    prepared: BTreeMap<Change, Vec<Peer>>,
+    /// Above `settled`.
+    decided: BTreeMap<Change, Outcome>,
+}
+
+impl Member {
+    /// As the store has it after a restart.
+    pub fn restore(term: Term, report: Report) -> Member {
+        let Report { prepared, decided, settled } = report;
+        Member { term, settled, prepared: prepared.into_iter().collect(), decided: decided.into_iter().collect() }
+    }
+
+    pub fn term(&self) -> Term {
+        self.term
+    }
+
+    /// The leader of `term` begins: nothing of earlier ones is taken any more.
+    ///
+    /// # Errors
+    /// The term it has, when that is higher.
+    pub fn recover<L: Ledger>(&mut self, term: Term, ledger: &mut L) -> Result<Report, Term> {
+        if term < self.term {
+            return Err(self.term);
+        }
+        if term > self.term {
+            self.term = term;
+            ledger.adopt(term);
+        }
+        Ok(self.report())
+    }
+
+    /// What it holds now.
+    pub fn report(&self) -> Report {
+        Report {
+            prepared: self.prepared.iter().map(|(change, members)| (*change, members.clone())).collect(),
+            decided: self.decided.iter().map(|(change, outcome)| (*change, *outcome)).collect(),
+            settled: self.settled,
+        }
+    }
+
+    /// Prepares a change, unless that is past; saying it twice is fine. What was refused once stays refused: else a
+    /// message that comes twice could bring a change back that its client was told had failed.
+    ///
+    /// # Errors
+    /// [`PrepareError`].
+    pub fn prepare<L: Ledger>(
+        &mut self,
+        change: Change,
+        members: &[Peer],
+        work: &L::Work,
+        ledger: &mut L,
+    ) -> Result<(), PrepareError<L::Refusal>> {
+        if change.term != self.term {
+            return Err(PrepareError::Term(self.term));
+        }
+        if self.prepared.contains_key(&change) {
+            return Ok(());
+        }
+        match self.outcome(change) {
+            Some(Outcome::Committed) => return Ok(()),
+            Some(Outcome::Aborted) => return Err(PrepareError::Aborted),
+            None => {}
+        }
+        if let Err(why) = ledger.prepare(change, members, work) {
+            ledger.decide(change, Outcome::Aborted);
+            self.decided.insert(change, Outcome::Aborted);
+            return Err(PrepareError::Refused(why));
+        }
+        self.prepared.insert(change, members.to_vec());
+        Ok(())
+    }
+
+    /// Hears what the leader of `term` decided. What it knew stays as it is: there is one outcome (K2).
+    ///
+    /// # Errors
+    /// [`DecideError`].
+    pub fn decide<L: Ledger>(&mut self, term: Term, decisions: &Decisions, ledger: &mut L) -> Result<(), DecideError> {
+        if term != self.term {
+            // An old leader's abort may be of a change that the new one found with everybody, and committed.
+            return Err(DecideError::Term(self.term));
+        }
+        for &(change, outcome) in &decisions.decided {
+            if self.outcome(change).is_some() {
+                continue;
+            }
+            if self.prepared.remove(&change).is_none() && outcome == Outcome::Committed {
+                return Err(DecideError::NeverPrepared(change));
+            }
+            ledger.decide(change, outcome);
+            self.decided.insert(change, outcome);
+        }
+        if decisions.settled > self.settled {
+            if let Some((change, _)) = self.prepared.range(..=decisions.settled).next() {
+                return Err(DecideError::Undecided(*change));
+            }
+            self.settled = decisions.settled;
+            self.decided = self.decided.split_off(&decisions.settled);
+            self.decided.remove(&decisions.settled);
+            ledger.settle(decisions.settled);
+        }
+        Ok(())
+    }
+
+    /// How a change ended, as far as it is known here; one below the mark that is not remembered did not happen as
+    /// far as any message can still tell.
+    fn outcome(&self, change: Change) -> Option<Outcome> {
+        match self.decided.get(&change) {
+            None if change <= self.settled => Some(Outcome::Aborted),
+            known => known.copied(),
+        }
+    }
+}
