@@ -5,7 +5,7 @@
 
 use media::{PageId, Pages};
 
-use crate::error::Result;
+use crate::error::{Error, Result};
 use crate::node::{self, Body, KeyRef};
 use crate::tree::{Path, Tree, body, child_of};
 
@@ -30,6 +30,7 @@ impl<'a> Cursor<'a> {
             Cursor { tree: *tree, pages, path: Path::new(), leaf: body(pages, tree.root)?, index: usize::MAX };
         cursor.descend(key)?;
         cursor.settle()?;
+        cursor.forward_of(key)?;
         Ok(cursor)
     }
 
@@ -79,11 +80,12 @@ impl<'a> Cursor<'a> {
             };
             if index > 0 && index < count {
                 self.index = index;
-                return Ok(());
+                return self.forward_of(key);
             }
         }
         self.descend(key)?;
-        self.settle()
+        self.settle()?;
+        self.forward_of(key)
     }
 
     /// At the last record before `key`; past the end when there is none.
@@ -96,7 +98,15 @@ impl<'a> Cursor<'a> {
     /// Moves to the last record before `key`; false, and past the end, when there is none.
     pub(crate) fn seek_before(&mut self, key: &[u8]) -> Result<bool> {
         self.descend(key)?;
-        self.back()
+        let found = self.back()?;
+        if found && !self.key().is_below(key) { Err(out_of_order()) } else { Ok(found) }
+    }
+
+    /// Refuses a record that sorts before `key`, which was sought. Who seeks again and again, each time beyond what was
+    /// found, would never come to an end in a page whose records are not in order.
+    #[inline]
+    fn forward_of(&self, key: &[u8]) -> Result<()> {
+        if self.is_valid() && self.key().is_below(key) { Err(out_of_order()) } else { Ok(()) }
     }
 
     /// Moves to the next record.
@@ -235,6 +245,14 @@ impl<'a> Cursor<'a> {
         {
             self.pages.prefetch(PageId(leaf), HEAD_LINES);
         }
+    }
+}
+
+#[cold]
+fn out_of_order() -> Error {
+    Error::Corrupt {
+        place: "a page of the tree".into(),
+        fault: "records that are not in the order of their keys".into(),
     }
 }
 

@@ -314,7 +314,7 @@ pub(crate) fn prefetch_record(body: &Body, index: usize) {
 }
 
 /// Where the value of record `index` lies in the body.
-fn value_at(body: &Body, index: usize) -> usize {
+pub(crate) fn value_at(body: &Body, index: usize) -> usize {
     let (at, len) = slot_parts(slot(body, index));
     at + len + 2
 }

@@ -495,6 +495,34 @@ mod tests {
         }
     }
 
+    /// Fuzzing planted bytes in a page, with the right checksum: a walk down by seeking before each key that it found then
+    /// went round for ever.
+    #[test]
+    fn leaves_in_the_wrong_order_are_refused_and_not_walked_for_ever() {
+        let mut pages = Pages::in_memory(64 << 20).unwrap();
+        let mut tree = Tree::create(&mut pages, 1).unwrap();
+        for n in 0..1000u64 {
+            tree.insert(&mut pages, &n.to_be_bytes(), Value { head: &[1; 60], tail: &[] }, 1).unwrap();
+        }
+        pages.begin_op();
+        let root = pages.get_mut(tree.root).unwrap().body_mut();
+        assert!(!node::is_leaf(root));
+        let from = node::value_at(root, 5);
+        for child in [1, 2] {
+            let to = node::value_at(root, child);
+            root.copy_within(from..from + 4, to);
+        }
+        let (mut key, mut steps) = (900u64.to_be_bytes().to_vec(), 0);
+        let mut cursor = Cursor::at(&tree, &pages, &key).unwrap();
+        while let Ok(true) = cursor.seek_before(&key) {
+            cursor.key().copy_to(&mut key);
+            steps += 1;
+            assert!(steps <= 1000, "each step passes a record");
+        }
+        assert!(steps < 900, "the fault is met after {steps} steps");
+        assert!(matches!(cursor.seek_before(&key), Err(Error::Corrupt { .. })));
+    }
+
     /// The leftmost leaf splits on keys below every separator there is.
     #[test]
     fn descending_keys_keep_the_order() {

@@ -6,7 +6,9 @@
 //! a plain loop of seeded mutations.
 //!
 //! # Always true
-//! Every run starts from the golden files of the crates and what earlier runs found in `fuzz/corpus`.
+//! Every run starts from the golden files of the crates, the inputs that once failed (`fuzz/found`), and what earlier runs
+//! found in `fuzz/corpus`. With `--seed` a run goes the same way again, as far as its seconds reach: so does continuous
+//! integration, and what is new is looked for by runs without.
 
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
@@ -29,6 +31,7 @@ const INPUT_BYTES_MAX: u32 = 1 << 16;
 
 struct Options {
     seconds: u32,
+    seed: Option<u32>,
     fallback: bool,
     names: Vec<String>,
 }
@@ -46,13 +49,17 @@ pub(crate) fn run(root: &Path, arguments: &[String]) -> Result<()> {
     for name in &names {
         let corpus = workspace.join("corpus").join(name);
         std::fs::create_dir_all(&corpus).with_context(|| format!("create {}", corpus.display()))?;
-        let seeds = seeds(root)?;
+        let seeds = seeds(root, name)?;
         let mut command = Command::new(&program);
         command.current_dir(&workspace).env("FUZZ_TARGET", name).env("FUZZ_SCRATCH", &scratch.0);
         if guided {
             command.arg(format!("-max_total_time={}", options.seconds));
             command.arg(format!("-max_len={INPUT_BYTES_MAX}"));
-            command.args(["-print_final_stats=1", "-timeout=10", "-rss_limit_mb=4096"]);
+            // A virtual machine may stand still for a while: only what is far beyond that is a loop without an end.
+            command.args(["-print_final_stats=1", "-timeout=60", "-rss_limit_mb=4096"]);
+            if let Some(seed) = options.seed {
+                command.arg(format!("-seed={seed}"));
+            }
             command.arg(format!("-artifact_prefix={name}-"));
             command.arg(&corpus).args(&seeds);
         } else {
@@ -79,21 +86,26 @@ fn report(name: &str, command: &mut Command) -> Result<()> {
 
 impl Options {
     fn parse(arguments: &[String]) -> Result<Options> {
-        let mut options = Options { seconds: 10, fallback: false, names: Vec::new() };
+        let mut options = Options { seconds: 10, seed: None, fallback: false, names: Vec::new() };
         let mut rest = arguments.iter();
         while let Some(argument) = rest.next() {
             match argument.as_str() {
-                "--seconds" => {
-                    let value = rest.next().context("fuzz: --seconds wants a number")?;
-                    options.seconds = value.parse().with_context(|| format!("fuzz: `{value}` is not a number"))?;
-                }
+                "--seconds" => options.seconds = number("--seconds", rest.next())?,
+                "--seed" => options.seed = Some(number("--seed", rest.next())?),
                 "--fallback" => options.fallback = true,
-                option if option.starts_with('-') => bail!("fuzz: no option `{option}`; --seconds N, --fallback"),
+                option if option.starts_with('-') => {
+                    bail!("fuzz: no option `{option}`; --seconds N, --seed N, --fallback")
+                }
                 name => options.names.push(name.to_owned()),
             }
         }
         Ok(options)
     }
+}
+
+fn number(option: &str, value: Option<&String>) -> Result<u32> {
+    let value = value.with_context(|| format!("fuzz: {option} wants a number"))?;
+    value.parse().with_context(|| format!("fuzz: `{value}` is not a number"))
 }
 
 /// A directory for files that targets make, in memory where there is such a place; gone when dropped.
@@ -157,9 +169,10 @@ fn targets(workspace: &Path) -> Result<Vec<String>> {
     Ok(rows.filter_map(|row| row.trim().strip_prefix("(\"")?.split('"').next()).map(str::to_owned).collect())
 }
 
-/// The directories of golden bytes: each file in them is a seed.
-fn seeds(root: &Path) -> Result<Vec<PathBuf>> {
-    let mut found = Vec::new();
+/// The directories whose files are seeds: golden bytes, and what once made `target` fail.
+fn seeds(root: &Path, target: &str) -> Result<Vec<PathBuf>> {
+    let failed = root.join("fuzz/found").join(target);
+    let mut found: Vec<_> = failed.is_dir().then_some(failed).into_iter().collect();
     for entry in std::fs::read_dir(root.join("crates")).context("crates")? {
         let directory = entry?.path().join("golden/v1");
         if directory.is_dir() {
