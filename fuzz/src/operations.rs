@@ -70,11 +70,19 @@ fn run(bytes: &mut Bytes<'_>) {
             8 => {
                 now.epoch += 1;
                 let steps = (0..1 + bytes.next() % 3).map(|n| step(bytes, now.seq + n)).collect();
-                let (tx, epoch) = (bytes.next() % 16, Epoch(now.epoch));
-                act(&mut store, &mut model, &Op::Prepare { tx, container: 0, epoch, steps }, &mut now);
+                let (change, epoch) = (bytes.next() % 16, Epoch(now.epoch));
+                act(&mut store, &mut model, &Op::Prepare { change, container: 0, epoch, steps }, &mut now);
             }
-            9 => act(&mut store, &mut model, &Op::Commit { tx: bytes.next() % 16, container: 0 }, &mut now),
-            10 => act(&mut store, &mut model, &Op::Abort { tx: bytes.next() % 16, container: 0 }, &mut now),
+            9 => act(&mut store, &mut model, &Op::Commit(bytes.next() % 16), &mut now),
+            10 => {
+                let (which, change) = (bytes.next() % 4, bytes.next() % 16);
+                let op = match which {
+                    0 => Op::Settle(change),
+                    1 => Op::Adopt(change),
+                    _ => Op::Abort(change),
+                };
+                act(&mut store, &mut model, &op, &mut now);
+            }
             11 => snapshots(bytes, &mut store, &mut model, &mut now),
             12 => {
                 // What came at this epoch stays; from here on it is a new one.

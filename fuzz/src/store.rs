@@ -14,8 +14,8 @@ use media::{Existing, Identity, Region, Regions, Reserve};
 use rt::disk::{Disk, OpenMode};
 use types::{Conditions, ContainerId, Epoch, Extent, Key, ObjectClass, ObjectId, ObjectType, PoolId, SessionId};
 use vos::{
-    AkeyRead, AkeyWrite, Branch, DiffAnchor, Edge, ListedObject, Op, Origin, Party, Payload, Punch, PunchScope,
-    ReadScope, ReadWhat, Store, TxId, Update, ValueWrite, WalkAnchor, WalkedRecord,
+    AkeyRead, AkeyWrite, Branch, ChangeId, DiffAnchor, Edge, ListedObject, Op, Origin, Party, Payload, Prepare, Punch,
+    PunchScope, ReadScope, ReadWhat, Store, Term, TxId, Update, ValueWrite, WalkAnchor, WalkedRecord,
 };
 
 const POOL: PoolId = PoolId::from_bytes([1; 16]);
@@ -220,7 +220,7 @@ fn fill(store: &mut Store) -> vos::Result<()> {
     let scope = PunchScope::Dkey(&Key::Integer(4));
     let punch = Punch { group: 0, oid: object(), scope, conditions: Conditions::None };
     store.punch(CONTAINER, Epoch(5000), origin, &punch)?;
-    // Transactions in every state; one intent has several parts.
+    // Changes in every state; one intent has several parts.
     let value = vec![9; 4096];
     let payload = Payload::Inline { bytes: &value, checksums: &[9] };
     let akeys = [AkeyWrite { akey: &single, value: ValueWrite::Single(payload) }];
@@ -228,18 +228,24 @@ fn fill(store: &mut Store) -> vos::Result<()> {
     let ops = dkeys
         .each_ref()
         .map(|dkey| Op::Update(Update { group: 0, oid: object(), dkey, conditions: Conditions::None, akeys: &akeys }));
-    for seq in 1..=4 {
-        let count = if seq == 3 { ops.len() } else { 1 };
-        store.prepare(tx(seq), CONTAINER, Epoch(5000 + seq), origin, &ops[..count])?;
+    for number in 1..=4 {
+        let count = if number == 3 { ops.len() } else { 1 };
+        store.prepare(&prepare(number, &ops[..count]), Epoch(5000 + number))?;
     }
-    store.prepare(tx(5), CONTAINER, Epoch(5005), origin, &[Op::Punch(punch)])?;
-    store.commit(tx(1), CONTAINER, origin)?;
-    store.abort(tx(2), CONTAINER, origin)?;
+    store.prepare(&prepare(5, &[Op::Punch(punch)]), Epoch(5005))?;
+    store.commit(POOL, change(1))?;
+    store.abort(POOL, change(2))?;
+    store.settle_upto(POOL, change(1))?;
+    store.adopt(POOL, 0, Term { interval: 2, round: 1 })?;
     Ok(())
 }
 
-fn tx(seq: u64) -> TxId {
-    TxId { session: SessionId(3), seq }
+fn change(number: u64) -> ChangeId {
+    ChangeId { group: 0, term: Term { interval: 1, round: 1 }, number }
+}
+
+fn prepare<'a>(number: u64, ops: &'a [Op<'a>]) -> Prepare<'a> {
+    Prepare { change: change(number), container: CONTAINER, origin: Origin::default(), note: b"by whom", ops }
 }
 
 /// Every question and a few changes; any answer will do.
@@ -283,17 +289,23 @@ fn use_all(store: &mut Store) {
         let punch = Punch { group: 0, oid: object(), scope: PunchScope::Object, conditions: Conditions::None };
         let _ = store.punch(container, Epoch(1 << 41), Origin::default(), &punch);
         store.start_clock(Epoch(1 << 40));
-        let party = Party::certain(tx(8), Epoch(1 << 42));
+        let party = Party::certain(TxId { session: SessionId(3), seq: 8 }, Epoch(1 << 42));
         let _ = store.admit_read(&party, container, &ReadScope::Object { group: 0, oid: object() });
-        let _ = store.prepare_in(&party, container, Origin::default(), &[Op::Update(update), Op::Punch(punch)]);
-        let prepared: Vec<TxId> = store.prepared(container).into_iter().flatten().map(|(tx, _)| tx).collect();
-        for (index, tx) in prepared.into_iter().enumerate() {
-            let _ = store.resolve(tx, container);
-            let _ = if index % 2 == 0 {
-                store.commit(tx, container, Origin::default())
-            } else {
-                store.abort(tx, container, Origin::default())
-            };
+        let ops = [Op::Update(update), Op::Punch(punch)];
+        let next = ChangeId { term: Term { interval: 3, round: 1 }, ..change(9) };
+        let _ = store.prepare_in(&party, &Prepare { change: next, container, ..prepare(9, &ops) });
+    }
+    for pool in store.pools() {
+        for group in store.groups(pool).unwrap_or_default() {
+            let Ok(standing) = store.standing(pool, group) else { continue };
+            let _ = store.adopt(pool, group, Term { interval: u32::MAX, round: 1 });
+            for (index, undecided) in standing.prepared.iter().enumerate() {
+                let change = undecided.change;
+                let _ = store.resolve(pool, change);
+                let _ = if index % 2 == 0 { store.commit(pool, change) } else { store.abort(pool, change) };
+            }
+            let last = standing.prepared.last().map_or(standing.settled, |undecided| undecided.change);
+            let _ = store.settle_upto(pool, last);
         }
     }
     let _ = store.check();

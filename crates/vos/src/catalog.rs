@@ -7,9 +7,10 @@
 //! | 01, pool 16                                     | quota 8    | a pool                                |
 //! | 02, container 16                                | a site     | a container                           |
 //! | 03, tree number 4 BE                            | a site     | a container being destroyed           |
-//! | 04, tree number 4 BE, tx, part 4 BE             | bytes      | part of an intent: see `commit`       |
-//! | 05, tree number 4 BE, slot 2 BE                 | 33 bytes   | how a transaction ended: see `commit` |
+//! | 04, tree number 4 BE, change 20, part 4 BE      | bytes      | part of an intent: see `commit`       |
+//! | 05, pool 16, change 20                          | 9 bytes    | how a change ended: see `standing`    |
 //! | 06, session 8 BE                                | page 4     | what a session did: see `sessions`    |
+//! | 07, pool 16, placement group 4 BE               | 24 bytes   | its leader and mark: see `standing`   |
 //!
 //! A site is 44 bytes and a list: page of the container's head 4, root page of its tree 4, number of its tree 4, pool 16
 //! (zero when it is gone), moment to which it is being taken back 8 (0: none), when the latest rollback was asked for 8;
@@ -32,6 +33,7 @@ use crate::node::{RECORD_BYTES_MAX, Value};
 use crate::request::{Origin, PoolSpace};
 use crate::sessions::{self, SESSION};
 use crate::shard::{SNAPSHOTS_MAX, Shard, Site};
+use crate::standing;
 use crate::tree::Tree;
 
 const POOL: u8 = 1;
@@ -39,6 +41,7 @@ const SHARD: u8 = 2;
 const GARBAGE: u8 = 3;
 pub(crate) const INTENT: u8 = 4;
 pub(crate) const OUTCOME: u8 = 5;
+pub(crate) const STANDING: u8 = 7;
 
 /// Bytes of a site before its snapshots.
 const SITE_BYTES: usize = 44;
@@ -96,6 +99,7 @@ pub(crate) struct Catalog {
     /// Shards being destroyed, by the number of their tree.
     pub(crate) garbage: BTreeMap<u32, Shard>,
     pub(crate) intents: Table,
+    pub(crate) standings: standing::Table,
     pub(crate) sessions: sessions::Table,
 }
 
@@ -164,6 +168,7 @@ impl Catalog {
             shards: BTreeMap::new(),
             garbage: BTreeMap::new(),
             intents: Table::default(),
+            standings: standing::Table::default(),
             sessions: sessions::Table::default(),
         };
         Ok((catalog, root))
@@ -190,6 +195,7 @@ impl Catalog {
             shards: BTreeMap::new(),
             garbage: BTreeMap::new(),
             intents: Table::default(),
+            standings: standing::Table::default(),
             sessions: sessions::Table::default(),
             own,
         };
@@ -205,7 +211,7 @@ impl Catalog {
                     }
                     SHARD => Entry::Shard(decode_site(value)?),
                     GARBAGE => Entry::Garbage(decode_site(value)?),
-                    INTENT | OUTCOME | SESSION => Entry::Other,
+                    INTENT | OUTCOME | SESSION | STANDING => Entry::Other,
                     _ => return None,
                 })
             });
@@ -324,6 +330,8 @@ impl Catalog {
             shard.save_all(pages)?;
             enter(&mut self.own, pages, &garbage_key(shard.tree.owner), shard)?;
         }
+        self.intents.forget_pool(pool);
+        standing::forget_pool(self, pages, pool)?;
         self.own.tree.remove(pages, &pool_key(pool))?;
         self.pools.remove(&pool);
         self.own.save_all(pages)

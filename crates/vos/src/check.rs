@@ -18,6 +18,7 @@ use crate::naming::place_of;
 use crate::node::{self, Body};
 use crate::request::BulkList;
 use crate::shard::Shard;
+use crate::standing;
 use crate::tree::Tree;
 use crate::value::{self, Stored};
 
@@ -140,7 +141,8 @@ pub(crate) fn survey(media: &media::Store, catalog: &Catalog, options: CheckOpti
         }
         let mut faults = Vec::new();
         commit::check(catalog, &pages, &mut survey.bulk, &mut faults);
-        faults.into_iter().for_each(|fault| found.add(FindingKind::Catalog, None, "transactions", fault));
+        standing::check(catalog, &pages, &mut faults);
+        faults.into_iter().for_each(|fault| found.add(FindingKind::Catalog, None, "changes", fault));
         let mut faults = Vec::new();
         catalog.sessions.check(&catalog.own, &mut pages, &mut survey.owned, &mut faults);
         faults.into_iter().for_each(|(name, fault)| found.add(FindingKind::Session, None, name, fault));

@@ -15,9 +15,10 @@ use crate::history::{self, Window};
 use crate::intent::{Change, Intent, Table, Touch, touches};
 use crate::key::{self, OBJECT_BYTES, Record, Version};
 use crate::prepare::{named_akeys, own_existence};
-use crate::request::{AkeyRead, Op, Origin, Punch, PunchScope, ReadWhat, TxState, Update};
+use crate::request::{AkeyRead, ChangeId, Op, Origin, Prepare, Punch, PunchScope, ReadWhat, Update};
 use crate::shard::Shard;
 use crate::store::Store;
+use crate::transaction::validate;
 use crate::value;
 use crate::view::View;
 
@@ -88,12 +89,12 @@ struct Ground<'a> {
 }
 
 impl Ground<'_> {
-    /// Intents of others at, above or below a place, at an epoch that `counts`.
-    fn other(&self, place: &[u8], mut counts: impl FnMut(&Touch) -> bool) -> Option<(crate::TxId, Epoch)> {
+    /// An intent at, above or below a place, at an epoch that `counts`.
+    fn intent(&self, place: &[u8], mut counts: impl FnMut(&Touch) -> bool) -> Option<(ChangeId, Epoch)> {
         let mut found = None;
-        self.table.any_touch(self.shard.tree.owner, place, |tx, touch| {
-            if tx != self.party.tx && counts(touch) {
-                found = Some((tx, touch.version.epoch));
+        self.table.any_touch(self.shard.tree.owner, place, |change, touch| {
+            if counts(touch) {
+                found = Some((change, touch.version.epoch));
             }
             found.is_some()
         });
@@ -109,7 +110,7 @@ impl Ground<'_> {
         let mut matters = |_: &[u8], record: Record, stored: &[u8]| part.has(record, stored);
         let within = history::newest(self.shard, self.pages, place, window, &mut matters)?;
         let above = history::newest_above(self.shard, self.pages, place, window)?;
-        let intent = self.other(place, |touch| window.contains(touch.version.epoch) && part.meets(&touch.change));
+        let intent = self.intent(place, |touch| window.contains(touch.version.epoch) && part.meets(&touch.change));
         Ok(within.max(above).max(intent.map(|(_, epoch)| epoch)))
     }
 
@@ -118,7 +119,7 @@ impl Ground<'_> {
         let window = Window { low: self.party.epoch.next(), high: Epoch::MAX };
         let within = history::newest(self.shard, self.pages, place, window, &mut |_, _, _| true)?;
         let below = |touch: &Touch| window.contains(touch.version.epoch) && touch.place.starts_with(place);
-        Ok(within.max(self.other(place, below).map(|(_, epoch)| epoch)))
+        Ok(within.max(self.intent(place, below).map(|(_, epoch)| epoch)))
     }
 
     /// The worst clash of a write with another at the same epoch.
@@ -126,7 +127,7 @@ impl Ground<'_> {
         let epoch = self.party.epoch;
         let (part, now) = (Part::of(&touch.change), Window { low: epoch, high: epoch });
         let intent = |other: &Touch| other.version.epoch == epoch && part.meets(&other.change);
-        if self.other(&touch.place, intent).is_some()
+        if self.intent(&touch.place, intent).is_some()
             || history::newest_above(self.shard, self.pages, &touch.place, now)?.is_some()
         {
             return Ok(Some(Clash::SameEpoch));
@@ -180,7 +181,7 @@ impl Store {
     ///
     /// # Errors
     /// `InProgress`: an intent at or below the epoch decides what is there. `Restart`: a write may have been
-    /// before it for all the clock knows. `NoContainer`, `Invalid`, `Corrupt`; `TxState` once it prepared.
+    /// before it for all the clock knows. `NoContainer`, `Invalid`, `Corrupt`.
     pub fn admit_read(&mut self, party: &Party, container: ContainerId, scope: &ReadScope<'_>) -> Result<()> {
         let mut place = Vec::new();
         let (doing, parts): (Doing, Vec<(Vec<u8>, Part<'_>)>) = match *scope {
@@ -213,7 +214,7 @@ impl Store {
         self.on_ground(party, container, |ground, reads| {
             for (place, part) in &parts {
                 let seen = |touch: &Touch| touch.version.epoch <= party.epoch && part.meets(&touch.change);
-                let undecided = ground.other(place, seen).map(|(tx, _)| tx);
+                let undecided = ground.intent(place, seen).map(|(change, _)| change);
                 let uncertain = ground.uncertain(place, *part)?;
                 settle(decide(class, party, &Facts { uncertain, undecided, ..Facts::default() }))?;
             }
@@ -260,24 +261,17 @@ impl Store {
     ///
     /// # Errors
     /// `Restart`: start over at a higher epoch; `InProgress`: learn how the other ends, then retry at the
-    /// same; `TxState`; of [`Store::prepare`].
-    pub fn prepare_in(&mut self, party: &Party, container: ContainerId, origin: Origin, ops: &[Op<'_>]) -> Result<Lsn> {
-        if ops.len() > crate::record::tx::OPS_MAX {
-            return Err(Error::Invalid("a transaction has between 1 and 256 operations on a target"));
-        }
-        for op in ops {
-            match op {
-                Op::Update(update) => drop(crate::update::validate(update)?),
-                Op::Punch(punch) => crate::punch::validate(punch)?,
-            }
-        }
-        self.admit(party, container, ops)?;
-        self.prepare(party.tx, container, party.epoch, origin, ops)
+    /// same; of [`Store::prepare`].
+    pub fn prepare_in(&mut self, party: &Party, wanted: &Prepare<'_>) -> Result<Lsn> {
+        validate(wanted)?;
+        self.admit(party, wanted.container, wanted.ops)?;
+        self.prepare(wanted, party.epoch)
     }
 
     fn admit(&mut self, party: &Party, container: ContainerId, ops: &[Op<'_>]) -> Result<()> {
         self.on_ground(party, container, |ground, reads| {
-            let mut own = Intent::new(Version { epoch: party.epoch, minor: 0 }, &mut std::iter::empty());
+            let version = Version { epoch: party.epoch, minor: 0 };
+            let mut own = Intent::new(container, version, Origin::default(), &[]);
             for op in ops {
                 let (class, seen, facts) = facts(ground, reads, container, &own, op)?;
                 let verdict = decide(class, party, &facts);
@@ -303,10 +297,6 @@ impl Store {
         }
         let Store { media, catalog, reads, .. } = self;
         let shard = catalog.shard(container)?;
-        match catalog.intents.state(shard.tree.owner, party.tx) {
-            TxState::Unknown => {}
-            state => return Err(Error::TxState { tx: party.tx, state }),
-        }
         let mut pages = media.pages();
         pages.begin_op();
         let reads = reads.pool(shard.pool, |pool| catalog.pools.contains_key(pool));
@@ -338,7 +328,7 @@ fn facts(
             (any, all) = (any || exists, all && exists);
             // Only what would turn the answer round matters.
             let turns = |touch: &Touch| touch.version.epoch <= party.epoch && touch.is_removal() == exists;
-            facts.undecided = facts.undecided.or(ground.other(place, turns).map(|(tx, _)| tx));
+            facts.undecided = facts.undecided.or(ground.intent(place, turns).map(|(change, _)| change));
         }
         facts.exists = Some(if predicate == Predicate::Empty { any } else { all });
     }
@@ -392,7 +382,7 @@ fn settle(verdict: Verdict) -> Result<()> {
     match verdict {
         Verdict::Ok => Ok(()),
         Verdict::Restart { above } => Err(Error::Restart { above }),
-        Verdict::InProgress { tx } => Err(Error::InProgress { tx }),
+        Verdict::InProgress { change } => Err(Error::InProgress { change }),
         Verdict::Exists => Err(Error::Exists),
         Verdict::NotFound => Err(Error::NotFound),
     }

@@ -1,14 +1,10 @@
 //! What prepare, commit and abort do: to the catalog, where intents live, and to the tree at last.
 //!
-//! Entries of the catalog's tree, little-endian values. Ours.
+//! Entries of the catalog's tree. Ours.
 //!
-//! | key                                            | value                                              |
-//! |------------------------------------------------|----------------------------------------------------|
-//! | 04, tree 4 BE, session 8 BE, seq 8 BE, part 4 BE | 3900 bytes (the last part: fewer) of the prepare record |
-//! | 05, tree 4 BE, slot 2 BE                       | state 1, number 8, session 8, seq 8, epoch 8       |
-//!
-//! State 1 is committed, 2 aborted. The slot of an outcome is its number modulo 1024, so that a new one
-//! takes the place of the oldest.
+//! | key                                                                   | value                     |
+//! |-----------------------------------------------------------------------|---------------------------|
+//! | 04, tree 4 BE, group 4 BE, interval 4 BE, round 4 BE, number 8 BE, part 4 BE | 3900 bytes (the last part: fewer) of the prepare record |
 //!
 //! # Space
 //! A prepare is admitted as its update would be, and that much of the quota stays taken until it is decided.
@@ -17,70 +13,41 @@
 use std::collections::BTreeMap;
 
 use media::Pages;
-use types::{Epoch, PoolId, SessionId};
+use types::PoolId;
 
-use crate::catalog::{Catalog, INTENT, OUTCOME, unreadable};
+use crate::catalog::{Catalog, INTENT, unreadable};
 use crate::cursor::Cursor;
 use crate::error::{Error, Result};
 use crate::intent;
-use crate::intent::{Intent, OUTCOMES_MAX, Outcomes, give_back};
+use crate::intent::{Intent, give_back};
 use crate::key::{self, DATA, HOLE, LIFE, OBJECT_BYTES, SINGLE, Version};
 use crate::punch;
 use crate::record::{self, Record, kind};
-use crate::request::{BulkList, Op, TxId, TxState};
+use crate::request::{BulkList, ChangeId, ChangeState, Op, Origin};
+use crate::shard::Shard;
+use crate::standing;
 use crate::update::{self, Scratch};
 
 /// Bytes of a part: two parts and their keys fill a page.
 pub(crate) const PART_BYTES: usize = 3900;
+/// Bytes of the key of a part.
+const PART_KEY_BYTES: usize = 29;
 /// Pages that a change may add beyond one for each record: a split on every level.
 pub(crate) const SPLIT_PAGES: u64 = 4;
-
-const COMMITTED: u8 = 1;
-const ABORTED: u8 = 2;
-const OUTCOME_BYTES: usize = 33;
 
 /// Pages of quota that an intent takes until it is decided.
 pub(crate) fn pages_of(intent: &Intent) -> u64 {
     intent.records + SPLIT_PAGES
 }
 
-fn part_key(owner: u32, tx: TxId, part: u32) -> Vec<u8> {
-    let mut key = vec![INTENT];
-    key.extend_from_slice(&owner.to_be_bytes());
-    key.extend_from_slice(&tx.session.0.to_be_bytes());
-    key.extend_from_slice(&tx.seq.to_be_bytes());
+fn part_key(owner: u32, change: ChangeId, part: u32) -> Vec<u8> {
+    let mut key = [&[INTENT][..], &owner.to_be_bytes()].concat();
+    standing::push_change_key(&mut key, change);
     key.extend_from_slice(&part.to_be_bytes());
     key
 }
 
-fn outcome_key(owner: u32, number: u64) -> Vec<u8> {
-    let slot = (number % OUTCOMES_MAX) as u16;
-    [&[OUTCOME][..], &owner.to_be_bytes(), &slot.to_be_bytes()].concat()
-}
-
-fn outcome_value(number: u64, tx: TxId, state: TxState) -> Vec<u8> {
-    let (code, epoch) = match state {
-        TxState::Committed { epoch } => (COMMITTED, epoch),
-        _ => (ABORTED, Epoch::ZERO),
-    };
-    let fields = [number, tx.session.0, tx.seq, epoch.0];
-    std::iter::once(code).chain(fields.into_iter().flat_map(u64::to_le_bytes)).collect()
-}
-
-fn read_outcome(value: &[u8]) -> Option<(u64, TxId, TxState)> {
-    let value: &[u8; OUTCOME_BYTES] = value.try_into().ok()?;
-    let (fields, _) = value[1..].as_chunks::<8>();
-    let field = |at: usize| fields.get(at).map(|bytes| u64::from_le_bytes(*bytes));
-    let tx = TxId { session: SessionId(field(1)?), seq: field(2)? };
-    let state = match value[0] {
-        COMMITTED => TxState::Committed { epoch: Epoch(field(3)?) },
-        ABORTED => TxState::Aborted,
-        _ => return None,
-    };
-    Some((field(0)?, tx, state))
-}
-
-/// Reads intents and outcomes back; every shard is loaded already.
+/// Reads intents and standings back; every shard is loaded already.
 pub(crate) fn load(catalog: &mut Catalog, pages: &Pages) -> Result<()> {
     let mut found: Vec<(u32, Vec<u8>)> = Vec::new();
     let mut cursor = Cursor::at(&catalog.own.tree, pages, &[INTENT])?;
@@ -89,7 +56,9 @@ pub(crate) fn load(catalog: &mut Catalog, pages: &Pages) -> Result<()> {
         cursor.key().copy_to(&mut key);
         let owner = key.get(1..5).and_then(|bytes| bytes.first_chunk()).map(|bytes| u32::from_be_bytes(*bytes));
         let part = key.last_chunk().map(|bytes| u32::from_be_bytes(*bytes));
-        let (Some(owner), Some(part), 25) = (owner, part, key.len()) else { return Err(unreadable("an intent")) };
+        let (Some(owner), Some(part), PART_KEY_BYTES) = (owner, part, key.len()) else {
+            return Err(unreadable("an intent"));
+        };
         if part == 0 {
             found.push((owner, Vec::new()));
         }
@@ -100,44 +69,38 @@ pub(crate) fn load(catalog: &mut Catalog, pages: &Pages) -> Result<()> {
     let shards = catalog.shards.values().chain(catalog.garbage.values());
     let pools: BTreeMap<u32, PoolId> = shards.map(|shard| (shard.tree.owner, shard.pool)).collect();
     for (owner, bytes) in found {
-        let Some((tx, intent)) = decode(&bytes) else { return Err(unreadable("an intent")) };
+        let Some((change, intent)) = decode(&bytes) else { return Err(unreadable("an intent")) };
         let Some(pool) = pools.get(&owner) else { return Err(unreadable("an intent of no container")) };
         count(catalog, *pool, &intent, true);
-        catalog.intents.insert(owner, tx, intent);
+        let pool = Some(*pool).filter(|pool| catalog.pools.contains_key(pool));
+        catalog.intents.insert(pool, owner, change, intent);
     }
-    let mut outcomes: Vec<(u32, u64, TxId, TxState)> = Vec::new();
-    let mut cursor = Cursor::at(&catalog.own.tree, pages, &[OUTCOME])?;
-    while cursor.starts_with(&[OUTCOME]) {
-        let mut key = Vec::new();
-        cursor.key().copy_to(&mut key);
-        let owner = key.get(1..5).and_then(|bytes| bytes.first_chunk()).map(|bytes| u32::from_be_bytes(*bytes));
-        let (Some(owner), Some((number, tx, state))) = (owner, read_outcome(cursor.value())) else {
-            return Err(unreadable("the outcome of a transaction"));
-        };
-        outcomes.push((owner, number, tx, state));
-        cursor.next()?;
-    }
-    outcomes.sort_unstable_by_key(|(owner, number, _, _)| (*owner, *number));
-    for (owner, number, tx, state) in outcomes {
-        catalog.intents.outcomes.entry(owner).or_default().restore(number, tx, state);
-    }
+    catalog.standings = standing::load(&catalog.own, pages)?;
     Ok(())
 }
 
 /// The table's view of a stored prepare record.
-pub(crate) fn decode(bytes: &[u8]) -> Option<(TxId, Intent)> {
-    let (_, Record::Prepare { tx, version, ops, .. }) = record::decode(kind::PREPARE, bytes)? else { return None };
-    let mut intent = Intent::new(version, &mut std::iter::empty());
-    ops.iter().for_each(|op| op.with(|op| intent.add(op)));
+pub(crate) fn decode(bytes: &[u8]) -> Option<(ChangeId, Intent)> {
+    let (origin, record) = record::decode(kind::PREPARE, bytes)?;
+    let Record::Prepare { change, .. } = &record else { return None };
+    let mut intent = intent_of(origin, &record)?;
     intent.parts = bytes.len().div_ceil(PART_BYTES) as u32;
-    Some((tx, intent))
+    Some((*change, intent))
+}
+
+/// The table's view of a prepare record, but for its parts.
+pub(crate) fn intent_of(origin: Origin, record: &Record<'_>) -> Option<Intent> {
+    let Record::Prepare { container, note, version, ops, .. } = record else { return None };
+    let mut intent = Intent::new(*container, *version, origin, note);
+    ops.iter().for_each(|op| op.with(|op| intent.add(op)));
+    Some(intent)
 }
 
 /// The prepare record of an intent, from its parts.
-pub(crate) fn stored(catalog: &Catalog, pages: &Pages, owner: u32, tx: TxId, parts: u32) -> Result<Vec<u8>> {
+pub(crate) fn stored(catalog: &Catalog, pages: &Pages, owner: u32, change: ChangeId, parts: u32) -> Result<Vec<u8>> {
     let mut bytes = Vec::new();
     for part in 0..parts {
-        let found = catalog.own.tree.get(pages, &part_key(owner, tx, part))?;
+        let found = catalog.own.tree.get(pages, &part_key(owner, change, part))?;
         bytes.extend_from_slice(found.ok_or_else(|| unreadable("an intent"))?);
     }
     Ok(bytes)
@@ -156,16 +119,13 @@ fn count(catalog: &mut Catalog, pool: PoolId, intent: &Intent, is_new: bool) {
 }
 
 /// Reads every page that keeping or dropping an intent changes, so that nothing fails once it is logged.
-pub(crate) fn touch_parts(catalog: &Catalog, pages: &Pages, owner: u32, tx: TxId, parts: u32) -> Result<()> {
-    (0..parts).try_for_each(|part| catalog.own.tree.locate(pages, &part_key(owner, tx, part)).map(drop))?;
-    let next = catalog.intents.outcomes.get(&owner).map_or(0, |outcomes| outcomes.first() + outcomes.len() as u64);
-    catalog.own.tree.locate(pages, &outcome_key(owner, next)).map(drop)
+pub(crate) fn touch_parts(catalog: &Catalog, pages: &Pages, owner: u32, change: ChangeId, parts: u32) -> Result<()> {
+    (0..parts).try_for_each(|part| catalog.own.tree.locate(pages, &part_key(owner, change, part)).map(drop))
 }
 
 /// Reads every page that the commit of `intent` changes.
-pub(crate) fn touch_tree(catalog: &Catalog, pages: &Pages, container: types::ContainerId, i: &Intent) -> Result<()> {
-    let shard = catalog.shard(container)?;
-    for touch in &i.touches {
+pub(crate) fn touch_tree(shard: &Shard, pages: &Pages, intent: &Intent) -> Result<()> {
+    for touch in &intent.touches {
         let look = |rest: &[u8], extent: Option<(u8, types::Extent)>| {
             let mut key = [&touch.place, rest].concat();
             if let Some((kind, extent)) = extent {
@@ -196,128 +156,123 @@ pub(crate) fn apply_prepare(
     catalog: &mut Catalog,
     pages: &mut Pages,
     container: types::ContainerId,
-    tx: TxId,
+    change: ChangeId,
     mut intent: Intent,
     bytes: &[u8],
 ) -> Result<()> {
     let shard = catalog.shard(container)?;
     let (owner, pool) = (shard.tree.owner, shard.pool);
-    if catalog.intents.get(owner, tx).is_some() {
-        return Err(unreadable("a second prepare of a transaction"));
+    if catalog.intents.find(pool, change).is_some() {
+        return Err(unreadable("a second prepare of a change"));
     }
     intent.parts = bytes.len().div_ceil(PART_BYTES) as u32;
     for (part, bytes) in bytes.chunks(PART_BYTES).enumerate() {
-        catalog.put(pages, &part_key(owner, tx, part as u32), bytes)?;
+        catalog.put(pages, &part_key(owner, change, part as u32), bytes)?;
     }
     catalog.own.save_all(pages)?;
     let last = intent.last();
     catalog.with_shard(container, |shard| shard.applied(pages, last))?;
     count(catalog, pool, &intent, true);
-    catalog.intents.insert(owner, tx, intent);
+    catalog.intents.insert(Some(pool), owner, change, intent);
     Ok(())
 }
 
-/// Does a logged commit: all operations, in one step.
+/// Does a logged commit: all operations, in one step. Of a container that is being destroyed, nothing is left to do but
+/// to give its blocks back. Now the request took effect.
 pub(crate) fn apply_commit(
     catalog: &mut Catalog,
     pages: &mut Pages,
-    container: types::ContainerId,
-    tx: TxId,
+    pool: PoolId,
+    change: ChangeId,
     scratch: &mut Scratch,
 ) -> Result<()> {
-    let shard = catalog.shard(container)?;
-    let (owner, pool) = (shard.tree.owner, shard.pool);
-    let intent = catalog.intents.get(owner, tx).ok_or_else(|| unreadable("a commit of nothing prepared"))?;
-    let (version, parts) = (intent.version, intent.parts);
-    let bytes = stored(catalog, pages, owner, tx, parts)?;
+    let found = catalog.intents.find(pool, change);
+    let (owner, intent) = found.ok_or_else(|| unreadable("a commit of nothing prepared"))?;
+    let (version, parts, origin) = (intent.version, intent.parts, intent.origin);
+    let container = living(catalog, owner, intent).map(|shard| shard.id);
+    let bytes = stored(catalog, pages, owner, change, parts)?;
     let Some((_, Record::Prepare { ops, .. })) = record::decode(kind::PREPARE, &bytes) else {
         return Err(unreadable("an intent"));
     };
-    drop_intent(catalog, pages, owner, pool, tx)?;
-    for (index, op) in ops.iter().enumerate() {
-        let version = Version { minor: version.minor.saturating_add(index as u16), ..version };
-        op.with(|op| match op {
-            Op::Update(update) => {
-                catalog.with_shard(container, |shard| update::apply(shard, pages, version, update, None, scratch))
+    let dropped = drop_intent(catalog, pages, owner, pool, change)?;
+    match container {
+        Some(container) => {
+            for (index, op) in ops.iter().enumerate() {
+                let version = Version { minor: version.minor.saturating_add(index as u16), ..version };
+                op.with(|op| match op {
+                    Op::Update(update) => catalog
+                        .with_shard(container, |shard| update::apply(shard, pages, version, update, None, scratch)),
+                    Op::Punch(punch) => {
+                        catalog.with_shard(container, |shard| punch::apply(shard, pages, version, punch, scratch))
+                    }
+                })?;
             }
-            Op::Punch(punch) => {
-                catalog.with_shard(container, |shard| punch::apply(shard, pages, version, punch, scratch))
-            }
-        })?;
+        }
+        None => dropped.iter().for_each(|intent| give_back(intent, &mut scratch.freed)),
     }
-    note_outcome(catalog, pages, owner, tx, TxState::Committed { epoch: version.epoch })
+    standing::note(catalog, pages, pool, change, ChangeState::Committed { epoch: version.epoch })?;
+    catalog.note(pages, origin, version.epoch)
 }
 
-/// Does a logged abort, of a transaction that may never have prepared here: its prepare must not come later.
+/// Does a logged abort, of a change that may never have been prepared here: its prepare must not come later.
 pub(crate) fn apply_abort(
     catalog: &mut Catalog,
     pages: &mut Pages,
-    container: types::ContainerId,
-    tx: TxId,
+    pool: PoolId,
+    change: ChangeId,
     freed: &mut BulkList,
 ) -> Result<()> {
-    let shard = catalog.shard(container)?;
-    let (owner, pool) = (shard.tree.owner, shard.pool);
-    if let Some(intent) = drop_intent(catalog, pages, owner, pool, tx)? {
+    let owner = catalog.intents.find(pool, change).map(|(owner, _)| owner);
+    if let Some(owner) = owner
+        && let Some(intent) = drop_intent(catalog, pages, owner, pool, change)?
+    {
         give_back(&intent, freed);
     }
-    note_outcome(catalog, pages, owner, tx, TxState::Aborted)
+    standing::note(catalog, pages, pool, change, ChangeState::Aborted)
 }
 
-fn drop_intent(catalog: &mut Catalog, pages: &mut Pages, owner: u32, pool: PoolId, tx: TxId) -> Result<Option<Intent>> {
-    let Some(intent) = catalog.intents.remove(owner, tx) else { return Ok(None) };
+/// The container of an intent, unless it is being destroyed.
+pub(crate) fn living<'a>(catalog: &'a Catalog, owner: u32, intent: &Intent) -> Option<&'a Shard> {
+    catalog.shards.get(&intent.container).filter(|shard| shard.tree.owner == owner)
+}
+
+fn drop_intent(
+    catalog: &mut Catalog,
+    pages: &mut Pages,
+    owner: u32,
+    pool: PoolId,
+    change: ChangeId,
+) -> Result<Option<Intent>> {
+    let Some(intent) = catalog.intents.remove(pool, owner, change) else { return Ok(None) };
     for part in 0..intent.parts {
-        catalog.own.tree.remove(pages, &part_key(owner, tx, part))?;
+        catalog.own.tree.remove(pages, &part_key(owner, change, part))?;
     }
     count(catalog, pool, &intent, false);
     catalog.own.save_all(pages)?;
     Ok(Some(intent))
 }
 
-fn note_outcome(catalog: &mut Catalog, pages: &mut Pages, owner: u32, tx: TxId, state: TxState) -> Result<()> {
-    let number = catalog.intents.outcomes.entry(owner).or_default().note(tx, state);
-    catalog.put(pages, &outcome_key(owner, number), &outcome_value(number, tx, state))?;
-    catalog.own.save_all(pages)
+/// Whether the remains of a destroyed container wait: somebody has still to decide its changes, and must find what
+/// became of them. Not where the whole pool is gone.
+pub(crate) fn awaits_decision(catalog: &Catalog, remains: &Shard) -> bool {
+    catalog.pools.contains_key(&remains.pool) && catalog.intents.of(remains.tree.owner).next().is_some()
 }
 
-/// One step of forgetting the transactions of a destroyed container: an intent, or up to `limit` outcomes.
-/// False when none is left.
-pub(crate) fn drop_remains(
-    catalog: &mut Catalog,
-    pages: &mut Pages,
-    owner: u32,
-    limit: u32,
-    freed: &mut BulkList,
-) -> Result<bool> {
+/// One step of forgetting the changes of a container whose pool is gone. False when none is left.
+pub(crate) fn drop_remains(catalog: &mut Catalog, pages: &mut Pages, owner: u32, freed: &mut BulkList) -> Result<bool> {
     let Some(pool) = catalog.garbage.get(&owner).map(|shard| shard.pool) else { return Ok(false) };
-    let first = catalog.intents.of(owner).next().map(|(tx, _)| tx);
-    if let Some(tx) = first {
-        let intent = drop_intent(catalog, pages, owner, pool, tx)?;
-        intent.iter().for_each(|intent| give_back(intent, freed));
-        return Ok(true);
-    }
-    let mut dropped = false;
-    for _ in 0..limit {
-        let first = catalog.intents.outcomes.get(&owner).map_or(0, Outcomes::first);
-        if !catalog.intents.outcomes.get_mut(&owner).is_some_and(Outcomes::drop_first) {
-            catalog.intents.outcomes.remove(&owner);
-            break;
-        }
-        catalog.own.tree.remove(pages, &outcome_key(owner, first))?;
-        dropped = true;
-    }
-    if dropped {
-        catalog.own.save_all(pages)?;
-    }
-    Ok(dropped)
+    let Some(change) = catalog.intents.of(owner).next().map(|(change, _)| change) else { return Ok(false) };
+    let intent = drop_intent(catalog, pages, owner, pool, change)?;
+    intent.iter().for_each(|intent| give_back(intent, freed));
+    Ok(true)
 }
 
 /// Compares intents with what the catalog keeps, and counters with their sums; lists their blocks.
 pub(crate) fn check(catalog: &Catalog, pages: &Pages, bulk: &mut Vec<crate::BulkExtent>, problems: &mut Vec<String>) {
     let mut sums = BTreeMap::<PoolId, (u64, u64)>::new();
-    for (owner, tx, intent) in catalog.intents.all() {
+    for (owner, change, intent) in catalog.intents.all() {
         bulk.extend_from_slice(&intent.blocks);
-        let mut problem = |text: &str| problems.push(format!("intent {tx} of tree {owner}: {text}"));
+        let mut problem = |text: &str| problems.push(format!("intent {change} of tree {owner}: {text}"));
         let mut shards = catalog.shards.values().chain(catalog.garbage.values());
         match shards.find(|shard| shard.tree.owner == owner) {
             None => problem("belongs to no container"),
@@ -327,15 +282,19 @@ pub(crate) fn check(catalog: &Catalog, pages: &Pages, bulk: &mut Vec<crate::Bulk
                 if intent.version.epoch > shard.max_epoch() {
                     problem("its epoch is beyond the highest");
                 }
+                if catalog.standings.state(shard.pool, change) != ChangeState::Unknown {
+                    problem("was decided before");
+                }
+                let named = catalog.intents.find(shard.pool, change).map(|(owner, _)| owner);
+                if named != catalog.pools.contains_key(&shard.pool).then_some(owner) {
+                    problem("is not found by its name");
+                }
             }
         }
-        match stored(catalog, pages, owner, tx, intent.parts).map(|bytes| decode(&bytes)) {
-            Ok(Some((id, kept))) if id == tx && kept == *intent => {}
+        match stored(catalog, pages, owner, change, intent.parts).map(|bytes| decode(&bytes)) {
+            Ok(Some((id, kept))) if id == change && kept == *intent => {}
             Ok(_) => problem("is kept as something else"),
             Err(error) => problem(&error.to_string()),
-        }
-        if catalog.intents.outcomes.get(&owner).is_some_and(|outcomes| outcomes.state(tx).is_some()) {
-            problem("was decided before");
         }
     }
     for (id, pool) in &catalog.pools {
@@ -349,29 +308,21 @@ pub(crate) fn check(catalog: &Catalog, pages: &Pages, bulk: &mut Vec<crate::Bulk
 }
 
 #[cold]
-pub(crate) fn wrong_state(tx: TxId, state: TxState) -> Error {
-    Error::TxState { tx, state }
+pub(crate) fn wrong_state(change: ChangeId, state: ChangeState) -> Error {
+    Error::ChangeState { change, state }
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::request::Term;
 
     #[test]
     fn entries_have_their_golden_bytes() {
-        let tx = TxId { session: SessionId(0x0102), seq: 0x0304 };
-        let key = [4, 0, 0, 0, 9, 0, 0, 0, 0, 0, 0, 1, 2, 0, 0, 0, 0, 0, 0, 3, 4, 0, 0, 0, 1];
-        assert_eq!(part_key(9, tx, 1), key);
-        assert_eq!(outcome_key(9, OUTCOMES_MAX + 0x0102), [5, 0, 0, 0, 9, 1, 2]);
-        let value = outcome_value(7, tx, TxState::Committed { epoch: Epoch(8) });
-        let mut golden = [0; OUTCOME_BYTES];
-        for (at, byte) in [(0, 1), (1, 7), (9, 2), (10, 1), (17, 4), (18, 3), (25, 8)] {
-            golden[at] = byte;
-        }
-        assert_eq!(value, golden);
-        assert_eq!(read_outcome(&value), Some((7, tx, TxState::Committed { epoch: Epoch(8) })));
-        let aborted = outcome_value(7, tx, TxState::Aborted);
-        assert_eq!(read_outcome(&aborted), Some((7, tx, TxState::Aborted)));
-        assert_eq!(read_outcome(&aborted[1..]), None);
+        let term = Term { interval: 0x0102, round: 0x0304 };
+        let key = part_key(9, ChangeId { group: 7, term, number: 0x0506 }, 1);
+        let golden = [4, 0, 0, 0, 9, 0, 0, 0, 7, 0, 0, 1, 2, 0, 0, 3, 4, 0, 0, 0, 0, 0, 0, 5, 6, 0, 0, 0, 1];
+        assert_eq!(key, golden);
+        assert_eq!(key.len(), PART_KEY_BYTES);
     }
 }

@@ -94,14 +94,16 @@ pub fn describe_record(number: u16, payload: &[u8]) -> LogEntry {
             (entry.container, entry.epoch) = (Some(*container), Some(*until));
             entry.text = format!("small extents are joined up to {until}");
         }
-        Record::Prepare { container, tx, version, ops, .. } => {
+        Record::Prepare { container, change, version, ops, .. } => {
             (entry.container, entry.epoch) = (Some(*container), Some(version.epoch));
-            entry.text = format!("transaction {tx}: {} operations @{}.{}", ops.len(), version.epoch, version.minor);
+            entry.text = format!("change {change}: {} operations @{}.{}", ops.len(), version.epoch, version.minor);
         }
-        Record::Commit { container, tx } | Record::Abort { container, tx } => {
-            entry.container = Some(*container);
-            entry.text = format!("transaction {tx}");
+        Record::Commit { change, .. } | Record::Abort { change, .. } => entry.text = format!("change {change}"),
+        Record::Adopt { group, term, .. } => {
+            entry.text =
+                format!("placement group {group}: its leader is that of term {}.{}", term.interval, term.round);
         }
+        Record::Settle { change, .. } => entry.text = format!("every member knows how changes ended up to {change}"),
         other => entry.text = format!("{other:?}"),
     }
     entry
@@ -128,6 +130,8 @@ fn name_of(number: u16) -> &'static str {
         kind::PREPARE => "prepare",
         kind::COMMIT => "commit",
         kind::ABORT => "abort",
+        kind::ADOPT => "adopt",
+        kind::SETTLE => "settle",
         _ => "other",
     }
 }

@@ -2,7 +2,7 @@
 
 use types::{ContainerId, Epoch, PoolId};
 
-use crate::request::{TxId, TxState};
+use crate::request::{ChangeId, ChangeState, Term};
 
 /// The answer of everything in this crate that can fail.
 pub type Result<T> = std::result::Result<T, Error>;
@@ -51,15 +51,18 @@ pub enum Error {
     /// The container is going back to an earlier moment: try again when that is done.
     #[error("the container is being rolled back to epoch {to}")]
     RollingBack { to: Epoch },
-    /// An uncommitted change decides the answer: learn how `tx` ends, then retry at the same epoch.
-    #[error("the uncommitted transaction {tx} decides the answer")]
-    InProgress { tx: TxId },
+    /// An uncommitted change decides the answer: learn how it ends, then retry at the same epoch.
+    #[error("the uncommitted change {change} decides the answer")]
+    InProgress { change: ChangeId },
     /// The order of epochs forbids it: start over at an epoch above this one.
     #[error("epoch {above} is taken by a conflicting operation: start over above it")]
     Restart { above: Epoch },
-    /// The transaction is in a state from which this is no step; `state` says what became of it.
-    #[error("transaction {tx} cannot do that: it is {state:?}")]
-    TxState { tx: TxId, state: TxState },
+    /// The change is in a state from which this is no step; `state` says what became of it.
+    #[error("change {change} cannot do that: it is {state:?}")]
+    ChangeState { change: ChangeId, state: ChangeState },
+    /// The target follows a later leader of the placement group.
+    #[error("the placement group has a later leader, of term {}.{}", known.interval, known.round)]
+    OldTerm { known: Term },
     /// As many uncommitted changes as a target keeps: wait until some are decided.
     #[error("the target keeps as many uncommitted changes as it can: wait until some are decided")]
     IntentsFull,

@@ -1,35 +1,33 @@
-//! Intents: what prepared transactions will do, beside the tree until they are decided.
+//! Intents: what prepared changes will do, beside the tree until they are decided.
 //!
 //! ```text
-//!   prepare -> PREPARED --commit--> its operations in the tree, outcome kept
-//!                  `-----abort----> blocks given back,          outcome kept
+//!   prepare -> PREPARED --commit--> its operations in the tree, outcome kept --settle--> forgotten
+//!                  `-----abort----> blocks given back,          outcome kept --settle--> forgotten
 //! ```
 //! The table holds what readers and writers must know of an intent: which places it touches and how. The
 //! values stay in the catalog's tree, where the prepare record is kept whole until it is decided.
 //!
 //! # Always true
 //! 1. An intent's blocks are allocated, and nobody else's (K8).
-//! 2. Every intent belongs to a container, or to one being destroyed (K10).
-//! 3. No transaction is both committed and aborted (K2): the first outcome stays.
+//! 2. Every intent belongs to a container, or to one being destroyed, whose remains wait for it (K10).
+//! 3. No change is both committed and aborted (K2): the first outcome stays.
 //!
 //! # Not here
 //! What prepare, commit and abort do to the tree (`commit`), which of two conflicting operations wins
 //! (`conflict`).
 
-use std::collections::{BTreeMap, VecDeque};
+use std::collections::BTreeMap;
 
-use types::{Epoch, Extent, Key};
+use types::{ContainerId, Epoch, Extent, Key, PoolId};
 
 use crate::key::{self, OBJECT_BYTES, Version};
-use crate::request::{BulkList, Op, Payload, PunchScope, TxId, TxState, ValueWrite};
+use crate::request::{BulkList, ChangeId, Op, Origin, Payload, PunchScope, ValueWrite};
 use crate::space::BulkExtent;
 
 /// Most intents of a target: what memory and a scan of all of them can take.
 pub(crate) const INTENTS_MAX: usize = 4096;
 /// Most places touched by all of them.
 const TOUCHES_MAX: usize = 256 << 10;
-/// Outcomes remembered for each container, newest first to last.
-pub(crate) const OUTCOMES_MAX: u64 = 1024;
 
 /// What one operation of an intent does to one place.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -60,9 +58,10 @@ impl Touch {
     }
 }
 
-/// One prepared transaction.
+/// One prepared change.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) struct Intent {
+    pub(crate) container: ContainerId,
     /// Of its first operation; later ones have the following minors.
     pub(crate) version: Version,
     /// Operations.
@@ -73,13 +72,17 @@ pub(crate) struct Intent {
     pub(crate) records: u64,
     /// Pieces in which the catalog keeps it.
     pub(crate) parts: u32,
+    /// Whose request it is.
+    pub(crate) origin: Origin,
+    /// Its leader's.
+    pub(crate) note: Vec<u8>,
 }
 
 impl Intent {
-    pub(crate) fn new(version: Version, ops: &mut dyn Iterator<Item = &Op<'_>>) -> Intent {
-        let mut intent = Intent { version, ops: 0, touches: Vec::new(), blocks: Vec::new(), records: 0, parts: 0 };
-        ops.for_each(|op| intent.add(op));
-        intent
+    /// Of no operation yet.
+    pub(crate) fn new(container: ContainerId, version: Version, origin: Origin, note: &[u8]) -> Intent {
+        let (touches, blocks, note) = (Vec::new(), Vec::new(), note.to_vec());
+        Intent { container, version, ops: 0, touches, blocks, records: 0, parts: 0, origin, note }
     }
 
     /// Adds the next operation.
@@ -174,67 +177,15 @@ pub(crate) fn ends(place: &[u8]) -> impl Iterator<Item = usize> {
     [object, dkey, dkey.and_then(next)].into_iter().flatten()
 }
 
-/// How the transactions of one container ended, oldest first.
-#[derive(Debug, Default)]
-pub(crate) struct Outcomes {
-    /// Number of the first in `ring`.
-    first: u64,
-    ring: VecDeque<TxId>,
-    states: BTreeMap<TxId, TxState>,
-}
-
-impl Outcomes {
-    /// Notes an outcome; returns its number. The oldest is forgotten when there are too many.
-    pub(crate) fn note(&mut self, tx: TxId, state: TxState) -> u64 {
-        if self.ring.len() as u64 >= OUTCOMES_MAX
-            && let Some(oldest) = self.ring.pop_front()
-        {
-            self.states.remove(&oldest);
-            self.first += 1;
-        }
-        self.ring.push_back(tx);
-        self.states.insert(tx, state);
-        self.first + self.ring.len() as u64 - 1
-    }
-
-    /// Puts outcomes read back, in the order of their numbers.
-    pub(crate) fn restore(&mut self, first: u64, tx: TxId, state: TxState) {
-        if self.ring.is_empty() {
-            self.first = first;
-        }
-        self.ring.push_back(tx);
-        self.states.insert(tx, state);
-    }
-
-    pub(crate) fn state(&self, tx: TxId) -> Option<TxState> {
-        self.states.get(&tx).copied()
-    }
-
-    pub(crate) fn len(&self) -> usize {
-        self.ring.len()
-    }
-
-    pub(crate) fn first(&self) -> u64 {
-        self.first
-    }
-
-    /// Drops the oldest; false when there is none.
-    pub(crate) fn drop_first(&mut self) -> bool {
-        let Some(oldest) = self.ring.pop_front() else { return false };
-        self.states.remove(&oldest);
-        self.first += 1;
-        true
-    }
-}
-
 /// All intents of a target, by the number of their container's tree.
 #[derive(Default)]
 pub(crate) struct Table {
-    intents: BTreeMap<(u32, TxId), Intent>,
+    intents: BTreeMap<(u32, ChangeId), Intent>,
+    /// Number of the tree of a change of a pool. Not of pools that were destroyed.
+    owners: BTreeMap<(PoolId, ChangeId), u32>,
     /// Tree number, big-endian, and place: who touches it, with the index of the touch.
-    places: BTreeMap<Vec<u8>, Vec<(TxId, u32)>>,
+    places: BTreeMap<Vec<u8>, Vec<(ChangeId, u32)>>,
     touches: usize,
-    pub(crate) outcomes: BTreeMap<u32, Outcomes>,
 }
 
 impl Table {
@@ -247,42 +198,67 @@ impl Table {
         self.intents.len() < INTENTS_MAX && self.touches + touches <= TOUCHES_MAX
     }
 
-    pub(crate) fn get(&self, owner: u32, tx: TxId) -> Option<&Intent> {
-        self.intents.get(&(owner, tx))
+    pub(crate) fn len(&self) -> usize {
+        self.intents.len()
+    }
+
+    pub(crate) fn get(&self, owner: u32, change: ChangeId) -> Option<&Intent> {
+        self.intents.get(&(owner, change))
+    }
+
+    /// An intent of a pool, with the number of its container's tree.
+    pub(crate) fn find(&self, pool: PoolId, change: ChangeId) -> Option<(u32, &Intent)> {
+        let owner = *self.owners.get(&(pool, change))?;
+        Some((owner, self.get(owner, change)?))
+    }
+
+    /// Undecided changes of a placement group, in the order of their names.
+    pub(crate) fn of_group(&self, pool: PoolId, group: u32) -> impl Iterator<Item = (ChangeId, &Intent)> {
+        let lowest = ChangeId { group, ..ChangeId::default() };
+        let all = self.owners.range((pool, lowest)..);
+        all.take_while(move |((of, change), _)| *of == pool && change.group == group)
+            .filter_map(|((_, change), owner)| Some((*change, self.get(*owner, *change)?)))
     }
 
     /// Of one container, in the order of their ids.
-    pub(crate) fn of(&self, owner: u32) -> impl Iterator<Item = (TxId, &Intent)> {
-        let lowest = TxId { session: types::SessionId(0), seq: 0 };
-        let all = self.intents.range((owner, lowest)..);
-        all.take_while(move |((found, _), _)| *found == owner).map(|((_, tx), intent)| (*tx, intent))
+    pub(crate) fn of(&self, owner: u32) -> impl Iterator<Item = (ChangeId, &Intent)> {
+        let all = self.intents.range((owner, ChangeId::default())..);
+        all.take_while(move |((found, _), _)| *found == owner).map(|((_, change), intent)| (*change, intent))
     }
 
-    pub(crate) fn all(&self) -> impl Iterator<Item = (u32, TxId, &Intent)> {
-        self.intents.iter().map(|((owner, tx), intent)| (*owner, *tx, intent))
+    pub(crate) fn all(&self) -> impl Iterator<Item = (u32, ChangeId, &Intent)> {
+        self.intents.iter().map(|((owner, change), intent)| (*owner, *change, intent))
     }
 
-    pub(crate) fn state(&self, owner: u32, tx: TxId) -> TxState {
-        match self.get(owner, tx) {
-            Some(intent) => TxState::Prepared { epoch: intent.version.epoch },
-            None => self.outcomes.get(&owner).and_then(|o| o.state(tx)).unwrap_or(TxState::Unknown),
+    /// Placement groups of a pool with an intent.
+    pub(crate) fn groups(&self, pool: PoolId) -> impl Iterator<Item = u32> {
+        let all = self.owners.range((pool, ChangeId::default())..).take_while(move |((of, _), _)| *of == pool);
+        all.map(|((_, change), _)| change.group)
+    }
+
+    /// The pool is gone: nobody decides its changes any more.
+    pub(crate) fn forget_pool(&mut self, pool: PoolId) {
+        self.owners.retain(|(of, _), _| *of != pool);
+    }
+
+    pub(crate) fn insert(&mut self, pool: Option<PoolId>, owner: u32, change: ChangeId, intent: Intent) {
+        if let Some(pool) = pool {
+            self.owners.insert((pool, change), owner);
         }
-    }
-
-    pub(crate) fn insert(&mut self, owner: u32, tx: TxId, intent: Intent) {
         for (index, touch) in intent.touches.iter().enumerate() {
-            self.places.entry(place_key(owner, &touch.place)).or_default().push((tx, index as u32));
+            self.places.entry(place_key(owner, &touch.place)).or_default().push((change, index as u32));
         }
         self.touches += intent.touches.len();
-        self.intents.insert((owner, tx), intent);
+        self.intents.insert((owner, change), intent);
     }
 
-    pub(crate) fn remove(&mut self, owner: u32, tx: TxId) -> Option<Intent> {
-        let intent = self.intents.remove(&(owner, tx))?;
+    pub(crate) fn remove(&mut self, pool: PoolId, owner: u32, change: ChangeId) -> Option<Intent> {
+        let intent = self.intents.remove(&(owner, change))?;
+        self.owners.remove(&(pool, change));
         for touch in &intent.touches {
             let key = place_key(owner, &touch.place);
             if let Some(list) = self.places.get_mut(&key) {
-                list.retain(|(other, _)| *other != tx);
+                list.retain(|(other, _)| *other != change);
                 if list.is_empty() {
                     self.places.remove(&key);
                 }
@@ -294,14 +270,14 @@ impl Table {
 
     /// Every touch at, above or below `place` (a key prefix; empty for the whole container). Stops when
     /// `each` returns true.
-    pub(crate) fn any_touch(&self, owner: u32, place: &[u8], mut each: impl FnMut(TxId, &Touch) -> bool) -> bool {
+    pub(crate) fn any_touch(&self, owner: u32, place: &[u8], mut each: impl FnMut(ChangeId, &Touch) -> bool) -> bool {
         if self.is_empty() {
             return false;
         }
-        let mut look = |list: &[(TxId, u32)]| {
-            list.iter().any(|(tx, index)| {
-                let touch = self.intents.get(&(owner, *tx)).and_then(|intent| intent.touches.get(*index as usize));
-                touch.is_some_and(|touch| each(*tx, touch))
+        let mut look = |list: &[(ChangeId, u32)]| {
+            list.iter().any(|(change, index)| {
+                let touch = self.intents.get(&(owner, *change)).and_then(|intent| intent.touches.get(*index as usize));
+                touch.is_some_and(|touch| each(*change, touch))
             })
         };
         for end in ends(place).filter(|end| *end < place.len()) {
@@ -327,7 +303,7 @@ fn place_key(owner: u32, place: &[u8]) -> Vec<u8> {
 }
 
 /// The lowest epoch of an intent.
-pub(crate) fn oldest<'a>(intents: impl Iterator<Item = (TxId, &'a Intent)>) -> Option<Epoch> {
+pub(crate) fn oldest<'a>(intents: impl Iterator<Item = (ChangeId, &'a Intent)>) -> Option<Epoch> {
     intents.map(|(_, intent)| intent.version.epoch).min()
 }
 
@@ -338,13 +314,13 @@ pub(crate) fn give_back(intent: &Intent, freed: &mut BulkList) {
 
 #[cfg(test)]
 mod tests {
-    use types::{Conditions, ObjectId, SessionId};
+    use types::{Conditions, ObjectId};
 
     use super::*;
     use crate::request::Punch;
 
-    fn tx(seq: u64) -> TxId {
-        TxId { session: SessionId(1), seq }
+    fn change(number: u64) -> ChangeId {
+        ChangeId { number, ..ChangeId::default() }
     }
 
     fn place(dkey: Option<u64>, akey: Option<u64>) -> Vec<u8> {
@@ -363,24 +339,18 @@ mod tests {
         let punch = |scope| Op::Punch(Punch { group: 0, oid, scope, conditions: Conditions::None });
         let version = Version { epoch: Epoch(7), minor: 0 };
         let mut table = Table::default();
-        table.insert(3, tx(1), Intent::new(version, &mut [punch(PunchScope::Dkey(&dkey))].iter()));
-        let found = |table: &Table, owner, place: &[u8]| table.any_touch(owner, place, |found, _| found == tx(1));
+        let pool = PoolId::from_bytes([7; 16]);
+        let mut intent = Intent::new(ContainerId::from_bytes([8; 16]), version, Origin::default(), &[]);
+        intent.add(&punch(PunchScope::Dkey(&dkey)));
+        table.insert(Some(pool), 3, change(1), intent);
+        assert!(table.find(pool, change(1)).is_some_and(|(owner, _)| owner == 3));
+        let found = |table: &Table, owner, place: &[u8]| table.any_touch(owner, place, |found, _| found == change(1));
         for at in [vec![], place(None, None), place(Some(5), None), place(Some(5), Some(9))] {
             assert!(found(&table, 3, &at), "{at:?}");
             assert!(!found(&table, 4, &at), "{at:?}");
         }
         assert!(!found(&table, 3, &place(Some(6), None)) && !found(&table, 3, &place(Some(6), Some(9))));
-        table.remove(3, tx(1)).unwrap();
-        assert!(table.is_empty() && table.places.is_empty() && table.is_consistent());
-    }
-
-    #[test]
-    fn old_outcomes_are_forgotten_in_order() {
-        let mut outcomes = Outcomes::default();
-        for seq in 0..OUTCOMES_MAX + 3 {
-            assert_eq!(outcomes.note(tx(seq), TxState::Aborted), seq);
-        }
-        assert_eq!((outcomes.len() as u64, outcomes.first()), (OUTCOMES_MAX, 3));
-        assert!(!outcomes.states.contains_key(&tx(2)) && outcomes.states.contains_key(&tx(3)));
+        table.remove(pool, 3, change(1)).unwrap();
+        assert!(table.is_empty() && table.places.is_empty() && table.owners.is_empty() && table.is_consistent());
     }
 }

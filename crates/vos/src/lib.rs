@@ -69,6 +69,7 @@ mod sessions;
 mod shard;
 mod space;
 mod staged;
+mod standing;
 mod store;
 mod transaction;
 mod tree;
@@ -93,9 +94,10 @@ pub use list::LIST_MAX;
 pub use naming::{key_name, object_name, read_key_name, read_object_name};
 pub use repair::{Mended, RepairOptions, Repaired};
 pub use request::{
-    AkeyPlan, AkeyRead, AkeyWrite, ArrayEnd, ArrayTail, BulkList, Checksums, ContainerInfo, Direction, Edge, FetchPlan,
-    INLINE_BYTES_MAX, ListPart, ListedAkey, ListedExtent, ListedObject, Listing, Op, Origin, Payload, Piece, PoolSpace,
-    Punch, PunchScope, ReadWhat, Recall, Source, TxId, TxState, Update, ValueRead, ValueWrite,
+    AkeyPlan, AkeyRead, AkeyWrite, ArrayEnd, ArrayTail, BulkList, ChangeId, ChangeState, Checksums, ContainerInfo,
+    Direction, Edge, FetchPlan, INLINE_BYTES_MAX, ListPart, ListedAkey, ListedExtent, ListedObject, Listing,
+    NOTE_BYTES_MAX, Op, Origin, Payload, Piece, PoolSpace, Prepare, Punch, PunchScope, ReadWhat, Recall, Source,
+    Standing, Term, TxId, Undecided, Update, ValueRead, ValueWrite,
 };
 pub use rewrite::{Rewrite, Rewriting};
 pub use scrub::{Damage, Mend, Scrub, ScrubbedValue, Scrubbing};

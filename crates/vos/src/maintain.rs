@@ -28,7 +28,7 @@ pub(crate) const LEAVES_PER_STEP: u32 = 16;
 /// Chooses the next step: destroyed containers first, they free most; then rollbacks, somebody waits for
 /// them; then the pass under way, and then the container whose last pass is longest ago.
 pub(crate) fn next(catalog: &Catalog) -> Option<Record<'static>> {
-    if let Some(&owner) = catalog.garbage.keys().next() {
+    if let Some(owner) = remains(catalog).next() {
         return Some(Record::Free { owner, leaves: LEAVES_PER_STEP });
     }
     let limit = RECORDS_PER_STEP;
@@ -44,9 +44,15 @@ pub(crate) fn next(catalog: &Catalog) -> Option<Record<'static>> {
     Some(Record::Aggregate(AggregateStep { container: shard.id, since, until, limit, carry, from }))
 }
 
+/// Destroyed containers of which something can be freed.
+fn remains(catalog: &Catalog) -> impl Iterator<Item = u32> {
+    let ready = catalog.garbage.iter().filter(|(_, shard)| !commit::awaits_decision(catalog, shard));
+    ready.map(|(owner, _)| *owner)
+}
+
 /// Whether anything is left to do.
 pub(crate) fn is_wanted(catalog: &Catalog) -> bool {
-    !catalog.garbage.is_empty()
+    remains(catalog).next().is_some()
         || catalog.shards.values().any(|shard| shard.rollback.is_some() || shard.wants_aggregation())
 }
 
@@ -58,7 +64,7 @@ pub(crate) fn apply_free(
     leaves: u32,
     freed: &mut BulkList,
 ) -> Result<()> {
-    if commit::drop_remains(catalog, pages, owner, leaves, freed)? {
+    if commit::drop_remains(catalog, pages, owner, freed)? {
         return Ok(());
     }
     let Some(shard) = catalog.garbage.get_mut(&owner) else {

@@ -7,7 +7,7 @@
 //! before everything: nothing is written then. Records of an array have one size from punch to punch, as
 //! far as it is remembered: a size is forgotten with the last record that has it.
 //!
-//! A prepared transaction has its versions, and nobody sees what it will do; committed, it is as if it had
+//! A prepared change has its versions, and nobody sees what it will do; committed, it is as if it had
 //! been done when it was prepared. Only record sizes are promised at once.
 
 use std::collections::BTreeMap;
@@ -15,7 +15,7 @@ use std::collections::BTreeMap;
 use types::{Conditions, Epoch, Extent, Key, ObjectId};
 
 use crate::key::Version;
-use crate::request::{TxId, TxState};
+use crate::request::ChangeId;
 
 /// What went wrong: the reactions a caller can tell apart.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -26,10 +26,10 @@ pub enum Refusal {
         stored: u32,
         given: u32,
     },
-    /// Depends on how an undecided transaction ends.
+    /// Depends on how an undecided change ends.
     InProgress,
-    /// The transaction is not in a state for it.
-    TxState,
+    /// The change is not in a state for it.
+    ChangeState,
 }
 
 /// An object within its group.
@@ -42,11 +42,10 @@ pub struct Container {
     minors: BTreeMap<Epoch, u16>,
     pub snapshots: Vec<Epoch>,
     pub horizon: Epoch,
-    pub prepared: BTreeMap<TxId, (Version, Vec<Step>)>,
-    pub outcomes: BTreeMap<TxId, TxState>,
+    pub prepared: BTreeMap<ChangeId, (Version, Vec<Step>)>,
 }
 
-/// One operation of a transaction.
+/// One operation of a change.
 #[derive(Clone, Debug)]
 pub enum Step {
     Update { object: Object, dkey: Key, conditions: Conditions, akeys: Vec<(Key, Write)> },
@@ -211,10 +210,7 @@ impl Container {
     }
 
     /// All or none of `steps`: each is checked as if those before it were done.
-    pub fn prepare(&mut self, tx: TxId, epoch: Epoch, steps: &[Step]) -> Result<(), Refusal> {
-        if self.prepared.contains_key(&tx) || self.outcomes.contains_key(&tx) {
-            return Err(Refusal::TxState);
-        }
+    pub fn prepare(&mut self, change: ChangeId, epoch: Epoch, steps: &[Step]) -> Result<(), Refusal> {
         let mut trial = self.clone();
         for step in steps {
             match step {
@@ -226,33 +222,23 @@ impl Container {
         }
         let first = self.next_minor(epoch);
         self.minors = trial.minors;
-        self.prepared.insert(tx, (first, steps.to_vec()));
+        self.prepared.insert(change, (first, steps.to_vec()));
         Ok(())
     }
 
-    pub fn commit(&mut self, tx: TxId) -> Result<(), Refusal> {
-        let Some((first, steps)) = self.prepared.remove(&tx) else {
-            let done = matches!(self.outcomes.get(&tx), Some(TxState::Committed { .. }));
-            return if done { Ok(()) } else { Err(Refusal::TxState) };
-        };
+    /// Does what was prepared here under this name, if anything.
+    pub fn commit(&mut self, change: ChangeId) {
+        let Some((first, steps)) = self.prepared.remove(&change) else { return };
         for (version, step) in (first.minor..).map(|minor| Version { minor, ..first }).zip(&steps) {
             match step {
                 Step::Update { object, dkey, akeys, .. } => self.put(version, *object, dkey, akeys),
                 Step::Punch { object, scope, .. } => self.hide(version, *object, scope),
             }
         }
-        self.outcomes.insert(tx, TxState::Committed { epoch: first.epoch });
-        Ok(())
     }
 
-    /// Of a transaction that never prepared too: it cannot prepare any more.
-    pub fn abort(&mut self, tx: TxId) -> Result<(), Refusal> {
-        if matches!(self.outcomes.get(&tx), Some(TxState::Committed { .. })) {
-            return Err(Refusal::TxState);
-        }
-        self.prepared.remove(&tx);
-        self.outcomes.insert(tx, TxState::Aborted);
-        Ok(())
+    pub fn abort(&mut self, change: ChangeId) {
+        self.prepared.remove(&change);
     }
 
     pub fn single(&self, at: Epoch, object: Object, dkey: &Key, akey: &Key) -> Option<&[u8]> {

@@ -1,8 +1,8 @@
-//! What a transaction's operations need before they are logged as one: conditions and record sizes, with
-//! the earlier operations of the same transaction and the intents of others in mind.
+//! What a change's operations need before they are logged as one: conditions and record sizes, with the
+//! earlier operations of the same change and the intents of others in mind.
 //!
-//! A condition that depends on earlier operations of the transaction is answered where they alone decide it,
-//! and refused else: nothing of the transaction is in the tree yet.
+//! A condition that depends on earlier operations of the change is answered where they alone decide it,
+//! and refused else: nothing of the change is in the tree yet.
 
 use media::Pages;
 use types::Conditions;
@@ -10,12 +10,12 @@ use types::Conditions;
 use crate::error::{Error, Result};
 use crate::intent::{Change, Intent, Table, Touch};
 use crate::key::{self, Version};
-use crate::request::{AkeyWrite, Op, PunchScope, TxId, Update, ValueWrite};
+use crate::request::{AkeyWrite, Op, PunchScope, Update, ValueWrite};
 use crate::shard::Shard;
 use crate::update::check_conditions;
 use crate::view::View;
 
-/// What earlier operations of a transaction made of a place.
+/// What earlier operations of a change made of a place.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Made {
     Untouched,
@@ -40,7 +40,7 @@ fn made(touches: &[Touch], place: &[u8]) -> Made {
     made
 }
 
-/// Whether a place exists by what the transaction did to it so far; `None` when that is nothing.
+/// Whether a place exists by what the change did to it so far; `None` when that is nothing.
 ///
 /// # Errors
 /// `Invalid` when that alone does not tell.
@@ -50,18 +50,18 @@ pub(crate) fn own_existence(intent: &Intent, place: &[u8]) -> Result<Option<bool
         Made::Present => Ok(Some(true)),
         Made::Absent => Ok(Some(false)),
         Made::Unclear => {
-            Err(Error::Invalid("a condition depends on what an earlier operation of the transaction leaves behind"))
+            Err(Error::Invalid("a condition depends on what an earlier operation of the change leaves behind"))
         }
     }
 }
 
-/// Checks the next operation of a transaction, after those that `intent` already has.
-pub(crate) fn plan(shard: &Shard, pages: &Pages, table: &Table, tx: TxId, intent: &Intent, op: &Op<'_>) -> Result<()> {
+/// Checks the next operation of a change, after those that `intent` already has.
+pub(crate) fn plan(shard: &Shard, pages: &Pages, table: &Table, intent: &Intent, op: &Op<'_>) -> Result<()> {
     conditions(shard, pages, intent, op)?;
     match op {
         Op::Update(update) => {
             let own = sizes(shard, pages, intent, update);
-            settle_sizes_but(table, shard.tree.owner, Some(tx), update, own)
+            settle_sizes(table, shard.tree.owner, update, own)
         }
         Op::Punch(_) => Ok(()),
     }
@@ -130,7 +130,7 @@ pub(crate) fn named_akeys<'a>(op: &Op<'a>) -> Vec<&'a types::Key> {
     }
 }
 
-/// Record sizes of an update against committed arrays and earlier operations of the transaction.
+/// Record sizes of an update against committed arrays and earlier operations of the change.
 fn sizes(shard: &Shard, pages: &Pages, intent: &Intent, update: &Update<'_>) -> Result<()> {
     let mut object = Vec::new();
     key::push_object(&mut object, update.group, update.oid);
@@ -179,16 +179,6 @@ fn arrays(update: &Update<'_>) -> Vec<Array> {
 /// What intents make of `planned`, the answer of the committed state about an update's record sizes: one
 /// that may change them, or that was promised others, has to be decided first.
 pub(crate) fn settle_sizes<T>(table: &Table, owner: u32, update: &Update<'_>, planned: Result<T>) -> Result<T> {
-    settle_sizes_but(table, owner, None, update, planned)
-}
-
-fn settle_sizes_but<T>(
-    table: &Table,
-    owner: u32,
-    but: Option<TxId>,
-    update: &Update<'_>,
-    planned: Result<T>,
-) -> Result<T> {
     let is_refused = match planned {
         Ok(_) => false,
         Err(Error::RecordSize { .. }) => true,
@@ -196,20 +186,20 @@ fn settle_sizes_but<T>(
     };
     let mut first = None;
     for Array { akey, given, .. } in arrays(update) {
-        table.any_touch(owner, &akey, |tx, touch| {
+        table.any_touch(owner, &akey, |change, touch| {
             let matters = match touch.change {
                 Change::Punch => is_refused,
                 Change::Array { record_bytes, .. } => !is_refused && record_bytes != given,
                 _ => false,
             };
-            if matters && but != Some(tx) {
-                first.get_or_insert(tx);
+            if matters {
+                first.get_or_insert(change);
             }
             first.is_some()
         });
     }
     match first {
-        Some(tx) => Err(Error::InProgress { tx }),
+        Some(change) => Err(Error::InProgress { change }),
         None => planned,
     }
 }

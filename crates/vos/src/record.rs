@@ -1,6 +1,6 @@
 //! Log records: what the target was told to do, and where its bulk data lies.
 //!
-//! Every record begins with `session 8 | seq 8 | id 16` (container; pool for pool records). Then,
+//! Every record begins with `session 8 | seq 8 | id 16` (container; pool for records of pools and placement groups). Then,
 //! little-endian, ours:
 //!
 //! | kind                 | bytes                                                                       |
@@ -21,9 +21,11 @@
 //! | 14 rewrite           | see `record/rewrite.rs`                                                     |
 //! | 15 coalesced         | until 8                                                                     |
 //! | 16 mend              | see `record/rewrite.rs`                                                     |
-//! | 20 prepare           | tx 16, epoch 8, minor 2, ops 2, then each op: see `record/tx.rs`            |
-//! | 21 commit            | tx 16                                                                       |
-//! | 22 abort             | tx 16                                                                       |
+//! | 20 prepare           | change 20, note, epoch 8, minor 2, ops 2, then each op: see `record/change.rs` |
+//! | 21 commit            | change 20                                                                   |
+//! | 22 abort             | change 20                                                                   |
+//! | 23 adopt             | group 4, term 8                                                             |
+//! | 24 settle            | change 20                                                                   |
 //!
 //! | part       | bytes                                                                                   |
 //! |------------|-----------------------------------------------------------------------------------------|
@@ -38,18 +40,18 @@
 //! Conditions were checked before a record was written, so records carry none. The minor is recorded, so
 //! that doing a record again gives the same keys.
 
+pub(crate) mod change;
 mod payload;
+mod read;
 pub(crate) mod rewrite;
-pub(crate) mod tx;
 
-use codec::checksum::chunk_count;
 use types::{Conditions, ContainerId, Epoch, Extent, Key, ObjectId, PoolId, SessionId};
 
 use self::payload::{OwnedPayload, push_payload};
+use self::read::Reader;
 use crate::aggregate::AggregateStep;
-use crate::extents::Stop;
 use crate::key::Version;
-use crate::request::{AkeyWrite, Checksums, Origin, Payload, Punch, PunchScope, TxId, Update, ValueWrite};
+use crate::request::{AkeyWrite, ChangeId, Origin, Payload, Punch, PunchScope, Term, Update, ValueWrite};
 use crate::shard::{Below, Carry};
 
 /// Kind numbers, as in the table.
@@ -73,6 +75,8 @@ pub(crate) mod kind {
     pub(crate) const PREPARE: u16 = 20;
     pub(crate) const COMMIT: u16 = 21;
     pub(crate) const ABORT: u16 = 22;
+    pub(crate) const ADOPT: u16 = 23;
+    pub(crate) const SETTLE: u16 = 24;
 }
 
 const INTEGER: u8 = 1;
@@ -83,35 +87,104 @@ const ARRAY: u8 = 2;
 /// A record read back.
 #[derive(Debug)]
 pub(crate) enum Record<'a> {
-    Update { container: ContainerId, version: Version, update: OwnedUpdate<'a> },
-    Punch { container: ContainerId, version: Version, punch: OwnedPunch },
-    CreatePool { pool: PoolId, quota: u64 },
-    DestroyPool { pool: PoolId },
-    SetQuota { pool: PoolId, quota: u64 },
-    CreateContainer { container: ContainerId, pool: PoolId },
-    DestroyContainer { container: ContainerId },
-    SetSnapshots { container: ContainerId, epochs: Vec<Epoch> },
+    Update {
+        container: ContainerId,
+        version: Version,
+        update: OwnedUpdate<'a>,
+    },
+    Punch {
+        container: ContainerId,
+        version: Version,
+        punch: OwnedPunch,
+    },
+    CreatePool {
+        pool: PoolId,
+        quota: u64,
+    },
+    DestroyPool {
+        pool: PoolId,
+    },
+    SetQuota {
+        pool: PoolId,
+        quota: u64,
+    },
+    CreateContainer {
+        container: ContainerId,
+        pool: PoolId,
+    },
+    DestroyContainer {
+        container: ContainerId,
+    },
+    SetSnapshots {
+        container: ContainerId,
+        epochs: Vec<Epoch>,
+    },
     Aggregate(AggregateStep),
-    Free { owner: u32, leaves: u32 },
-    Advance { container: ContainerId, horizon: Epoch },
-    Rollback { container: ContainerId, to: Epoch, asked: Epoch },
-    Discard { container: ContainerId, limit: u32, from: Vec<u8> },
-    Rewrite { container: ContainerId, rewrite: rewrite::OwnedRewrite<'a> },
-    Coalesced { container: ContainerId, until: Epoch },
-    Mend { container: ContainerId, mend: rewrite::OwnedMend<'a> },
-    Prepare { container: ContainerId, tx: TxId, version: Version, ops: Vec<tx::OwnedOp<'a>>, bytes: &'a [u8] },
-    Commit { container: ContainerId, tx: TxId },
-    Abort { container: ContainerId, tx: TxId },
+    Free {
+        owner: u32,
+        leaves: u32,
+    },
+    Advance {
+        container: ContainerId,
+        horizon: Epoch,
+    },
+    Rollback {
+        container: ContainerId,
+        to: Epoch,
+        asked: Epoch,
+    },
+    Discard {
+        container: ContainerId,
+        limit: u32,
+        from: Vec<u8>,
+    },
+    Rewrite {
+        container: ContainerId,
+        rewrite: rewrite::OwnedRewrite<'a>,
+    },
+    Coalesced {
+        container: ContainerId,
+        until: Epoch,
+    },
+    Mend {
+        container: ContainerId,
+        mend: rewrite::OwnedMend<'a>,
+    },
+    Prepare {
+        container: ContainerId,
+        change: ChangeId,
+        note: &'a [u8],
+        version: Version,
+        ops: Vec<change::OwnedOp<'a>>,
+        bytes: &'a [u8],
+    },
+    Commit {
+        pool: PoolId,
+        change: ChangeId,
+    },
+    Abort {
+        pool: PoolId,
+        change: ChangeId,
+    },
+    Adopt {
+        pool: PoolId,
+        group: u32,
+        term: Term,
+    },
+    Settle {
+        pool: PoolId,
+        change: ChangeId,
+    },
 }
 
 impl Record<'_> {
-    /// The epoch at which it takes effect, for the answer of a request; zero where there is none.
-    pub(crate) fn epoch(&self) -> Epoch {
+    /// The epoch at which its request took effect, for the answer; zero where it has none. Nothing for a prepare, which is
+    /// no effect yet: its commit is.
+    pub(crate) fn effect(&self) -> Option<Epoch> {
         match self {
-            Record::Update { version, .. } | Record::Punch { version, .. } | Record::Prepare { version, .. } => {
-                version.epoch
-            }
-            _ => Epoch::ZERO,
+            Record::Update { version, .. } | Record::Punch { version, .. } => Some(version.epoch),
+            Record::Prepare { .. } => None,
+            _ => Some(Epoch::ZERO),
         }
     }
 }
@@ -329,10 +402,20 @@ pub(crate) fn encode(out: &mut Vec<u8>, origin: Origin, record: &Record<'_>) -> 
         | Record::Prepare { .. } => {
             unreachable!("what carries data is encoded where the data is")
         }
-        Record::Commit { container, tx } | Record::Abort { container, tx } => {
-            push_head(out, origin, container.to_bytes());
-            tx::push_id(out, *tx);
-            if matches!(record, Record::Commit { .. }) { kind::COMMIT } else { kind::ABORT }
+        Record::Commit { pool, change } | Record::Abort { pool, change } | Record::Settle { pool, change } => {
+            push_head(out, origin, pool.to_bytes());
+            change::push_change(out, *change);
+            match record {
+                Record::Commit { .. } => kind::COMMIT,
+                Record::Abort { .. } => kind::ABORT,
+                _ => kind::SETTLE,
+            }
+        }
+        Record::Adopt { pool, group, term } => {
+            push_head(out, origin, pool.to_bytes());
+            out.extend_from_slice(&group.to_le_bytes());
+            change::push_term(out, *term);
+            kind::ADOPT
         }
         Record::CreatePool { pool, quota } | Record::SetQuota { pool, quota } => {
             push_head(out, origin, pool.to_bytes());
@@ -451,119 +534,20 @@ pub(crate) fn decode(kind: u16, bytes: &[u8]) -> Option<(Origin, Record<'_>)> {
         kind::REWRITE => rewrite::read(&mut r, container)?,
         kind::MEND => rewrite::read_mend(&mut r, container)?,
         kind::COALESCED => Record::Coalesced { container, until: Epoch(r.u64()?) },
-        kind::PREPARE => tx::read_prepare(&mut r, container, bytes)?,
-        kind::COMMIT => Record::Commit { container, tx: tx::read_id(&mut r)? },
-        kind::ABORT => Record::Abort { container, tx: tx::read_id(&mut r)? },
+        kind::PREPARE => change::read_prepare(&mut r, container, bytes)?,
+        kind::COMMIT => Record::Commit { pool, change: change::read_change(&mut r)? },
+        kind::ABORT => Record::Abort { pool, change: change::read_change(&mut r)? },
+        kind::ADOPT => Record::Adopt { pool, group: r.u32()?, term: change::read_term(&mut r)? },
+        kind::SETTLE => Record::Settle { pool, change: change::read_change(&mut r)? },
         _ => return None,
     };
     r.0.is_empty().then_some((origin, record))
 }
 
-/// Takes a record apart from its front.
-struct Reader<'a>(&'a [u8]);
-
-impl<'a> Reader<'a> {
-    fn slice(&mut self, len: usize) -> Option<&'a [u8]> {
-        let (head, rest) = self.0.split_at_checked(len)?;
-        self.0 = rest;
-        Some(head)
-    }
-    fn array<const N: usize>(&mut self) -> Option<[u8; N]> {
-        self.slice(N)?.first_chunk().copied()
-    }
-    fn u8(&mut self) -> Option<u8> {
-        self.array().map(u8::from_le_bytes)
-    }
-    fn u16(&mut self) -> Option<u16> {
-        self.array().map(u16::from_le_bytes)
-    }
-    fn u32(&mut self) -> Option<u32> {
-        self.array().map(u32::from_le_bytes)
-    }
-    fn u64(&mut self) -> Option<u64> {
-        self.array().map(u64::from_le_bytes)
-    }
-    fn from(&mut self) -> Option<Vec<u8>> {
-        let len = self.u16()?;
-        Some(self.slice(len.into())?.to_vec())
-    }
-    fn version(&mut self) -> Option<Version> {
-        Some(Version { epoch: Epoch(self.u64()?), minor: self.u16()? })
-    }
-    fn below(&mut self) -> Option<Below> {
-        let (start, hole, class) = (self.u64()?, self.u8()? != 0, self.u8()?);
-        let stop = Stop { start, hole, class, version: self.version()? };
-        Some(Below { stop, index: self.u64()?, is_bare: self.u8()? != 0 }).filter(|below| below.stop.class < 64)
-    }
-    fn oid(&mut self) -> Option<ObjectId> {
-        self.array().map(ObjectId::from_bytes)
-    }
-    fn key(&mut self) -> Option<Key> {
-        match self.u8()? {
-            INTEGER => self.u64().map(Key::Integer),
-            BYTES => {
-                let len = self.u16()?;
-                Key::new(self.slice(len.into())?).ok()
-            }
-            _ => None,
-        }
-    }
-    fn extent(&mut self) -> Option<Extent> {
-        Some(Extent::new(self.u64()?, self.u64()?)).filter(|extent| extent.is_valid())
-    }
-    fn checksums(&mut self, bytes: u64) -> Option<Checksums> {
-        if bytes > types::VALUE_BYTES_MAX as u64 {
-            return None;
-        }
-        let stored = self.slice(chunk_count(bytes as usize) * 4)?;
-        Some(stored.as_chunks::<4>().0.iter().map(|b| u32::from_le_bytes(*b)).collect())
-    }
-    fn update(&mut self) -> Option<OwnedUpdate<'a>> {
-        let (group, oid) = (self.u32()?, self.oid()?);
-        let dkey = self.key()?;
-        let count = self.u16()?;
-        let akeys = (0..count).map(|_| Some((self.key()?, self.value()?))).collect::<Option<Vec<_>>>()?;
-        Some(OwnedUpdate { group, oid, dkey, akeys })
-    }
-    fn punch(&mut self) -> Option<OwnedPunch> {
-        let (group, oid) = (self.u32()?, self.oid()?);
-        let scope = match self.u8()? {
-            1 => OwnedScope::Object,
-            2 => OwnedScope::Dkey(self.key()?),
-            3 => {
-                let dkey = self.key()?;
-                let count = self.u16()?;
-                OwnedScope::Akeys(dkey, (0..count).map(|_| self.key()).collect::<Option<_>>()?)
-            }
-            4 => {
-                let (dkey, akey) = (self.key()?, self.key()?);
-                let count = self.u16()?;
-                OwnedScope::Extents(dkey, akey, (0..count).map(|_| self.extent()).collect::<Option<_>>()?)
-            }
-            _ => return None,
-        };
-        Some(OwnedPunch { group, oid, scope })
-    }
-    fn value(&mut self) -> Option<OwnedValue<'a>> {
-        match self.u8()? {
-            SINGLE => self.update_payload().map(OwnedValue::Single),
-            ARRAY => {
-                let (record_bytes, count) = (self.u32()?, self.u16()?);
-                let extents =
-                    (0..count).map(|_| Some((self.extent()?, self.update_payload()?))).collect::<Option<Vec<_>>>()?;
-                let fits = |(extent, payload): &(Extent, OwnedPayload<'_>)| {
-                    extent.count.checked_mul(record_bytes.into()) == Some(payload.borrow().len())
-                };
-                (record_bytes > 0 && extents.iter().all(fits)).then_some(OwnedValue::Array(record_bytes, extents))
-            }
-            _ => None,
-        }
-    }
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::extents::Stop;
     use crate::request::BulkList;
     use crate::space::{BulkExtent, Reservation};
 

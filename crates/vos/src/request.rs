@@ -3,7 +3,7 @@
 use std::ops::Range;
 
 use smallvec::SmallVec;
-use types::{Conditions, Epoch, Extent, Key, ObjectId, SessionId};
+use types::{Conditions, ContainerId, Epoch, Extent, Key, ObjectId, SessionId};
 
 use crate::space::{BulkExtent, Reservation};
 
@@ -40,12 +40,38 @@ impl std::fmt::Display for TxId {
     }
 }
 
-/// What a target knows of a transaction.
+/// A reign over a placement group: no two leaders have the same.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct Term {
+    /// Version of the pool map at which the group's membership last changed.
+    pub interval: u32,
+    /// Counts starts of the leader in this interval.
+    pub round: u32,
+}
+
+/// Names a change of a placement group, as its leader does; no two of a pool have the same name. Those of a group are
+/// in the order in which its leaders took them.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct ChangeId {
+    /// The placement group.
+    pub group: u32,
+    pub term: Term,
+    /// From 1.
+    pub number: u64,
+}
+
+impl std::fmt::Display for ChangeId {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        write!(f, "{}:{}.{}.{}", self.group, self.term.interval, self.term.round, self.number)
+    }
+}
+
+/// What a target knows of a change.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum TxState {
-    /// Never heard of it, or it ended so long ago that its outcome was dropped.
+pub enum ChangeState {
+    /// Never heard of it.
     Unknown,
-    /// Its changes wait for a decision.
+    /// It waits for a decision.
     Prepared {
         epoch: Epoch,
     },
@@ -53,6 +79,44 @@ pub enum TxState {
         epoch: Epoch,
     },
     Aborted,
+    /// Decided, and forgotten since every member knows how.
+    Settled,
+}
+
+/// A change to be kept beside the data until it is decided.
+#[derive(Clone, Copy, Debug)]
+pub struct Prepare<'a> {
+    pub change: ChangeId,
+    pub container: ContainerId,
+    /// Whose request it is; it took effect when the change is committed.
+    pub origin: Origin,
+    /// What its leader wants to find again beside it, as who else prepares it; at most [`NOTE_BYTES_MAX`].
+    pub note: &'a [u8],
+    pub ops: &'a [Op<'a>],
+}
+
+/// Longest note of a change.
+pub const NOTE_BYTES_MAX: usize = 1024;
+
+/// What a target knows of a placement group.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Standing {
+    /// Of the leader that it follows.
+    pub term: Term,
+    /// Up to here, everything is decided, and every member knows.
+    pub settled: ChangeId,
+    /// Undecided, in the order of their names.
+    pub prepared: Vec<Undecided>,
+    /// Decided, above `settled`.
+    pub decided: Vec<(ChangeId, ChangeState)>,
+}
+
+/// A change that waits for its decision.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Undecided {
+    pub change: ChangeId,
+    pub epoch: Epoch,
+    pub note: Vec<u8>,
 }
 
 /// One step of a transaction.

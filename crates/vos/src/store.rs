@@ -16,7 +16,6 @@ use crate::commit::{self, SPLIT_PAGES};
 use crate::conflict::timestamps::Reads;
 use crate::diff::{self, DiffAnchor, Difference};
 use crate::error::{Error, Result};
-use crate::intent::Intent;
 use crate::record::{self, Record, kind};
 use crate::request::{
     AkeyRead, ArrayEnd, ArrayTail, ContainerInfo, Direction, Edge, FetchPlan, ListPart, ListedAkey, ListedExtent,
@@ -26,7 +25,7 @@ use crate::shard::SNAPSHOTS_MAX;
 use crate::space::Reservation;
 use crate::update::{self, Scratch};
 use crate::walk::{Visitor, WalkAnchor};
-use crate::{aggregate, fetch, list, maintain, node, prepare, punch, query, rewrite, staged, walk};
+use crate::{aggregate, fetch, list, maintain, node, prepare, punch, query, rewrite, staged, standing, walk};
 
 /// Changes of more records than this must fit the page budget twice.
 pub(crate) const SMALL_RECORDS: usize = 16;
@@ -243,7 +242,7 @@ impl Store {
     /// is then a position at or behind the first one's record.
     ///
     /// # Errors
-    /// `NoContainer`; `Forgotten`: the moment is not kept; `Invalid`: no moment; `InProgress`: a transaction
+    /// `NoContainer`; `Forgotten`: the moment is not kept; `Invalid`: no moment; `InProgress`: a change
     /// must be decided first; of the log.
     pub fn rollback(&mut self, container: ContainerId, to: Epoch, asked: Epoch, origin: Origin) -> Result<Lsn> {
         if to == Epoch::ZERO || to > asked || asked == Epoch::MAX {
@@ -253,8 +252,8 @@ impl Store {
         if asked <= shard.undone {
             return Ok(self.last_lsn());
         }
-        if let Some((tx, _)) = self.catalog.intents.of(shard.tree.owner).next() {
-            return Err(Error::InProgress { tx });
+        if let Some((change, _)) = self.catalog.intents.of(shard.tree.owner).next() {
+            return Err(Error::InProgress { change });
         }
         let to = shard.moment(to)?;
         self.change(origin, Reserve::Critical, &Record::Rollback { container, to, asked })
@@ -676,11 +675,14 @@ impl Store {
     }
 
     fn apply(&mut self, origin: Origin, record: &Record<'_>) -> Result<()> {
-        self.apply_record(record)?;
-        self.catalog.note(&mut self.media.pages(), origin, record.epoch())
+        self.apply_record(origin, record)?;
+        match record.effect() {
+            Some(epoch) => self.catalog.note(&mut self.media.pages(), origin, epoch),
+            None => Ok(()),
+        }
     }
 
-    fn apply_record(&mut self, record: &Record<'_>) -> Result<()> {
+    fn apply_record(&mut self, origin: Origin, record: &Record<'_>) -> Result<()> {
         let Store { media, catalog, scratch, .. } = self;
         let mut pages = media.pages();
         let pages = &mut *pages;
@@ -723,13 +725,14 @@ impl Store {
                 shard.save_all(pages)
             }),
             Record::Free { owner, leaves } => maintain::apply_free(catalog, pages, *owner, *leaves, &mut scratch.freed),
-            Record::Prepare { container, tx, version, ops, bytes } => {
-                let mut intent = Intent::new(*version, &mut std::iter::empty());
-                ops.iter().for_each(|op| op.with(|op| intent.add(op)));
-                commit::apply_prepare(catalog, pages, *container, *tx, intent, bytes)
-            }
-            Record::Commit { container, tx } => commit::apply_commit(catalog, pages, *container, *tx, scratch),
-            Record::Abort { container, tx } => commit::apply_abort(catalog, pages, *container, *tx, &mut scratch.freed),
+            Record::Prepare { container, change, bytes, .. } => match commit::intent_of(origin, record) {
+                Some(intent) => commit::apply_prepare(catalog, pages, *container, *change, intent, bytes),
+                None => unreachable!("a prepare record has an intent"),
+            },
+            Record::Commit { pool, change } => commit::apply_commit(catalog, pages, *pool, *change, scratch),
+            Record::Abort { pool, change } => commit::apply_abort(catalog, pages, *pool, *change, &mut scratch.freed),
+            Record::Adopt { pool, group, term } => standing::apply_adopt(catalog, pages, *pool, *group, *term),
+            Record::Settle { pool, change } => standing::apply_settle(catalog, pages, *pool, *change),
         }
     }
 

@@ -1,118 +1,111 @@
-//! Transactions on one target: prepare, then commit or abort. Those that span targets are led elsewhere.
+//! Changes of placement groups on one target: prepare, then commit or abort. Who decides them is elsewhere.
 //!
 //! # What others see of an intent
 //! - The plain calls of a store (`fetch`, `update`, lists) never see one: they answer from committed state.
-//!   Whoever leads the transactions calls them when the intents in the way are known to be undecided.
+//!   Whoever leads the group calls them when the intents in the way are known to be undecided.
 //! - The checked calls (`admit_read`, `update_in`, `punch_in`, `prepare_in`) answer `InProgress` when an
 //!   intent decides their answer.
 //! - Record sizes are everybody's: an update that an intent may make wrong is `InProgress`.
 //! - Maintenance never sees one. What it may not forget yet: nothing below [`Store::oldest_intent`] is final.
 
 use media::{Lsn, Reserve};
-use types::{ContainerId, Epoch};
+use types::{ContainerId, Epoch, PoolId};
 
+use crate::catalog::Catalog;
 use crate::commit::{self, wrong_state};
 use crate::error::{Error, Result};
 use crate::intent::{Intent, oldest};
-use crate::record::tx::{OPS_MAX, encode_prepare};
+use crate::record::change::{OPS_MAX, encode_prepare};
 use crate::record::{Record, kind};
-use crate::request::{Op, Origin, TxId, TxState, Update};
+use crate::request::{ChangeId, ChangeState, NOTE_BYTES_MAX, Op, Origin, Prepare, Standing, Term, Undecided, Update};
+use crate::standing::{self, Mark, OUTCOMES_MAX};
 use crate::store::{SMALL_RECORDS, Store, check_reservations, each_reservation};
 use crate::{prepare, punch, update};
 
 impl Store {
-    /// Keeps `ops` beside the tree until `tx` is decided; all of them or none. Conditions hold at `epoch`
-    /// as committed, and after the operations before them. Knows no conflicts: see [`Store::prepare_in`].
+    /// Keeps the operations of a change beside the tree until it is decided; all of them or none. Conditions hold at
+    /// `epoch` as committed, and after the operations before them. Knows no conflicts: see [`Store::prepare_in`].
     ///
     /// # Errors
-    /// As [`Store::update`]; `TxState` when the transaction is known already; `InProgress` when another one
-    /// decides whether record sizes fit; `IntentsFull`.
-    pub fn prepare(
-        &mut self,
-        tx: TxId,
-        container: ContainerId,
-        epoch: Epoch,
-        origin: Origin,
-        ops: &[Op<'_>],
-    ) -> Result<Lsn> {
+    /// As [`Store::update`]; `ChangeState` when the change is known already; `OldTerm` when the target follows a later
+    /// leader; `InProgress` when another change decides whether record sizes fit; `IntentsFull`.
+    pub fn prepare(&mut self, wanted: &Prepare<'_>, epoch: Epoch) -> Result<Lsn> {
         self.running()?;
-        if ops.is_empty() || ops.len() > OPS_MAX {
-            return Err(Error::Invalid("a transaction has between 1 and 256 operations on a target"));
-        }
-        for op in ops {
-            match op {
-                Op::Update(update) => drop(update::validate(update)?),
-                Op::Punch(punch) => punch::validate(punch)?,
-            }
-        }
+        validate(wanted)?;
+        let Prepare { change, container, origin, note, ops } = *wanted;
         let Store { media, catalog, scratch, .. } = self;
         let shard = catalog.shard(container)?;
-        let owner = shard.tree.owner;
-        match catalog.intents.state(owner, tx) {
-            TxState::Unknown => {}
-            state => return Err(wrong_state(tx, state)),
+        let (owner, pool) = (shard.tree.owner, shard.pool);
+        match state(catalog, pool, change) {
+            ChangeState::Unknown => {}
+            state => return Err(wrong_state(change, state)),
         }
-        check_reservations(updates(ops), shard.pool)?;
+        let known = catalog.standings.mark(pool, change.group).term;
+        if change.term < known {
+            return Err(Error::OldTerm { known });
+        }
+        check_reservations(updates(ops), pool)?;
         let version = shard.next_version(epoch)?;
         if version.minor.checked_add(ops.len() as u16).is_none() {
             return Err(Error::EpochFull(epoch));
         }
         let mut pages = media.pages();
         pages.begin_op();
-        let mut intent = Intent::new(version, &mut std::iter::empty());
+        let mut intent = Intent::new(container, version, origin, note);
         for op in ops {
-            prepare::plan(shard, &pages, &catalog.intents, tx, &intent, op)?;
+            prepare::plan(shard, &pages, &catalog.intents, &intent, op)?;
             intent.add(op);
         }
-        encode_prepare(&mut scratch.log, container, origin, tx, version, ops);
+        encode_prepare(&mut scratch.log, version, wanted);
         let parts = scratch.log.len().div_ceil(commit::PART_BYTES) as u64;
         let changed = intent.records + parts;
         if changed > SMALL_RECORDS as u64 && changed * 2 > pages.usage().budget {
-            return Err(Error::Invalid("the transaction is larger than the target's page memory can take at once"));
+            return Err(Error::Invalid("the change is larger than the target's page memory can take at once"));
         }
-        if !catalog.intents.has_room(intent.touches.len()) {
+        if !catalog.intents.has_room(intent.touches.len()) || !has_room_for_outcome(catalog) {
             return Err(Error::IntentsFull);
         }
-        let wanted = commit::pages_of(&intent) * media::PAGE_BYTES as u64;
-        catalog.pool(shard.pool)?.admit(shard.pool, wanted)?;
-        commit::touch_parts(catalog, &pages, owner, tx, parts as u32)?;
-        catalog.touch_session(&pages, origin)?;
+        let space = commit::pages_of(&intent) * media::PAGE_BYTES as u64;
+        catalog.pool(pool)?.admit(pool, space)?;
+        commit::touch_parts(catalog, &pages, owner, change, parts as u32)?;
         let lsn = media.append(kind::PREPARE, &[&scratch.log], Reserve::Normal)?;
         for update in updates(ops) {
             each_reservation(update, &mut |reservation| reservation.take(media));
         }
-        let done = commit::apply_prepare(catalog, &mut pages, container, tx, intent, &scratch.log)
-            .and_then(|()| catalog.note(&mut pages, origin, version.epoch));
+        let done = commit::apply_prepare(catalog, &mut pages, container, change, intent, &scratch.log);
         drop(pages);
         self.settle(lsn, done)?;
         Ok(lsn)
     }
 
-    /// Does what `tx` prepared, in one step. Again, it does nothing; the answer is then a position behind the
-    /// first commit. Always finds room, whatever the quota.
+    /// Does what a change prepared, in one step; from now on its request took effect. Again, it does nothing; the answer
+    /// is then a position behind the first commit. Always finds room, whatever the quota.
     ///
     /// # Errors
-    /// `TxState` when it is neither prepared nor committed; `NoContainer`; `Media(Busy | LogFull)`: wait for
+    /// `ChangeState` when it is neither prepared nor committed; `NoPool`; `Media(Busy | LogFull)`: wait for
     /// `relieved`; `Corrupt`: in the way.
-    pub fn commit(&mut self, tx: TxId, container: ContainerId, origin: Origin) -> Result<Lsn> {
+    pub fn commit(&mut self, pool: PoolId, change: ChangeId) -> Result<Lsn> {
         self.running()?;
         let Store { media, catalog, .. } = self;
-        let owner = catalog.shard(container)?.tree.owner;
-        let intent = match catalog.intents.get(owner, tx) {
-            Some(intent) => intent,
-            None => match catalog.intents.state(owner, tx) {
-                TxState::Committed { .. } => return Ok(self.last_lsn()),
-                state => return Err(wrong_state(tx, state)),
-            },
+        catalog.pool(pool)?;
+        let Some((owner, intent)) = catalog.intents.find(pool, change) else {
+            return match catalog.standings.state(pool, change) {
+                ChangeState::Committed { .. } => Ok(self.last_lsn()),
+                state => Err(wrong_state(change, state)),
+            };
         };
         {
             let mut pages = media.pages();
             pages.begin_op();
-            commit::touch_parts(catalog, &pages, owner, tx, intent.parts)?;
-            commit::touch_tree(catalog, &pages, container, intent)?;
-            let stored = commit::stored(catalog, &pages, owner, tx, intent.parts)?;
+            commit::touch_parts(catalog, &pages, owner, change, intent.parts)?;
+            standing::touch_outcome(catalog, &pages, pool, change)?;
+            if let Some(shard) = commit::living(catalog, owner, intent) {
+                commit::touch_tree(shard, &pages, intent)?;
+            }
+            catalog.touch_session(&pages, intent.origin)?;
+            let stored = commit::stored(catalog, &pages, owner, change, intent.parts)?;
             if commit::decode(&stored).is_none() {
-                return Err(Error::Corrupt { place: format!("intent {tx}"), fault: "cannot be read".into() });
+                return Err(Error::Corrupt { place: format!("intent {change}"), fault: "cannot be read".into() });
             }
         }
         if intent.records > SMALL_RECORDS as u64
@@ -122,50 +115,133 @@ impl Store {
             // A large one must not be the last straw for the pages in memory; it has time.
             return Err(busy.into());
         }
-        self.change(origin, Reserve::Critical, &Record::Commit { container, tx })
+        self.change(Origin::default(), Reserve::Critical, &Record::Commit { pool, change })
     }
 
-    /// Forgets what `tx` prepared, and gives its blocks back. One that is not known here is aborted all the
+    /// Forgets what a change prepared, and gives its blocks back. One that is not known here is aborted all the
     /// same: should its prepare come late, it is refused.
     ///
     /// # Errors
-    /// `TxState` when it is committed; `NoContainer`; `Media(LogFull)`: wait for `relieved`; `Corrupt`.
-    pub fn abort(&mut self, tx: TxId, container: ContainerId, origin: Origin) -> Result<Lsn> {
+    /// `ChangeState` when it is committed; `NoPool`; `IntentsFull`, for one that is not known: settle others first;
+    /// `Media(LogFull)`: wait for `relieved`; `Corrupt`.
+    pub fn abort(&mut self, pool: PoolId, change: ChangeId) -> Result<Lsn> {
         self.running()?;
         let Store { media, catalog, .. } = self;
-        let owner = catalog.shard(container)?.tree.owner;
-        match catalog.intents.state(owner, tx) {
-            TxState::Aborted => return Ok(self.last_lsn()),
-            state @ TxState::Committed { .. } => return Err(wrong_state(tx, state)),
-            TxState::Prepared { .. } | TxState::Unknown => {}
+        catalog.pool(pool)?;
+        match state(catalog, pool, change) {
+            ChangeState::Aborted | ChangeState::Settled => return Ok(self.last_lsn()),
+            state @ ChangeState::Committed { .. } => return Err(wrong_state(change, state)),
+            ChangeState::Unknown if !has_room_for_outcome(catalog) => return Err(Error::IntentsFull),
+            ChangeState::Prepared { .. } | ChangeState::Unknown => {}
         }
         {
             let mut pages = media.pages();
             pages.begin_op();
-            let parts = catalog.intents.get(owner, tx).map_or(0, |intent| intent.parts);
-            commit::touch_parts(catalog, &pages, owner, tx, parts)?;
+            if let Some((owner, intent)) = catalog.intents.find(pool, change) {
+                commit::touch_parts(catalog, &pages, owner, change, intent.parts)?;
+            }
+            standing::touch_outcome(catalog, &pages, pool, change)?;
         }
-        self.change(origin, Reserve::Critical, &Record::Abort { container, tx })
+        self.change(Origin::default(), Reserve::Critical, &Record::Abort { pool, change })
     }
 
-    /// What became of `tx` here. Outcomes are kept for the last 1024 transactions of a container.
+    /// The target follows the leader of `term` from now on: changes of earlier terms are not prepared any more.
+    /// A term that it has adopted before changes nothing.
+    ///
+    /// # Errors
+    /// `OldTerm`; `NoPool`; `Media(LogFull)`: wait for `relieved`; `Corrupt`.
+    pub fn adopt(&mut self, pool: PoolId, group: u32, term: Term) -> Result<Lsn> {
+        let mark = self.mark(pool, group)?;
+        match term.cmp(&mark.term) {
+            std::cmp::Ordering::Less => Err(Error::OldTerm { known: mark.term }),
+            std::cmp::Ordering::Equal => Ok(self.last_lsn()),
+            std::cmp::Ordering::Greater => {
+                self.mark_to(pool, Mark { term, ..mark }, &Record::Adopt { pool, group, term })
+            }
+        }
+    }
+
+    /// Every member knows how the changes of a group ended, up to `change`: outcomes up to there are forgotten. A mark
+    /// that is not above the one it has changes nothing.
+    ///
+    /// # Errors
+    /// `ChangeState` when one of them waits here for its decision; `NoPool`; `Media(LogFull)`: wait for `relieved`;
+    /// `Corrupt`.
+    pub fn settle_upto(&mut self, pool: PoolId, change: ChangeId) -> Result<Lsn> {
+        let mark = self.mark(pool, change.group)?;
+        if change <= mark.settled {
+            return Ok(self.last_lsn());
+        }
+        let first = self.catalog.intents.of_group(pool, change.group).next();
+        if let Some((waiting, intent)) = first.filter(|(waiting, _)| *waiting <= change) {
+            return Err(wrong_state(waiting, ChangeState::Prepared { epoch: intent.version.epoch }));
+        }
+        self.mark_to(pool, Mark { settled: change, ..mark }, &Record::Settle { pool, change })
+    }
+
+    fn mark(&self, pool: PoolId, group: u32) -> Result<Mark> {
+        self.running()?;
+        self.catalog.pool(pool)?;
+        Ok(self.catalog.standings.mark(pool, group))
+    }
+
+    fn mark_to(&mut self, pool: PoolId, mark: Mark, record: &Record<'_>) -> Result<Lsn> {
+        {
+            let mut pages = self.media.pages();
+            pages.begin_op();
+            standing::touch_mark(&self.catalog, &pages, pool, mark)?;
+        }
+        self.change(Origin::default(), Reserve::Critical, record)
+    }
+
+    /// What the target knows of a placement group: what a leader that begins asks every member.
+    ///
+    /// # Errors
+    /// `NoPool`.
+    pub fn standing(&self, pool: PoolId, group: u32) -> Result<Standing> {
+        self.catalog.pool(pool)?;
+        let Mark { term, settled } = self.catalog.standings.mark(pool, group);
+        let undecided = |(change, intent): (ChangeId, &Intent)| Undecided {
+            change,
+            epoch: intent.version.epoch,
+            note: intent.note.clone(),
+        };
+        let prepared = self.catalog.intents.of_group(pool, group).map(undecided).collect();
+        Ok(Standing { term, settled, prepared, decided: self.catalog.standings.decided(pool, group).collect() })
+    }
+
+    /// Placement groups of a pool of which the target knows anything, ascending.
+    ///
+    /// # Errors
+    /// `NoPool`.
+    pub fn groups(&self, pool: PoolId) -> Result<Vec<u32>> {
+        self.catalog.pool(pool)?;
+        let mut groups = self.catalog.standings.groups(pool);
+        groups.extend(self.catalog.intents.groups(pool));
+        groups.sort_unstable();
+        groups.dedup();
+        Ok(groups)
+    }
+
+    /// What became of a change here.
+    ///
+    /// # Errors
+    /// `NoPool`.
+    pub fn resolve(&self, pool: PoolId, change: ChangeId) -> Result<ChangeState> {
+        self.catalog.pool(pool)?;
+        Ok(state(&self.catalog, pool, change))
+    }
+
+    /// Changes that wait for a decision, with their epochs.
     ///
     /// # Errors
     /// `NoContainer`.
-    pub fn resolve(&self, tx: TxId, container: ContainerId) -> Result<TxState> {
-        Ok(self.catalog.intents.state(self.catalog.shard(container)?.tree.owner, tx))
-    }
-
-    /// Transactions that wait for a decision, with their epochs.
-    ///
-    /// # Errors
-    /// `NoContainer`.
-    pub fn prepared(&self, container: ContainerId) -> Result<Vec<(TxId, Epoch)>> {
+    pub fn prepared(&self, container: ContainerId) -> Result<Vec<(ChangeId, Epoch)>> {
         let owner = self.catalog.shard(container)?.tree.owner;
-        Ok(self.catalog.intents.of(owner).map(|(tx, intent)| (tx, intent.version.epoch)).collect())
+        Ok(self.catalog.intents.of(owner).map(|(change, intent)| (change, intent.version.epoch)).collect())
     }
 
-    /// The lowest epoch of an undecided transaction: below it, history is final. `None` when there is none.
+    /// The lowest epoch of an undecided change: below it, history is final. `None` when there is none.
     ///
     /// # Errors
     /// `NoContainer`.
@@ -173,6 +249,32 @@ impl Store {
         let owner = self.catalog.shard(container)?.tree.owner;
         Ok(oldest(self.catalog.intents.of(owner)))
     }
+}
+
+/// Refuses what breaks a limit, whatever the store holds.
+pub(crate) fn validate(wanted: &Prepare<'_>) -> Result<()> {
+    if wanted.ops.is_empty() || wanted.ops.len() > OPS_MAX {
+        return Err(Error::Invalid("a change has between 1 and 256 operations on a target"));
+    }
+    if wanted.note.len() > NOTE_BYTES_MAX {
+        return Err(Error::Invalid("the note of a change has at most 1024 bytes"));
+    }
+    wanted.ops.iter().try_for_each(|op| match op {
+        Op::Update(update) => update::validate(update).map(drop),
+        Op::Punch(punch) => punch::validate(punch),
+    })
+}
+
+fn state(catalog: &Catalog, pool: PoolId, change: ChangeId) -> ChangeState {
+    match catalog.intents.find(pool, change) {
+        Some((_, intent)) => ChangeState::Prepared { epoch: intent.version.epoch },
+        None => catalog.standings.state(pool, change),
+    }
+}
+
+/// Whether one more change can be known: what is prepared will have an outcome.
+fn has_room_for_outcome(catalog: &Catalog) -> bool {
+    catalog.standings.outcomes() + catalog.intents.len() < OUTCOMES_MAX
 }
 
 fn updates<'a>(ops: &'a [Op<'a>]) -> impl Iterator<Item = &'a Update<'a>> {

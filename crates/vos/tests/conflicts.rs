@@ -5,7 +5,10 @@ mod rig;
 use rig::{Dice, on_node, with_steps};
 use types::{Conditions, ContainerId, Epoch, Extent, Key, SessionId};
 use vos::model::{self, Object, Refusal, Scope, Step, Write};
-use vos::{AkeyRead, Error, ListPart, Op, Origin, Party, ReadScope, ReadWhat, Store, TxId, TxState};
+use vos::{
+    AkeyRead, ChangeId, ChangeState, Error, ListPart, Op, Origin, Party, Prepare, ReadScope, ReadWhat, Store, Term,
+    TxId,
+};
 
 fn party(tx: u64, epoch: u64, bound: u64) -> Party {
     Party { tx: TxId { session: SessionId(5), seq: tx }, epoch: Epoch(epoch), bound: Epoch(bound) }
@@ -39,6 +42,20 @@ enum Told {
 /// Arrays lie under an akey of their own, in records of one byte that is not 0; 0 stands for a hole.
 fn array_akey() -> Key {
     Key::literal("z")
+}
+
+/// The change of a party in a container.
+fn change_of(id: ContainerId, party: &Party) -> ChangeId {
+    let container = u128::from_be_bytes(id.to_bytes()) as u32;
+    ChangeId { group: 0, term: Term::default(), number: u64::from(container) * 1000 + party.tx.seq }
+}
+
+fn commit(store: &mut Store, id: ContainerId, party: &Party) {
+    store.commit(rig::pool(0), change_of(id, party)).unwrap();
+}
+
+fn state(store: &Store, id: ContainerId, party: &Party) -> ChangeState {
+    store.resolve(rig::pool(0), change_of(id, party)).unwrap()
 }
 
 /// Does an act for a party; a write is prepared only, if `prepare`.
@@ -80,7 +97,10 @@ fn act(store: &mut Store, id: ContainerId, party: &Party, act: &Act, prepare: bo
         Act::Write(steps) => with_steps(store, id, steps, &[], &mut |store, ops| match ops {
             [Op::Update(update)] if !prepare => store.update_in(party, id, Origin::default(), update),
             [Op::Punch(punch)] if !prepare => store.punch_in(party, id, Origin::default(), punch),
-            ops => store.prepare_in(party, id, Origin::default(), ops),
+            ops => {
+                let (change, origin) = (change_of(id, party), Origin::default());
+                store.prepare_in(party, &Prepare { change, container: id, origin, note: &[], ops })
+            }
         })
         .map(|_| Told::Done),
     };
@@ -349,7 +369,7 @@ fn pair(
         let told = act(store, id, &one, &together, true);
         assert_eq!(told, expected_together(first, second, is_full), "{what}");
         if told == Told::Done {
-            store.commit(one.tx, id, Origin::default()).unwrap();
+            commit(store, id, &one);
         }
         events.push(Event { epoch: 100, act: together, told, committed: true });
     } else {
@@ -362,8 +382,8 @@ fn pair(
             Some(expected) => assert_eq!(second_told, expected, "{what}"),
             None => assert!(matches!(second_told, Told::Value(_) | Told::Keys(_) | Told::Objects(_)), "{what}"),
         }
-        if store.resolve(one.tx, id).unwrap() != TxState::Unknown {
-            store.commit(one.tx, id, Origin::default()).unwrap();
+        if state(store, id, &one) != ChangeState::Unknown {
+            commit(store, id, &one);
         }
         for (party, case, told) in [(one, first, told), (two, second, second_told)] {
             events.push(Event { epoch: party.epoch.0, act: case.act.clone(), told, committed: true });
@@ -424,7 +444,7 @@ fn a_write_that_an_uncertain_clock_cannot_place_makes_others_start_over() {
                         assert!(matches!(told, Told::Value(_) | Told::Keys(_) | Told::Objects(_)), "{what}");
                     }
                     if !committed {
-                        store.abort(one.tx, id, Origin::default()).unwrap();
+                        store.abort(rig::pool(0), change_of(id, &one)).unwrap();
                     }
                     store.destroy_container(id, Origin::default()).unwrap();
                     while store.maintain(8).unwrap() {}
@@ -468,7 +488,7 @@ fn arrays_conflict_where_their_extents_overlap() {
         assert_eq!(act(&mut store, id, &party(6, 30, 30), &step(19, 4), false), Told::Restart, "on the hole");
         assert_eq!(act(&mut store, id, &party(7, 25, 40), &read(0, 8), false), Told::Value(Some(vec![0; 8])));
         assert_eq!(act(&mut store, id, &party(7, 25, 40), &read(16, 1), false), Told::Restart, "may be of before");
-        store.commit(party(1, 10, 10).tx, id, Origin::default()).unwrap();
+        commit(&mut store, id, &party(1, 10, 10));
         assert_eq!(act(&mut store, id, &party(8, 20, 20), &read(6, 4), false), Told::Value(Some(vec![0, 0, 7, 7])));
         store.check().expect_clean();
     });
@@ -527,7 +547,7 @@ fn history(seed: u64) -> [usize; 4] {
     if dice.chance(2) {
         store.set_read_marks(4 + dice.below(12) as usize);
     }
-    let (mut events, mut open): (Vec<Event>, Vec<(TxId, usize)>) = (Vec::new(), Vec::new());
+    let (mut events, mut open): (Vec<Event>, Vec<(Party, usize)>) = (Vec::new(), Vec::new());
     let (mut running, mut now): (Vec<(Party, u64)>, u64) = (Vec::new(), 10);
     for tx in 1..=120u64 {
         now += dice.below(4);
@@ -546,11 +566,11 @@ fn history(seed: u64) -> [usize; 4] {
                 (some_read(&mut dice), false)
             };
             let told = act(&mut store, id, &party, &asked, prepare);
-            if matches!(store.resolve(party.tx, id).unwrap(), TxState::Prepared { .. }) {
-                open.push((party.tx, events.len()));
+            if matches!(state(&store, id, &party), ChangeState::Prepared { .. }) {
+                open.push((party, events.len()));
             }
             let over = last || matches!(told, Told::Restart | Told::InProgress);
-            let committed = store.resolve(party.tx, id).unwrap() == TxState::Unknown;
+            let committed = state(&store, id, &party) == ChangeState::Unknown;
             events.push(Event { epoch: party.epoch.0, act: asked, told, committed });
             if over {
                 running.swap_remove(index);
@@ -562,12 +582,12 @@ fn history(seed: u64) -> [usize; 4] {
             }
         }
         if !open.is_empty() && dice.chance(3) {
-            let (tx, event) = open.swap_remove(dice.below(open.len() as u64) as usize);
+            let (party, event) = open.swap_remove(dice.below(open.len() as u64) as usize);
             events[event].committed = !dice.chance(4);
             if events[event].committed {
-                store.commit(tx, id, Origin::default()).unwrap();
+                commit(&mut store, id, &party);
             } else {
-                store.abort(tx, id, Origin::default()).unwrap();
+                store.abort(rig::pool(0), change_of(id, &party)).unwrap();
             }
         }
         if dice.chance(40) {
@@ -578,9 +598,9 @@ fn history(seed: u64) -> [usize; 4] {
             store.check().expect_clean();
         }
     }
-    for (tx, event) in open {
+    for (party, event) in open {
         events[event].committed = true;
-        store.commit(tx, id, Origin::default()).unwrap();
+        commit(&mut store, id, &party);
     }
     let model = replay_in_epoch_order(&events, model::Container::default());
     for at in (0..=now + 2).map(Epoch) {

@@ -12,7 +12,7 @@ use types::{Conditions, Epoch, Key, ObjectId, SessionId};
 use vos::model::{Step, Write};
 use vos::{
     Branch, CheckOptions, Child, Error, FindingKind, ListPart, ListedObject, Opened, Origin, Punch, PunchScope, Recall,
-    RepairOptions, Repaired, Store, Stored, TxId,
+    RepairOptions, Repaired, Store, Stored,
 };
 
 const OID: ObjectId = ObjectId { hi: 1, lo: 2 };
@@ -609,9 +609,8 @@ fn what_was_under_way_goes_on_under_a_head_made_anew() {
 }
 
 #[test]
-fn a_transaction_stays_prepared_over_the_loss_of_the_head() {
+fn a_change_stays_prepared_over_the_loss_of_the_head() {
     on_node(1, || {
-        let tx = TxId { session: SessionId(9), seq: 1 };
         prepared(10, |store| {
             let value = rig::content(77, 100);
             let step = Step::Update {
@@ -621,7 +620,7 @@ fn a_transaction_stays_prepared_over_the_loss_of_the_head() {
                 akeys: vec![(Key::literal("v"), Write::Single(value))],
             };
             rig::with_steps(store, container(0), &[step], &[], &mut |store, ops| {
-                store.prepare(tx, container(0), Epoch(20), Origin::default(), ops)
+                rig::prepare(store, 1, container(0), 20, ops)
             })
             .unwrap();
             store.media().checkpoint_blocking().unwrap();
@@ -629,7 +628,7 @@ fn a_transaction_stays_prepared_over_the_loss_of_the_head() {
         lose_heads(&[0]);
         let mut store = reopened(&repair(false));
         assert!(store.container_info(container(0)).unwrap().max_epoch >= Epoch(20), "its epoch is taken");
-        store.commit(tx, container(0), Origin::default()).unwrap();
+        rig::commit(&mut store, 1).unwrap();
         assert!(get(&mut store, 0, 77, 100).unwrap());
         store.check_with(CLOSELY).expect_clean();
     });

@@ -29,7 +29,7 @@ const STAGED: u64 = 9001;
 const GAP_BYTES: usize = 24;
 const IMAGE_BYTES_MAX: usize = 200 << 10;
 
-/// What the image's store went through before its checkpoint and after it. One transaction is left undecided.
+/// What the image's store went through before its checkpoint and after it. One change is left undecided.
 fn life() -> (Vec<Op>, Vec<Op>) {
     let mut before = vec![Op::CreatePool(0, 4 << 20), Op::CreateContainer(0, 0)];
     before.extend(rig::script(0, 4));
@@ -60,7 +60,7 @@ fn life() -> (Vec<Op>, Vec<Op>) {
     after.push(write(120, 2, Write::Single(rig::content(STAGED, 2100))));
     let Op::Update { container, epoch, object, dkey, conditions, akeys } = update(0, 121) else { unreachable!() };
     let steps = vec![Step::Update { object: rig::object(object), dkey, conditions, akeys }];
-    after.push(Op::Prepare { tx: UNDECIDED, container, epoch, steps });
+    after.push(Op::Prepare { change: UNDECIDED, container, epoch, steps });
     (before, after)
 }
 
@@ -205,7 +205,7 @@ fn a_store_of_version_1_opens_and_holds_what_was_written() {
         assert!(seen.len() > 20 && recovered.to > recovered.from, "its log was replayed");
         compare(&mut store, &model);
         // It goes on as a store of now, and is one.
-        let decided = Op::Commit { tx: UNDECIDED, container: 0 };
+        let decided = Op::Commit(UNDECIDED);
         for op in [decided, Op::Maintain(Epoch(119)), Op::Snapshots(0, vec![])].into_iter().chain(rig::script(200, 4)) {
             assert_eq!(submit(&mut store, &op, 900).unwrap().0, model.apply(&op), "{op:?}");
         }
@@ -234,8 +234,8 @@ fn the_image_has_every_kind_of_record() {
             staged += usize::from(described.text.contains("staged for block"));
             kinds.insert(record.kind);
         }
-        let all: BTreeSet<u16> = (1..=16).chain(20..=22).collect();
+        let all: BTreeSet<u16> = (1..=16).chain(20..=24).collect();
         assert!(staged > 0, "a value is to be put on the stage again");
-        assert_eq!(kinds, all, "kinds 1 to 16 and 20 to 22 of the table in record.rs");
+        assert_eq!(kinds, all, "kinds 1 to 16 and 20 to 24 of the table in record.rs");
     });
 }

@@ -136,9 +136,9 @@ fn another_size(store: &mut Store, model: &mut Model, generator: &mut Generator)
 fn go_back(store: &mut Store, model: &mut Model, generator: &mut Generator) {
     let container = generator.dice.below(u64::from(generator.containers)) as u8;
     let Some((_, state)) = model.containers.get(&rig::container(container)) else { return };
-    if let Some(tx) = state.prepared.keys().next() {
+    if let Some(change) = state.prepared.keys().next() {
         let refused = store.rollback(rig::container(container), Epoch(1), Epoch(1 << 40), vos::Origin::default());
-        assert_eq!(refused, Err(vos::Error::InProgress { tx: *tx }));
+        assert_eq!(refused, Err(vos::Error::InProgress { change: *change }));
         return;
     }
     let kept: Vec<Epoch> = state.snapshots.iter().copied().chain([state.horizon]).collect();

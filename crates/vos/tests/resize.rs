@@ -192,7 +192,7 @@ fn a_transaction_that_is_not_decided_holds_the_end_and_lets_it_go_after() {
         let object = (0, OID);
         let step = vos::model::Step::Update { object, dkey: Key::from(77), conditions: Conditions::None, akeys };
         rig::with_steps(&mut store, container(0), &[step], &[], &mut |store, ops| {
-            store.prepare(rig::tx(1), container(0), Epoch(600), Origin::default(), ops)
+            rig::prepare(store, 1, container(0), 600, ops)
         })
         .unwrap();
         let bytes = 10 << 20;
@@ -202,7 +202,7 @@ fn a_transaction_that_is_not_decided_holds_the_end_and_lets_it_go_after() {
         assert!(held > 1 << 20, "{held}");
         assert!(!rig::resize(&mut store, bytes).unwrap(), "it is not decided");
         verify(&mut store);
-        store.commit(rig::tx(1), container(0), Origin::default()).unwrap();
+        rig::commit(&mut store, 1).unwrap();
         assert!(rig::resize(&mut store, bytes).unwrap());
         assert!(read(&mut store, 77) == rig::content(9, 3 << 20));
         verify(&mut store);

@@ -93,6 +93,16 @@ impl Scenario {
         self.act(session, Epoch::MAX, |store, origin, n| put(store, n, origin, n % 50, Conditions::None));
     }
 
+    fn prepare(&mut self, change: u64) -> (Origin, Epoch) {
+        self.next += 1;
+        let (origin, epoch) = (origin(3, 10 * self.next), Epoch(self.next));
+        let (dkey, akeys) = (dkeys()[1].clone(), vec![(Key::literal("t"), Write::Single(vec![1; 400]))]);
+        let update = vos::model::Step::Update { object: object(1), dkey, conditions: Conditions::None, akeys };
+        let op = rig::Op::Prepare { change, container: 1, epoch, steps: vec![update] };
+        rig::submit_as(&mut self.store, &op, origin).unwrap();
+        (origin, epoch)
+    }
+
     fn settle(&mut self, recorder: &Recorder) {
         self.store.media().flush_now().unwrap();
         self.acknowledged.push((recorder.events(), self.effects.len()));
@@ -128,17 +138,13 @@ impl Scenario {
             rig::submit_as(store, &op, origin).map(|(_, lsn)| lsn.unwrap())
         });
         self.act(2, none, |store, origin, n| store.set_snapshots(container(1), &[Epoch(n)], origin));
-        for tx in 1..=2 {
-            self.act(3, Epoch::MAX, |store, origin, n| {
-                let (dkey, akeys) = (dkeys()[1].clone(), vec![(Key::literal("t"), Write::Single(vec![1; 400]))]);
-                let update = vos::model::Step::Update { object: object(1), dkey, conditions: Conditions::None, akeys };
-                let op = rig::Op::Prepare { tx, container: 1, epoch: Epoch(n), steps: vec![update] };
-                rig::submit_as(store, &op, origin).map(|(_, lsn)| lsn.unwrap())
-            });
-            self.settle(recorder);
-        }
-        self.act(3, none, |store, origin, _| store.commit(rig::tx(1), container(1), origin));
-        self.act(3, none, |store, origin, _| store.abort(rig::tx(2), container(1), origin));
+        // A prepare is no effect yet, its commit is; an abort leaves none.
+        let prepared: Vec<(Origin, Epoch)> = (1..=2).map(|change| self.prepare(change)).collect();
+        self.settle(recorder);
+        let lsn = rig::commit(&mut self.store, 1).unwrap();
+        self.effects.push((prepared[0].0, prepared[0].1, lsn));
+        self.settle(recorder);
+        rig::abort(&mut self.store, 2).unwrap();
         self.settle(recorder);
         self.store.media().checkpoint_blocking().unwrap();
         self.act(1, none, |store, origin, _| store.destroy_container(container(1), origin));

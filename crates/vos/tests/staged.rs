@@ -228,10 +228,10 @@ fn a_transaction_stages_nothing() {
         let akeys = vec![(akey(), Write::Single(value(seed, 3000)))];
         let step = Step::Update { object: (0, OID), dkey: Key::from(seed), conditions: Conditions::None, akeys };
         rig::with_steps(&mut store, container(0), &[step], &[], &mut |store, ops| {
-            store.prepare(rig::tx(1), container(0), Epoch(5), Origin::default(), ops)
+            rig::prepare(store, 1, container(0), 5, ops)
         })
         .unwrap();
-        store.commit(rig::tx(1), container(0), Origin::default()).unwrap();
+        rig::commit(&mut store, 1).unwrap();
         assert_eq!(blocks(&mut store, seed), [vec![]]);
         assert!(is_in_memory(&mut store, seed, 3000));
         assert_eq!(store.media().usage().stage.blocks, 0);
@@ -249,7 +249,7 @@ fn nobody_can_ask_for_a_staged_payload() {
         let update = Update { group: 0, oid: OID, dkey: &dkey, conditions: Conditions::None, akeys: &akeys };
         let refused = store.update(container(0), Epoch(1), Origin::default(), &update);
         assert!(matches!(refused, Err(Error::Invalid(_))));
-        let refused = store.prepare(rig::tx(1), container(0), Epoch(1), Origin::default(), &[vos::Op::Update(update)]);
+        let refused = rig::prepare(&mut store, 1, container(0), 1, &[vos::Op::Update(update)]);
         assert!(matches!(refused, Err(Error::Invalid(_))));
     });
 }

@@ -5,7 +5,7 @@ mod rig;
 use rig::{on_node, with_steps};
 use types::{Conditions, ContainerId, Epoch, Extent, Key};
 use vos::model::{Scope, Step, Write};
-use vos::{AkeyRead, Error, Origin, ReadWhat, Store, TxState};
+use vos::{AkeyRead, ChangeState, Error, Origin, ReadWhat, Store, Term};
 
 const DATA: u64 = 16 << 20;
 
@@ -44,18 +44,15 @@ fn punch(scope: Scope) -> Step {
 }
 
 fn prepare(store: &mut Store, tx: u64, epoch: u64, steps: &[Step]) -> Result<(), Error> {
-    with_steps(store, id(), steps, &[], &mut |store, ops| {
-        store.prepare(rig::tx(tx), id(), Epoch(epoch), Origin::default(), ops)
-    })
-    .map(drop)
+    with_steps(store, id(), steps, &[], &mut |store, ops| rig::prepare(store, tx, id(), epoch, ops)).map(drop)
 }
 
 fn commit(store: &mut Store, tx: u64) -> Result<(), Error> {
-    store.commit(rig::tx(tx), id(), Origin::default()).map(drop)
+    rig::commit(store, tx).map(drop)
 }
 
 fn abort(store: &mut Store, tx: u64) -> Result<(), Error> {
-    store.abort(rig::tx(tx), id(), Origin::default()).map(drop)
+    rig::abort(store, tx).map(drop)
 }
 
 /// A plain update of one step.
@@ -93,7 +90,7 @@ fn nobody_sees_a_prepared_change_and_everybody_a_committed_one() {
         assert_eq!(store.object_max_write(id(), group, oid).unwrap(), Some(Epoch(5)));
         store.advance(id(), Epoch(12)).unwrap();
         while store.maintain(1).unwrap() {}
-        assert_eq!(store.resolve(rig::tx(1), id()).unwrap(), TxState::Prepared { epoch: Epoch(10) });
+        assert_eq!(store.resolve(rig::pool(0), rig::change(1)).unwrap(), ChangeState::Prepared { epoch: Epoch(10) });
         assert_eq!(store.oldest_intent(id()).unwrap(), Some(Epoch(10)));
         commit(&mut store, 1).unwrap();
         assert_eq!(read(&mut store, 9).as_deref(), Some(&b"old"[..]));
@@ -116,18 +113,21 @@ fn a_decision_is_made_once() {
         // An abort overtook this one's prepare.
         abort(&mut store, 9).unwrap();
         for round in 0..3 {
-            assert_eq!(store.resolve(rig::tx(1), id()).unwrap(), TxState::Committed { epoch: Epoch(11) });
+            assert_eq!(
+                store.resolve(rig::pool(0), rig::change(1)).unwrap(),
+                ChangeState::Committed { epoch: Epoch(11) }
+            );
             for tx in [2, 9] {
-                assert_eq!(store.resolve(rig::tx(tx), id()).unwrap(), TxState::Aborted);
-                assert!(matches!(commit(&mut store, tx), Err(Error::TxState { state: TxState::Aborted, .. })));
-                assert!(matches!(prepare(&mut store, tx, 30, &[single(b"x")]), Err(Error::TxState { .. })));
+                assert_eq!(store.resolve(rig::pool(0), rig::change(tx)).unwrap(), ChangeState::Aborted);
+                assert!(matches!(commit(&mut store, tx), Err(Error::ChangeState { state: ChangeState::Aborted, .. })));
+                assert!(matches!(prepare(&mut store, tx, 30, &[single(b"x")]), Err(Error::ChangeState { .. })));
                 abort(&mut store, tx).unwrap();
             }
             commit(&mut store, 1).unwrap();
-            assert!(matches!(abort(&mut store, 1), Err(Error::TxState { .. })));
-            assert!(matches!(prepare(&mut store, 3, 30, &[single(b"x")]), Err(Error::TxState { .. })));
-            assert!(matches!(commit(&mut store, 99), Err(Error::TxState { state: TxState::Unknown, .. })));
-            let prepared = [(rig::tx(3), Epoch(13)), (rig::tx(4), Epoch(14))];
+            assert!(matches!(abort(&mut store, 1), Err(Error::ChangeState { .. })));
+            assert!(matches!(prepare(&mut store, 3, 30, &[single(b"x")]), Err(Error::ChangeState { .. })));
+            assert!(matches!(commit(&mut store, 99), Err(Error::ChangeState { state: ChangeState::Unknown, .. })));
+            let prepared = [(rig::change(4), Epoch(14)), (rig::change(3), Epoch(13))];
             assert_eq!(store.prepared(id()).unwrap(), prepared);
             if round == 1 {
                 store.media().checkpoint_blocking().unwrap();
@@ -199,7 +199,8 @@ fn commit_and_abort_find_room_on_a_full_device() {
         assert!(all.len() > 50);
         for (tx, _) in all {
             loop {
-                let done = if tx.seq % 4 == 0 { abort(&mut store, tx.seq) } else { commit(&mut store, tx.seq) };
+                let done =
+                    if tx.number % 4 == 0 { abort(&mut store, tx.number) } else { commit(&mut store, tx.number) };
                 match done {
                     Ok(()) => break,
                     Err(Error::Media(media::Error::Busy { .. } | media::Error::LogFull { .. })) => {
@@ -213,8 +214,10 @@ fn commit_and_abort_find_room_on_a_full_device() {
     });
 }
 
+/// Somebody has still to decide the changes of a destroyed container, and finds them (K10). Then they give back what they
+/// hold, whichever way they end.
 #[test]
-fn a_destroyed_container_gives_its_intents_back() {
+fn changes_of_a_destroyed_container_wait_for_their_decision() {
     on_node(5, || {
         let mut store = store();
         let free = |store: &Store| store.check().space.unwrap().allocated;
@@ -226,8 +229,18 @@ fn a_destroyed_container_gives_its_intents_back() {
         abort(&mut store, 5).unwrap();
         store.destroy_container(id(), Origin::default()).unwrap();
         store.create_container(rig::pool(0), id(), Origin::default()).unwrap();
-        assert_eq!(store.resolve(rig::tx(5), id()).unwrap(), TxState::Unknown, "another container of that name");
         store = reopen(store);
+        assert!(!store.maintain(1).unwrap(), "nothing can be freed yet");
+        assert_eq!(store.standing(rig::pool(0), 0).unwrap().prepared.len(), 2);
+        assert!(matches!(prepare(&mut store, 2, 30, &[single(b"x")]), Err(Error::ChangeState { .. })));
+        commit(&mut store, 1).unwrap();
+        abort(&mut store, 2).unwrap();
+        store = reopen(store);
+        commit(&mut store, 3).unwrap();
+        commit(&mut store, 4).unwrap();
+        assert_eq!(store.resolve(rig::pool(0), rig::change(4)).unwrap(), ChangeState::Committed { epoch: Epoch(14) });
+        assert_eq!(read(&mut store, 99), None, "the container of that name is another one");
+        store.check().expect_clean();
         while store.maintain(1).unwrap() {
             store.check().expect_clean();
         }
@@ -236,6 +249,84 @@ fn a_destroyed_container_gives_its_intents_back() {
         assert!(free(&store) <= before + 4 * 8192, "{} then {}", before, free(&store));
         let space = store.pool_space(rig::pool(0)).unwrap();
         assert_eq!(space.bulk, 0);
+    });
+}
+
+/// Nobody decides the changes of a pool that is gone: they go with it, and what was known of its groups.
+#[test]
+fn a_destroyed_pool_takes_its_changes_along() {
+    on_node(10, || {
+        let mut store = store();
+        for tx in 1..=4 {
+            prepare(&mut store, tx, 10 + tx, &[single(&[tx as u8; 30_000])]).unwrap();
+        }
+        commit(&mut store, 1).unwrap();
+        store.adopt(rig::pool(0), 7, Term { interval: 3, round: 1 }).unwrap();
+        store.destroy_pool(rig::pool(0), Origin::default()).unwrap();
+        store.create_pool(rig::pool(0), 8 << 20, Origin::default()).unwrap();
+        store.create_container(rig::pool(0), id(), Origin::default()).unwrap();
+        store = reopen(store);
+        assert!(store.groups(rig::pool(0)).unwrap().is_empty());
+        assert_eq!(store.resolve(rig::pool(0), rig::change(1)).unwrap(), ChangeState::Unknown);
+        prepare(&mut store, 2, 50, &[single(b"of the new pool")]).unwrap();
+        while store.maintain(1).unwrap() {
+            store.check().expect_clean();
+        }
+        commit(&mut store, 2).unwrap();
+        assert_eq!(read(&mut store, 50).as_deref(), Some(&b"of the new pool"[..]));
+        store.check().expect_clean();
+    });
+}
+
+/// What a leader that begins finds at a member, across restarts, before a checkpoint and after.
+#[test]
+fn a_group_s_standing_survives_and_only_grows() {
+    on_node(11, || {
+        let mut store = store();
+        let (pool, term) = (rig::pool(0), |interval, round| Term { interval, round });
+        for tx in [2, 4, 10, 3] {
+            prepare(&mut store, tx, 10 + tx, &[single(&[tx as u8])]).unwrap();
+        }
+        commit(&mut store, 2).unwrap();
+        abort(&mut store, 4).unwrap();
+        store.adopt(pool, 0, term(0, 1)).unwrap();
+        assert!(matches!(store.adopt(pool, 0, Term::default()), Err(Error::OldTerm { .. })));
+        assert!(matches!(prepare(&mut store, 6, 40, &[single(b"x")]), Err(Error::OldTerm { .. })), "of round 0");
+        for round in 0..3 {
+            let standing = store.standing(pool, 0).unwrap();
+            assert_eq!(standing.term, term(0, 1));
+            let prepared: Vec<_> = standing.prepared.iter().map(|undecided| undecided.change).collect();
+            assert_eq!(prepared, [rig::change(10)]);
+            assert_eq!(standing.prepared[0].note, rig::note(10));
+            let committed = ChangeState::Committed { epoch: Epoch(12) };
+            assert_eq!(standing.decided, [(rig::change(2), committed), (rig::change(4), ChangeState::Aborted)]);
+            assert_eq!(store.groups(pool).unwrap(), [0, 1]);
+            if round == 1 {
+                store.media().checkpoint_blocking().unwrap();
+            }
+            store = reopen(store);
+        }
+        assert!(matches!(store.settle_upto(pool, rig::change(10)), Err(Error::ChangeState { .. })), "10 is undecided");
+        store.settle_upto(pool, rig::change(4)).unwrap();
+        for round in 0..3 {
+            let standing = store.standing(pool, 0).unwrap();
+            assert_eq!((standing.settled, standing.decided), (rig::change(4), vec![]));
+            for tx in [2, 4] {
+                assert_eq!(store.resolve(pool, rig::change(tx)).unwrap(), ChangeState::Settled);
+                assert!(matches!(prepare(&mut store, tx, 40, &[single(b"x")]), Err(Error::ChangeState { .. })));
+            }
+            abort(&mut store, 4).unwrap();
+            assert!(matches!(commit(&mut store, 2), Err(Error::ChangeState { state: ChangeState::Settled, .. })));
+            let end = store.media().end_lsn();
+            store.settle_upto(pool, rig::change(2)).unwrap();
+            store.adopt(pool, 0, term(0, 1)).unwrap();
+            assert_eq!(store.media().end_lsn(), end, "a mark that it has");
+            if round == 1 {
+                store.media().checkpoint_blocking().unwrap();
+            }
+            store = reopen(store);
+        }
+        store.check().expect_clean();
     });
 }
 
@@ -259,7 +350,7 @@ fn record_sizes_hold_across_undecided_transactions() {
             prepare(&mut store, 4, 30, &[punch(Scope::Object), array(2), array(4)]),
             Err(Error::RecordSize { stored: 2, given: 4 })
         );
-        assert_eq!(store.resolve(rig::tx(4), id()).unwrap(), TxState::Unknown);
+        assert_eq!(store.resolve(rig::pool(0), rig::change(4)).unwrap(), ChangeState::Unknown);
         store.check().expect_clean();
     });
 }
@@ -334,7 +425,7 @@ fn requests_over_a_limit_are_refused_whole() {
         }
         let refused = refused.expect("the table is full at some time");
         let some = store.prepared(id()).unwrap()[0].0;
-        abort(&mut store, some.seq).unwrap();
+        abort(&mut store, some.number).unwrap();
         prepare(&mut store, refused, 10, &[single(b"x")]).unwrap();
         store.check().expect_clean();
     });

@@ -210,7 +210,7 @@ impl Target {
             | vos::Error::InProgress { .. }
             | vos::Error::Restart { .. }
             | vos::Error::IntentsFull => Error::new(Code::Again, error.to_string()),
-            vos::Error::TxState { .. } => Error::new(Code::Invalid, error.to_string()),
+            vos::Error::ChangeState { .. } | vos::Error::OldTerm { .. } => Error::new(Code::Invalid, error.to_string()),
             vos::Error::Forgotten { .. } => Error::new(Code::NotFound, error.to_string())
                 .remedy("read a snapshot, or a later moment; the property `retention` says how much history is kept"),
             vos::Error::RollingBack { .. } => Error::new(Code::Busy, error.to_string()).remedy("try again in a moment"),

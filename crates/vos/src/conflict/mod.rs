@@ -24,7 +24,7 @@ use crate::conflict::table::{
     class_of, look_up,
 };
 use crate::conflict::timestamps::Stamp;
-use crate::request::{Op, PunchScope, TxId};
+use crate::request::{ChangeId, Op, PunchScope, TxId};
 
 /// On whose behalf a checked call runs.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -64,7 +64,7 @@ pub(crate) struct Facts {
     /// The worst clash with a write of another transaction at the same epoch.
     pub(crate) clash: Option<Clash>,
     /// An uncommitted write that decides what is read.
-    pub(crate) undecided: Option<TxId>,
+    pub(crate) undecided: Option<ChangeId>,
     /// Whether what the predicate asks for is there; `None` without one.
     pub(crate) exists: Option<bool>,
 }
@@ -74,7 +74,7 @@ pub(crate) struct Facts {
 pub(crate) enum Verdict {
     Ok,
     Restart { above: Epoch },
-    InProgress { tx: TxId },
+    InProgress { change: ChangeId },
     Exists,
     NotFound,
 }
@@ -87,10 +87,10 @@ pub(crate) fn decide(class: Class, party: &Party, facts: &Facts) -> Verdict {
     {
         return Verdict::Restart { above };
     }
-    if let Some(tx) = facts.undecided
+    if let Some(change) = facts.undecided
         && look_up(&WRITE_THEN_WRITE, Clash::Undecided) == Outcome::Wait
     {
-        return Verdict::InProgress { tx };
+        return Verdict::InProgress { change };
     }
     match (class.predicate, facts.exists) {
         (Some(Predicate::Empty), Some(true)) => return Verdict::Exists,
@@ -151,6 +151,10 @@ mod tests {
         Party { tx: id(tx), epoch: Epoch(epoch), bound: Epoch(epoch) }
     }
 
+    fn undecided() -> ChangeId {
+        ChangeId { number: 3, ..ChangeId::default() }
+    }
+
     fn id(seq: u64) -> TxId {
         TxId { session: SessionId(1), seq }
     }
@@ -193,7 +197,7 @@ mod tests {
                     uncertain: bit(2).then_some(Epoch(7)),
                     covered: bit(3).then_some(Epoch(8)),
                     clash,
-                    undecided: bit(4).then_some(id(3)),
+                    undecided: bit(4).then_some(undecided()),
                     exists: class.predicate.map(|_| bit(5)),
                 };
                 let fails = match class.predicate {
@@ -204,7 +208,7 @@ mod tests {
                 let expected = if bit(2) {
                     Verdict::Restart { above: Epoch(7) }
                 } else if bit(4) {
-                    Verdict::InProgress { tx: id(3) }
+                    Verdict::InProgress { change: undecided() }
                 } else if fails {
                     if bit(5) { Verdict::Exists } else { Verdict::NotFound }
                 } else if class.write.is_none() {

@@ -119,8 +119,8 @@ mod tests {
     use types::{Conditions, ContainerId, Epoch, Key, ObjectId, SessionId};
 
     use crate::key::Version;
-    use crate::record::{Record, decode, encode_update, kind, rewrite, tx};
-    use crate::request::{AkeyWrite, Op, Origin, Payload, TxId, Update, ValueWrite};
+    use crate::record::{Record, change, decode, encode_update, kind, rewrite};
+    use crate::request::{AkeyWrite, ChangeId, Op, Origin, Payload, Prepare, Update, ValueWrite};
 
     /// Head, epoch, minor, group, oid; dkey; akeys; akey; single.
     const BEFORE: &str = concat!(
@@ -163,8 +163,11 @@ mod tests {
         });
         assert_eq!(again, out);
         let mut prepared = Vec::new();
-        let tx = TxId { session: SessionId(5), seq: 6 };
-        update.with(|update| tx::encode_prepare(&mut prepared, container, origin, tx, version, &[Op::Update(*update)]));
+        update.with(|update| {
+            let ops = [Op::Update(*update)];
+            let prepare = Prepare { change: ChangeId::default(), container, origin, note: &[], ops: &ops };
+            change::encode_prepare(&mut prepared, version, &prepare)
+        });
         assert!(decode(kind::PREPARE, &prepared).is_none());
         // A byte less than the least: of what is shorter, nothing is staged.
         let length = fixed.len() / 2 - 8;

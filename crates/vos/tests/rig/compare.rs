@@ -1,5 +1,6 @@
 //! Compares all that can be read of a store with its model.
 
+use std::collections::BTreeSet;
 use std::fmt::Arguments;
 use std::ops::ControlFlow;
 
@@ -7,11 +8,11 @@ use codec::checksum;
 use types::{Conditions, ContainerId, Epoch, Extent, Key};
 use vos::model::{self, Object};
 use vos::{
-    AkeyRead, Difference, Direction, Edge, Kind, ListPart, ListedExtent, ListedObject, Listing, ReadWhat, Store,
-    ValueRead, Version, WalkedValue,
+    AkeyRead, ChangeId, ChangeState, Difference, Direction, Edge, Kind, ListPart, ListedExtent, ListedObject, Listing,
+    ReadWhat, Store, Term, Undecided, ValueRead, Version, WalkedValue,
 };
 
-use super::{BULK_FROM, Model, SPAN, akeys, bytes_of, dkeys, object};
+use super::{BULK_FROM, Model, SPAN, akeys, bytes_of, dkeys, object, pool};
 
 /// Compares all that can be read of every container at `at`.
 pub fn compare_at(store: &mut Store, model: &Model, objects: u64, at: Epoch) {
@@ -29,12 +30,33 @@ pub fn compare_lists(store: &mut Store, model: &Model) {
     }
     for (id, (_, model)) in &model.containers {
         assert_eq!(store.container_info(*id).unwrap().snapshots, model.snapshots);
-        let expected: Vec<_> = model.prepared.iter().map(|(tx, (version, _))| (*tx, version.epoch)).collect();
+        let expected: Vec<_> = model.prepared.iter().map(|(change, (version, _))| (*change, version.epoch)).collect();
         assert_eq!(store.prepared(*id).unwrap(), expected, "prepared in {id}");
         assert_eq!(store.oldest_intent(*id).unwrap(), expected.iter().map(|(_, epoch)| *epoch).min());
-        for (tx, state) in &model.outcomes {
-            assert_eq!(store.resolve(*tx, *id).unwrap(), *state, "outcome of {tx} in {id}");
-        }
+    }
+    if model.pools.contains_key(&pool(0)) {
+        compare_changes(store, model);
+    }
+}
+
+fn compare_changes(store: &mut Store, model: &Model) {
+    let marked = model.terms.iter().filter(|(_, term)| **term > Term::default()).map(|(group, _)| *group);
+    let groups: BTreeSet<u32> =
+        marked.chain(model.settled.keys().copied()).chain(model.changes.keys().map(|change| change.group)).collect();
+    assert_eq!(store.groups(pool(0)).unwrap(), groups.iter().copied().collect::<Vec<_>>());
+    for group in groups {
+        let standing = store.standing(pool(0), group).unwrap();
+        assert_eq!(standing.term, model.terms.get(&group).copied().unwrap_or_default());
+        let fresh = ChangeId { group, ..ChangeId::default() };
+        assert_eq!(standing.settled, model.settled.get(&group).copied().unwrap_or(fresh));
+        let mut found = standing.decided;
+        found.extend(standing.prepared.into_iter().map(|Undecided { change, epoch, note }| {
+            assert_eq!(note, super::note(change.number));
+            (change, ChangeState::Prepared { epoch })
+        }));
+        found.sort_unstable_by_key(|(change, _)| *change);
+        let expected = model.changes.iter().filter(|(change, _)| change.group == group);
+        assert_eq!(found, expected.map(|(change, state)| (*change, *state)).collect::<Vec<_>>(), "group {group}");
     }
 }
 

@@ -5,7 +5,7 @@ use vos::model::{Scope, Step, Write};
 
 use super::{Op, akeys, content, dkeys, object};
 
-/// A life of container 0: every kind of request once at least, at epochs behind `base`, with transactions numbered
+/// A life of container 0: every kind of request once at least, at epochs behind `base`, with changes numbered
 /// from it too. Large values are `smaller` times smaller.
 pub fn script(base: u64, smaller: usize) -> Vec<Op> {
     let (dkeys, akeys, conditions) = (dkeys(), akeys(), Conditions::None);
@@ -27,7 +27,7 @@ pub fn script(base: u64, smaller: usize) -> Vec<Op> {
         let hide = Step::Punch { object: object(1), scope: Scope::Dkey(dkeys[1].clone()), conditions };
         vec![Step::Update { object: object(0), dkey: dkeys[0].clone(), conditions, akeys }, hide]
     };
-    let prepare = |tx, epoch| Op::Prepare { tx, container: 0, epoch: Epoch(base + epoch), steps: step(tx) };
+    let prepare = |change, epoch| Op::Prepare { change, container: 0, epoch: Epoch(base + epoch), steps: step(change) };
     vec![
         update(1, 0, 0, vec![(akeys[0].clone(), single(1, 40)), (akeys[1].clone(), single(2, 700))]),
         update(2, 1, 1, vec![(akeys[2].clone(), array(3, 0, 40))]),
@@ -41,8 +41,8 @@ pub fn script(base: u64, smaller: usize) -> Vec<Op> {
         prepare(base + 1, 9),
         prepare(base + 2, 10),
         Op::Maintain(Epoch(base + 8)),
-        Op::Commit { tx: base + 1, container: 0 },
-        Op::Abort { tx: base + 2, container: 0 },
+        Op::Commit(base + 1),
+        Op::Abort(base + 2),
         Op::Snapshots(0, vec![Epoch(base + 5), Epoch(base + 11)]),
         update(12, 2, 5, vec![(akeys[2].clone(), array(8, 30, 600))]),
         update(13, 2, 5, vec![(akeys[0].clone(), single(9, 3000))]),
@@ -52,7 +52,9 @@ pub fn script(base: u64, smaller: usize) -> Vec<Op> {
         prepare(base + 3, 16),
         Op::SetQuota(0, 3 << 20),
         update(17, 2, 6, vec![(akeys[2].clone(), array(11, 0, 48))]),
-        Op::Commit { tx: base + 3, container: 0 },
+        Op::Commit(base + 3),
+        Op::Adopt(base + 3),
+        Op::Settle(base + 2),
         Op::Snapshots(0, vec![Epoch(base + 17)]),
         Op::Maintain(Epoch(base + 16)),
     ]

@@ -3,23 +3,24 @@
 #![allow(dead_code)]
 
 mod compare;
+mod expected;
 mod life;
 mod resize;
-
-use std::collections::BTreeMap;
 
 use codec::checksum;
 use media::{Existing, Identity, Lsn, Recovered, Region, Regions};
 use rt::disk::{Disk, IoBuf, OpenMode};
 use types::{Conditions, ContainerId, Epoch, Extent, Key, ObjectId, PoolId, SessionId};
-use vos::model::{self, Object, Refusal, Scope, Step, Write};
+use vos::model::{Object, Refusal, Scope, Step, Write};
 use vos::{
-    AkeyWrite, Error, FetchPlan, JoinLimits, Origin, Payload, Punch, PunchScope, Reservation, Rewriting, Source, Store,
-    TxId, TxState, Update, ValueWrite,
+    AkeyWrite, ChangeId, Error, FetchPlan, JoinLimits, Origin, Payload, Prepare, Punch, PunchScope, Reservation,
+    Rewriting, Source, Store, Term, TxId, Update, ValueWrite,
 };
 
 #[allow(unused_imports)]
 pub use compare::{compare_at, compare_diff, compare_lists};
+#[allow(unused_imports)]
+pub use expected::{Model, Outcome};
 #[allow(unused_imports)]
 pub use life::script;
 #[allow(unused_imports)]
@@ -117,132 +118,61 @@ pub enum Op {
     Coalesce,
     /// Gives the data region so many bytes, if what it holds can be moved.
     Resize(u64),
+    /// Changes are of pool 0; their numbers are those of [`change`].
     Prepare {
-        tx: u64,
+        change: u64,
         container: u8,
         epoch: Epoch,
         steps: Vec<Step>,
     },
-    Commit {
-        tx: u64,
-        container: u8,
-    },
-    Abort {
-        tx: u64,
-        container: u8,
-    },
+    Commit(u64),
+    Abort(u64),
+    /// The target follows the leader in whose term this change is.
+    Adopt(u64),
+    /// Every member knows, up to this change of its group.
+    Settle(u64),
+}
+
+impl Op {
+    /// Whether its record names who asked: what only ends a change does not.
+    pub fn has_origin(&self) -> bool {
+        !matches!(self, Op::Commit(_) | Op::Abort(_) | Op::Adopt(_) | Op::Settle(_))
+    }
 }
 
 pub fn tx(n: u64) -> TxId {
     TxId { session: SessionId(77), seq: n }
 }
 
-/// What a target should hold.
-#[derive(Clone, Default)]
-pub struct Model {
-    pub pools: BTreeMap<PoolId, u64>,
-    pub containers: BTreeMap<ContainerId, (PoolId, model::Container)>,
+/// Changes of two groups in turns, whose leader begins anew after every eight.
+pub fn change(n: u64) -> ChangeId {
+    let term = Term { interval: (n >> 35) as u32, round: (n >> 3) as u32 };
+    ChangeId { group: (n % 2) as u32, term, number: n }
 }
 
-/// How an operation ended, as far as a caller can tell.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub enum Outcome {
-    Done,
-    Refused(Refusal),
-    Missing,
-    Present,
+/// What a change's leader notes beside it.
+pub fn note(n: u64) -> Vec<u8> {
+    content(n, (n % 40) as usize)
 }
 
-impl Model {
-    pub fn apply(&mut self, op: &Op) -> Outcome {
-        let done = |result: Result<(), Refusal>| result.map_or_else(Outcome::Refused, |()| Outcome::Done);
-        match op {
-            Op::CreatePool(n, quota) if self.pools.contains_key(&pool(*n)) => {
-                let _ = quota;
-                Outcome::Present
-            }
-            Op::CreatePool(n, quota) => {
-                self.pools.insert(pool(*n), *quota);
-                Outcome::Done
-            }
-            Op::SetQuota(n, quota) => match self.pools.get_mut(&pool(*n)) {
-                Some(stored) => {
-                    *stored = *quota;
-                    Outcome::Done
-                }
-                None => Outcome::Missing,
-            },
-            Op::DestroyPool(n) => {
-                if self.pools.remove(&pool(*n)).is_none() {
-                    return Outcome::Missing;
-                }
-                self.containers.retain(|_, (owner, _)| *owner != pool(*n));
-                Outcome::Done
-            }
-            Op::CreateContainer(p, c) => {
-                if !self.pools.contains_key(&pool(*p)) {
-                    return Outcome::Missing;
-                }
-                if self.containers.contains_key(&container(*c)) {
-                    return Outcome::Present;
-                }
-                self.containers.insert(container(*c), (pool(*p), model::Container::default()));
-                Outcome::Done
-            }
-            Op::DestroyContainer(c) => match self.containers.remove(&container(*c)) {
-                Some(_) => Outcome::Done,
-                None => Outcome::Missing,
-            },
-            Op::Snapshots(c, epochs) => match self.containers.get_mut(&container(*c)) {
-                Some((_, model)) => {
-                    model.snapshots = epochs.clone();
-                    model.snapshots.sort();
-                    model.snapshots.dedup();
-                    Outcome::Done
-                }
-                None => Outcome::Missing,
-            },
-            Op::Update { container: c, epoch, object: o, dkey, conditions, akeys } => {
-                match self.containers.get_mut(&container(*c)) {
-                    Some((_, model)) => done(model.update(*epoch, object(*o), dkey, *conditions, akeys)),
-                    None => Outcome::Missing,
-                }
-            }
-            Op::Punch { container: c, epoch, object: o, scope, conditions } => {
-                match self.containers.get_mut(&container(*c)) {
-                    Some((_, model)) => done(model.punch(*epoch, object(*o), scope, *conditions)),
-                    None => Outcome::Missing,
-                }
-            }
-            Op::Rollback { container: c, to, .. } => match self.containers.get_mut(&container(*c)) {
-                Some((_, model)) => {
-                    model.rollback(*to);
-                    Outcome::Done
-                }
-                None => Outcome::Missing,
-            },
-            Op::Maintain(horizon) => {
-                self.containers.values_mut().for_each(|(_, model)| {
-                    model.forget(*horizon);
-                });
-                Outcome::Done
-            }
-            // It changes nothing that can be seen.
-            Op::Coalesce | Op::Resize(_) => Outcome::Done,
-            Op::Prepare { tx: n, container: c, epoch, steps } => match self.containers.get_mut(&container(*c)) {
-                Some((_, model)) => done(model.prepare(tx(*n), *epoch, steps)),
-                None => Outcome::Missing,
-            },
-            Op::Commit { tx: n, container: c } => match self.containers.get_mut(&container(*c)) {
-                Some((_, model)) => done(model.commit(tx(*n))),
-                None => Outcome::Missing,
-            },
-            Op::Abort { tx: n, container: c } => match self.containers.get_mut(&container(*c)) {
-                Some((_, model)) => done(model.abort(tx(*n))),
-                None => Outcome::Missing,
-            },
-        }
-    }
+/// Prepares a change of nobody in particular.
+pub fn prepare(
+    store: &mut Store,
+    n: u64,
+    container: ContainerId,
+    epoch: u64,
+    ops: &[vos::Op<'_>],
+) -> Result<Lsn, Error> {
+    let (change, origin, note) = (change(n), Origin::default(), note(n));
+    store.prepare(&Prepare { change, container, origin, note: &note, ops }, Epoch(epoch))
+}
+
+pub fn commit(store: &mut Store, n: u64) -> Result<Lsn, Error> {
+    store.commit(pool(0), change(n))
+}
+
+pub fn abort(store: &mut Store, n: u64) -> Result<Lsn, Error> {
+    store.abort(pool(0), change(n))
 }
 
 pub fn disk(path: &str) -> Disk {
@@ -314,9 +244,8 @@ pub struct Generator {
     pub epochs_max: u64,
     /// Arrays of an akey have one record size: for tests that do not tell when one is forgotten.
     pub usual_sizes: bool,
-    /// Transactions that were prepared, whatever became of them.
-    prepared: Vec<(u64, u8)>,
-    transactions: u64,
+    /// Number of the latest change that was prepared, whatever became of it.
+    changes: u64,
 }
 
 impl Generator {
@@ -330,8 +259,7 @@ impl Generator {
             in_order,
             epochs_max: 24,
             usual_sizes: false,
-            prepared: Vec::new(),
-            transactions: dice.next() >> 1,
+            changes: dice.next() >> 1,
             dice,
         }
     }
@@ -369,7 +297,7 @@ impl Generator {
             2 | 3 => Op::CreateContainer(0, container),
             4 if self.dice.chance(4) => Op::SetQuota(0, 1 << (24 + self.dice.below(4))),
             n if n < 12 => self.prepare(container),
-            n if n < 22 => self.decide(container),
+            n if n < 22 => self.decide(),
             n if n < 40 => self.punch(container),
             _ => self.update(container),
         }
@@ -379,7 +307,7 @@ impl Generator {
     /// in `prepare`'s own test.
     fn prepare(&mut self, container: u8) -> Op {
         let epoch = self.epoch();
-        self.transactions += 1;
+        self.changes += 1;
         let steps = (0..1 + self.dice.below(4))
             .map(|index| {
                 let only = |conditions| if index == 0 { conditions } else { Conditions::None };
@@ -395,18 +323,21 @@ impl Generator {
                 }
             })
             .collect();
-        self.prepared.push((self.transactions, container));
-        Op::Prepare { tx: self.transactions, container, epoch, steps }
+        Op::Prepare { change: self.changes, container, epoch, steps }
     }
 
-    /// Decides one of the last transactions, perhaps again; sometimes one that never was.
-    fn decide(&mut self, container: u8) -> Op {
-        let back = 1 + self.dice.below(5) as usize;
-        let (tx, container) = match self.prepared.len().checked_sub(back) {
-            Some(index) => self.prepared[index],
-            None => (self.transactions + 1000, container),
+    /// Decides one of the last changes, perhaps again, or one that never was; or lets some go.
+    fn decide(&mut self) -> Op {
+        let change = match self.dice.below(8) {
+            0 => self.changes + 1000,
+            back => self.changes.saturating_sub(back % 5),
         };
-        if self.dice.chance(3) { Op::Abort { tx, container } } else { Op::Commit { tx, container } }
+        match self.dice.below(16) {
+            0..=8 => Op::Commit(change),
+            9..=12 => Op::Abort(change),
+            13 | 14 => Op::Settle(change.saturating_sub(4)),
+            _ => Op::Adopt(change),
+        }
     }
 
     fn conditions(&mut self) -> Conditions {
@@ -498,34 +429,18 @@ pub fn submit(store: &mut Store, op: &Op, seq: u64) -> Result<(Outcome, Option<L
 
 /// Does `op` as a request of somebody.
 pub fn submit_as(store: &mut Store, op: &Op, origin: Origin) -> Result<(Outcome, Option<Lsn>), Error> {
-    if let Op::Commit { tx: n, container: c } | Op::Abort { tx: n, container: c } = op {
-        let before = store.resolve(tx(*n), container(*c));
-        let again = matches!(
-            (op, before),
-            (Op::Commit { .. }, Ok(TxState::Committed { .. })) | (Op::Abort { .. }, Ok(TxState::Aborted))
-        );
-        if again {
-            // It takes no record.
-            let end = store.media().end_lsn();
-            let commit = matches!(op, Op::Commit { .. });
-            let id = container(*c);
-            if commit {
-                store.commit(tx(*n), id, origin)?
-            } else {
-                store.abort(tx(*n), id, origin)?
-            };
-            assert_eq!(store.media().end_lsn(), end);
-            return Ok((Outcome::Done, None));
-        }
-    }
+    let end = store.media().end_lsn();
     let result = match op {
-        Op::Prepare { tx: n, container: c, epoch, steps } => {
+        Op::Prepare { change: n, container: c, epoch, steps } => {
             with_steps(store, container(*c), steps, &[], &mut |store, ops| {
-                store.prepare(tx(*n), container(*c), *epoch, origin, ops)
+                let (change, container, note) = (change(*n), container(*c), note(*n));
+                store.prepare(&Prepare { change, container, origin, note: &note, ops }, *epoch)
             })
         }
-        Op::Commit { tx: n, container: c } => store.commit(tx(*n), container(*c), origin),
-        Op::Abort { tx: n, container: c } => store.abort(tx(*n), container(*c), origin),
+        Op::Commit(n) => commit(store, *n),
+        Op::Abort(n) => abort(store, *n),
+        Op::Settle(n) => store.settle_upto(pool(0), change(*n)),
+        Op::Adopt(n) => store.adopt(pool(0), change(*n).group, change(*n).term),
         Op::CreatePool(n, quota) => store.create_pool(pool(*n), *quota, origin),
         Op::DestroyPool(n) => store.destroy_pool(pool(*n), origin),
         Op::SetQuota(n, quota) => store.set_quota(pool(*n), *quota, origin),
@@ -558,13 +473,15 @@ pub fn submit_as(store: &mut Store, op: &Op, origin: Origin) -> Result<(Outcome,
         }
     };
     match result {
+        // Said again, it takes no record.
+        Ok(_) if !op.has_origin() && store.media().end_lsn() == end => Ok((Outcome::Done, None)),
         Ok(lsn) => Ok((Outcome::Done, Some(lsn))),
         Err(Error::NoPool(_) | Error::NoContainer(_)) => Ok((Outcome::Missing, None)),
         Err(Error::PoolExists(_) | Error::ContainerExists(_)) => Ok((Outcome::Present, None)),
         Err(Error::Exists) => Ok((Outcome::Refused(Refusal::Exists), None)),
         Err(Error::NotFound) => Ok((Outcome::Refused(Refusal::NotFound), None)),
         Err(Error::InProgress { .. }) => Ok((Outcome::Refused(Refusal::InProgress), None)),
-        Err(Error::TxState { .. }) => Ok((Outcome::Refused(Refusal::TxState), None)),
+        Err(Error::ChangeState { .. } | Error::OldTerm { .. }) => Ok((Outcome::Refused(Refusal::ChangeState), None)),
         Err(Error::RecordSize { stored, given }) => Ok((Outcome::Refused(Refusal::RecordSize { stored, given }), None)),
         Err(error) => Err(error),
     }

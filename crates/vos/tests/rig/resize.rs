@@ -50,9 +50,10 @@ pub fn resize(store: &mut Store, bytes: u64) -> Result<bool, Error> {
             return Ok(false);
         }
     }
-    // What is left is a transaction's.
-    let is_open = |id| store.prepared(id).is_ok_and(|prepared| !prepared.is_empty());
-    let undecided = store.pools().into_iter().flat_map(|pool| store.containers(pool)).any(is_open);
+    // What is left is an undecided change's.
+    let all = |pool| store.groups(pool).unwrap().into_iter().map(move |group| (pool, group));
+    let is_open = |(pool, group)| !store.standing(pool, group).unwrap().prepared.is_empty();
+    let undecided = store.pools().into_iter().flat_map(all).any(is_open);
     assert!(undecided, "nothing else holds a block: {:?}", media.fenced());
     media.lift_fence();
     Ok(false)

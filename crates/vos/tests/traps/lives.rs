@@ -2,7 +2,7 @@
 
 use types::{Conditions, Epoch};
 use vos::model::{Scope, Step, Write};
-use vos::{AkeyWrite, Error, Origin, Party, Payload, PunchScope, Store, TxState, Update, ValueWrite};
+use vos::{AkeyWrite, ChangeState, Error, Origin, Party, Payload, PunchScope, Store, Update, ValueWrite};
 
 use super::{OID, abort, akey, commit, dkey, forget, id, prepare, punch, read, reopen, store, write};
 use crate::rig::{self, on_node};
@@ -129,10 +129,10 @@ fn a_condition_between_two_undecided_events_waits_for_the_lower() {
             let party = Party::certain(rig::tx(100 + epoch), Epoch(epoch));
             store.update_in(&party, id(), Origin::default(), &update).map(drop)
         };
-        assert_eq!(insert(&mut store, 15), Err(Error::InProgress { tx: rig::tx(1) }));
+        assert_eq!(insert(&mut store, 15), Err(Error::InProgress { change: rig::change(1) }));
         assert_eq!(insert(&mut store, 9), Err(Error::Exists), "below both nothing is open");
         commit(&mut store, 1).unwrap();
-        assert_eq!(insert(&mut store, 25), Err(Error::InProgress { tx: rig::tx(2) }));
+        assert_eq!(insert(&mut store, 25), Err(Error::InProgress { change: rig::change(2) }));
         commit(&mut store, 2).unwrap();
         assert_eq!(insert(&mut store, 25), Err(Error::Exists));
         assert!(matches!(insert(&mut store, 15), Err(Error::Restart { above }) if above >= Epoch(25)), "25 was told");
@@ -148,12 +148,12 @@ fn an_abort_that_arrives_late_finds_its_transaction_committed() {
         abort(&mut store, 1).unwrap();
         prepare(&mut store, 2, 11, &[create(b"second run")]).unwrap();
         abort(&mut store, 1).unwrap();
-        assert_eq!(store.resolve(rig::tx(2), id()).unwrap(), TxState::Prepared { epoch: Epoch(11) });
+        assert_eq!(store.resolve(rig::pool(0), rig::change(2)).unwrap(), ChangeState::Prepared { epoch: Epoch(11) });
         commit(&mut store, 2).unwrap();
-        let state = TxState::Committed { epoch: Epoch(11) };
-        assert_eq!(abort(&mut store, 2), Err(Error::TxState { tx: rig::tx(2), state }));
+        let state = ChangeState::Committed { epoch: Epoch(11) };
+        assert_eq!(abort(&mut store, 2), Err(Error::ChangeState { change: rig::change(2), state }));
         let mut store = reopen(store);
-        assert_eq!(abort(&mut store, 2), Err(Error::TxState { tx: rig::tx(2), state }));
+        assert_eq!(abort(&mut store, 2), Err(Error::ChangeState { change: rig::change(2), state }));
         assert_eq!(read(&mut store, 11, &dkey()).as_deref(), Some(&b"second run"[..]));
         store.check().expect_clean();
     });

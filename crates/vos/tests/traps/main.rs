@@ -104,18 +104,15 @@ fn list(store: &mut Store, at: u64, limit: usize, mut between: impl FnMut(&mut S
 }
 
 fn prepare(store: &mut Store, tx: u64, epoch: u64, steps: &[Step]) -> Result<(), Error> {
-    with_steps(store, id(), steps, &[], &mut |store, ops| {
-        store.prepare(rig::tx(tx), id(), Epoch(epoch), Origin::default(), ops)
-    })
-    .map(drop)
+    with_steps(store, id(), steps, &[], &mut |store, ops| rig::prepare(store, tx, id(), epoch, ops)).map(drop)
 }
 
 fn commit(store: &mut Store, tx: u64) -> Result<(), Error> {
-    store.commit(rig::tx(tx), id(), Origin::default()).map(drop)
+    rig::commit(store, tx).map(drop)
 }
 
 fn abort(store: &mut Store, tx: u64) -> Result<(), Error> {
-    store.abort(rig::tx(tx), id(), Origin::default()).map(drop)
+    rig::abort(store, tx).map(drop)
 }
 
 /// Forgets history before `horizon`, and does all upkeep there is.

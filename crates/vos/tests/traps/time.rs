@@ -43,7 +43,9 @@ fn the_first_and_the_last_epoch_are_read_and_never_written() {
             let whole = Punch { group: 0, oid: OID, scope: PunchScope::Object, conditions: Conditions::None };
             invalid(store.punch_in(&party(2, epoch.0), id(), Origin::default(), &whole).map(drop));
             let ops = [Op::Punch(whole)];
-            invalid(store.prepare_in(&party(2, epoch.0), id(), Origin::default(), &ops).map(drop));
+            let (change, origin) = (rig::change(2), Origin::default());
+            let wanted = vos::Prepare { change, container: id(), origin, note: &[], ops: &ops };
+            invalid(store.prepare_in(&party(2, epoch.0), &wanted).map(drop));
             invalid(store.rollback(id(), Epoch::ZERO, epoch, Origin::default()).map(drop));
             assert_eq!(store.advance(id(), epoch).unwrap(), None, "no horizon at {epoch}");
             // A transaction has an epoch of its own. Who is in none asks without being admitted.

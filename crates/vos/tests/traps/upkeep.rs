@@ -201,7 +201,7 @@ fn a_pool_destroyed_in_the_middle_of_upkeep_gives_everything_back() {
             }
             upkeep(&mut store, 2);
             store.destroy_pool(rig::pool(0), Origin::default()).unwrap();
-            assert!(matches!(commit(&mut store, 1), Err(Error::NoContainer(_))));
+            assert!(matches!(commit(&mut store, 1), Err(Error::NoPool(_))));
             let mut store = reopen(store);
             while upkeep(&mut store, 1) {
                 store.check().expect_clean();
