@@ -11,9 +11,11 @@
 //! an answer leaves after it. Reads and leases: that a new leader waits for the old one's lease is assumed.
 
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
+use std::convert::Infallible;
 
 use engine::replication::{
     Action, Change, DecideError, Decisions, Leader, Ledger, Member, Outcome, Peer, Phase, PrepareError, Report, Term,
+    Unprepared,
 };
 use stateright::{Checker, Model, Property};
 use types::{Rank, TargetIndex};
@@ -46,28 +48,32 @@ struct Store {
 impl Ledger for Store {
     type Work = Origin;
     type Refusal = ();
+    type Failure = Infallible;
 
-    fn adopt(&mut self, term: Term) {
+    fn adopt(&mut self, term: Term) -> Result<(), Infallible> {
         self.term = term;
+        Ok(())
     }
 
-    fn prepare(&mut self, change: Change, members: &[Peer], work: &Origin) -> Result<(), ()> {
+    fn prepare(&mut self, change: Change, members: &[Peer], work: &Origin) -> Result<(), Unprepared<(), Infallible>> {
         if std::mem::take(&mut self.refuses) {
-            return Err(());
+            return Err(Unprepared::Refused(()));
         }
         self.prepared.insert(change, (members.to_vec(), *work));
         Ok(())
     }
 
-    fn decide(&mut self, change: Change, outcome: Outcome) {
+    fn decide(&mut self, change: Change, outcome: Outcome) -> Result<(), Infallible> {
         let origin = self.prepared.remove(&change).map(|(_, origin)| origin);
         self.ended.insert(change, (outcome, origin));
         self.decided.insert(change, outcome);
+        Ok(())
     }
 
-    fn settle(&mut self, change: Change) {
+    fn settle(&mut self, change: Change) -> Result<(), Infallible> {
         self.settled = change;
         self.decided.retain(|known, _| *known > change);
+        Ok(())
     }
 }
 
@@ -311,7 +317,8 @@ impl State {
     /// A client's request reaches a node that leads.
     fn submit(&mut self, origin: Origin, node: usize) {
         let is_done = !self.nodes[node].store.committed(origin).is_empty();
-        let Some(life) = &mut self.nodes[node].life else { return };
+        let Node { store, life, .. } = &mut self.nodes[node];
+        let Some(life) = life else { return };
         let Some(leader) = life.leader.as_mut().filter(|leader| *leader.phase() == Phase::Serving) else { return };
         if is_done {
             return self.act(node, vec![Action::Answer(origin, Ok(()))]);
@@ -322,10 +329,8 @@ impl State {
         }
         let Some(change) = leader.take(origin) else { return };
         life.work.insert(change, origin);
-        let message = Message::Prepare { change, members: leader.members().to_vec(), origin };
-        let is_prepared = matches!(self.member(node, message), Some(Message::Prepared(_)));
-        let life = self.nodes[node].life.as_mut();
-        let Some(leader) = life.and_then(|life| life.leader.as_mut()) else { return };
+        let members = leader.members().to_vec();
+        let is_prepared = life.member.prepare_own(change, &members, &origin, store).is_ok();
         let actions = if is_prepared {
             let mut actions = leader.spread(change, peer(node));
             actions.extend(leader.prepared(peer(node), change));

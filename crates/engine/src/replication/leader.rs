@@ -239,7 +239,7 @@ impl<E: Clone> Leader<E> {
             Phase::Telling if untold.is_some() => {}
             Phase::Telling => {
                 self.phase = Phase::Serving;
-                self.settled = self.term.start();
+                self.settled = Change::start_of(self.term);
                 actions.push(Action::Serve);
             }
             Phase::Serving => {

@@ -5,48 +5,88 @@ use std::collections::BTreeMap;
 use super::{Change, Decisions, Outcome, Peer, Report, Term};
 
 /// What a target's store does in the steps of a member: at once, and durable before the member's answer leaves.
+///
+/// A failure of any of its steps is the store's: nothing changed, and the same may be tried again.
 pub trait Ledger {
     /// What a change does.
     type Work: ?Sized;
     /// Why it cannot be done.
     type Refusal;
+    /// Why the store does nothing for now, or ever again.
+    type Failure;
 
     /// The group's leader is that of `term` from now on.
-    fn adopt(&mut self, term: Term);
+    ///
+    /// # Errors
+    /// The store's.
+    fn adopt(&mut self, term: Term) -> Result<(), Self::Failure>;
 
     /// Keeps `work` beside the data until it is decided.
     ///
     /// # Errors
     /// It cannot be done here. Nothing changed.
-    fn prepare(&mut self, change: Change, members: &[Peer], work: &Self::Work) -> Result<(), Self::Refusal>;
+    fn prepare(
+        &mut self,
+        change: Change,
+        members: &[Peer],
+        work: &Self::Work,
+    ) -> Result<(), Unprepared<Self::Refusal, Self::Failure>>;
 
     /// Ends a change: what it prepared takes effect, or goes. One that was never prepared here is noted as aborted.
-    fn decide(&mut self, change: Change, outcome: Outcome);
+    ///
+    /// # Errors
+    /// The store's.
+    fn decide(&mut self, change: Change, outcome: Outcome) -> Result<(), Self::Failure>;
 
     /// Outcomes up to `change` need not be remembered.
-    fn settle(&mut self, change: Change);
+    ///
+    /// # Errors
+    /// The store's.
+    fn settle(&mut self, change: Change) -> Result<(), Self::Failure>;
+}
+
+/// Why work is not kept.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub enum Unprepared<R, F> {
+    /// It cannot be done here.
+    Refused(R),
+    /// The store's failure.
+    Failed(F),
 }
 
 /// Why a member does not prepare.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
-pub enum PrepareError<R> {
+pub enum PrepareError<R, F> {
     /// It has adopted a higher term, or has yet to hear of this one.
     Term(Term),
     /// It is decided already that it does not happen.
     Aborted,
-    /// The store's own.
+    /// It cannot be done here, and never will under this name.
     Refused(R),
+    /// The store's failure: nothing changed.
+    Failed(F),
 }
 
 /// Why a member does not take a decision.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
-pub enum DecideError {
+pub enum DecideError<F> {
+    /// The store's failure: what was said before it is done, and all may be said again.
+    Failed(F),
     /// It has adopted another term.
     Term(Term),
     /// A change that is committed and was never prepared here: this member is not what the leader takes it for.
     NeverPrepared(Change),
     /// A change that is said to be settled waits here for its decision: it would wait for ever (K10).
     Undecided(Change),
+}
+
+/// Why a member does not follow a leader.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub enum RecoverError<F> {
+    /// It has adopted a higher term.
+    Term(Term),
+    /// The store's failure: nothing changed.
+    Failed(F),
 }
 
 /// The state of one placement group on one target. All of it is durable, by way of [`Ledger`].
@@ -73,14 +113,14 @@ impl Member {
     /// The leader of `term` begins: nothing of earlier ones is taken any more.
     ///
     /// # Errors
-    /// The term it has, when that is higher.
-    pub fn recover<L: Ledger>(&mut self, term: Term, ledger: &mut L) -> Result<Report, Term> {
+    /// The term it has, when that is higher; the store's failure.
+    pub fn recover<L: Ledger>(&mut self, term: Term, ledger: &mut L) -> Result<Report, RecoverError<L::Failure>> {
         if term < self.term {
-            return Err(self.term);
+            return Err(RecoverError::Term(self.term));
         }
         if term > self.term {
+            ledger.adopt(term).map_err(RecoverError::Failed)?;
             self.term = term;
-            ledger.adopt(term);
         }
         Ok(self.report())
     }
@@ -105,7 +145,7 @@ impl Member {
         members: &[Peer],
         work: &L::Work,
         ledger: &mut L,
-    ) -> Result<(), PrepareError<L::Refusal>> {
+    ) -> Result<(), PrepareError<L::Refusal, L::Failure>> {
         if change.term != self.term {
             return Err(PrepareError::Term(self.term));
         }
@@ -117,11 +157,39 @@ impl Member {
             Some(Outcome::Aborted) => return Err(PrepareError::Aborted),
             None => {}
         }
-        if let Err(why) = ledger.prepare(change, members, work) {
-            ledger.decide(change, Outcome::Aborted);
-            self.decided.insert(change, Outcome::Aborted);
-            return Err(PrepareError::Refused(why));
+        match ledger.prepare(change, members, work) {
+            Ok(()) => {
+                self.prepared.insert(change, members.to_vec());
+                Ok(())
+            }
+            Err(Unprepared::Refused(why)) => {
+                ledger.decide(change, Outcome::Aborted).map_err(PrepareError::Failed)?;
+                self.decided.insert(change, Outcome::Aborted);
+                Err(PrepareError::Refused(why))
+            }
+            Err(Unprepared::Failed(why)) => Err(PrepareError::Failed(why)),
         }
+    }
+
+    /// Prepares a change of the leader whose own member this is. One that it refuses leaves nothing behind: nobody else
+    /// has heard of it, or ever will.
+    ///
+    /// # Errors
+    /// Its refusal, or the store's failure; of another term it is neither.
+    pub fn prepare_own<L: Ledger>(
+        &mut self,
+        change: Change,
+        members: &[Peer],
+        work: &L::Work,
+        ledger: &mut L,
+    ) -> Result<(), PrepareError<L::Refusal, L::Failure>> {
+        if change.term != self.term {
+            return Err(PrepareError::Term(self.term));
+        }
+        ledger.prepare(change, members, work).map_err(|why| match why {
+            Unprepared::Refused(why) => PrepareError::Refused(why),
+            Unprepared::Failed(why) => PrepareError::Failed(why),
+        })?;
         self.prepared.insert(change, members.to_vec());
         Ok(())
     }
@@ -130,7 +198,12 @@ impl Member {
     ///
     /// # Errors
     /// [`DecideError`].
-    pub fn decide<L: Ledger>(&mut self, term: Term, decisions: &Decisions, ledger: &mut L) -> Result<(), DecideError> {
+    pub fn decide<L: Ledger>(
+        &mut self,
+        term: Term,
+        decisions: &Decisions,
+        ledger: &mut L,
+    ) -> Result<(), DecideError<L::Failure>> {
         if term != self.term {
             // An old leader's abort may be of a change that the new one found with everybody, and committed.
             return Err(DecideError::Term(self.term));
@@ -139,20 +212,21 @@ impl Member {
             if self.outcome(change).is_some() {
                 continue;
             }
-            if self.prepared.remove(&change).is_none() && outcome == Outcome::Committed {
+            if !self.prepared.contains_key(&change) && outcome == Outcome::Committed {
                 return Err(DecideError::NeverPrepared(change));
             }
-            ledger.decide(change, outcome);
+            ledger.decide(change, outcome).map_err(DecideError::Failed)?;
+            self.prepared.remove(&change);
             self.decided.insert(change, outcome);
         }
         if decisions.settled > self.settled {
             if let Some((change, _)) = self.prepared.range(..=decisions.settled).next() {
                 return Err(DecideError::Undecided(*change));
             }
+            ledger.settle(decisions.settled).map_err(DecideError::Failed)?;
             self.settled = decisions.settled;
             self.decided = self.decided.split_off(&decisions.settled);
             self.decided.remove(&decisions.settled);
-            ledger.settle(decisions.settled);
         }
         Ok(())
     }

@@ -36,9 +36,11 @@ mod leader;
 mod member;
 
 use types::{Rank, TargetIndex};
+use vos::ChangeId;
 
 pub use leader::{Action, Leader, Phase, Request};
-pub use member::{DecideError, Ledger, Member, PrepareError};
+pub use member::{DecideError, Ledger, Member, PrepareError, RecoverError, Unprepared};
+pub use vos::Term;
 
 /// A target of some server.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
@@ -53,28 +55,30 @@ impl std::fmt::Display for Peer {
     }
 }
 
-/// A reign over a placement group: no two leaders have the same.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Hash)]
-pub struct Term {
-    /// Version of the pool map at which the group's membership last changed.
-    pub interval: u32,
-    /// Counts starts of the leader in this interval.
-    pub round: u32,
-}
-
-impl Term {
-    /// The first number of this term: below all its changes, above those of earlier terms.
-    pub fn start(self) -> Change {
-        Change { term: self, number: 0 }
-    }
-}
-
 /// Names a change of a placement group: each attempt of a request has a name of its own.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct Change {
     pub term: Term,
     /// From 1, in the order in which the leader took them.
     pub number: u64,
+}
+
+impl Change {
+    /// The first name of a term: below all its changes, above those of earlier terms.
+    pub fn start_of(term: Term) -> Change {
+        Change { term, number: 0 }
+    }
+
+    /// As stores name it, among the changes of all groups.
+    pub fn in_group(self, group: u32) -> ChangeId {
+        ChangeId { group, term: self.term, number: self.number }
+    }
+}
+
+impl From<ChangeId> for Change {
+    fn from(id: ChangeId) -> Change {
+        Change { term: id.term, number: id.number }
+    }
 }
 
 impl std::fmt::Display for Change {

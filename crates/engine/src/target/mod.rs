@@ -11,6 +11,7 @@
 
 mod fetch;
 mod keys;
+pub mod ledger;
 #[cfg(test)]
 mod machine;
 pub mod open;
