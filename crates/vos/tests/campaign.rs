@@ -64,9 +64,8 @@ fn life(seed: u64) -> Vec<Op> {
         for step in 1..40 {
             generator.epoch();
             generator.skip();
-            ops.push(match generator.op() {
+            ops.push(match generator.op().in_pools() {
                 Op::Snapshots(c, _) => Op::Snapshots(c, vec![Epoch(generator.newest())]),
-                Op::CreateContainer(_, c) => Op::CreateContainer(c, c),
                 op => op,
             });
             if step % 10 == 0 {

@@ -66,13 +66,12 @@ fn act(store: &mut Store, op: Op, script: &mut Script, model: &mut Model) {
     }
 }
 
-/// Leaves out snapshots of what is forgotten; changes are of pool 0, as container 0 is.
-fn fitting(op: Op, generator: &Generator) -> Op {
+/// Leaves out snapshots of what is forgotten.
+fn recent_snapshots(op: Op, generator: &Generator) -> Op {
     match op {
         Op::Snapshots(c, epochs) => {
             Op::Snapshots(c, epochs.into_iter().filter(|epoch| epoch.0 >= generator.newest()).collect())
         }
-        Op::Prepare { change, epoch, steps, .. } => Op::Prepare { change, container: 0, epoch, steps },
         op => op,
     }
 }
@@ -105,10 +104,7 @@ fn record(seed: u64, steps: u64) -> (Recorder, Script) {
             for step in 1..=steps {
                 // A new epoch each, so that forgetting leaves no doubt about which reads stay whole.
                 while generator.epoch() == Epoch(generator.newest()) && generator.dice.chance(2) {}
-                let op = match fitting(generator.op(), &generator) {
-                    Op::CreateContainer(_, c) => Op::CreateContainer(c, c),
-                    op => op,
-                };
+                let op = recent_snapshots(generator.op().in_pools(), &generator);
                 act(&mut store, op, script, &mut model);
                 if step % 3 == 0 {
                     settle(&store, script, &recording);
@@ -197,7 +193,7 @@ fn recover(volume: &Volume, script: &Script, owed: usize, seed: u64, again: bool
                 }
                 script.ops.truncate(kept);
                 for _ in 0..6 {
-                    let op = fitting(generator.op(), &generator);
+                    let op = recent_snapshots(generator.op().in_pools(), &generator);
                     act(&mut store, op, &mut script, &mut model);
                 }
                 act(&mut store, Op::Maintain(generator.past()), &mut script, &mut model);

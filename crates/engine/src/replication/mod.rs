@@ -30,15 +30,17 @@
 //! 4. An error that says "it did not happen" is given when every member has aborted: none of them can bring it back.
 //!
 //! # Not here
-//! Reads and their leases. Which targets are members (`placement`). How a change looks (`vos`), and the wire.
+//! Which targets are members (`placement`). How a change looks (`vos`), and the wire.
 
 mod leader;
+mod lease;
 mod member;
 
 use types::{Rank, TargetIndex};
 use vos::ChangeId;
 
 pub use leader::{Action, Leader, Phase, Request};
+pub use lease::{Grants, LEASE, Lease};
 pub use member::{DecideError, Ledger, Member, PrepareError, RecoverError, Unprepared};
 pub use vos::Term;
 

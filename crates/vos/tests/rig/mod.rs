@@ -138,6 +138,15 @@ impl Op {
     pub fn has_origin(&self) -> bool {
         !matches!(self, Op::Commit(_) | Op::Abort(_) | Op::Adopt(_) | Op::Settle(_))
     }
+
+    /// The same where each container has a pool of its own: changes are those of the first.
+    pub fn in_pools(self) -> Op {
+        match self {
+            Op::CreateContainer(_, c) => Op::CreateContainer(c, c),
+            Op::Prepare { change, epoch, steps, .. } => Op::Prepare { change, container: 0, epoch, steps },
+            op => op,
+        }
+    }
 }
 
 pub fn tx(n: u64) -> TxId {
