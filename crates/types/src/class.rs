@@ -102,6 +102,24 @@ pub enum Redundancy {
     Erasure { data: u8, parity: u8 },
 }
 
+impl Redundancy {
+    /// Copies or cells of a group: slots of a placement group, and fault domains that it needs.
+    pub const fn width(self) -> usize {
+        match self {
+            Redundancy::Replicas { copies } => copies as usize,
+            Redundancy::Erasure { data, parity } => data as usize + parity as usize,
+        }
+    }
+
+    /// How many of them may be lost.
+    pub const fn tolerance(self) -> usize {
+        match self {
+            Redundancy::Replicas { copies } => copies as usize - 1,
+            Redundancy::Erasure { parity, .. } => parity as usize,
+        }
+    }
+}
+
 /// Redundancy code, what it means, and the middle of its class name.
 const REDUNDANCIES: &[(u8, Redundancy, &str)] = &[
     (1, Redundancy::Replicas { copies: 1 }, "S"),
