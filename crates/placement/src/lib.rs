@@ -42,8 +42,8 @@ mod view;
 pub use domain::{FaultPath, PATH_BYTES_MAX, PATH_PARTS_MAX, PathError};
 pub use layout::{Layout, SLOTS_MAX, Slot, Stale};
 pub use map::{
-    Change, HISTORY_MAX, MapDelta, MapError, PGS_PER_TARGET, PoolMap, Server, Standing, TARGETS_MAX, Target, WEIGHT_MAX,
-    pg_count,
+    Change, HISTORY_MAX, MapDelta, MapError, PGS_PER_TARGET, PoolMap, Server, Standing, TARGETS_MAX, Target,
+    WEIGHT_MAX, pg_count,
 };
 pub use place::{GROUPS_MAX, Group, PlaceError, Placed, group_count};
 pub use plan::{Move, Release};

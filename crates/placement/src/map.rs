@@ -316,8 +316,7 @@ impl PoolMap {
         // Their first standing says when they became known, and comes with the delta.
         next.targets[known..].iter_mut().for_each(|target| target.standings.clear());
         for &(position, standing) in &delta.standings {
-            let target =
-                next.targets.get_mut(position as usize).ok_or(MapError::NoTarget { version: to, position })?;
+            let target = next.targets.get_mut(position as usize).ok_or(MapError::NoTarget { version: to, position })?;
             let follows = match target.standings.last() {
                 Some(last) => last.since < standing.since,
                 None => standing.state == TargetState::New,
@@ -384,10 +383,8 @@ impl PoolMap {
         let since = self.version + 1;
         let mut changed = BTreeMap::new();
         for &(position, event) in events {
-            let target = self
-                .targets
-                .get(position as usize)
-                .ok_or(MapError::NoTarget { version: self.version, position })?;
+            let target =
+                self.targets.get(position as usize).ok_or(MapError::NoTarget { version: self.version, position })?;
             let Target { rank, index, .. } = *target;
             let old = target.standing();
             let after = old.state.after(event).map_err(|refused| MapError::Refused { rank, index, refused })?;

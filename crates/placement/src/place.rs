@@ -186,7 +186,11 @@ mod tests {
                 assert_eq!(pgs.len(), placed.groups().len());
                 let targets = targets(&layout, &placed, first);
                 let distinct: BTreeSet<u32> = targets.iter().copied().collect();
-                assert_eq!((distinct.len(), targets.len()), (first * placed.slots(), first * placed.slots()), "{class}");
+                assert_eq!(
+                    (distinct.len(), targets.len()),
+                    (first * placed.slots(), first * placed.slots()),
+                    "{class}"
+                );
             }
         }
     }

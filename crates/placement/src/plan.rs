@@ -56,8 +56,9 @@ impl Layout {
         assert_eq!(before.pg_count(), after.pg_count(), "two versions of one pool's map");
         after.pgs().flat_map(move |pg| {
             let now = after.slots(pg, count);
-            let holds =
-                move |slot: usize, from| now.get(slot).is_some_and(|slot| slot.writers().chain(slot.lost).any(|w| w == from));
+            let holds = move |slot: usize, from| {
+                now.get(slot).is_some_and(|slot| slot.writers().chain(slot.lost).any(|w| w == from))
+            };
             let old = before.slots(pg, count).into_iter().enumerate();
             old.flat_map(move |(slot, old)| old.writers().map(move |from| Release { pg, slot, from }))
                 .filter(move |found| !holds(found.slot, found.from))

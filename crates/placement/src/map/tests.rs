@@ -28,10 +28,7 @@ fn a_bad_map_says_what_is_wrong_with_it() {
     let weightless = Server { weight: 0, ..server(1, "/a", 1) };
     assert!(matches!(PoolMap::create(vec![weightless]), Err(MapError::Weight { .. })));
     let uneven = PoolMap::create(vec![server(1, "/rack/a", 1), server(2, "/b", 1)]).unwrap_err();
-    assert_eq!(
-        uneven.to_string(),
-        "rank 2 has the fault path /b, which is not as deep as those of the other servers"
-    );
+    assert_eq!(uneven.to_string(), "rank 2 has the fault path /b, which is not as deep as those of the other servers");
     assert!(matches!(PoolMap::create(vec![server(1, "/a", u32::MAX)]), Err(MapError::TooMany { .. })));
 }
 
