@@ -2,7 +2,7 @@
 
 use std::collections::BTreeSet;
 
-use types::{Key, ObjectClass, ObjectId, ObjectType};
+use types::{Key, ObjectClass, ObjectId};
 
 use crate::Layout;
 use crate::hash::{self, Purpose};
@@ -132,9 +132,7 @@ impl Placed {
     pub fn group_of(&self, dkey: &Key) -> usize {
         let count = self.groups.len();
         match (dkey, self.oid.kind()) {
-            (Key::Integer(n), Some(ObjectType::Array | ObjectType::ArrayAttr | ObjectType::ArrayByte)) => {
-                (n % count as u64) as usize
-            }
+            (Key::Integer(n), Some(kind)) if kind.is_array() => (n % count as u64) as usize,
             _ => {
                 let bound = u32::try_from(count).expect("as many groups as a pool has targets, at most");
                 hash::scale(dkey.with_bytes(|bytes| hash::of_bytes(Purpose::Dkey, bytes)), bound) as usize
