@@ -171,7 +171,8 @@ impl Layout {
             let standing = target.standing();
             let state = TargetState::ALL.iter().position(|state| *state == standing.state);
             words.push(u64::from(target.rank.0) << 32 | u64::from(target.index.0));
-            words.push(u64::from(target.weight) << 32 | u64::from(standing.left));
+            words.push(u64::from(target.weight));
+            words.push(u64::from(standing.joined) << 32 | u64::from(standing.left));
             words.push(state.expect("every state is listed") as u64);
         }
         for sample in 0..DIGEST_PGS.min(self.pg_count()) {

@@ -71,6 +71,9 @@ pub struct Standing {
     /// order, so that a later failure does not change what an earlier one brought about. Upstream's
     /// `fseq`.
     pub left: u32,
+    /// The version at which it was taken in, zero if it is new: later ones take from earlier ones, and not the
+    /// other way round. Upstream's `in_ver`.
+    pub joined: u32,
 }
 
 /// Servers and targets of a pool, at one version and at those before.
@@ -321,7 +324,11 @@ impl PoolMap {
                 Some(last) => last.since < standing.since,
                 None => standing.state == TargetState::New,
             };
-            if !follows || standing.since <= from || standing.since > to || standing.left > standing.since {
+            if !follows
+                || standing.since <= from
+                || standing.since > to
+                || standing.left.max(standing.joined) > standing.since
+            {
                 return Err(MapError::Disordered { to, position });
             }
             target.standings.push(standing);
@@ -367,7 +374,8 @@ impl PoolMap {
     }
 
     fn push(&mut self, rank: Rank, index: TargetIndex, weight: u32, server: u32, state: TargetState) {
-        let standings = vec![Standing { since: self.version, state, left: 0 }];
+        let joined = if state == TargetState::New { 0 } else { self.version };
+        let standings = vec![Standing { since: self.version, state, left: 0, joined }];
         self.targets.push(Target { rank, index, weight, server, standings });
     }
 
@@ -396,7 +404,12 @@ impl PoolMap {
                 (_, TargetState::UpIn | TargetState::New) => 0,
                 (_, TargetState::DownOut | TargetState::Up(_)) => old.left,
             };
-            if changed.insert(position, Standing { since, state, left }).is_some() {
+            let joined = match state {
+                TargetState::New => 0,
+                TargetState::Up(From::New) => since,
+                _ => old.joined,
+            };
+            if changed.insert(position, Standing { since, state, left, joined }).is_some() {
                 return Err(MapError::Twice { version: since, rank, index });
             }
         }

@@ -10,7 +10,7 @@ use placement::{Change, Event, From, Layout, PoolMap, Server, Slot, TargetState}
 use types::Rank;
 
 const HISTORIES: u64 = 60;
-const STEPS: u32 = 40;
+const STEPS: u32 = 30;
 const SLOTS: usize = 3;
 
 /// splitmix64: reproducible, and nothing to depend on.
