@@ -14,7 +14,7 @@
 //! down is what the level below gave before, in the same order. So a new target is drawn where there
 //! was nothing, and between two draws of it everything is as it was.
 //!
-//! Cost: two hashes a point, and at most four a target in the mean, however many targets there are.
+//! Cost: two hashes a point and at most two points a target, in the mean, however many targets there are.
 //!
 //! # Source
 //! Ishikawa, "ASURA: Scalable and Uniform Data Distribution Algorithm for Storage Clusters" (2013).

@@ -96,7 +96,7 @@ impl Layout {
     }
 
     /// The first `count` slots of a placement group: those that objects of `count` copies or cells a group use.
-    /// Fewer if the pool has fewer targets.
+    /// Fewer if the pool has fewer targets, none if it has no such group; never more than [`SLOTS_MAX`].
     ///
     /// More slots begin with the same ones; but a substitute is chosen apart from all `count`, so that objects of
     /// different widths may have different substitutes. Plans and intervals are therefore those of a width, too.
@@ -142,9 +142,12 @@ impl Layout {
     /// Cost: nothing at the same version; else the group is worked out once for each version between.
     ///
     /// # Errors
-    /// [`Stale`]: members changed since, or `known` is older than the map can tell. The sender needs
-    /// [`PoolMap::delta_since`].
+    /// [`Stale`]: members changed since, or `known` is older than the map can tell, or there is no such group. The
+    /// sender needs [`PoolMap::delta_since`].
     pub fn admit(&self, pg: u32, count: usize, known: u32) -> Result<(), Stale> {
+        if pg >= self.pg_count() {
+            return Err(Stale { pg, known, interval: self.version(), version: self.version() });
+        }
         if known >= self.version() {
             return Ok(());
         }
@@ -190,7 +193,11 @@ impl Layout {
     }
 
     fn slots_at(&self, at: usize, pg: u32, count: usize) -> Vec<Slot> {
-        assert!(pg < self.pg_count() && count <= SLOTS_MAX, "group {pg} of {}, {count} slots", self.pg_count());
+        // Both may come from a request.
+        if pg >= self.pg_count() {
+            return Vec::new();
+        }
+        let count = count.min(SLOTS_MAX);
         let (version, stages) = &self.versions[at];
         let Stages { base, restored, settled } = stages.get_or_init(|| self.stages(*version));
         let before = base.fill(&self.ground, pg, count);

@@ -47,4 +47,4 @@ pub use map::{
 };
 pub use place::{GROUPS_MAX, Group, PlaceError, Placed, group_count};
 pub use plan::{Move, Release};
-pub use state::{Event, From, Refused, TargetState};
+pub use state::{CameFrom, Event, Refused, TargetState};

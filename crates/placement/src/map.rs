@@ -21,7 +21,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use types::{Rank, TargetIndex};
 
 use crate::domain::FaultPath;
-use crate::state::{Event, From, Refused, TargetState};
+use crate::state::{CameFrom, Event, Refused, TargetState};
 
 /// Placement groups per target: enough that load evens out, few enough that a listing by group is
 /// cheap.
@@ -406,7 +406,7 @@ impl PoolMap {
             };
             let joined = match state {
                 TargetState::New => 0,
-                TargetState::Up(From::New) => since,
+                TargetState::Up(CameFrom::New) => since,
                 _ => old.joined,
             };
             if changed.insert(position, Standing { since, state, left, joined }).is_some() {
@@ -429,7 +429,7 @@ impl PoolMap {
             match (old.state, new.state) {
                 (TargetState::Down, TargetState::DownOut) => rebuilt = rebuilt.max(old.left),
                 (TargetState::Drain, TargetState::DownOut)
-                | (TargetState::Up(From::New | From::DownOut), TargetState::UpIn) => arrived = true,
+                | (TargetState::Up(CameFrom::New | CameFrom::DownOut), TargetState::UpIn) => arrived = true,
                 _ => {}
             }
         }
@@ -445,7 +445,7 @@ impl PoolMap {
                 TargetState::Drain if arrived && new.state != TargetState::DownOut => {
                     return Err(MapError::Together { rank, index, state: new.state });
                 }
-                TargetState::Up(From::New | From::DownOut) if arrived && new.state != TargetState::UpIn => {
+                TargetState::Up(CameFrom::New | CameFrom::DownOut) if arrived && new.state != TargetState::UpIn => {
                     return Err(MapError::Together { rank, index, state: new.state });
                 }
                 _ => {}

@@ -22,7 +22,7 @@ pub enum TargetState {
     /// Known, and not yet part of the pool.
     New,
     /// On its way in: it gets writes and is filled with what it is to hold.
-    Up(From),
+    Up(CameFrom),
     /// In service.
     UpIn,
     /// Failed: what it held is being rebuilt elsewhere.
@@ -35,7 +35,7 @@ pub enum TargetState {
 
 /// Where a target that is on its way in came from, and goes back to if it does not arrive.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
-pub enum From {
+pub enum CameFrom {
     /// It takes a share of what others hold.
     New,
     /// It keeps the places it had, and what was written meanwhile is brought to it.
@@ -78,9 +78,9 @@ pub struct Refused {
 impl TargetState {
     pub const ALL: [TargetState; 8] = [
         TargetState::New,
-        TargetState::Up(From::New),
-        TargetState::Up(From::Down),
-        TargetState::Up(From::DownOut),
+        TargetState::Up(CameFrom::New),
+        TargetState::Up(CameFrom::Down),
+        TargetState::Up(CameFrom::DownOut),
         TargetState::UpIn,
         TargetState::Down,
         TargetState::DownOut,
@@ -95,19 +95,19 @@ impl TargetState {
         use TargetState::{Down, DownOut, Drain, New, Up, UpIn};
         let refused = Err(Refused { state: self, event });
         match (self, event) {
-            (New, Event::Extend) => Ok(Some(Up(From::New))),
+            (New, Event::Extend) => Ok(Some(Up(CameFrom::New))),
             // A failure of what holds nothing yet is told to whoever wants to extend by it.
             (New, _) => refused,
 
-            (Up(From::New), Event::Extended) => Ok(Some(UpIn)),
-            (Up(From::New), Event::Exclude | Event::Cancel) => Ok(Some(New)),
-            (Up(From::New), Event::Extend) => Ok(None),
-            (Up(From::Down), Event::Reintegrated) => Ok(Some(UpIn)),
-            (Up(From::Down), Event::Exclude | Event::Cancel) => Ok(Some(Down)),
-            (Up(From::DownOut), Event::Reintegrated) => Ok(Some(UpIn)),
+            (Up(CameFrom::New), Event::Extended) => Ok(Some(UpIn)),
+            (Up(CameFrom::New), Event::Exclude | Event::Cancel) => Ok(Some(New)),
+            (Up(CameFrom::New), Event::Extend) => Ok(None),
+            (Up(CameFrom::Down), Event::Reintegrated) => Ok(Some(UpIn)),
+            (Up(CameFrom::Down), Event::Exclude | Event::Cancel) => Ok(Some(Down)),
+            (Up(CameFrom::DownOut), Event::Reintegrated) => Ok(Some(UpIn)),
             // Whoever stands in for it still does: nothing is lost, and nothing is to be rebuilt.
-            (Up(From::DownOut), Event::Exclude | Event::Cancel) => Ok(Some(DownOut)),
-            (Up(From::Down | From::DownOut), Event::Reintegrate) => Ok(None),
+            (Up(CameFrom::DownOut), Event::Exclude | Event::Cancel) => Ok(Some(DownOut)),
+            (Up(CameFrom::Down | CameFrom::DownOut), Event::Reintegrate) => Ok(None),
             (Up(_), _) => refused,
 
             (UpIn, Event::Exclude) => Ok(Some(Down)),
@@ -116,11 +116,11 @@ impl TargetState {
             (UpIn, _) => refused,
 
             (Down, Event::Rebuilt) => Ok(Some(DownOut)),
-            (Down, Event::Reintegrate) => Ok(Some(Up(From::Down))),
+            (Down, Event::Reintegrate) => Ok(Some(Up(CameFrom::Down))),
             (Down, Event::Exclude) => Ok(None),
             (Down, _) => refused,
 
-            (DownOut, Event::Reintegrate) => Ok(Some(Up(From::DownOut))),
+            (DownOut, Event::Reintegrate) => Ok(Some(Up(CameFrom::DownOut))),
             (DownOut, Event::Exclude | Event::Rebuilt | Event::Drained) => Ok(None),
             (DownOut, _) => refused,
 
@@ -161,9 +161,9 @@ impl fmt::Display for TargetState {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.pad(match self {
             TargetState::New => "new",
-            TargetState::Up(From::New) => "up (new)",
-            TargetState::Up(From::Down) => "up (down)",
-            TargetState::Up(From::DownOut) => "up (down-out)",
+            TargetState::Up(CameFrom::New) => "up (new)",
+            TargetState::Up(CameFrom::Down) => "up (down)",
+            TargetState::Up(CameFrom::DownOut) => "up (down-out)",
             TargetState::UpIn => "up-in",
             TargetState::Down => "down",
             TargetState::DownOut => "down-out",

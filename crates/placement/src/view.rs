@@ -19,7 +19,7 @@ use crate::claim;
 use crate::domain::{ROOT, Tree};
 use crate::draw::{Draws, Line};
 use crate::map::{PoolMap, Standing};
-use crate::state::{From, TargetState};
+use crate::state::{CameFrom, TargetState};
 
 /// Draws of targets that are there, before the tree is searched. With three racks for three slots, a third of the
 /// draws does: a search then costs one slot in 10^17. Where domains differ much in size it is the usual way. Draws of
@@ -90,14 +90,14 @@ impl Stage {
         match (self, state) {
             (_, TargetState::New) => ABSENT,
             (_, TargetState::DownOut) => left,
-            (_, TargetState::UpIn | TargetState::Up(From::Down)) => STAYS,
+            (_, TargetState::UpIn | TargetState::Up(CameFrom::Down)) => STAYS,
             (Stage::Base, TargetState::Down) => STAYS,
             (Stage::Restored | Stage::Settled, TargetState::Down) => left,
             (Stage::Base | Stage::Restored, TargetState::Drain) => STAYS,
             (Stage::Settled, TargetState::Drain) => left,
-            (Stage::Base | Stage::Restored, TargetState::Up(From::New)) => ABSENT,
-            (Stage::Base | Stage::Restored, TargetState::Up(From::DownOut)) => left,
-            (Stage::Settled, TargetState::Up(From::New | From::DownOut)) => STAYS,
+            (Stage::Base | Stage::Restored, TargetState::Up(CameFrom::New)) => ABSENT,
+            (Stage::Base | Stage::Restored, TargetState::Up(CameFrom::DownOut)) => left,
+            (Stage::Settled, TargetState::Up(CameFrom::New | CameFrom::DownOut)) => STAYS,
         }
     }
 }

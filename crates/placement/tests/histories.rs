@@ -6,7 +6,7 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use placement::{Change, Event, From, Layout, PoolMap, Server, Slot, TargetState};
+use placement::{CameFrom, Change, Event, Layout, PoolMap, Server, Slot, TargetState};
 use types::Rank;
 
 const HISTORIES: u64 = 60;
@@ -73,14 +73,14 @@ fn change(chance: &mut Chance, map: &PoolMap, shape: &Shape) -> Option<Change> {
         }
         4 | 5 if down.is_empty() => {
             let mut events: Vec<(u32, Event)> = all(Event::Drained, in_state(&|s| s == TargetState::Drain)).collect();
-            events.extend(all(Event::Extended, in_state(&|s| s == TargetState::Up(From::New))));
-            events.extend(all(Event::Reintegrated, in_state(&|s| s == TargetState::Up(From::DownOut))));
+            events.extend(all(Event::Extended, in_state(&|s| s == TargetState::Up(CameFrom::New))));
+            events.extend(all(Event::Reintegrated, in_state(&|s| s == TargetState::Up(CameFrom::DownOut))));
             Some(Change::Happen(events))
         }
         4 | 5 => Some(Change::Happen(all(Event::Rebuilt, down).collect())),
         6 => one(chance, Event::Drain, &|state| state == TargetState::UpIn),
         7 => one(chance, Event::Reintegrate, &|state| matches!(state, TargetState::Down | TargetState::DownOut)),
-        8 => one(chance, Event::Reintegrated, &|state| state == TargetState::Up(From::Down)),
+        8 => one(chance, Event::Reintegrated, &|state| state == TargetState::Up(CameFrom::Down)),
         9 => one(chance, Event::Cancel, &|state| matches!(state, TargetState::Drain | TargetState::Up(_))),
         10 => {
             let rank = map.servers().len() as u32;
@@ -147,7 +147,7 @@ fn check_holders(holders: &mut Holders, slots: &Slots) {
 /// Members of each stage: those that hold, and those that will.
 fn check_domains(map: &PoolMap, slots: &Slots) {
     let usable =
-        |state: TargetState| matches!(state, TargetState::UpIn | TargetState::Drain | TargetState::Up(From::Down));
+        |state: TargetState| matches!(state, TargetState::UpIn | TargetState::Drain | TargetState::Up(CameFrom::Down));
     let live: BTreeSet<u32> =
         (0..map.targets().len() as u32).filter(|&p| usable(map.targets()[p as usize].state())).collect();
     let rack = |target: u32| {

@@ -177,6 +177,42 @@ fn an_old_map_is_good_enough_where_nothing_changed() {
     assert!(refused > 0 && taken > refused);
 }
 
+/// Numbers of groups and slots come with requests.
+#[test]
+fn a_group_that_does_not_exist_has_no_slots_and_admits_nobody() {
+    let layout = layout(racks(2, 1, 1));
+    assert_eq!((layout.slots(layout.pg_count(), 2), layout.leader(u32::MAX, 2)), (Vec::new(), None));
+    assert!(layout.admit(layout.pg_count(), 2, 99).is_err());
+    assert_eq!(layout.slots(0, usize::MAX).len(), 2);
+}
+
+/// The smallest growth is the usual one. Choosing everything anew, as if the new server had always been there, moved
+/// half as much again as it had to: who lost a neighbour took the place that became free.
+#[test]
+fn a_fourth_server_takes_its_quarter_and_nobody_else_moves() {
+    let before = layout(racks(3, 1, 4));
+    let mut map = before.map().clone();
+    map.apply(&Change::Add(vec![server(3, "/rack3/host3", 4)])).unwrap();
+    let new = [12, 13, 14, 15];
+    let during = happen(&Layout::new(map), Event::Extend, &new);
+    let after = happen(&during, Event::Extended, &new);
+    let (mut all, mut moved) = (0, 0);
+    for pg in before.pgs() {
+        let (was, mid, is) = (before.slots(pg, 3), during.slots(pg, 3), after.slots(pg, 3));
+        for ((was, mid), is) in was.iter().zip(&mid).zip(&is) {
+            all += 1;
+            if was.serving != is.serving {
+                moved += 1;
+                assert!(is.serving.unwrap() >= 12, "{was:?} {is:?}");
+                assert_eq!((mid.serving, mid.joining), (was.serving, is.serving));
+            }
+        }
+        assert_eq!(serving(&is).iter().map(|target| target / 4).collect::<BTreeSet<u32>>().len(), 3);
+    }
+    let share = f64::from(moved) / f64::from(all);
+    assert!((0.22..0.28).contains(&share), "{moved} of {all}");
+}
+
 #[test]
 fn slots_do_not_depend_on_how_many_are_asked_for() {
     let layout = happen(&layout(racks(4, 2, 4)), Event::Exclude, &[1, 9]);
