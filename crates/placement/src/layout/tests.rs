@@ -213,6 +213,24 @@ fn a_fourth_server_takes_its_quarter_and_nobody_else_moves() {
     assert!((0.22..0.28).contains(&share), "{moved} of {all}");
 }
 
+/// Each generation takes from those before it; the oldest must not be left with more, nor the newest with less.
+#[test]
+fn a_pool_that_grew_server_by_server_is_as_even_as_one_that_was_made_so() {
+    let mut map = PoolMap::create(racks(4, 1, 2)).unwrap();
+    for rank in 4..16 {
+        let first = map.targets().len() as u32;
+        map.apply(&Change::Add(vec![server(rank, &format!("/rack{}/host{rank}", rank % 6), 2)])).unwrap();
+        for event in [Event::Extend, Event::Extended] {
+            map.apply(&Change::Happen(vec![(first, event), (first + 1, event)])).unwrap();
+        }
+    }
+    let servers: Vec<u32> = load(&Layout::new(map), 2).chunks(2).map(|targets| targets.iter().sum()).collect();
+    let mean = servers.iter().sum::<u32>() / 16;
+    assert!(servers.iter().all(|&load| load.abs_diff(mean) * 100 < mean * 45), "{mean}: {servers:?}");
+    let (old, new): (u32, u32) = (servers[..4].iter().sum(), servers[12..].iter().sum());
+    assert!(old.abs_diff(new) * 100 < old * 20, "{servers:?}");
+}
+
 #[test]
 fn slots_do_not_depend_on_how_many_are_asked_for() {
     let layout = happen(&layout(racks(4, 2, 4)), Event::Exclude, &[1, 9]);
