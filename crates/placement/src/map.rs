@@ -7,7 +7,7 @@
 //! *floor*. That is what makes layouts comparable without anybody storing them.
 //!
 //! # Always true
-//! 1. A change gives the version that follows, whatever number of targets it touches (K: INV-L4).
+//! 1. A change gives the version that follows, whatever number of targets it touches (INV-L4).
 //! 2. Whoever applies the same changes, or the deltas made from them, has an equal map.
 //! 3. Failures are dealt with in the order in which they came, and before wanted changes: see
 //!    [`PoolMap::apply`]. Only so is everything where a finished change says it is.

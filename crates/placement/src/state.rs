@@ -1,18 +1,20 @@
 //! The state machine of a target: what the pool map says of it, and what may happen to it.
 //!
 //! ```text
-//!            extend               extended
-//!   New ---------------> Up(new) ----------+         exclude            rebuilt
-//!    ^      exclude,        |              v     +-------------> Down ----------> DownOut
-//!    +---------- cancel ----+             UpIn --+                 ^                ^  |
-//!                                          ^ ^   | drain           | exclude        |  | reintegrate
-//!                             reintegrated | |   +----------> Drain+----------------+  |
-//!                                          | +---- cancel ----+        drained         |
-//!                              Up(down), Up(down-out) <-------------------------------+
+//!   New            --extend-->  Up(new)
+//!   Up(new)        --extended-->  UpIn          --exclude, cancel-->  New
+//!   UpIn           --exclude-->  Down           --drain-->  Drain
+//!   Drain          --drained-->  DownOut        --exclude-->  Down         --cancel-->  UpIn
+//!   Down           --rebuilt-->  DownOut        --reintegrate-->  Up(down)
+//!   Up(down)       --reintegrated-->  UpIn      --exclude, cancel-->  Down
+//!   DownOut        --reintegrate-->  Up(down-out)
+//!   Up(down-out)   --reintegrated-->  UpIn      --exclude, cancel-->  DownOut
 //! ```
+//! What changes nothing is left out; the whole table is in `golden/transitions.txt`.
 //!
-//! Names and meanings are upstream's (`PO_COMP_ST_*`), with one difference: a draining target that
-//! fails goes [`TargetState::Down`], where upstream ignores its failure.
+//! Names and meanings are upstream's (`PO_COMP_ST_*`), with two differences. A draining target that
+//! fails goes [`TargetState::Down`], where upstream ignores its failure. A target that fails on its way in goes
+//! back where it came from, where upstream takes it for down and rebuilds what it never held alone.
 
 use std::fmt;
 
