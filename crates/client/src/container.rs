@@ -198,7 +198,7 @@ impl Container {
         self.writable()?;
         let class = class.or(self.inner.class).unwrap_or_else(|| default_class(kind));
         let oid = ObjectId::new(kind, class, 0, self.inner.ids.next(self).await?);
-        self.inner.pool.view().placement.place(oid).map_err(place_error)?;
+        self.inner.pool.view().place(oid)?;
         Ok(oid)
     }
 
@@ -320,13 +320,4 @@ fn default_class(kind: ObjectType) -> ObjectClass {
         | ObjectType::KvLexical => ObjectClass::SX,
         _ => ObjectClass::S1,
     }
-}
-
-/// A class that cannot be placed, as its user sees it.
-pub(crate) fn place_error(error: placement::PlaceError) -> Error {
-    let code = match error {
-        placement::PlaceError::NoClass { .. } | placement::PlaceError::TooFewDomains { .. } => Code::Invalid,
-        placement::PlaceError::Unsupported { .. } => Code::NotSupported,
-    };
-    Error::new(code, error.to_string()).remedy("use a class without redundancy, such as S1 or SX")
 }

@@ -17,7 +17,6 @@ use wire::data::{
 use wire::{Opcode, Wire};
 
 use crate::call::{Outgoing, decode};
-use crate::container::place_error;
 use crate::pool::{Routed, TargetView, View};
 use crate::{Container, IN_FLIGHT_MAX, KeyCursor};
 
@@ -325,7 +324,7 @@ impl Object {
     pub fn layout(&self) -> Result<Vec<ShardInfo>> {
         let Located { view, placed } = self.locate(&self.container.pool().view())?;
         let shard = |(group, found): (usize, &placement::Group)| {
-            let TargetView { rank, index, .. } = view.targets[usize::from(found.leader)];
+            let TargetView { rank, index, .. } = view.targets[found.leader as usize];
             ShardInfo { group, placement_group: found.pg, rank, target: index }
         };
         Ok(placed.groups().iter().enumerate().map(shard).collect())
@@ -338,7 +337,7 @@ impl Object {
     /// The target that holds `dkey` is in this process.
     pub(crate) fn is_local(&self, dkey: &Key) -> Result<bool> {
         let Located { view, placed } = self.locate(&self.container.pool().view())?;
-        Ok(view.targets[usize::from(placed.groups()[placed.group_of(dkey)].leader)].is_local())
+        Ok(view.targets[placed.groups()[placed.group_of(dkey)].leader as usize].is_local())
     }
 
     fn locate(&self, view: &Arc<View>) -> Result<Located> {
@@ -346,7 +345,7 @@ impl Object {
         match &*last {
             Some(known) if Arc::ptr_eq(&known.view, view) => Ok(known.clone()),
             _ => {
-                let placed = self.located(view.placement.place(self.oid).map_err(place_error))?;
+                let placed = self.located(view.place(self.oid))?;
                 let fresh = Located { view: view.clone(), placed: Arc::new(placed) };
                 *last = Some(fresh.clone());
                 Ok(fresh)
@@ -373,7 +372,7 @@ impl Object {
                 Error::new(Code::Again, "the pool has shrunk while its objects were walked over").remedy("start over")
             })?;
             let place = Place { container, oid, group: group.pg, map_version: view.version };
-            Ok(Routed { position: usize::from(group.leader), out: message(place)? })
+            Ok(Routed { position: group.leader as usize, out: message(place)? })
         };
         self.located(self.container.pool().call(opcode, &mut route).await)
     }

@@ -4,8 +4,8 @@ use std::sync::{Arc, Mutex};
 
 use ::object::retry::{self, Failure};
 use net::{Address, Reply};
-use placement::{Layout as Placement, PoolMap, Target};
-use types::{Code, Error, Layout, PoolId, Rank, Result, TargetIndex};
+use placement::{Layout as Placement, Placed, PoolMap};
+use types::{Code, Error, Layout, ObjectId, PoolId, Rank, Result, TargetIndex};
 use wire::Opcode;
 use wire::control::{self, ContainerInfo, PoolInfo};
 
@@ -205,10 +205,9 @@ impl View {
         let bad = |what: String| {
             Error::new(Code::Protocol, format!("pool '{}': {what}", map.label)).remedy("check the server's addresses")
         };
-        let target =
-            |entry: &control::TargetEntry| Target { rank: entry.rank, index: entry.index, weight: 1, up: entry.up };
-        let pool_map = PoolMap::new(map.version, map.targets.iter().map(target).collect());
-        let placement = Placement::new(pool_map.map_err(|error| bad(error.to_string()))?);
+        let names: Vec<_> = map.targets.iter().map(|entry| (entry.rank, entry.index)).collect();
+        let pool_map = PoolMap::flat(map.version, &names).map_err(|error| bad(error.to_string()))?;
+        let placement = Placement::new(pool_map);
         let mut targets = Vec::with_capacity(map.targets.len());
         for control::TargetEntry { rank, index, address, up } in &map.targets {
             let address: Address = address.parse().map_err(|error: net::AddressError| bad(error.to_string()))?;
@@ -216,6 +215,26 @@ impl View {
             targets.push(TargetView { rank: *rank, index: *index, up: *up, link });
         }
         Ok(View { version: map.version, placement, targets })
+    }
+}
+
+impl View {
+    /// Where an object's groups lie.
+    ///
+    /// # Errors
+    /// `Invalid`: its class cannot be placed in this pool. `NotSupported`: it is redundant, and nothing here writes
+    /// copies or cells yet.
+    pub(crate) fn place(&self, oid: ObjectId) -> Result<Placed> {
+        let error =
+            |code, what: String| Error::new(code, what).remedy("use a class without redundancy, such as S1 or SX");
+        let placed = self.placement.place(oid).map_err(|found| error(Code::Invalid, found.to_string()))?;
+        match (placed.slots(), oid.class()) {
+            (1, _) | (_, None) => Ok(placed),
+            (_, Some(class)) => {
+                let what = format!("class {class} is redundant, which this release does not write yet");
+                Err(error(Code::NotSupported, what))
+            }
+        }
     }
 }
 

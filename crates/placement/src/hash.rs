@@ -16,12 +16,14 @@
 pub enum Purpose {
     /// Object to its first placement group.
     Object = 1,
-    /// Placement group and target to a score.
-    Score = 2,
+    /// Placement group and slot to a sequence of draws.
+    Draw = 2,
     /// Dkey to a group of its object.
     Dkey = 3,
     /// The digest of a layout.
     Digest = 4,
+    /// Placement group, slot and domain to a claim, where draws found nothing.
+    Claim = 5,
 }
 
 /// Hashes bytes.
@@ -43,6 +45,11 @@ pub fn of_bytes(purpose: Purpose, bytes: &[u8]) -> u64 {
 /// Hashes words; the same as [`of_bytes`] of their little-endian bytes.
 pub fn of_words(purpose: Purpose, words: &[u64]) -> u64 {
     words.iter().fold(start(purpose, words.len() * 8), |h, word| mix(h ^ word))
+}
+
+/// The number at `index` of the stream that `seed`, a hash itself, stands for.
+pub fn of_pair(seed: u64, index: u64) -> u64 {
+    mix(seed ^ mix(index))
 }
 
 /// Maps a hash to `0..bound` without the bias of a remainder towards small numbers of low entropy.
@@ -75,7 +82,7 @@ mod tests {
     fn words_and_their_bytes_hash_alike() {
         let words = [3u64, u64::MAX, 0x0123_4567_89ab_cdef];
         let bytes: Vec<u8> = words.iter().flat_map(|w| w.to_le_bytes()).collect();
-        assert_eq!(of_words(Purpose::Score, &words), of_bytes(Purpose::Score, &bytes));
+        assert_eq!(of_words(Purpose::Draw, &words), of_bytes(Purpose::Draw, &bytes));
     }
 
     #[test]

@@ -1,245 +1,249 @@
-//! The table of placement groups: which targets hold each, in order.
+//! A layout: who holds each placement group, who is about to, and since when.
+//!
+//! Nothing is tabulated: a placement group is worked out when it is asked for, in a microsecond or
+//! so, from the map alone. So a layout is ready at once, at a client as on a server, and answers for the
+//! versions before its own as well.
+
+use std::ops::Range;
+use std::sync::OnceLock;
 
 use crate::hash::{self, Purpose};
-use crate::map::{PoolMap, Target};
+use crate::map::PoolMap;
+use crate::state::TargetState;
+use crate::view::{Ground, Stage, View};
 
-/// Members kept per placement group: what the widest replication this release could place needs,
-/// and spares. Bounds the table at 32 bytes a group.
-pub const MEMBERS_MAX: usize = 8;
+/// Most slots of a placement group: the widest class has 128 copies.
+pub const SLOTS_MAX: usize = 128;
 
-/// Placement of one version of a pool map.
-///
-/// Cost of making one: PGs times targets hashes, some 10 ms for 64 targets. Then every question is
-/// a look-up.
-#[derive(Clone, Debug, PartialEq, Eq)]
+/// Placement of one version of a pool map, and of those before it.
+#[derive(Clone, Debug)]
 pub struct Layout {
     map: PoolMap,
-    /// `width` positions per placement group, best first.
-    members: Vec<u16>,
-    width: usize,
-    digest: u64,
+    ground: Ground,
+    origin: View,
+    /// Versions at which something changed, newest first, and their views once somebody asked.
+    versions: Vec<(u32, OnceLock<Stages>)>,
+}
+
+/// One place in a placement group: of a copy, or of a cell.
+///
+/// All fields are positions in the map. Without changes under way only `serving` is there.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
+pub struct Slot {
+    /// Has the data, answers reads and gets writes.
+    pub serving: Option<u32>,
+    /// Held it, and does not answer, or has not yet what was written meanwhile.
+    pub lost: Option<u32>,
+    /// Gets writes and is being filled, in place of who is lost. May be the lost one itself, come back.
+    pub substitute: Option<u32>,
+    /// Gets writes and is being filled, to take over when a wanted change is done.
+    pub joining: Option<u32>,
+}
+
+/// The members of a placement group changed after the version that somebody has.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
+#[error("placement group {pg} changed in pool map {interval}, after map {known}: the map is now at {version}")]
+pub struct Stale {
+    pub pg: u32,
+    pub known: u32,
+    pub interval: u32,
+    pub version: u32,
+}
+
+/// The views of one version; what is not there is as the stage before.
+#[derive(Clone, Debug)]
+struct Stages {
+    base: View,
+    restored: Option<View>,
+    settled: Option<View>,
+}
+
+impl Slot {
+    /// Who gets writes: everybody but the lost.
+    pub fn writers(self) -> impl Iterator<Item = u32> {
+        self.serving.into_iter().chain(self.substitute).chain(self.joining)
+    }
+
+    /// Nothing is under way here.
+    pub fn is_settled(self) -> bool {
+        self == Slot { serving: self.serving, ..Slot::default() } && self.serving.is_some()
+    }
+
+    fn same_members(self, other: Slot) -> bool {
+        Slot { lost: None, ..self } == Slot { lost: None, ..other }
+    }
 }
 
 impl Layout {
+    /// Cost: a walk over the targets, a millisecond for ten thousand.
     pub fn new(map: PoolMap) -> Layout {
-        let width = map.targets().len().min(MEMBERS_MAX);
-        let mut members = Vec::with_capacity(map.pg_count() as usize * width);
-        let mut ranking = Vec::with_capacity(map.targets().len());
-        for pg in 0..map.pg_count() {
-            rank_targets(&map, pg, &mut ranking);
-            choose_members(&map, &ranking, width, &mut members);
-        }
-        let digest = digest(&map, &members);
-        Layout { map, members, width, digest }
+        let ground = Ground::new(&map);
+        let origin = View::of_origin(&ground, &map);
+        let versions = map.versions().into_iter().map(|version| (version, OnceLock::new())).collect();
+        Layout { map, ground, origin, versions }
     }
 
     pub fn map(&self) -> &PoolMap {
         &self.map
     }
 
+    pub fn version(&self) -> u32 {
+        self.map.version()
+    }
+
     pub fn pg_count(&self) -> u32 {
         self.map.pg_count()
     }
 
-    /// Positions of the targets that hold placement group `pg`, leader first, then those that would
-    /// take over in turn. In distinct fault domains while there are enough.
-    pub fn members(&self, pg: u32) -> &[u16] {
-        let start = pg as usize * self.width;
-        &self.members[start..start + self.width]
+    /// The first `count` slots of a placement group: those that objects of `count` copies or cells a group use.
+    /// Fewer if the pool has fewer targets, none if it has no such group; never more than [`SLOTS_MAX`].
+    ///
+    /// More slots begin with the same ones; but a substitute is chosen apart from all `count`, so that objects of
+    /// different widths may have different substitutes. Plans and intervals are therefore those of a width, too.
+    ///
+    /// Slots stand in distinct domains of the highest level while there are enough of them; then as evenly as can be, in
+    /// distinct ones of the level below, and so on.
+    pub fn slots(&self, pg: u32, count: usize) -> Vec<Slot> {
+        self.slots_at(0, pg, count)
     }
 
-    /// Equal in two layouts that place alike (whether a target is up does not matter).
+    /// Who leads a placement group for objects of `count` slots: the first that serves and stays, or else the first that
+    /// serves. `None` if nobody does: its data waits for a target to come back.
+    pub fn leader(&self, pg: u32, count: usize) -> Option<u32> {
+        self.leader_among(&self.slots(pg, count))
+    }
+
+    /// As [`Layout::leader`], of slots that are known already.
+    pub fn leader_among(&self, slots: &[Slot]) -> Option<u32> {
+        let serving = || slots.iter().filter_map(|slot| slot.serving);
+        let stays = |&target: &u32| self.map.targets()[target as usize].state() == TargetState::UpIn;
+        serving().find(stays).or_else(|| serving().next())
+    }
+
+    /// The version at which who is a member of the first `count` slots of a placement group last changed, or
+    /// the floor of the map if that was before.
+    ///
+    /// Every layout of the same map says the same. A later map may say more only where membership changed, or where its
+    /// floor rose.
+    ///
+    /// Cost: the group is worked out once for each version back to the one that changed it.
+    pub fn interval(&self, pg: u32, count: usize) -> u32 {
+        let now = self.slots_at(0, pg, count);
+        let differs = |&at: &usize| !same_members(&now, &self.slots_at(at, pg, count));
+        match (1..self.versions.len()).find(differs) {
+            Some(older) => self.versions[older - 1].0,
+            None => self.map.floor(),
+        }
+    }
+
+    /// Whether an operation on the first `count` slots of a placement group may go on, though whoever sent it knew map
+    /// version `known`. A version newer than this map is no reason to refuse: the sender is ahead.
+    ///
+    /// Cost: nothing at the same version; else the group is worked out once for each version between.
+    ///
+    /// # Errors
+    /// [`Stale`]: members changed since, or `known` is older than the map can tell, or there is no such group. The
+    /// sender needs [`PoolMap::delta_since`].
+    pub fn admit(&self, pg: u32, count: usize, known: u32) -> Result<(), Stale> {
+        if pg >= self.pg_count() {
+            return Err(Stale { pg, known, interval: self.version(), version: self.version() });
+        }
+        if known >= self.version() {
+            return Ok(());
+        }
+        let interval = self.interval(pg, count);
+        match known >= interval {
+            true => Ok(()),
+            false => Err(Stale { pg, known, interval, version: self.version() }),
+        }
+    }
+
+    /// Who held slots of a group when the pool was made: what objects are spread by, for good.
+    pub(crate) fn origin_members(&self, pg: u32, count: usize) -> impl Iterator<Item = u32> {
+        self.origin.fill(&self.ground, pg, count).into_iter().flatten()
+    }
+
+    /// Equal for two parties that place alike: what the map says, and where a few placement groups are.
     pub fn digest(&self) -> u64 {
-        self.digest
-    }
-}
-
-/// A target's claim to a placement group; the smallest wins.
-///
-/// `claim` is `-log2(hash) / weight`: the first of exponential arrivals at the rate of the weight,
-/// so a target wins in proportion to it, and its claim does not depend on who else there is.
-/// Equal claims (the logarithm is rounded) are settled by the hash, largest first, then by name.
-#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
-struct Claim {
-    claim: u64,
-    hash: std::cmp::Reverse<u64>,
-    name: (u32, u32),
-    position: u16,
-}
-
-/// All targets, best claim first.
-fn rank_targets(map: &PoolMap, pg: u32, ranking: &mut Vec<Claim>) {
-    ranking.clear();
-    let equal = map.targets().iter().all(|target| target.weight == map.targets()[0].weight);
-    for (position, target) in map.targets().iter().enumerate() {
-        let Target { rank, index, weight, .. } = *target;
-        let hash = hash::of_words(Purpose::Score, &[pg.into(), rank.0.into(), index.0.into()]);
-        // With equal weights the claims order as the hashes do, which spares the logarithms.
-        let claim = if equal { 0 } else { minus_log2(hash) / u64::from(weight) };
-        let position = u16::try_from(position).expect("a map has at most a few thousand targets");
-        ranking.push(Claim { claim, hash: std::cmp::Reverse(hash), name: (rank.0, index.0), position });
-    }
-    ranking.sort_unstable();
-}
-
-/// Appends `width` members: the best of each fault domain first, then the rest.
-fn choose_members(map: &PoolMap, ranking: &[Claim], width: usize, members: &mut Vec<u16>) {
-    let first = members.len();
-    let mut domains: Vec<u32> = Vec::with_capacity(width);
-    for claim in ranking {
-        if members.len() - first == width {
-            return;
+        let mut words = vec![u64::from(self.version()), u64::from(self.pg_count()), u64::from(self.map.origin())];
+        for server in self.map.servers() {
+            words.push(u64::from(server.rank.0) << 32 | u64::from(server.targets));
+            words.push(hash::of_bytes(Purpose::Digest, server.path.as_str().as_bytes()));
         }
-        let domain = map.targets()[usize::from(claim.position)].rank.0;
-        if !domains.contains(&domain) {
-            domains.push(domain);
-            members.push(claim.position);
+        for target in self.map.targets() {
+            let standing = target.standing();
+            let state = TargetState::ALL.iter().position(|state| *state == standing.state);
+            words.push(u64::from(target.rank.0) << 32 | u64::from(target.index.0));
+            words.push(u64::from(target.weight));
+            words.push(u64::from(standing.joined) << 32 | u64::from(standing.left));
+            words.push(state.expect("every state is listed") as u64);
         }
+        for sample in 0..DIGEST_PGS.min(self.pg_count()) {
+            let pg = sample * (self.pg_count() / DIGEST_PGS.min(self.pg_count()));
+            for slot in self.slots(pg, 3) {
+                let places = [slot.serving, slot.lost, slot.substitute, slot.joining];
+                words.extend(places.map(|place| place.map_or(u64::MAX, u64::from)));
+            }
+        }
+        hash::of_words(Purpose::Digest, &words)
     }
-    for claim in ranking {
-        if members.len() - first == width {
-            return;
+
+    pub(crate) fn pgs(&self) -> Range<u32> {
+        0..self.pg_count()
+    }
+
+    fn slots_at(&self, at: usize, pg: u32, count: usize) -> Vec<Slot> {
+        // Both may come from a request.
+        if pg >= self.pg_count() {
+            return Vec::new();
         }
-        if !members[first..].contains(&claim.position) {
-            members.push(claim.position);
+        let count = count.min(SLOTS_MAX);
+        let (version, stages) = &self.versions[at];
+        let Stages { base, restored, settled } = stages.get_or_init(|| self.stages(*version));
+        let before = base.fill(&self.ground, pg, count);
+        let next = restored.as_ref().map(|view| view.fill(&self.ground, pg, count));
+        let next = next.as_ref().unwrap_or(&before);
+        let last = settled.as_ref().map(|view| view.fill(&self.ground, pg, count));
+        let last = last.as_ref().unwrap_or(next);
+        // Where a pool has fewer targets than slots, an extension adds slots.
+        let of = |stage: &[Option<u32>], slot: usize| stage.get(slot).copied().flatten();
+        let slot = |slot: usize| {
+            let (before, next, last) = (of(&before, slot), of(next, slot), of(last, slot));
+            let serving = before.filter(|&target| self.serves(target, *version));
+            Slot {
+                serving,
+                lost: before.filter(|_| serving.is_none()),
+                substitute: next.filter(|_| next != serving),
+                joining: last.filter(|_| last != next && last != serving),
+            }
+        };
+        (0..before.len().max(last.len())).map(slot).collect()
+    }
+
+    fn serves(&self, target: u32, version: u32) -> bool {
+        let standing = self.map.targets()[target as usize].standing_at(version);
+        standing.is_some_and(|standing| standing.state.serves())
+    }
+
+    fn stages(&self, version: u32) -> Stages {
+        let states = || self.map.targets().iter().filter_map(|target| target.standing_at(version));
+        let view = |stage| View::new(&self.ground, &self.map, version, stage);
+        let down = |state| state == TargetState::Down;
+        let wanted = |state: TargetState| state.in_change() && !down(state);
+        Stages {
+            base: view(Stage::Base),
+            restored: states().any(|standing| down(standing.state)).then(|| view(Stage::Restored)),
+            settled: states().any(|standing| wanted(standing.state)).then(|| view(Stage::Settled)),
         }
     }
 }
 
-/// Bits after the point of [`minus_log2`]: 2^-24 of a bit is far below what 4096 targets can tell
-/// apart, and 64 bits before the point leave room for the shift.
-const FRACTION_BITS: u32 = 24;
+/// Placement groups that go into a digest: enough to notice a difference in the code as well as in the map.
+const DIGEST_PGS: u32 = 64;
 
-/// `-log2((hash + 1) / 2^64)` in fixed point, rounded down; decreasing in `hash`. Integer arithmetic, because
-/// two machines' floating-point logarithms may differ in the last bit.
-fn minus_log2(hash: u64) -> u64 {
-    let value = u128::from(hash) + 1;
-    let whole = 127 - value.leading_zeros();
-    // The mantissa in 1.63; squaring it doubles its logarithm, so each carry is the next binary digit.
-    let mut mantissa = (value << (127 - whole) >> 64) as u64;
-    let mut fraction = 0u64;
-    for _ in 0..FRACTION_BITS {
-        let square = u128::from(mantissa) * u128::from(mantissa);
-        let carry = (square >> 127) as u64;
-        mantissa = (square >> (63 + carry)) as u64;
-        fraction = fraction << 1 | carry;
-    }
-    (64 << FRACTION_BITS) - ((u64::from(whole) << FRACTION_BITS) | fraction)
-}
-
-fn digest(map: &PoolMap, members: &[u16]) -> u64 {
-    let mut words = vec![u64::from(map.pg_count())];
-    words.extend(map.targets().iter().map(|target| u64::from(target.rank.0) << 32 | u64::from(target.index.0)));
-    words.extend(members.iter().map(|&position| u64::from(position)));
-    hash::of_words(Purpose::Digest, &words)
+fn same_members(a: &[Slot], b: &[Slot]) -> bool {
+    a.len() == b.len() && a.iter().zip(b).all(|(a, b)| a.same_members(*b))
 }
 
 #[cfg(test)]
-mod tests {
-    use types::{Rank, TargetIndex};
-
-    use super::*;
-
-    fn targets(ranks: u32, each: u32) -> Vec<Target> {
-        let name = |i| Target { rank: Rank(i / each), index: TargetIndex(i % each), weight: 1, up: true };
-        (0..ranks * each).map(name).collect()
-    }
-
-    fn leaders(layout: &Layout) -> Vec<(Rank, TargetIndex)> {
-        let name = |pg| {
-            let target = layout.map().targets()[usize::from(layout.members(pg)[0])];
-            (target.rank, target.index)
-        };
-        (0..layout.pg_count()).map(name).collect()
-    }
-
-    fn load(layout: &Layout) -> Vec<usize> {
-        let mut load = vec![0; layout.map().targets().len()];
-        (0..layout.pg_count()).for_each(|pg| load[usize::from(layout.members(pg)[0])] += 1);
-        load
-    }
-
-    #[test]
-    fn load_is_even_within_a_third() {
-        for (ranks, each) in [(1, 1), (1, 2), (1, 4), (2, 4), (4, 4), (8, 8)] {
-            let layout = Layout::new(PoolMap::new(1, targets(ranks, each)).unwrap());
-            let load = load(&layout);
-            let mean = f64::from(layout.pg_count()) / load.len() as f64;
-            let most = *load.iter().max().unwrap() as f64;
-            assert!(most / mean < 1.34, "{ranks}x{each}: {load:?}");
-        }
-    }
-
-    #[test]
-    fn a_target_that_leaves_moves_only_its_own_groups() {
-        let before = targets(4, 4);
-        let groups = crate::pg_count(before.len());
-        let old = leaders(&Layout::new(PoolMap::new(1, before.clone()).unwrap()));
-        for leaving in 0..before.len() {
-            let mut after = before.clone();
-            let gone = after.remove(leaving);
-            let new = leaders(&Layout::new(PoolMap::with_pg_count(2, after, groups).unwrap()));
-            for (was, is) in old.iter().zip(&new) {
-                assert_eq!(was == is, *was != (gone.rank, gone.index));
-            }
-        }
-    }
-
-    #[test]
-    fn a_target_that_goes_down_moves_nothing() {
-        let mut list = targets(2, 2);
-        let up = Layout::new(PoolMap::new(1, list.clone()).unwrap());
-        list[1].up = false;
-        let down = Layout::new(PoolMap::new(2, list).unwrap());
-        assert_eq!((up.members.clone(), up.digest()), (down.members.clone(), down.digest()));
-    }
-
-    #[test]
-    fn members_stand_in_distinct_domains_while_there_are_enough() {
-        let layout = Layout::new(PoolMap::new(1, targets(4, 4)).unwrap());
-        for pg in 0..layout.pg_count() {
-            let members = layout.members(pg);
-            assert_eq!(members.len(), MEMBERS_MAX);
-            let ranks: std::collections::BTreeSet<u16> = members[..4].iter().map(|m| m / 4).collect();
-            assert_eq!(ranks.len(), 4);
-            let distinct: std::collections::BTreeSet<u16> = members.iter().copied().collect();
-            assert_eq!(distinct.len(), MEMBERS_MAX);
-        }
-    }
-
-    #[test]
-    fn load_follows_weight() {
-        let mut list = targets(2, 2);
-        list[3].weight = 3;
-        let layout = Layout::new(PoolMap::with_pg_count(1, list, 4096).unwrap());
-        let load = load(&layout);
-        assert!((1848..2248).contains(&load[3]), "half of 4096 expected: {load:?}");
-        assert!(load[..3].iter().all(|n| (583..783).contains(n)), "a sixth each expected: {load:?}");
-    }
-
-    #[test]
-    fn the_logarithm_is_right_and_monotonic() {
-        let scale = f64::from(1u32 << FRACTION_BITS);
-        for hash in [0, 1, 2, 1000, 1 << 40, u64::MAX / 3, u64::MAX / 2, u64::MAX - 1, u64::MAX] {
-            let exact = 64.0 - (hash as f64 + 1.0).log2();
-            assert!((minus_log2(hash) as f64 / scale - exact).abs() < 1e-6, "{hash}");
-        }
-        for i in 0..10_000u64 {
-            let (a, b) = (i << 50, (i + 1) << 50);
-            assert!(minus_log2(a) >= minus_log2(b));
-        }
-    }
-
-    /// Golden value: if this fails, every stored object has moved.
-    #[test]
-    fn the_layout_is_golden() {
-        let layout = Layout::new(PoolMap::new(1, targets(2, 2)).unwrap());
-        let first: Vec<u16> = (0..8).map(|pg| layout.members(pg)[0]).collect();
-        assert_eq!(
-            (first, layout.digest()),
-            (vec![0, 0, 1, 3, 0, 3, 2, 0], 0x6996_7ec5_7a2c_399f),
-            "{:#x}",
-            layout.digest()
-        );
-    }
-}
+mod tests;

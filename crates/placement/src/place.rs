@@ -1,14 +1,23 @@
 //! Objects to placement groups, dkeys to groups.
 
-use types::{Key, ObjectClass, ObjectId, ObjectType, Redundancy};
+use std::collections::BTreeSet;
+
+use types::{Key, ObjectClass, ObjectId};
 
 use crate::Layout;
 use crate::hash::{self, Purpose};
+
+/// Placement groups for each group of an object that is as wide as can be: at first it has four groups a target, and when
+/// the pool has grown fourfold still one. More would be more to ask for a listing, fewer would not widen.
+const PGS_PER_WIDEST: u32 = 16;
+/// Most groups of one object: placing it takes milliseconds, and no single object needs more targets.
+pub const GROUPS_MAX: u32 = 4096;
 
 /// Where an object's groups lie.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Placed {
     oid: ObjectId,
+    slots: usize,
     groups: Vec<Group>,
 }
 
@@ -17,8 +26,8 @@ pub struct Placed {
 pub struct Group {
     /// The placement group it lies in.
     pub pg: u32,
-    /// Position of the leading target in the pool map.
-    pub leader: u16,
+    /// Position of the leading target in the pool map. When nobody leads, the one to wait for.
+    pub leader: u32,
 }
 
 /// Why an object cannot be placed.
@@ -29,71 +38,91 @@ pub enum PlaceError {
     NoClass { oid: ObjectId },
     #[error("class {class} keeps {needed} copies or cells on as many servers, and the pool has {domains}")]
     TooFewDomains { class: ObjectClass, needed: usize, domains: usize },
-    #[error("class {class} is redundant, which this release does not place yet")]
-    Unsupported { class: ObjectClass },
 }
 
-/// How many groups an object of `class` has in a pool of `targets`.
-pub fn group_count(class: ObjectClass, targets: usize) -> usize {
-    match class.groups() {
-        ObjectClass::GROUPS_MAX => targets,
-        groups => targets.min(groups.into()),
-    }
+/// How many groups an object of `class` has in a pool of `pg_count` placement groups. For good: targets may come and
+/// go, but a dkey stays in its group.
+pub fn group_count(class: ObjectClass, pg_count: u32) -> usize {
+    let slots = class.redundancy().width() as u32;
+    let widest = (pg_count / PGS_PER_WIDEST / slots).clamp(1, GROUPS_MAX);
+    widest.min(class.groups().into()) as usize
 }
 
 impl Layout {
     /// The groups of an object, in order.
     ///
-    /// They are taken along a walk over all placement groups that starts where the object's hash
-    /// says, skipping those whose leader has one of this object's groups already. So one object is
-    /// spread as evenly as targets allow, and a class of more groups begins with the same ones.
+    /// They are taken along a walk over the placement groups that starts where the object's hash says, in rounds: no
+    /// two of a round had a target in common when the pool was made. So which they are does not depend on what
+    /// happened since, and an object is spread as evenly as the targets of its first day allowed.
     ///
-    /// Cost: one step a group for a narrow object; `n log n` steps for one over all `n` targets.
+    /// Cost: a group or two worked out for each that is found.
     ///
     /// # Errors
-    /// [`PlaceError`]. Only classes without redundancy (`S1`, `SX`, ...) can be placed now.
+    /// [`PlaceError`]: not a class, or one that needs more fault domains than there are.
     pub fn place(&self, oid: ObjectId) -> Result<Placed, PlaceError> {
         let class = oid.class().ok_or(PlaceError::NoClass { oid })?;
-        let needed = match class.redundancy() {
-            Redundancy::Replicas { copies } => usize::from(copies),
-            Redundancy::Erasure { data, parity } => usize::from(data) + usize::from(parity),
-        };
-        let domains = self.map().domain_count();
-        if needed > domains {
-            return Err(PlaceError::TooFewDomains { class, needed, domains });
+        let (slots, domains) = (class.redundancy().width(), self.map().domain_count());
+        if slots > domains {
+            return Err(PlaceError::TooFewDomains { class, needed: slots, domains });
         }
-        if needed > 1 {
-            return Err(PlaceError::Unsupported { class });
-        }
-        Ok(Placed { oid, groups: self.walk(oid, group_count(class, self.map().targets().len())) })
+        let pgs = self.walk(oid, slots, group_count(class, self.pg_count()));
+        let group = |pg: u32| Group { pg, leader: self.leader_or_awaited(pg, slots) };
+        Ok(Placed { oid, slots, groups: pgs.into_iter().map(group).collect() })
     }
 
-    fn walk(&self, oid: ObjectId, wanted: usize) -> Vec<Group> {
+    fn walk(&self, oid: ObjectId, slots: usize, wanted: usize) -> Vec<u32> {
         let last = self.pg_count() - 1;
         let start = hash::of_words(Purpose::Object, &[oid.hi, oid.lo]) as u32 & last;
-        let mut groups = Vec::with_capacity(wanted);
-        let mut taken = vec![false; self.map().targets().len()];
-        let mut passed_over = Vec::new();
-        for step in 0..self.pg_count() {
+        // Twice as many as wanted leave enough to choose from; all of them would be a long walk.
+        let window = (2 * wanted as u32 + 64).min(self.pg_count());
+        let mut found = Vec::with_capacity(wanted);
+        let mut taken: BTreeSet<u32> = BTreeSet::new();
+        let mut passed_over: Vec<(u32, Vec<u32>)> = Vec::new();
+        for step in 0..window {
             let pg = start.wrapping_add(step) & last;
-            let leader = self.members(pg)[0];
-            match std::mem::replace(&mut taken[usize::from(leader)], true) {
-                false => groups.push(Group { pg, leader }),
-                true => passed_over.push(Group { pg, leader }),
+            let members: Vec<u32> = self.origin_members(pg, slots).collect();
+            match members.iter().any(|member| taken.contains(member)) {
+                true => passed_over.push((pg, members)),
+                false => {
+                    taken.extend(members);
+                    found.push(pg);
+                }
             }
-            if groups.len() == wanted {
-                return groups;
+            if found.len() == wanted {
+                return found;
             }
         }
-        // Some target leads no placement group at all: the rest share targets, but never a group.
-        groups.extend(passed_over.into_iter().take(wanted - groups.len()));
-        groups
+        // Further rounds share targets with those before, but never a placement group.
+        while found.len() < wanted {
+            taken.clear();
+            for (pg, members) in std::mem::take(&mut passed_over) {
+                if found.len() == wanted || members.iter().any(|member| taken.contains(member)) {
+                    passed_over.push((pg, members));
+                } else {
+                    taken.extend(members);
+                    found.push(pg);
+                }
+            }
+        }
+        found
+    }
+
+    fn leader_or_awaited(&self, pg: u32, count: usize) -> u32 {
+        let slots = self.slots(pg, count);
+        let awaited = || slots.iter().find_map(|slot| slot.substitute.or(slot.lost).or(slot.joining));
+        // A group whose targets are all out for good, without substitutes, waits for its first.
+        self.leader_among(&slots).or_else(awaited).or_else(|| self.origin_members(pg, 1).next()).unwrap_or(0)
     }
 }
 
 impl Placed {
     pub fn groups(&self) -> &[Group] {
         &self.groups
+    }
+
+    /// Slots of each group: copies, or cells.
+    pub fn slots(&self) -> usize {
+        self.slots
     }
 
     /// The group that holds `dkey`: an index into [`Placed::groups`].
@@ -103,9 +132,7 @@ impl Placed {
     pub fn group_of(&self, dkey: &Key) -> usize {
         let count = self.groups.len();
         match (dkey, self.oid.kind()) {
-            (Key::Integer(n), Some(ObjectType::Array | ObjectType::ArrayAttr | ObjectType::ArrayByte)) => {
-                (n % count as u64) as usize
-            }
+            (Key::Integer(n), Some(kind)) if kind.is_array() => (n % count as u64) as usize,
             _ => {
                 let bound = u32::try_from(count).expect("as many groups as a pool has targets, at most");
                 hash::scale(dkey.with_bytes(|bytes| hash::of_bytes(Purpose::Dkey, bytes)), bound) as usize
@@ -116,38 +143,84 @@ impl Placed {
 
 #[cfg(test)]
 mod tests {
-    use types::{Rank, TargetIndex};
+    use types::{ObjectType, Rank};
 
     use super::*;
-    use crate::{PoolMap, Target};
+    use crate::{Change, Event, FaultPath, PoolMap, Server};
+
+    fn servers(ranks: std::ops::Range<u32>, targets: u32) -> Vec<Server> {
+        ranks.map(|r| Server { rank: Rank(r), path: FaultPath::of_rank(Rank(r)), targets, weight: 1 }).collect()
+    }
 
     fn layout(ranks: u32, each: u32) -> Layout {
-        let name = |i| Target { rank: Rank(i / each), index: TargetIndex(i % each), weight: 1, up: true };
-        Layout::new(PoolMap::new(1, (0..ranks * each).map(name).collect()).unwrap())
+        Layout::new(PoolMap::create(servers(0..ranks, each)).unwrap())
     }
 
     fn oid(class: &str, kind: ObjectType, lo: u64) -> ObjectId {
         ObjectId::new(kind, class.parse().unwrap(), 0, lo)
     }
 
+    fn targets(layout: &Layout, placed: &Placed, groups: usize) -> Vec<u32> {
+        let members = |group: &Group| layout.slots(group.pg, placed.slots());
+        placed.groups()[..groups].iter().flat_map(members).filter_map(|slot| slot.serving).collect()
+    }
+
     #[test]
     fn classes_have_as_many_groups_as_they_say_and_targets_allow() {
-        let layout = layout(1, 4);
-        for (class, groups) in [("S1", 1), ("S2", 2), ("S4", 4), ("S32", 4), ("SX", 4)] {
+        let layout = layout(4, 4);
+        for (class, groups) in [("S1", 1), ("S2", 2), ("S4", 4), ("SX", 64), ("RP_2GX", 32), ("EC_2P1G8", 8)] {
             let placed = layout.place(oid(class, ObjectType::MultiHashed, 7)).unwrap();
             assert_eq!(placed.groups().len(), groups, "{class}");
         }
     }
 
     #[test]
-    fn groups_of_an_object_are_on_distinct_targets() {
+    fn groups_of_an_object_are_in_distinct_groups_and_on_distinct_targets_while_there_are_enough() {
         let layout = layout(4, 4);
-        for lo in 0..200 {
-            let placed = layout.place(oid("SX", ObjectType::MultiHashed, lo)).unwrap();
-            let targets: std::collections::BTreeSet<u16> = placed.groups().iter().map(|g| g.leader).collect();
-            let pgs: std::collections::BTreeSet<u32> = placed.groups().iter().map(|g| g.pg).collect();
-            assert_eq!((targets.len(), pgs.len()), (16, 16));
+        for lo in 0..100 {
+            for (class, first) in [("SX", 16), ("RP_2GX", 6), ("S12", 12), ("RP_3G2", 2), ("EC_2P1G3", 3)] {
+                let placed = layout.place(oid(class, ObjectType::MultiHashed, lo)).unwrap();
+                let pgs: BTreeSet<u32> = placed.groups().iter().map(|g| g.pg).collect();
+                assert_eq!(pgs.len(), placed.groups().len());
+                let targets = targets(&layout, &placed, first);
+                let distinct: BTreeSet<u32> = targets.iter().copied().collect();
+                assert_eq!(
+                    (distinct.len(), targets.len()),
+                    (first * placed.slots(), first * placed.slots()),
+                    "{class}"
+                );
+            }
         }
+    }
+
+    /// Once the number of groups followed the number of targets, and groups were chosen by who led them at the
+    /// moment: every failure and every extension would have sent readers to where nothing had been written.
+    #[test]
+    fn an_object_stays_in_its_placement_groups_whatever_happens_to_targets() {
+        let mut map = PoolMap::create(servers(0..4, 4)).unwrap();
+        let pgs = |map: &PoolMap| -> Vec<u32> {
+            let layout = Layout::new(map.clone());
+            let of = |lo| layout.place(oid("RP_2GX", ObjectType::MultiHashed, lo)).unwrap().groups().to_vec();
+            (0..20).flat_map(of).map(|group| group.pg).collect()
+        };
+        let first = pgs(&map);
+        map.apply(&Change::Add(servers(4..8, 4))).unwrap();
+        map.apply(&Change::Happen((16..32).map(|p| (p, Event::Extend)).collect())).unwrap();
+        map.apply(&Change::Happen((16..32).map(|p| (p, Event::Extended)).collect())).unwrap();
+        map.apply(&Change::Happen(vec![(3, Event::Exclude), (9, Event::Exclude)])).unwrap();
+        assert_eq!(pgs(&map), first);
+    }
+
+    #[test]
+    fn a_widest_object_takes_the_new_targets_of_a_pool_that_doubles() {
+        let mut map = PoolMap::create(servers(0..4, 4)).unwrap();
+        map.apply(&Change::Add(servers(4..8, 4))).unwrap();
+        map.apply(&Change::Happen((16..32).map(|p| (p, Event::Extend)).collect())).unwrap();
+        map.apply(&Change::Happen((16..32).map(|p| (p, Event::Extended)).collect())).unwrap();
+        let layout = Layout::new(map);
+        let placed = layout.place(oid("SX", ObjectType::MultiHashed, 1)).unwrap();
+        let used: BTreeSet<u32> = placed.groups().iter().map(|group| group.leader).collect();
+        assert!(used.len() > 24, "of 32 targets, 64 groups use {}", used.len());
     }
 
     #[test]
@@ -156,21 +229,24 @@ mod tests {
         let mut counts = [0u32; 4];
         for lo in 0..4000 {
             let placed = layout.place(oid("S1", ObjectType::MultiHashed, lo)).unwrap();
-            counts[usize::from(placed.groups()[0].leader)] += 1;
+            counts[placed.groups()[0].leader as usize] += 1;
         }
         assert!(counts.iter().all(|&n| (700..1350).contains(&n)), "{counts:?}");
     }
 
     #[test]
     fn consecutive_chunks_of_an_array_go_to_different_targets() {
-        let placed = layout(1, 4).place(oid("SX", ObjectType::ArrayByte, 1)).unwrap();
-        let groups: Vec<usize> = (1..=8).map(|n| placed.group_of(&Key::from(n))).collect();
-        assert_eq!(groups, [1, 2, 3, 0, 1, 2, 3, 0]);
+        let layout = layout(1, 4);
+        let placed = layout.place(oid("SX", ObjectType::ArrayByte, 1)).unwrap();
+        let target = |n: u64| placed.groups()[placed.group_of(&Key::from(n))].leader;
+        let used: BTreeSet<u32> = (0..4).map(target).collect();
+        assert_eq!(used.len(), 4);
+        assert_eq!(placed.group_of(&Key::from(16)), 0);
     }
 
     #[test]
     fn keys_spread_over_the_groups() {
-        let placed = layout(1, 4).place(oid("SX", ObjectType::KvHashed, 1)).unwrap();
+        let placed = layout(1, 4).place(oid("S4", ObjectType::KvHashed, 1)).unwrap();
         let mut counts = [0u32; 4];
         for i in 0..4000u32 {
             counts[placed.group_of(&Key::new(format!("key {i}").into_bytes()).unwrap())] += 1;
@@ -179,11 +255,9 @@ mod tests {
     }
 
     #[test]
-    fn redundant_classes_say_why_they_cannot_be_placed() {
+    fn an_object_that_cannot_be_placed_says_why() {
         let one = layout(1, 2).place(oid("RP_2G1", ObjectType::MultiHashed, 1)).unwrap_err();
         assert_eq!(one.to_string(), "class RP_2G1 keeps 2 copies or cells on as many servers, and the pool has 1");
-        let two = layout(2, 2).place(oid("RP_2G1", ObjectType::MultiHashed, 1));
-        assert!(matches!(two, Err(PlaceError::Unsupported { .. })));
         let none = layout(1, 1).place(ObjectId { hi: 0, lo: 1 });
         assert!(matches!(none, Err(PlaceError::NoClass { .. })));
     }

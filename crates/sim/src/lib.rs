@@ -7,6 +7,7 @@
 //! - [`once`]: a scenario of its own: clients that meet on the same keys, and answers that get lost.
 //! - [`resize`]: another one: storage that gets another size meanwhile.
 //! - [`nemesis`]: what goes wrong.
+//! - [`scale`]: no scenario: what placement does in pools of thousands of servers.
 //!
 //! A failed request is *unknown*, never *absent*: it may have happened, or may yet.
 //!
@@ -19,5 +20,6 @@ pub mod nemesis;
 pub mod once;
 pub mod oracle;
 pub mod resize;
+pub mod scale;
 pub mod scenario;
 pub mod workload;

@@ -2,8 +2,14 @@
 //!
 //! Numbers are upstream's (`daos_obj.h`, `daos_obj_class.h`), because users store them in object ids.
 
+mod automatic;
+mod names;
+
 use std::fmt;
 use std::str::FromStr;
+
+pub use automatic::{Chosen, Hints, Protection, REDUNDANCY_FACTOR_MAX, Spread, TooFewDomains, Width};
+pub use names::SymbolicClass;
 
 /// How an object's keys are compared, and which face it wears.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
@@ -87,6 +93,16 @@ impl ObjectType {
         )
     }
 
+    /// Records of one size under integer dkeys, of which the client makes one sequence.
+    pub fn is_array(self) -> bool {
+        matches!(self, ObjectType::Array | ObjectType::ArrayAttr | ObjectType::ArrayByte)
+    }
+
+    /// One value a dkey.
+    pub fn is_kv(self) -> bool {
+        matches!(self, ObjectType::KvHashed | ObjectType::KvUint64 | ObjectType::KvLexical)
+    }
+
     /// Akeys are 64-bit integers, compared as numbers.
     pub fn akey_is_integer(self) -> bool {
         matches!(self, ObjectType::AkeyUint64 | ObjectType::MultiUint64)
@@ -100,6 +116,24 @@ pub enum Redundancy {
     Replicas { copies: u8 },
     /// Erasure code of `data` + `parity` cells.
     Erasure { data: u8, parity: u8 },
+}
+
+impl Redundancy {
+    /// Copies or cells of a group: slots of a placement group, and fault domains that it needs.
+    pub const fn width(self) -> usize {
+        match self {
+            Redundancy::Replicas { copies } => copies as usize,
+            Redundancy::Erasure { data, parity } => data as usize + parity as usize,
+        }
+    }
+
+    /// How many of them may be lost.
+    pub const fn tolerance(self) -> usize {
+        match self {
+            Redundancy::Replicas { copies } => copies as usize - 1,
+            Redundancy::Erasure { parity, .. } => parity as usize,
+        }
+    }
 }
 
 /// Redundancy code, what it means, and the middle of its class name.
@@ -150,6 +184,18 @@ impl ObjectClass {
     pub fn from_parts(code: u8, groups: u16) -> Option<ObjectClass> {
         let known = REDUNDANCIES.iter().any(|(c, _, _)| *c == code);
         (known && groups > 0).then_some(ObjectClass { code, groups })
+    }
+
+    /// The class of a redundancy and a number of groups; `None` if upstream has no code for the former, or there are
+    /// no groups.
+    pub fn of(redundancy: Redundancy, groups: u16) -> Option<ObjectClass> {
+        let (code, _, _) = REDUNDANCIES.iter().find(|(_, known, _)| *known == redundancy)?;
+        ObjectClass::from_parts(*code, groups)
+    }
+
+    /// Every redundancy that has a code.
+    pub fn redundancies() -> impl Iterator<Item = Redundancy> {
+        REDUNDANCIES.iter().map(|(_, redundancy, _)| *redundancy)
     }
 
     pub const fn redundancy_code(self) -> u8 {

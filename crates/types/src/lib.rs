@@ -18,7 +18,10 @@ mod property;
 mod size;
 mod span;
 
-pub use class::{ClassError, ObjectClass, ObjectType, Redundancy};
+pub use class::{
+    Chosen, ClassError, Hints, ObjectClass, ObjectType, Protection, REDUNDANCY_FACTOR_MAX, Redundancy, Spread,
+    SymbolicClass, TooFewDomains, Width,
+};
 pub use epoch::Epoch;
 pub use error::{Code, Error, Result};
 pub use id::{ContainerId, ObjectId, PoolId, Rank, SessionId, TargetIndex};
