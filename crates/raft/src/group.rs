@@ -421,6 +421,11 @@ impl<S: StateMachine> Group<S> {
     }
 
     async fn change(&self, change: ChangeMembers<Rank, Address>, retain: bool) -> Result<(), ChangeError> {
+        // A leader that has removed itself leads on for a moment, until the others know. It may change nothing more: the
+        // library asserts that who changes members is one.
+        if !self.members().addresses.contains_key(&self.me.rank) {
+            return Err(ChangeError::NotLeader { leader: None });
+        }
         let changed = match rt::timeout(self.config.patience, self.raft.change_membership(change, retain)).await {
             Ok(changed) => changed,
             Err(rt::Elapsed) => return Err(ChangeError::Unknown { cause: "no majority answers".into() }),

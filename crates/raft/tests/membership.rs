@@ -140,6 +140,25 @@ fn a_leader_may_remove_itself() {
     });
 }
 
+/// Found by `a_change_survives_crashes_of_members_in_its_midst`: a leader that votes no more removed itself, and in the
+/// moment that it led on removed another. In the library an assertion failed, which stopped the replica.
+#[test]
+fn a_leader_that_removed_itself_changes_nothing_more() {
+    run(8, async |cluster: Cluster| {
+        cluster.of(4).await;
+        let leader = cluster.leader().expect("it was just made");
+        let me = leader.me().rank;
+        let others: Vec<u32> = (0..4).filter(|rank| Rank(*rank) != me).collect();
+        leader.set_voters(&ranks(others.iter().copied())).await.expect("all are there");
+        leader.remove(me).await.expect("it still leads");
+        let refused = leader.add_learner(&peer(9)).await;
+        assert_eq!(refused, Err(ChangeError::NotLeader { leader: None }));
+        drop(leader);
+        cluster.crash(me.0);
+        cluster.check().await;
+    });
+}
+
 #[test]
 fn what_cannot_be_is_refused() {
     run(4, async |cluster: Cluster| {
