@@ -42,7 +42,6 @@ use crate::limits::{APPEND_ENTRIES_MAX, MESSAGE_BYTES_MAX, SNAPSHOT_BYTES_MAX};
 
 const MAGIC: [u8; 4] = *b"RAFT";
 const VERSION: u8 = 1;
-pub(crate) const HEADER_BYTES: usize = 36;
 
 /// A message and who says it to whom.
 #[derive(Debug)]

@@ -11,7 +11,6 @@
 
 use std::collections::BTreeMap;
 
-use types::SessionId;
 use wire::encoding::{Bytes, encode_bytes};
 use wire::{DecodeError, Reader, Wire};
 
@@ -129,6 +128,8 @@ impl Wire for Sessions {
 
 #[cfg(test)]
 mod tests {
+    use types::SessionId;
+
     use super::*;
 
     fn request(session: u64, number: u64) -> Request {

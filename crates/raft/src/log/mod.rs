@@ -16,10 +16,12 @@
 //! # Not here
 //! The bytes ([`format`]); snapshots.
 
+#[cfg(test)]
+mod crash;
 pub mod format;
 pub mod kept;
 
-use std::cell::RefCell;
+use std::cell::{Cell, RefCell};
 use std::fmt::Debug;
 use std::io;
 use std::ops::{Bound, RangeBounds};
@@ -54,6 +56,7 @@ struct Inner {
     state: RefCell<State>,
     /// Something was put into the queue.
     queued: Notify,
+    slack_bytes: Cell<u64>,
 }
 
 struct State {
@@ -140,7 +143,13 @@ impl Log {
 
     fn of(path: PathBuf, group: GroupId, rank: Rank, kept: Kept, file: File) -> Log {
         let state = RefCell::new(State { kept, file, queue: Queue::default(), failed: None });
-        Log { inner: Rc::new(Inner { path, group, rank, state, queued: Notify::new() }) }
+        Log { inner: Rc::new(Inner { path, group, rank, state, queued: Notify::new(), slack_bytes: Cell::new(LOG_SLACK_BYTES) }) }
+    }
+
+    /// Lets the file be rewritten sooner.
+    #[cfg(test)]
+    fn set_slack(&self, bytes: u64) {
+        self.inner.slack_bytes.set(bytes);
     }
 
     pub(crate) fn look<R>(&self, at: impl FnOnce(&Kept) -> R) -> R {
@@ -206,7 +215,7 @@ impl Log {
         if queue.records == 0 || state.failed.is_some() {
             return Some((Step::Done(Ok(())), queue.waiting));
         }
-        if state.file.end > 2 * state.kept.bytes() as u64 + LOG_SLACK_BYTES {
+        if state.file.end > 2 * state.kept.bytes() as u64 + self.inner.slack_bytes.get() {
             // What was queued is in `kept`, and so in the new file.
             let Inner { path, group, rank, .. } = &*self.inner;
             let written = write_file(path, *group, *rank, &state.kept).map(|file| state.file = file);
