@@ -19,9 +19,12 @@ use types::Rank;
 use wire::Wire;
 
 use crate::error::{ChangeError, OpenError, ProposeError, ReadError};
-use crate::kinds::{Address, Answer, Command, Entry, Leading, Membership, Peer, Request, StoredMembership, Types, Vote, log_id};
+use crate::kinds::{
+    Address, Answer, Command, Entry, Leading, Membership, Peer, Request, StoredMembership, Types, Vote, log_id,
+};
 use crate::limits::{
-    ADDRESS_BYTES_MAX, APPEND_ENTRIES_MAX, COMMAND_BYTES_MAX, Config, IN_FLIGHT_MAX, LOG_BYTES_MAX, MEMBERS_MAX, VOTERS_MAX,
+    ADDRESS_BYTES_MAX, APPEND_ENTRIES_MAX, COMMAND_BYTES_MAX, Config, IN_FLIGHT_MAX, LOG_BYTES_MAX, MEMBERS_MAX,
+    VOTERS_MAX,
 };
 use crate::log::format::Record;
 use crate::log::{self, Log};

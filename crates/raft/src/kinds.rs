@@ -182,32 +182,35 @@ pub(crate) fn encode_membership(membership: &Membership, out: &mut Vec<u8>) {
     }
 }
 
-/// Reads a membership that may govern a group: voters are members, and every set of them has one.
+/// Reads a membership that may govern a group: voters are members, every set of them has one, and all stand in order, so that
+/// there is one way to write each.
 pub(crate) fn decode_membership(from: &mut Reader<'_>) -> Result<Membership, DecodeError> {
     let invalid = DecodeError::Invalid { what: "a membership" };
     let mut sets = Vec::new();
     for _ in 0..u8::decode(from)? {
         let mut set = BTreeSet::new();
         for _ in 0..u8::decode(from)? {
-            set.insert(Rank::decode(from)?);
+            let rank = Rank::decode(from)?;
+            if set.last().is_some_and(|last| rank <= *last) {
+                return Err(invalid);
+            }
+            set.insert(rank);
         }
         sets.push(set);
     }
-    let mut members = BTreeMap::new();
-    let count = u8::decode(from)?;
-    for _ in 0..count {
-        members.insert(Rank::decode(from)?, decode_address(from)?);
+    let mut members: BTreeMap<Rank, Address> = BTreeMap::new();
+    for _ in 0..u8::decode(from)? {
+        let (rank, address) = (Rank::decode(from)?, decode_address(from)?);
+        if members.last_key_value().is_some_and(|(last, _)| rank <= *last) {
+            return Err(invalid);
+        }
+        members.insert(rank, address);
     }
-    if sets.len() > 2 || members.len() != usize::from(count) || members.len() > MEMBERS_MAX {
-        return Err(invalid);
+    match (sets.len(), members.len()) {
+        (0, 0) => Ok(Membership::default()),
+        (1..=2, 1..=MEMBERS_MAX) => Membership::new(sets, members).map_err(|_| invalid),
+        _ => Err(invalid),
     }
-    if sets.is_empty() && members.is_empty() {
-        return Ok(Membership::default());
-    }
-    if sets.is_empty() {
-        return Err(invalid);
-    }
-    Membership::new(sets, members).map_err(|_| invalid)
 }
 
 pub(crate) fn encode_stored(stored: &StoredMembership, out: &mut Vec<u8>) {

@@ -57,7 +57,7 @@ pub use group::{Dictated, Group, GroupId, Members, Role, Standing, Watch};
 pub use kinds::{Address, Peer, Request};
 pub use limits::Config;
 pub use log::kept::read_log;
-pub use machine::StateMachine;
+pub use machine::{StateMachine, read_state};
 pub use message::Message;
 pub use network::{CallError, Calling, Peers};
 pub use snapshot::decode_file as read_snapshot;

@@ -154,7 +154,11 @@ impl RaftNetworkV2<Types> for Link {
         }
     }
 
-    async fn vote(&mut self, ask: VoteRequest<Types>, option: RPCOption) -> Result<VoteResponse<Types>, RPCError<Types>> {
+    async fn vote(
+        &mut self,
+        ask: VoteRequest<Types>,
+        option: RPCOption,
+    ) -> Result<VoteResponse<Types>, RPCError<Types>> {
         self.ask_for_vote(Body::Vote(ask), &option).await
     }
 
@@ -184,8 +188,7 @@ impl RaftNetworkV2<Types> for Link {
         ask: TransferLeaderRequest<Types>,
         option: RPCOption,
     ) -> Result<TransferLeaderResponse<Types>, RPCError<Types>> {
-        let body =
-            Body::TakeOver { vote: *ask.from_leader(), to: *ask.to_node_id(), last: ask.last_log_id().copied() };
+        let body = Body::TakeOver { vote: *ask.from_leader(), to: *ask.to_node_id(), last: ask.last_log_id().copied() };
         match self.ask(body, option.soft_ttl()).await? {
             Body::Taken(true) => Ok(Ok(())),
             Body::Taken(false) => Err(RPCError::Network(NetworkError::from_string("the peer does not take over"))),

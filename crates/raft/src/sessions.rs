@@ -175,7 +175,11 @@ mod tests {
         assert_eq!(sessions.look_up(request(1, 1)), Known::Done(vec![]));
         sessions.remember(request(8_888_888, 1), vec![]);
         assert_eq!(sessions.look_up(request(1, 2)), Known::Done(vec![]), "it was used again");
-        assert_eq!(sessions.look_up(request(2, 1)), Known::New, "the price of a bound: a short session may be forgotten");
+        assert_eq!(
+            sessions.look_up(request(2, 1)),
+            Known::New,
+            "the price of a bound: a short session may be forgotten"
+        );
         assert_eq!(sessions.sessions.len(), SESSIONS_MAX);
         assert_eq!(Sessions::from_bytes(&sessions.to_bytes()), Ok(sessions));
     }

@@ -50,7 +50,7 @@ struct SnapshotHeader {
 const _: () = assert!(size_of::<SnapshotHeader>() == 48);
 const _: () = assert!(offset_of!(SnapshotHeader, bytes) == 32);
 
-fn encode_file(group: GroupId, body: &[u8]) -> Vec<u8> {
+pub(crate) fn encode_file(group: GroupId, body: &[u8]) -> Vec<u8> {
     let mut header = SnapshotHeader::new_zeroed();
     header.magic = MAGIC;
     header.version.set(1);
@@ -91,7 +91,10 @@ pub fn decode_file(file: &[u8]) -> Result<(GroupId, &[u8]), String> {
 ///
 /// # Errors
 /// `Corrupt`, `Foreign`, `Disk`.
-pub(crate) fn load<S: StateMachine>(directory: &Path, group: GroupId) -> Result<Option<(Replicated<S>, Body)>, OpenError> {
+pub(crate) fn load<S: StateMachine>(
+    directory: &Path,
+    group: GroupId,
+) -> Result<Option<(Replicated<S>, Body)>, OpenError> {
     let path = directory.join(FILE);
     if !fs::exists(&path) {
         return Ok(None);

@@ -48,8 +48,10 @@ mod tests {
     use super::*;
 
     fn check(available: &[(u32, u64)], current: &[u32], wanted: usize, chosen: &[u32]) {
-        let candidates: Vec<_> =
-            available.iter().map(|&(rank, domain)| Candidate { rank: Rank(rank), domain, is_available: true }).collect();
+        let candidates: Vec<_> = available
+            .iter()
+            .map(|&(rank, domain)| Candidate { rank: Rank(rank), domain, is_available: true })
+            .collect();
         let ranks = |ranks: &[u32]| ranks.iter().map(|rank| Rank(*rank)).collect::<BTreeSet<_>>();
         assert_eq!(choose_voters(&candidates, &ranks(current), wanted), ranks(chosen));
     }

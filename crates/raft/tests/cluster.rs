@@ -135,7 +135,10 @@ fn a_replica_that_was_away_gets_a_snapshot() {
         assert_eq!(cluster.check().await.len(), 201);
         cluster.crash(2);
         cluster.open(2).await;
-        assert!(cluster.group(2).expect("it is up").local(|list| list.items.len()) > 150, "the snapshot is its own now");
+        assert!(
+            cluster.group(2).expect("it is up").local(|list| list.items.len()) > 150,
+            "the snapshot is its own now"
+        );
         cluster.check().await;
     });
 }

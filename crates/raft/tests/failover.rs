@@ -63,7 +63,13 @@ fn check(count: u32, goes: Goes, limit: Duration) {
     let mut gaps: Vec<(Duration, u64)> = seeds(40).map(|seed| (gap(seed, count, goes), seed)).collect();
     gaps.sort_unstable();
     let at = |part: usize| gaps[(gaps.len() - 1) * part / 100];
-    println!("{count} replicas, leader {goes:?}: p50 {:?}, p90 {:?}, p99 {:?}, longest {:?}", at(50), at(90), at(99), at(100));
+    println!(
+        "{count} replicas, leader {goes:?}: p50 {:?}, p90 {:?}, p99 {:?}, longest {:?}",
+        at(50),
+        at(90),
+        at(99),
+        at(100)
+    );
     assert!(at(100).0 <= limit, "{count} replicas, leader {goes:?}: {:?}", at(100));
 }
 

@@ -143,7 +143,16 @@ impl Log {
 
     fn of(path: PathBuf, group: GroupId, rank: Rank, kept: Kept, file: File) -> Log {
         let state = RefCell::new(State { kept, file, queue: Queue::default(), failed: None });
-        Log { inner: Rc::new(Inner { path, group, rank, state, queued: Notify::new(), slack_bytes: Cell::new(LOG_SLACK_BYTES) }) }
+        Log {
+            inner: Rc::new(Inner {
+                path,
+                group,
+                rank,
+                state,
+                queued: Notify::new(),
+                slack_bytes: Cell::new(LOG_SLACK_BYTES),
+            }),
+        }
     }
 
     /// Lets the file be rewritten sooner.
@@ -254,7 +263,11 @@ impl Log {
 
 /// What the task does next.
 enum Step {
-    Append { disk: Disk, at: u64, frame: Vec<u8> },
+    Append {
+        disk: Disk,
+        at: u64,
+        frame: Vec<u8>,
+    },
     /// It is done, or nothing had to be.
     Done(io::Result<()>),
 }

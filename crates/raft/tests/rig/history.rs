@@ -75,7 +75,12 @@ impl History {
             let place = places.remove(&append.item);
             match (append.answer, place) {
                 (Some((_, answered)), place) => {
-                    assert_eq!(place, Some(answered), "seed {seed}: {:#x} was answered and is lost or moved", append.item);
+                    assert_eq!(
+                        place,
+                        Some(answered),
+                        "seed {seed}: {:#x} was answered and is lost or moved",
+                        append.item
+                    );
                 }
                 (None, Some(_)) => {
                     assert!(append.may_have_happened, "seed {seed}: {:#x} was refused and took effect", append.item);
@@ -92,7 +97,10 @@ impl History {
         let mut earliest_answer: Option<Instant> = None;
         for (place, append) in by_place.iter().rev() {
             if let Some(earliest) = earliest_answer {
-                assert!(earliest >= append.begun, "seed {seed}: place {place} was taken after a later one was answered");
+                assert!(
+                    earliest >= append.begun,
+                    "seed {seed}: place {place} was taken after a later one was answered"
+                );
             }
             if let Some((answered, _)) = append.answer {
                 earliest_answer = Some(earliest_answer.map_or(answered, |earliest| earliest.min(answered)));
