@@ -162,7 +162,11 @@ mod tests {
         crate::golden::check("snapshot", &crate::snapshot::encode_file(crate::GroupId(*b"0123456789abcdef"), &body));
         let mut again = Replicated::<Sum>::from_bytes(&body).unwrap();
         assert_eq!(again.to_bytes(), body);
-        assert_eq!(again.apply(command(5, 1, 7u64.to_bytes())), Answer::Response(Some(7u64).to_bytes()), "still a repeat");
+        assert_eq!(
+            again.apply(command(5, 1, 7u64.to_bytes())),
+            Answer::Response(Some(7u64).to_bytes()),
+            "still a repeat"
+        );
         assert_eq!(read_state::<Sum>(&body).unwrap(), Sum(7));
     }
 

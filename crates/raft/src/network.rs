@@ -96,7 +96,9 @@ impl Link {
     }
 
     async fn ask_for_vote(&self, body: Body, option: &RPCOption) -> Result<VoteResponse<Types>, RPCError<Types>> {
-        match self.ask(body, option.soft_ttl()).await? {
+        // Not less than the library waits itself: behind an answer stands a durable write, and a round that misses it is
+        // lost (decision 0019).
+        match self.ask(body, option.hard_ttl()).await? {
             Body::Voted(voted) => Ok(voted),
             _ => Err(self.strange()),
         }

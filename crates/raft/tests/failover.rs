@@ -6,7 +6,8 @@ mod rig;
 use std::time::Duration;
 
 use raft::{Config, Request, Role};
-use rig::{Cluster, dice, ms, run_with, seeds};
+use rig::{Cluster, dice, ms, run_in, seeds};
+use rt::sim::SimConfig;
 use types::Rank;
 
 #[derive(Clone, Copy, Debug)]
@@ -17,13 +18,19 @@ enum Goes {
     /// What it says is lost, and it still hears the others.
     IsMute,
     HandsOver,
+    /// Its server lets go of it, and goes on with other things.
+    IsDropped,
+    /// Its server stops it in good order.
+    ShutsDown,
 }
 
 /// Writes go on while the leader goes away; the time from then to the first append that a new one answers.
-fn gap(seed: u64, count: u32, goes: Goes) -> Duration {
+fn gap(seed: u64, count: u32, goes: Goes, sync_max: Duration) -> Duration {
     let gap = std::rc::Rc::new(std::cell::Cell::new(Duration::MAX));
     let result = std::rc::Rc::clone(&gap);
-    run_with(seed, Config::default(), async move |cluster: Cluster| {
+    let mut world = SimConfig::seeded(seed);
+    world.disk.sync = ms(1)..=sync_max;
+    run_in(world, Config::default(), async move |cluster: Cluster| {
         cluster.of(count).await;
         let session = cluster.session();
         for number in 1..=5 {
@@ -38,6 +45,10 @@ fn gap(seed: u64, count: u32, goes: Goes) -> Duration {
             Goes::IsKilled => cluster.kill(old.0),
             Goes::IsCutOff => cluster.isolate(old.0),
             Goes::IsMute => (0..count).for_each(|other| cluster.cut(old.0, other)),
+            Goes::IsDropped => drop(cluster.take(old.0)),
+            Goes::ShutsDown => {
+                cluster.sim.spawn_on(cluster.node(old.0), cluster.take(old.0).shutdown()).await.expect("it is up");
+            }
             Goes::HandsOver => {
                 let heir = (0..count).map(Rank).find(|rank| *rank != old).expect("there are others");
                 cluster.leader().expect("nothing fails yet").hand_over(heir).await;
@@ -59,8 +70,8 @@ fn gap(seed: u64, count: u32, goes: Goes) -> Duration {
 }
 
 /// No gap of so many seeds is longer than `limit`.
-fn check(count: u32, goes: Goes, limit: Duration) {
-    let mut gaps: Vec<(Duration, u64)> = seeds(40).map(|seed| (gap(seed, count, goes), seed)).collect();
+fn check(count: u32, goes: Goes, sync_max: Duration, limit: Duration) {
+    let mut gaps: Vec<(Duration, u64)> = seeds(40).map(|seed| (gap(seed, count, goes, sync_max), seed)).collect();
     gaps.sort_unstable();
     let at = |part: usize| gaps[(gaps.len() - 1) * part / 100];
     println!(
@@ -76,8 +87,8 @@ fn check(count: u32, goes: Goes, limit: Duration) {
 #[test]
 fn a_leader_that_stops_is_replaced_in_about_a_second() {
     for count in [3, 5] {
-        for goes in [Goes::Crashes, Goes::IsKilled, Goes::IsCutOff, Goes::IsMute] {
-            check(count, goes, ms(2000));
+        for goes in [Goes::Crashes, Goes::IsKilled, Goes::IsCutOff, Goes::IsMute, Goes::IsDropped, Goes::ShutsDown] {
+            check(count, goes, ms(2), ms(1600));
         }
     }
 }
@@ -85,6 +96,15 @@ fn a_leader_that_stops_is_replaced_in_about_a_second() {
 #[test]
 fn a_leader_that_hands_over_is_replaced_at_once() {
     for count in [3, 5] {
-        check(count, Goes::HandsOver, ms(300));
+        check(count, Goes::HandsOver, ms(2), ms(300));
     }
+}
+
+/// Some leaders were replaced only after 4 to 12 seconds, on a machine whose disk was shared with others. Behind each vote stand
+/// two durable writes, the candidate's and the voter's, and a round counts as lost when a voter's takes longer than
+/// `election_min`. So a disk whose syncs take half of that costs some tenths of a second, and one whose syncs take as long
+/// costs rounds (decision 0019).
+#[test]
+fn a_disk_with_syncs_of_half_an_election_timeout_costs_some_tenths_of_a_second() {
+    check(3, Goes::Crashes, ms(150), ms(2300));
 }

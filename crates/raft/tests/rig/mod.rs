@@ -184,7 +184,16 @@ pub fn run_with<F: Future<Output = ()> + 'static>(
     config: Config,
     test: impl FnOnce(Cluster) -> F + 'static,
 ) -> u64 {
-    let sim = Sim::new(SimConfig { time_limit: Duration::from_secs(3600), ..SimConfig::seeded(seed) });
+    run_in(SimConfig::seeded(seed), config, test)
+}
+
+/// As [`run`], in a world of another kind.
+pub fn run_in<F: Future<Output = ()> + 'static>(
+    world: SimConfig,
+    config: Config,
+    test: impl FnOnce(Cluster) -> F + 'static,
+) -> u64 {
+    let sim = Sim::new(SimConfig { time_limit: Duration::from_secs(3600), ..world });
     sim.run(async move {
         let net = Rc::new(Net::default());
         net.delay_max_us.set(1000);
@@ -287,6 +296,12 @@ impl Cluster {
     pub fn kill(&self, rank: u32) {
         self.sim.kill(self.node(rank));
         self.net.groups.borrow_mut().remove(&Rank(rank));
+    }
+
+    /// Takes a group out of its server, which runs on: peers do not find it any more.
+    pub fn take(&self, rank: u32) -> Group<List> {
+        let group = self.net.groups.borrow_mut().remove(&Rank(rank)).expect("it is up");
+        Rc::try_unwrap(group).ok().expect("nobody else holds it")
     }
 
     pub fn cut(&self, from: u32, to: u32) {
