@@ -2,7 +2,6 @@
 
 use std::cell::{Cell, RefCell};
 use std::collections::{BTreeMap, BTreeSet};
-use std::fmt;
 use std::path::{Path, PathBuf};
 use std::rc::Rc;
 use std::sync::Arc;
@@ -20,7 +19,7 @@ use wire::Wire;
 
 use crate::error::{ChangeError, OpenError, ProposeError, ReadError};
 use crate::kinds::{
-    Address, Answer, Command, Entry, Leading, Membership, Peer, Request, StoredMembership, Types, Vote, log_id,
+    Address, Answer, Command, Entry, GroupId, Leading, Membership, Peer, Request, StoredMembership, Types, Vote, log_id,
 };
 use crate::limits::{
     ADDRESS_BYTES_MAX, APPEND_ENTRIES_MAX, COMMAND_BYTES_MAX, Config, IN_FLIGHT_MAX, LOG_BYTES_MAX, MEMBERS_MAX,
@@ -33,16 +32,6 @@ use crate::message::{Body, Message, Part, Refusal, Stored};
 use crate::network::{Network, Peers, refuse};
 use crate::runtime::WatchReceiver;
 use crate::snapshot::{self, Driven};
-
-/// Names a group: a pool's id, or the system's.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
-pub struct GroupId(pub [u8; 16]);
-
-impl fmt::Display for GroupId {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        self.0.iter().try_for_each(|byte| write!(f, "{byte:02x}"))
-    }
-}
 
 /// What a replica does in its group.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

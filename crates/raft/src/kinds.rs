@@ -51,6 +51,16 @@ pub(crate) type Membership = openraft::Membership<Rank, Address>;
 pub(crate) type StoredMembership = openraft::StoredMembership<Leading, Rank, Address>;
 pub(crate) type SnapshotMeta = openraft::SnapshotMeta<Leading, Rank, Address>;
 
+/// Names a group: a pool's id, or the system's.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct GroupId(pub [u8; 16]);
+
+impl fmt::Display for GroupId {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        self.0.iter().try_for_each(|byte| write!(f, "{byte:02x}"))
+    }
+}
+
 /// Where a replica is reached, as [`crate::Peers`] understands it.
 #[derive(Clone, Debug, PartialEq, Eq, Default)]
 pub struct Address(pub String);

@@ -53,8 +53,8 @@ mod snapshot;
 mod voters;
 
 pub use error::{ChangeError, OpenError, ProposeError, ReadError};
-pub use group::{Dictated, Group, GroupId, Members, Role, Standing, Watch};
-pub use kinds::{Address, Peer, Request};
+pub use group::{Dictated, Group, Members, Role, Standing, Watch};
+pub use kinds::{Address, GroupId, Peer, Request};
 pub use limits::Config;
 pub use log::kept::read_log;
 pub use machine::{StateMachine, read_state};

@@ -33,9 +33,8 @@ use types::Rank;
 use wire::encoding::{Bytes, encode_bytes};
 use wire::{DecodeError, Reader, Wire};
 
-use crate::group::GroupId;
 use crate::kinds::{
-    LogId, SnapshotMeta, Types, Vote, decode_entry, decode_log_id, decode_option, decode_stored, decode_vote,
+    GroupId, LogId, SnapshotMeta, Types, Vote, decode_entry, decode_log_id, decode_option, decode_stored, decode_vote,
     encode_entry, encode_log_id, encode_option, encode_stored, encode_vote,
 };
 use crate::limits::{APPEND_ENTRIES_MAX, MESSAGE_BYTES_MAX, SNAPSHOT_BYTES_MAX};

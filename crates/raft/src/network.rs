@@ -16,8 +16,7 @@ use openraft::type_config::alias::SnapshotOf;
 use openraft::{RaftNetworkFactory, RaftNetworkV2};
 use types::Rank;
 
-use crate::group::GroupId;
-use crate::kinds::{Address, Peer, Types, Vote};
+use crate::kinds::{Address, GroupId, Peer, Types, Vote};
 use crate::limits::SNAPSHOT_PART_BYTES;
 use crate::message::{Body, Message, Part, Refusal, Stored};
 use crate::snapshot;

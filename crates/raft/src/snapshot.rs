@@ -15,8 +15,7 @@ use zerocopy::little_endian::{U32, U64};
 use zerocopy::{FromBytes, FromZeros, Immutable, IntoBytes, KnownLayout};
 
 use crate::error::OpenError;
-use crate::group::GroupId;
-use crate::kinds::{Answer, LogId, SnapshotMeta, StoredMembership, Types};
+use crate::kinds::{Answer, GroupId, LogId, SnapshotMeta, StoredMembership, Types};
 use crate::limits::SNAPSHOT_BYTES_MAX;
 use crate::machine::{Replicated, StateMachine};
 

@@ -19,9 +19,8 @@ use wire::{DecodeError, Reader, Wire};
 use zerocopy::little_endian::{U32, U64};
 use zerocopy::{FromBytes, FromZeros, Immutable, IntoBytes, KnownLayout};
 
-use crate::group::GroupId;
 use crate::kinds::{
-    Entry, LogId, Vote, decode_entry, decode_log_id, decode_option, decode_vote, encode_entry, encode_log_id,
+    Entry, GroupId, LogId, Vote, decode_entry, decode_log_id, decode_option, decode_vote, encode_entry, encode_log_id,
     encode_option, encode_vote,
 };
 

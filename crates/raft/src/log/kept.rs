@@ -8,8 +8,7 @@ use zerocopy::IntoBytes;
 use super::format::{
     ALIGNMENT, Fault, LogHeader, Record, decode_frame, decode_header, encode_frame, encode_header, encode_record,
 };
-use crate::group::GroupId;
-use crate::kinds::{Entry, LogId, Vote, entry_bytes};
+use crate::kinds::{Entry, GroupId, LogId, Vote, entry_bytes};
 use crate::limits::FRAME_BYTES;
 
 /// Vote, commitment and entries of one replica.

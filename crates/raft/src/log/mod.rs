@@ -37,8 +37,7 @@ use types::Rank;
 use self::format::{Fault, Record, encode_frame, encode_record};
 use self::kept::{Kept, read_log};
 use crate::error::OpenError;
-use crate::group::GroupId;
-use crate::kinds::{Entry, LogId, Types, Vote, entry_bytes};
+use crate::kinds::{Entry, GroupId, LogId, Types, Vote, entry_bytes};
 use crate::limits::{APPEND_BYTES_MAX, LOG_SLACK_BYTES};
 
 const FILE: &str = "log";
