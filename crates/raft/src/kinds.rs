@@ -112,6 +112,9 @@ pub enum Answer {
     Unreadable,
 }
 
+/// Terms and indices are counted on from what a peer says: nobody honest gets here, and behind it is room to count.
+const NUMBER_MAX: u64 = u64::MAX / 2;
+
 pub(crate) fn log_id(term: u64, index: u64) -> LogId {
     LogId::new(Leading::new(term), index)
 }
@@ -123,8 +126,7 @@ pub(crate) fn encode_log_id(id: &LogId, out: &mut Vec<u8>) {
 
 pub(crate) fn decode_log_id(from: &mut Reader<'_>) -> Result<LogId, DecodeError> {
     let (term, index) = Wire::decode(from)?;
-    // Indices are counted on from; one at the end of numbers would overflow.
-    if index == u64::MAX || term == u64::MAX {
+    if index > NUMBER_MAX || term > NUMBER_MAX {
         return Err(DecodeError::Invalid { what: "a log id" });
     }
     Ok(log_id(term, index))
@@ -153,7 +155,7 @@ pub(crate) fn encode_vote(vote: &Vote, out: &mut Vec<u8>) {
 pub(crate) fn decode_vote(from: &mut Reader<'_>) -> Result<Vote, DecodeError> {
     let term = u64::decode(from)?;
     let rank = Rank::decode(from)?;
-    if term == u64::MAX {
+    if term > NUMBER_MAX {
         return Err(DecodeError::Invalid { what: "a term" });
     }
     match bool::decode(from)? {

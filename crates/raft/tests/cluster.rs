@@ -6,8 +6,8 @@ mod rig;
 use std::cell::Cell;
 use std::rc::Rc;
 
-use raft::Request;
-use rig::{Cluster, dice, ms, run, seeds};
+use raft::{Message, ProposeError, Request};
+use rig::{Append, Cluster, dice, ms, run, seeds};
 
 /// Clients that append and read until `is_over`.
 fn clients(cluster: &Cluster, count: usize, is_over: &Rc<Cell<bool>>) -> Vec<rt::JoinHandle<()>> {
@@ -139,6 +139,83 @@ fn a_replica_that_was_away_gets_a_snapshot() {
             cluster.group(2).expect("it is up").local(|list| list.items.len()) > 150,
             "the snapshot is its own now"
         );
+        cluster.check().await;
+    });
+}
+
+/// Large commands, a large snapshot in parts, and a network that loses some of them. The rig checks the size of each message.
+#[test]
+fn large_commands_and_snapshots_pass_a_network_that_loses() {
+    for seed in seeds(2) {
+        run(seed, async |cluster: Cluster| {
+            cluster.of(3).await;
+            cluster.crash(2);
+            cluster.net.lost_percent.set(10);
+            let session = cluster.session();
+            for number in 1..=30 {
+                let request = Request { session, number };
+                cluster.append_large(request, ms(20_000), 200 << 10).await.expect("two of three are there");
+            }
+            cluster.open(2).await;
+            cluster
+                .settle("the snapshot", async || {
+                    let items = cluster.group(2)?.local(|list| list.ballast.len());
+                    (items >= 20 * (200 << 10)).then_some(())
+                })
+                .await;
+            cluster.heal();
+            assert_eq!(cluster.check().await.len(), 31);
+        });
+    }
+}
+
+/// What is proposed at once shares writes, and beyond the bound is refused, not queued.
+#[test]
+fn proposals_at_once_share_their_writes_and_are_bounded() {
+    run(11, async |cluster: Cluster| {
+        cluster.of(3).await;
+        let leader = cluster.leader().expect("it was just made");
+        let begun = rt::now();
+        let proposals = (0..400).map(|item| {
+            let leader = Rc::clone(&leader);
+            rt::spawn_local(async move { leader.propose(None, &Append::of(item)).await })
+        });
+        let (mut done, mut refused) = (0, 0);
+        for proposal in proposals.collect::<Vec<_>>() {
+            match proposal.await.expect("it does not panic") {
+                Ok(_) => done += 1,
+                Err(ProposeError::Busy) => refused += 1,
+                Err(error) => panic!("{error}"),
+            }
+        }
+        assert_eq!((done, refused), (256, 144));
+        assert!(begun.elapsed() < ms(60), "256 commands took {:?}", begun.elapsed());
+        let huge = Append { item: 1, ballast: vec![0; 300 << 10] };
+        assert!(matches!(leader.propose(None, &huge).await, Err(ProposeError::TooLarge { .. })));
+    });
+}
+
+/// Bytes that no replica would send are refused, and the group goes on.
+#[test]
+fn noise_from_a_peer_is_refused() {
+    run(12, async |cluster: Cluster| {
+        cluster.of(3).await;
+        let group = cluster.group(1).expect("it is up");
+        let mut noise = rt::Rng::seeded(5);
+        for length in 0..500 {
+            let mut bytes = vec![0; length];
+            noise.fill(&mut bytes);
+            let answer = Message::decode(&group.handle(&bytes).await).expect("an answer is a message");
+            assert!(format!("{:?}", answer.body).contains("Unreadable"));
+        }
+        // A good answer is no question, and a message for somebody else is not for us.
+        let good = group.handle(&[]).await;
+        let answer = Message::decode(&group.handle(&good).await).expect("an answer is a message");
+        assert!(format!("{:?}", answer.body).contains("Unreadable"));
+        let other = cluster.group(2).expect("it is up").handle(&good).await;
+        let answer = Message::decode(&other).expect("an answer is a message");
+        assert!(format!("{:?}", answer.body).contains("Misdirected"));
+        drop(group);
         cluster.check().await;
     });
 }

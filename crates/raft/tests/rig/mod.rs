@@ -29,9 +29,11 @@ pub const fn ms(count: u64) -> Duration {
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct List {
     pub items: Vec<u64>,
+    /// Makes the state large.
+    pub ballast: Vec<u8>,
 }
 
-/// Appends an item; the ballast makes the command large.
+/// Appends an item; the ballast makes the command large, and stays in the state.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Append {
     pub item: u64,
@@ -57,9 +59,10 @@ impl Wire for Append {
 impl Wire for List {
     fn encode(&self, out: &mut Vec<u8>) {
         self.items.encode(out);
+        wire::encoding::encode_bytes(&self.ballast, out);
     }
     fn decode(from: &mut Reader<'_>) -> Result<List, DecodeError> {
-        Ok(List { items: Wire::decode(from)? })
+        Ok(List { items: Wire::decode(from)?, ballast: from.counted()?.to_vec() })
     }
 }
 
@@ -70,6 +73,7 @@ impl StateMachine for List {
 
     fn apply(&mut self, append: Append) -> u64 {
         self.items.push(append.item);
+        self.ballast.extend(append.ballast);
         self.items.len() as u64 - 1
     }
 }
