@@ -10,7 +10,8 @@ pub(crate) fn log(data: &[u8]) {
     read(data);
     let count = |payload: &[u8]| {
         let (mut at, mut count) = (0, 0u32);
-        while let Some(length) = payload.get(at..at + 4).and_then(|bytes| bytes.try_into().ok()).map(u32::from_le_bytes) {
+        while let Some(length) = payload.get(at..at + 4).and_then(|bytes| bytes.try_into().ok()).map(u32::from_le_bytes)
+        {
             at += 4 + length as usize;
             count += 1;
         }
