@@ -14,6 +14,7 @@
 mod media;
 mod messages;
 mod operations;
+mod raft;
 #[path = "../../crates/vos/tests/rig/mod.rs"]
 mod rig;
 mod store;
@@ -30,6 +31,9 @@ pub const TARGETS: &[(&str, fn(&[u8]))] = &[
     ("root", media::root),
     ("log", media::log),
     ("page", media::page),
+    ("raft-log", raft::log),
+    ("raft-message", raft::message),
+    ("raft-snapshot", raft::snapshot),
     ("store-record", store::record),
     ("store-page", store::page),
     ("store-describe", store::describe),

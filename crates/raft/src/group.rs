@@ -1,0 +1,680 @@
+//! [`Group`]: one replica of a replicated service, and all that a service and a server ask of it.
+
+use std::cell::{Cell, RefCell};
+use std::collections::{BTreeMap, BTreeSet};
+use std::path::{Path, PathBuf};
+use std::rc::Rc;
+use std::sync::Arc;
+
+use openraft::errors::{
+    ChangeMembershipError, ClientWriteError, Fatal, ForwardToLeader, InitializeError, LinearizableReadError, RaftError,
+};
+use openraft::impls::OneshotResponder;
+use openraft::rt::WatchReceiver as _;
+use openraft::{ChangeMembers, EntryPayload, Raft, RaftMetrics, ReadPolicy, ServerState, SnapshotPolicy};
+use rt::disk::{Disk, OpenMode, fs};
+use tokio::sync::Semaphore;
+use types::Rank;
+use wire::Wire;
+
+use crate::error::{ChangeError, OpenError, ProposeError, ReadError};
+use crate::kinds::{
+    Address, Answer, Command, Entry, GroupId, Leading, Membership, Peer, Request, StoredMembership, Types, Vote, log_id,
+};
+use crate::limits::{
+    ADDRESS_BYTES_MAX, APPEND_ENTRIES_MAX, COMMAND_BYTES_MAX, Config, IN_FLIGHT_MAX, LOG_BYTES_MAX, MEMBERS_MAX,
+    VOTERS_MAX,
+};
+use crate::log::format::Record;
+use crate::log::{self, Log};
+use crate::machine::{Replicated, StateMachine};
+use crate::message::{Body, Message, Part, Refusal, Stored};
+use crate::network::{Network, Peers, refuse};
+use crate::runtime::WatchReceiver;
+use crate::snapshot::{self, Driven};
+
+/// What a replica does in its group.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Role {
+    /// It follows and does not vote.
+    Learner,
+    Follower,
+    Candidate,
+    Leader,
+    /// It does nothing any more.
+    Stopped,
+}
+
+/// How a replica stands, at a moment.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Standing {
+    pub role: Role,
+    /// Grows with every election; a leader is the only one of its term.
+    pub term: u64,
+    pub leader: Option<Peer>,
+    /// Index of the last entry that the state includes.
+    pub applied: Option<u64>,
+}
+
+/// Who belongs to a group.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Members {
+    /// While the voters change, those of before and after together.
+    pub voters: BTreeSet<Rank>,
+    /// Voters and learners, and where they are reached.
+    pub addresses: BTreeMap<Rank, Address>,
+    /// The last change is committed.
+    pub is_settled: bool,
+}
+
+/// What a forced recovery did.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Dictated {
+    /// Who voted before.
+    pub voters: BTreeSet<Rank>,
+    /// The last entry that this replica had. Commands behind it, which the others may have answered, are lost.
+    pub last: u64,
+    /// Entries of this replica that it did not know to be committed: they count now, answered or not.
+    pub unconfirmed: u64,
+    /// The term in which it speaks. What the others say in this term or an earlier one does not count any more.
+    pub term: u64,
+}
+
+/// One replica of a replicated service. Not `Send`: it lives on the thread of its service.
+///
+/// Dropping it stops the replica as a crash would; [`Group::shutdown`] does it in good order.
+pub struct Group<S: StateMachine> {
+    me: Peer,
+    id: GroupId,
+    config: Config,
+    raft: Raft<Types, Driven<S>>,
+    state: Rc<RefCell<Replicated<S>>>,
+    log: Log,
+    in_flight: Semaphore,
+    /// The snapshot that is coming in.
+    incoming: RefCell<Option<Incoming>>,
+    /// The applied index at which a snapshot was last asked for because of bytes.
+    relieved: Cell<u64>,
+    _flusher: rt::TaskSet,
+    _lock: Disk,
+}
+
+/// Parts of a snapshot that have come in.
+struct Incoming {
+    /// The first part without its bytes: later ones must agree with it.
+    about: Part,
+    bytes: Vec<u8>,
+}
+
+/// A replica's files, locked.
+struct Files {
+    directory: PathBuf,
+    lock: Disk,
+}
+
+impl Files {
+    fn lock(directory: &Path) -> Result<Files, OpenError> {
+        let mode = OpenMode { create: true, direct: false, exclusive_lock: true };
+        let lock = Disk::open(directory.join("lock"), mode)?;
+        Ok(Files { directory: directory.to_owned(), lock })
+    }
+
+    /// The log of a replica that is made now. One that was made and never used, before a crash, will do.
+    fn fresh_log(&self, id: GroupId, rank: Rank) -> Result<Log, OpenError> {
+        if !log::exists(&self.directory) {
+            return Log::create(&self.directory, id, rank);
+        }
+        let log = Log::open(&self.directory, id, rank)?;
+        match log.look(|kept| kept.last().is_none() && kept.vote.is_none()) {
+            true => Ok(log),
+            false => Err(OpenError::Exists { path: self.directory.clone() }),
+        }
+    }
+}
+
+impl<S: StateMachine> Group<S> {
+    /// Makes a new group of which this replica is the only voter, in a directory without one.
+    ///
+    /// `machine` is the state before the first command; every replica of the group begins with the same.
+    ///
+    /// # Errors
+    /// `Exists`, `Disk`, `Config`. After a crash in here, it may be called again.
+    pub async fn create(
+        directory: &Path,
+        id: GroupId,
+        me: Peer,
+        machine: S,
+        peers: Rc<dyn Peers>,
+        config: Config,
+    ) -> Result<Group<S>, OpenError> {
+        fs::create_dir_all(directory)?;
+        let files = Files::lock(directory)?;
+        let log = files.fresh_log(id, me.rank)?;
+        let group = Group::start(files, id, me.clone(), Replicated::new(machine), None, log, peers, config).await?;
+        match group.raft.initialize(BTreeMap::from([(me.rank, me.address)])).await {
+            // After a crash behind the first entry, there is nothing left to do.
+            Ok(()) | Err(RaftError::APIError(InitializeError::NotAllowed(_))) => Ok(group),
+            Err(RaftError::APIError(error)) => Err(OpenError::Stopped(error.to_string())),
+            Err(RaftError::Fatal(error)) => Err(OpenError::Stopped(error.to_string())),
+        }
+    }
+
+    /// Makes a replica that knows nothing yet, in a directory without one: the leader finds it once it is a member.
+    ///
+    /// # Errors
+    /// As of [`Group::create`].
+    pub async fn join(
+        directory: &Path,
+        id: GroupId,
+        me: Peer,
+        machine: S,
+        peers: Rc<dyn Peers>,
+        config: Config,
+    ) -> Result<Group<S>, OpenError> {
+        fs::create_dir_all(directory)?;
+        let files = Files::lock(directory)?;
+        let log = files.fresh_log(id, me.rank)?;
+        Group::start(files, id, me, Replicated::new(machine), None, log, peers, config).await
+    }
+
+    /// Opens a replica that was made before. `machine` is the same as then.
+    ///
+    /// # Errors
+    /// `Missing`, `Foreign`, `Corrupt`, `Disk`, `Config`.
+    pub async fn open(
+        directory: &Path,
+        id: GroupId,
+        me: Peer,
+        machine: S,
+        peers: Rc<dyn Peers>,
+        config: Config,
+    ) -> Result<Group<S>, OpenError> {
+        if !log::exists(directory) {
+            return Err(OpenError::Missing { path: directory.to_owned() });
+        }
+        let files = Files::lock(directory)?;
+        let (log, state, snapshot) = read_files(directory, id, me.rank, machine)?;
+        Group::start(files, id, me, state, snapshot, log, peers, config).await
+    }
+
+    #[expect(clippy::too_many_arguments, reason = "the three ways in gather here")]
+    async fn start(
+        files: Files,
+        id: GroupId,
+        me: Peer,
+        state: Replicated<S>,
+        snapshot: Option<snapshot::Body>,
+        log: Log,
+        peers: Rc<dyn Peers>,
+        config: Config,
+    ) -> Result<Group<S>, OpenError> {
+        check_address(&me.address).map_err(OpenError::Config)?;
+        let settings = settings(&config)?;
+        let mut flusher = rt::TaskSet::new();
+        flusher.spawn_local(log.clone().run());
+        let state = Rc::new(RefCell::new(state));
+        let driven = Driven::new(&files.directory, id, Rc::clone(&state), snapshot);
+        let network = Network { peers, group: id, me: me.rank };
+        let raft = Raft::new(me.rank, Arc::new(settings), network, log.clone(), driven)
+            .await
+            .map_err(|error| OpenError::Stopped(error.to_string()))?;
+        Ok(Group {
+            me,
+            id,
+            config,
+            raft,
+            state,
+            log,
+            in_flight: Semaphore::new(IN_FLIGHT_MAX),
+            incoming: RefCell::new(None),
+            relieved: Cell::new(0),
+            _flusher: flusher,
+            _lock: files.lock,
+        })
+    }
+
+    pub fn me(&self) -> &Peer {
+        &self.me
+    }
+
+    /// Has a command applied, once it is committed, and gives its response. With `request`, a repeat gets the first response.
+    ///
+    /// Cost: one durable write here and one round trip with a durable write to a majority; many at once share them.
+    /// Dropping the future leaves the outcome open.
+    ///
+    /// # Errors
+    /// [`ProposeError`] says after each whether something was done. `Unknown`: a repeat with the same request tells.
+    pub async fn propose(&self, request: Option<Request>, command: &S::Command) -> Result<S::Response, ProposeError> {
+        self.propose_in(None, request, command).await
+    }
+
+    /// As [`Group::propose`], if this replica leads in `term`: what was decided from the state of that reign.
+    ///
+    /// # Errors
+    /// `NotLeader` too when it leads again, in another term.
+    pub async fn propose_as(
+        &self,
+        term: u64,
+        request: Option<Request>,
+        command: &S::Command,
+    ) -> Result<S::Response, ProposeError> {
+        self.propose_in(Some(term), request, command).await
+    }
+
+    async fn propose_in(
+        &self,
+        term: Option<u64>,
+        request: Option<Request>,
+        command: &S::Command,
+    ) -> Result<S::Response, ProposeError> {
+        let bytes = command.to_bytes();
+        if bytes.len() > COMMAND_BYTES_MAX {
+            return Err(ProposeError::TooLarge { bytes: bytes.len(), limit: COMMAND_BYTES_MAX });
+        }
+        let _permit = self.in_flight.try_acquire().map_err(|_| ProposeError::Busy)?;
+        self.relieve().await;
+        let (responder, answer) = OneshotResponder::new_pair();
+        let mut write = self.raft.write(Command { request, bytes }).responder(responder);
+        if let Some(term) = term {
+            write = write.with_leader(Leading::new(term));
+        }
+        let outcome = rt::timeout(self.config.patience, async {
+            write.await.map_err(|error| ProposeError::Stopped { cause: error.to_string() })?;
+            answer.await.map_err(|_| ProposeError::Unknown { cause: "the replica stopped".into() })
+        });
+        let written = match outcome.await {
+            Ok(outcome) => outcome?,
+            Err(rt::Elapsed) => return Err(ProposeError::Unknown { cause: "no majority answers".into() }),
+        };
+        let answer = written.map_err(|error| match error {
+            ClientWriteError::ForwardToLeader(to) => ProposeError::NotLeader { leader: leader(to) },
+            ClientWriteError::LogEntryDiscarded(_) => {
+                ProposeError::Unknown { cause: "the leader changed before it was committed".into() }
+            }
+            other => ProposeError::Unknown { cause: other.to_string() },
+        })?;
+        match answer.data {
+            Answer::Response(bytes) => S::Response::from_bytes(&bytes).map_err(|_| ProposeError::Unreadable),
+            Answer::Forgotten => Err(ProposeError::Forgotten),
+            Answer::Nothing | Answer::Unreadable => Err(ProposeError::Unreadable),
+        }
+    }
+
+    /// Looks at the state, which includes every command that was answered, by whomever, before this was called.
+    ///
+    /// Cost: one round trip to a majority, without a write.
+    ///
+    /// # Errors
+    /// [`ReadError`].
+    pub async fn read<R>(&self, look: impl FnOnce(&S) -> R) -> Result<R, ReadError> {
+        let _permit = self.in_flight.try_acquire().map_err(|_| ReadError::Busy)?;
+        let stopped = |error: Fatal<Types>| ReadError::Stopped { cause: error.to_string() };
+        let confirmed = rt::timeout(self.config.patience, async {
+            let reader = self.raft.get_read_linearizer(ReadPolicy::ReadIndex).await;
+            let reader = reader.map_err(|error| match error {
+                RaftError::APIError(LinearizableReadError::ForwardToLeader(to)) => {
+                    ReadError::NotLeader { leader: leader(to) }
+                }
+                RaftError::APIError(LinearizableReadError::QuorumNotEnough(_)) => ReadError::NoMajority,
+                RaftError::Fatal(error) => stopped(error),
+            })?;
+            reader.await_ready(&self.raft).await.map(drop).map_err(stopped)
+        });
+        match confirmed.await {
+            Ok(Ok(())) => Ok(self.local(look)),
+            Ok(Err(error)) => Err(error),
+            Err(rt::Elapsed) => Err(ReadError::NoMajority),
+        }
+    }
+
+    /// Looks at the state as this replica has it, which may be behind.
+    pub fn local<R>(&self, look: impl FnOnce(&S) -> R) -> R {
+        look(&self.state.borrow().machine)
+    }
+
+    pub fn standing(&self) -> Standing {
+        standing(&self.raft.metrics().borrow_watched())
+    }
+
+    /// True if this replica leads in `term`, as far as it knows: what a reconciler asks before each step. What must not
+    /// happen in another reign goes through [`Group::propose_as`].
+    pub fn is_leader(&self, term: u64) -> bool {
+        let standing = self.standing();
+        standing.role == Role::Leader && standing.term == term
+    }
+
+    /// Tells of changes of the [`Standing`].
+    pub fn watch(&self) -> Watch {
+        Watch { metrics: self.raft.metrics() }
+    }
+
+    pub fn members(&self) -> Members {
+        let metrics = self.raft.metrics();
+        let metrics = metrics.borrow_watched();
+        let membership = &metrics.membership_config;
+        Members {
+            voters: membership.voter_ids().collect(),
+            addresses: membership.membership().nodes().map(|(rank, address)| (*rank, address.clone())).collect(),
+            is_settled: metrics.membership_config == metrics.committed_membership_config,
+        }
+    }
+
+    /// Entries that `rank` lacks, as far as this leader knows. `None`: it does not lead, or `rank` has nothing yet.
+    pub fn lag(&self, rank: Rank) -> Option<u64> {
+        let metrics = self.raft.metrics();
+        let metrics = metrics.borrow_watched();
+        let has = (*metrics.replication.as_ref()?.get(&rank)?)?;
+        Some(metrics.last_log_index.unwrap_or(0).saturating_sub(has.index))
+    }
+
+    /// Makes a replica, which has joined or will, a learner: it gets the log, and does not vote. Fine if it is a member.
+    ///
+    /// # Errors
+    /// [`ChangeError`].
+    pub async fn add_learner(&self, peer: &Peer) -> Result<(), ChangeError> {
+        check_address(&peer.address).map_err(ChangeError::Invalid)?;
+        let members = self.members();
+        if members.addresses.get(&peer.rank) == Some(&peer.address) {
+            return Ok(());
+        }
+        if members.addresses.len() >= MEMBERS_MAX {
+            return Err(ChangeError::Invalid(format!("a group has at most {MEMBERS_MAX} members")));
+        }
+        self.change(ChangeMembers::AddNodes(BTreeMap::from([(peer.rank, peer.address.clone())])), true).await
+    }
+
+    /// Makes exactly these members vote; those that voted before become learners. Both majorities, of before and after,
+    /// agree to it. Wait until [`Group::lag`] is small before a learner votes: the group waits for it else.
+    ///
+    /// # Errors
+    /// [`ChangeError`].
+    pub async fn set_voters(&self, voters: &BTreeSet<Rank>) -> Result<(), ChangeError> {
+        if voters.is_empty() || voters.len() > VOTERS_MAX {
+            return Err(ChangeError::Invalid(format!("a group has 1 to {VOTERS_MAX} voters")));
+        }
+        self.change(ChangeMembers::ReplaceAllVoters(voters.clone()), true).await
+    }
+
+    /// Removes a replica from the group. Fine if it is no member. A leader may remove itself: it hands over.
+    ///
+    /// # Errors
+    /// [`ChangeError`]; `Invalid` for the last voter.
+    pub async fn remove(&self, rank: Rank) -> Result<(), ChangeError> {
+        let members = self.members();
+        if !members.addresses.contains_key(&rank) {
+            return Ok(());
+        }
+        match members.voters.contains(&rank) {
+            true if members.voters.len() == 1 => Err(ChangeError::Invalid("a group keeps one voter".into())),
+            // In one go: a leader that took its vote first would not be there to remove itself.
+            true => self.change(ChangeMembers::RemoveVoters(BTreeSet::from([rank])), false).await,
+            false => self.change(ChangeMembers::RemoveNodes(BTreeSet::from([rank])), true).await,
+        }
+    }
+
+    async fn change(&self, change: ChangeMembers<Rank, Address>, retain: bool) -> Result<(), ChangeError> {
+        // A leader that has removed itself leads on for a moment, until the others know. It may change nothing more: the
+        // library asserts that who changes members is one.
+        if !self.members().addresses.contains_key(&self.me.rank) {
+            return Err(ChangeError::NotLeader { leader: None });
+        }
+        let changed = match rt::timeout(self.config.patience, self.raft.change_membership(change, retain)).await {
+            Ok(changed) => changed,
+            Err(rt::Elapsed) => return Err(ChangeError::Unknown { cause: "no majority answers".into() }),
+        };
+        changed.map(drop).map_err(|error| match error {
+            RaftError::Fatal(error) => ChangeError::Stopped { cause: error.to_string() },
+            RaftError::APIError(ClientWriteError::ForwardToLeader(to)) => ChangeError::NotLeader { leader: leader(to) },
+            RaftError::APIError(ClientWriteError::ChangeMembershipError(error)) => match error {
+                ChangeMembershipError::InProgress(_) | ChangeMembershipError::UncommittedLeaderLog(_) => {
+                    ChangeError::InProgress
+                }
+                ChangeMembershipError::LearnerNotFound(missing) => ChangeError::NoMember(missing.node_id),
+                other => ChangeError::Invalid(other.to_string()),
+            },
+            RaftError::APIError(other) => ChangeError::Unknown { cause: other.to_string() },
+        })
+    }
+
+    /// Asks `rank` to lead from now on; it does so when it has the whole log. Before a planned stop, so that nobody waits
+    /// for an election timeout. Watch the [`Standing`] to see it happen.
+    pub async fn hand_over(&self, rank: Rank) {
+        // A replica that has stopped leads no more.
+        let _ = self.raft.trigger().transfer_leader(rank).await;
+    }
+
+    /// Makes a snapshot soon, and shortens the log behind it.
+    pub async fn shorten(&self) {
+        let _ = self.raft.trigger().snapshot().await;
+    }
+
+    /// Answers a peer's message. Any bytes are safe.
+    pub async fn handle(&self, bytes: &[u8]) -> Vec<u8> {
+        let Ok(message) = Message::decode(bytes) else {
+            return refuse(None, self.me.rank, self.id, Refusal::Unreadable);
+        };
+        if (message.to, message.group) != (self.me.rank, self.id) {
+            return refuse(Some(&message), self.me.rank, self.id, Refusal::Misdirected);
+        }
+        let from = message.from;
+        let body = match message.body {
+            Body::Append(append) => {
+                self.relieve().await;
+                self.raft.append_entries(append).await.map(Body::Appended).map_err(|_| Refusal::Stopped)
+            }
+            Body::Vote(ask) => self.raft.vote(ask).await.map(Body::Voted).map_err(|_| Refusal::Stopped),
+            Body::PreVote(ask) => self.raft.pre_vote(ask).await.map(Body::Voted).map_err(|_| Refusal::Stopped),
+            Body::Snapshot(part) => self.take_part(part).await.map(Body::Stored),
+            Body::TakeOver { vote, to, last } => {
+                let ask = openraft::raft::TransferLeaderRequest::new(vote, to, last);
+                let taken = self.raft.handle_transfer_leader(ask).await;
+                taken.map(|taken| Body::Taken(taken.is_ok())).map_err(|_| Refusal::Stopped)
+            }
+            Body::Appended(_) | Body::Voted(_) | Body::Stored(_) | Body::Taken(_) | Body::Refused(_) => {
+                Err(Refusal::Unreadable)
+            }
+        };
+        let body = body.unwrap_or_else(Body::Refused);
+        Message { from: self.me.rank, to: from, group: self.id, body }.encode()
+    }
+
+    /// Takes a part of a snapshot, and the snapshot when it is whole.
+    async fn take_part(&self, part: Part) -> Result<Stored, Refusal> {
+        let Some((about, bytes)) = self.gather(part)? else {
+            let so_far = self.incoming.borrow().as_ref().map_or(0, |incoming| incoming.bytes.len());
+            return Ok(Stored::Next(so_far as u64));
+        };
+        // Read before it is installed: an error behind this point would stop the replica.
+        let state = Replicated::<S>::from_bytes(&bytes).map_err(|_| Refusal::Unreadable)?;
+        if state.meta() != about.meta {
+            return Err(Refusal::Unreadable);
+        }
+        let snapshot = openraft::Snapshot { meta: about.meta, snapshot: Rc::new(bytes) };
+        let installed = self.raft.install_full_snapshot(about.vote, snapshot).await;
+        installed.map(|installed| Stored::Whole(installed.vote)).map_err(|_| Refusal::Stopped)
+    }
+
+    /// Adds a part to those that are here; gives them all when none is missing.
+    fn gather(&self, part: Part) -> Result<Option<(Part, Vec<u8>)>, Refusal> {
+        let mut incoming = self.incoming.borrow_mut();
+        let Part { vote, meta, total, offset, bytes } = part;
+        let about = Part { vote, meta, total, offset: 0, bytes: Vec::new() };
+        if offset == 0 {
+            *incoming = Some(Incoming { about: about.clone(), bytes: Vec::new() });
+        }
+        let Some(here) = incoming.as_mut().filter(|here| here.about == about) else { return Ok(None) };
+        if offset != here.bytes.len() as u64 {
+            return Ok(None);
+        }
+        here.bytes.extend_from_slice(&bytes);
+        match here.bytes.len() as u64 == total {
+            true => Ok(incoming.take().map(|here| (here.about, here.bytes))),
+            // A part that brings nothing would never end.
+            false if bytes.is_empty() => Err(Refusal::Unreadable),
+            false => Ok(None),
+        }
+    }
+
+    /// Asks for a snapshot when few but large entries have made the log long.
+    async fn relieve(&self) {
+        let applied = self.state.borrow().applied.map_or(0, |id| id.index);
+        let is_long = self.log.look(|kept| kept.bytes()) > LOG_BYTES_MAX;
+        if is_long && applied > self.relieved.get() + self.config.kept_entries {
+            self.relieved.set(applied);
+            self.shorten().await;
+        }
+    }
+
+    /// Stops the replica in good order. Its files can be opened again when this returns.
+    pub async fn shutdown(self) {
+        if let Err(error) = self.raft.shutdown().await {
+            tracing::warn!(group = %self.id, %error, "the replica did not stop in good order");
+        }
+    }
+
+    /// Forced recovery, when the majority is gone for good: makes this replica, which does not run, the only voter, with the
+    /// log that it has. Open it afterwards, and add others.
+    ///
+    /// What only the others had is lost, answered or not: take the survivor with the longest log ([`Dictated::last`] tells). Of
+    /// those others, none may come back with its files: remove them, and let them join anew.
+    ///
+    /// # Errors
+    /// `Missing`, `Foreign`, `Corrupt`, `Disk`; `Config` for a replica that never got anything.
+    pub fn dictate(directory: &Path, id: GroupId, me: Peer, machine: S) -> Result<Dictated, OpenError> {
+        check_address(&me.address).map_err(OpenError::Config)?;
+        if !log::exists(directory) {
+            return Err(OpenError::Missing { path: directory.to_owned() });
+        }
+        let _files = Files::lock(directory)?;
+        let (log, state, _) = read_files(directory, id, me.rank, machine)?;
+        // A crash may have left the snapshot ahead of the log.
+        let ahead = state.applied.filter(|applied| log.look(|kept| kept.last()) < Some(*applied));
+        let Some(last) = ahead.or(log.look(|kept| kept.last())) else {
+            return Err(OpenError::Config("this replica never got anything: there is nothing to keep".into()));
+        };
+        let vote = log.look(|kept| kept.vote);
+        let committed = log.look(|kept| kept.committed).max(state.applied);
+        let term = vote.map_or(0, |vote| vote.leader_id.term).max(last.leader_id.term) + 1;
+        let members = Membership::new(vec![BTreeSet::from([me.rank])], BTreeMap::from([(me.rank, me.address)]));
+        let members = members.expect("its only voter is a member");
+        let dictum = Entry { log_id: log_id(term, last.index + 1), payload: EntryPayload::Membership(members) };
+        let report = Dictated {
+            voters: last_members(&log, &state.members).voter_ids().collect(),
+            last: last.index,
+            unconfirmed: last.index - committed.map_or(0, |id| id.index.min(last.index)),
+            term,
+        };
+        let commit = Record::Committed(Some(dictum.log_id));
+        let records = [Record::Vote(Vote::new(term, me.rank)), Record::Entry(dictum), commit];
+        log.rewrite(ahead.map(Record::Purge).into_iter().chain(records))?;
+        Ok(report)
+    }
+
+    /// Removes the files of a replica that does not run: it was removed from its group, or the group is no more.
+    ///
+    /// # Errors
+    /// `Disk`; fine if there are none.
+    pub fn erase(directory: &Path) -> Result<(), OpenError> {
+        if !fs::exists(directory) {
+            return Ok(());
+        }
+        let files = Files::lock(directory)?;
+        drop(files);
+        Ok(fs::remove_dir_all(directory)?)
+    }
+}
+
+/// Log, state and snapshot as the last run left them.
+fn read_files<S: StateMachine>(
+    directory: &Path,
+    id: GroupId,
+    rank: Rank,
+    machine: S,
+) -> Result<(Log, Replicated<S>, Option<snapshot::Body>), OpenError> {
+    let log = Log::open(directory, id, rank)?;
+    let (state, body) = match snapshot::load(directory, id)? {
+        Some((state, body)) => (state, Some(body)),
+        None => (Replicated::new(machine), None),
+    };
+    let purged = log.look(|kept| kept.purged);
+    if purged > state.applied {
+        let cause = "it is older than the log needs".to_string();
+        return Err(OpenError::Corrupt { path: directory.join("snapshot"), cause });
+    }
+    Ok((log, state, body))
+}
+
+/// The members that the log says last, or else the snapshot.
+fn last_members(log: &Log, stored: &StoredMembership) -> Membership {
+    let in_log = log.look(|kept| {
+        kept.entries().rev().find_map(|entry| match &entry.payload {
+            EntryPayload::Membership(members) => Some(members.clone()),
+            _ => None,
+        })
+    });
+    in_log.unwrap_or_else(|| stored.membership().clone())
+}
+
+fn check_address(address: &Address) -> Result<(), String> {
+    match address.0.len() {
+        0..=ADDRESS_BYTES_MAX => Ok(()),
+        bytes => Err(format!("an address of {bytes} bytes is longer than {ADDRESS_BYTES_MAX}")),
+    }
+}
+
+fn settings(config: &Config) -> Result<openraft::Config, OpenError> {
+    let millis = |time: std::time::Duration| u64::try_from(time.as_millis()).unwrap_or(u64::MAX);
+    let settings = openraft::Config {
+        cluster_name: "daos".into(),
+        heartbeat_interval: millis(config.heartbeat),
+        election_timeout_min: millis(config.election_min),
+        election_timeout_max: millis(config.election_max),
+        snapshot_policy: SnapshotPolicy::LogsSinceLast(config.snapshot_entries),
+        max_in_snapshot_log_to_keep: config.kept_entries,
+        replication_lag_threshold: config.snapshot_entries + config.kept_entries,
+        max_payload_entries: APPEND_ENTRIES_MAX,
+        install_snapshot_timeout: 60_000,
+        api_channel_size: Some(2 * IN_FLIGHT_MAX as u64),
+        // A replica that was cut off does not depose a leader when it comes back.
+        enable_pre_vote: Some(true),
+        // A leader that comes back after a restart asks for votes like everybody.
+        enable_leader_restore: Some(false),
+        backoff: "100ms 100ms 100ms".into(),
+        ..openraft::Config::default()
+    };
+    settings.validate().map_err(|error| OpenError::Config(error.to_string()))
+}
+
+fn leader(to: ForwardToLeader<Types>) -> Option<Peer> {
+    Some(Peer { rank: to.leader_id?, address: to.leader_node? })
+}
+
+fn standing(metrics: &RaftMetrics<Types>) -> Standing {
+    let role = match (&metrics.running_state, metrics.state) {
+        (Err(_), _) | (_, ServerState::Shutdown) => Role::Stopped,
+        (Ok(()), ServerState::Learner) => Role::Learner,
+        (Ok(()), ServerState::Follower) => Role::Follower,
+        (Ok(()), ServerState::Candidate) => Role::Candidate,
+        (Ok(()), ServerState::Leader) => Role::Leader,
+    };
+    let address = |rank: Rank| metrics.membership_config.membership().get_node(&rank).cloned();
+    let leader = metrics.current_leader.and_then(|rank| Some(Peer { rank, address: address(rank)? }));
+    Standing { role, term: metrics.current_term, leader, applied: metrics.last_applied.map(|id| id.index) }
+}
+
+/// Tells of changes of a replica's [`Standing`]. Changes that follow each other quickly are told as one.
+pub struct Watch {
+    metrics: WatchReceiver<RaftMetrics<Types>>,
+}
+
+impl Watch {
+    pub fn standing(&self) -> Standing {
+        standing(&self.metrics.borrow_watched())
+    }
+
+    /// Waits for something to change. `None`: the replica is gone.
+    pub async fn changed(&mut self) -> Option<Standing> {
+        self.metrics.changed().await.ok()?;
+        Some(standing(&self.metrics.borrow_and_update()))
+    }
+}

@@ -1,0 +1,75 @@
+//! Which replicas should vote: a pure choice.
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use types::Rank;
+
+use crate::limits::VOTERS_MAX;
+
+/// A server that may hold a replica.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Candidate {
+    pub rank: Rank,
+    /// What fails together with it.
+    pub domain: u64,
+    /// It is reached, and not on its way out.
+    pub is_available: bool,
+}
+
+/// Chooses the voters of a group: an odd number, 1, 3 or 5, at most `wanted`, in as many fault domains as possible. Who votes
+/// already goes on when that costs no domain; lower ranks come first. Without any available candidate, `current` stays.
+///
+/// The same arguments give the same choice everywhere.
+pub fn choose_voters(candidates: &[Candidate], current: &BTreeSet<Rank>, wanted: usize) -> BTreeSet<Rank> {
+    let mut by_domain: BTreeMap<u64, Vec<(bool, Rank)>> = BTreeMap::new();
+    for candidate in candidates.iter().filter(|candidate| candidate.is_available) {
+        let is_new = !current.contains(&candidate.rank);
+        by_domain.entry(candidate.domain).or_default().push((is_new, candidate.rank));
+    }
+    // The best of each domain stand in the first round, the second best in the next.
+    let mut order: Vec<(usize, bool, Rank)> = Vec::new();
+    for members in by_domain.values_mut() {
+        members.sort_unstable();
+        members.dedup();
+        order.extend(members.iter().enumerate().map(|(round, (is_new, rank))| (round, *is_new, *rank)));
+    }
+    order.sort_unstable();
+    let count = order.len().min(wanted.clamp(1, VOTERS_MAX));
+    if count == 0 {
+        return current.clone();
+    }
+    // An even number needs as many for a majority as the next odd one, and bears no more failures than the last.
+    let count = count - usize::from(count.is_multiple_of(2));
+    order.into_iter().take(count).map(|(_, _, rank)| rank).collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn check(available: &[(u32, u64)], current: &[u32], wanted: usize, chosen: &[u32]) {
+        let candidates: Vec<_> = available
+            .iter()
+            .map(|&(rank, domain)| Candidate { rank: Rank(rank), domain, is_available: true })
+            .collect();
+        let ranks = |ranks: &[u32]| ranks.iter().map(|rank| Rank(*rank)).collect::<BTreeSet<_>>();
+        assert_eq!(choose_voters(&candidates, &ranks(current), wanted), ranks(chosen));
+    }
+
+    #[test]
+    fn voters_are_an_odd_number_in_different_domains() {
+        check(&[(0, 0)], &[], 3, &[0]);
+        check(&[(0, 0), (1, 1)], &[], 3, &[0]);
+        check(&[(0, 0), (1, 1), (2, 2), (3, 3)], &[], 5, &[0, 1, 2]);
+        check(&[(0, 0), (1, 0), (2, 0), (3, 1), (4, 2)], &[], 3, &[0, 3, 4]);
+        check(&[(0, 0), (1, 0), (2, 1), (3, 1), (4, 2), (5, 2)], &[], 9, &[0, 1, 2, 3, 4]);
+    }
+
+    #[test]
+    fn who_votes_goes_on_unless_it_costs_a_domain() {
+        check(&[(0, 0), (1, 1), (2, 2), (3, 3), (4, 4)], &[2, 3, 4], 3, &[2, 3, 4]);
+        check(&[(0, 0), (1, 1), (2, 2), (3, 2)], &[2, 3], 3, &[0, 1, 2]);
+        check(&[(1, 1)], &[0, 1, 2], 3, &[1]);
+        check(&[], &[0, 1, 2], 3, &[0, 1, 2]);
+    }
+}
