@@ -268,10 +268,9 @@ fn remove_records(store: &mut Store, options: RepairOptions, diary: &mut Diary) 
                     flag_object(shard, &mut pages, key)?;
                     "the object is flagged as punched"
                 }
-                _ => {
-                    shard.tree.remove(&mut pages, key)?;
-                    "lost: removed"
-                }
+                // In a leaf where its key does not belong, it is not found: the fault of the tree stays, and is told.
+                _ if !shard.tree.remove(&mut pages, key)? => continue,
+                _ => "lost: removed",
             };
             removed += 1;
             diary.note(*kind, container, place, deed);
@@ -316,6 +315,7 @@ fn count_anew(media: &media::Store, catalog: &mut Catalog, survey: &Survey, diar
             let deed = format!("highest epoch raised to {}", truth.newest.epoch);
             diary.note(FindingKind::Counter, container, "its head", deed);
             shard.applied(&mut pages, truth.newest)?;
+            shard.raise_max_epoch(truth.newest.epoch);
             changed = true;
         }
         if changed {

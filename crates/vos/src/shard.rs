@@ -429,6 +429,11 @@ impl Shard {
         self.minors.settled = self.minors.settled.max(newest);
     }
 
+    /// A record of this epoch was found. Its head may say anything, even that the epoch is forgotten and yet to come.
+    pub(crate) fn raise_max_epoch(&mut self, found: Epoch) {
+        self.minors.max = self.minors.max.max(found);
+    }
+
     /// Whether something may have become invisible since the last pass.
     pub(crate) fn wants_aggregation(&self) -> bool {
         self.rollback.is_none() && self.aggregated < self.horizon && self.aggregated < self.max_epoch()

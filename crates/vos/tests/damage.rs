@@ -377,66 +377,77 @@ fn a_store_larger_than_memory_is_checked() {
     });
 }
 
+/// Two damages that repair did not come to rest from: a head that calls forgotten what is newer than its newest epoch
+/// (which was raised again and again, to no effect), and records outside their separators (removed where they are not).
+#[test]
+fn repair_comes_to_rest_where_it_did_not() {
+    [1264, 234].into_iter().for_each(damage_and_repair);
+}
+
 /// Whatever the bytes, nothing panics: not looking, not checking, not repairing, and not a second time. Some
 /// pages are sealed again after they were changed, so that only what they say is wrong.
 #[test]
 fn random_damage_never_panics_and_repair_comes_to_rest() {
-    // More of them: DAMAGE_SEEDS=5000.
-    let seeds = std::env::var("DAMAGE_SEEDS").ok().and_then(|n| n.parse().ok()).unwrap_or(150);
-    for seed in 0..seeds {
-        on_node(seed, move || {
-            let mut dice = rig::Dice(seed);
-            prepared(400 + dice.below(400), |store| {
-                for n in 0..20 {
-                    put(store, (n % 2) as u8, n, 2, 50 + 500 * (n as usize % 3));
-                    store.media().flush_now().unwrap();
-                }
-                let punch = Punch { group: 0, oid: OID, scope: PunchScope::Object, conditions: Conditions::None };
-                store.punch(container(1), Epoch(3), Origin::default(), &punch).unwrap();
-                store.destroy_container(container(1), Origin::default()).unwrap();
-                store.maintain(1).unwrap();
-            });
-            for _ in 0..1 + dice.below(3) {
-                damage(&mut dice);
+    // More of them: DAMAGE_SEEDS=5000. One alone: DAMAGE_SEED=1264.
+    let number = |name: &str| std::env::var(name).ok().and_then(|n| n.parse::<u64>().ok());
+    let seeds = number("DAMAGE_SEED").map_or(0..number("DAMAGE_SEEDS").unwrap_or(150), |seed| seed..seed + 1);
+    seeds.for_each(damage_and_repair);
+}
+
+fn damage_and_repair(seed: u64) {
+    on_node(seed, move || {
+        let mut dice = rig::Dice(seed);
+        prepared(400 + dice.below(400), |store| {
+            for n in 0..20 {
+                put(store, (n % 2) as u8, n, 2, 50 + 500 * (n as usize % 3));
+                store.media().flush_now().unwrap();
             }
-            let before = image();
-            let mut is_open = false;
-            let regions = regions(|path| Disk::open_read_only(path).unwrap());
-            if let Ok((media, recovery, _)) = media::Store::open_damaged(regions, 1 << 20)
-                && let Ok(mut opened) = Store::inspect(media, recovery)
-            {
-                is_open = true;
-                opened.store.check_with(CLOSELY);
-                let store = &mut opened.store;
-                for c in store.containers(pool(0)) {
-                    let _ = store.stored_children(c, &Branch::default(), None, 100);
-                    let _ = store.list_dkeys(c, Epoch::MAX, 0, OID, ListPart::forward(None, 100));
-                }
-            }
-            assert!(before == image(), "seed {seed}: looking changed something");
-            let mut was_written = false;
-            for _ in 0..if is_open { 2 } else { 0 } {
-                let (media, recovery, bitmaps) = media::Store::open_damaged(self::regions(rig::disk), 1 << 20).unwrap();
-                let options = RepairOptions { check: CLOSELY, drop_corrupt: true, rewrite: false };
-                let repaired = match Store::repair(media, recovery, &bitmaps, options) {
-                    Ok(repaired) => repaired,
-                    Err(error) => {
-                        println!("seed {seed}: {error}");
-                        break;
-                    }
-                };
-                assert!(!(was_written && repaired.is_written), "seed {seed}: not at rest: {:?}", repaired.mended);
-                was_written = repaired.is_written;
-                if let Some(left) = repaired.left.filter(|left| left.findings_total > 0) {
-                    println!("seed {seed}: {} left: {}", left.findings_total, left.findings[0]);
-                }
-            }
-            if let Ok((mut store, _, _)) = rig::open(1 << 20) {
-                store.check();
-                let _ = store.maintain(100);
-            }
+            let punch = Punch { group: 0, oid: OID, scope: PunchScope::Object, conditions: Conditions::None };
+            store.punch(container(1), Epoch(3), Origin::default(), &punch).unwrap();
+            store.destroy_container(container(1), Origin::default()).unwrap();
+            store.maintain(1).unwrap();
         });
-    }
+        for _ in 0..1 + dice.below(3) {
+            damage(&mut dice);
+        }
+        let before = image();
+        let mut is_open = false;
+        let regions = regions(|path| Disk::open_read_only(path).unwrap());
+        if let Ok((media, recovery, _)) = media::Store::open_damaged(regions, 1 << 20)
+            && let Ok(mut opened) = Store::inspect(media, recovery)
+        {
+            is_open = true;
+            opened.store.check_with(CLOSELY);
+            let store = &mut opened.store;
+            for c in store.containers(pool(0)) {
+                let _ = store.stored_children(c, &Branch::default(), None, 100);
+                let _ = store.list_dkeys(c, Epoch::MAX, 0, OID, ListPart::forward(None, 100));
+            }
+        }
+        assert!(before == image(), "seed {seed}: looking changed something");
+        let mut was_written = false;
+        for _ in 0..if is_open { 2 } else { 0 } {
+            let (media, recovery, bitmaps) = media::Store::open_damaged(self::regions(rig::disk), 1 << 20).unwrap();
+            let options = RepairOptions { check: CLOSELY, drop_corrupt: true, rewrite: false };
+            let repaired = match Store::repair(media, recovery, &bitmaps, options) {
+                Ok(repaired) => repaired,
+                Err(error) => {
+                    println!("seed {seed}: {error}");
+                    assert!(!matches!(error, Error::Invalid(_)), "seed {seed}: {error}");
+                    break;
+                }
+            };
+            assert!(!(was_written && repaired.is_written), "seed {seed}: not at rest: {:?}", repaired.mended);
+            was_written = repaired.is_written;
+            if let Some(left) = repaired.left.filter(|left| left.findings_total > 0) {
+                println!("seed {seed}: {} left: {}", left.findings_total, left.findings[0]);
+            }
+        }
+        if let Ok((mut store, _, _)) = rig::open(1 << 20) {
+            store.check();
+            let _ = store.maintain(100);
+        }
+    });
 }
 
 /// Flips a few bits of one page, of the log, or of anything.
