@@ -50,8 +50,8 @@ pub enum ProposeError {
     /// It is a repeat of a request that was answered long ago. Nothing was done now.
     #[error("the answer to this request is forgotten")]
     Forgotten,
-    /// The machine cannot read the command, or the caller its response: versions do not fit.
-    #[error("the command or its response cannot be read")]
+    /// It was done, and its response is too large, or the caller cannot read it: versions do not fit.
+    #[error("it was done, but its response cannot be read")]
     Unreadable,
     /// This replica has stopped; look at the cause and open it again.
     #[error("the replica has stopped: {cause}")]

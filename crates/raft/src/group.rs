@@ -122,6 +122,8 @@ impl Files {
     /// The log of a replica that is made now. One that was made and never used, before a crash, will do.
     fn fresh_log(&self, id: GroupId, rank: Rank) -> Result<Log, OpenError> {
         if !log::exists(&self.directory) {
+            // What is left of another life here is not this one's state.
+            snapshot::remove(&self.directory)?;
             return Log::create(&self.directory, id, rank);
         }
         let log = Log::open(&self.directory, id, rank)?;
@@ -296,7 +298,7 @@ impl<S: StateMachine> Group<S> {
         match answer.data {
             Answer::Response(bytes) => S::Response::from_bytes(&bytes).map_err(|_| ProposeError::Unreadable),
             Answer::Forgotten => Err(ProposeError::Forgotten),
-            Answer::Nothing | Answer::Unreadable => Err(ProposeError::Unreadable),
+            Answer::Nothing | Answer::TooLarge => Err(ProposeError::Unreadable),
         }
     }
 
@@ -456,6 +458,11 @@ impl<S: StateMachine> Group<S> {
         if (message.to, message.group) != (self.me.rank, self.id) {
             return refuse(Some(&message), self.me.rank, self.id, Refusal::Misdirected);
         }
+        // Votes, and all that a leader sends, are for whoever sends them: believed of another, they would make a leader
+        // that nobody elected.
+        if message.body.vote().is_some_and(|vote| vote.leader_id.voted_for != message.from) {
+            return refuse(Some(&message), self.me.rank, self.id, Refusal::Unreadable);
+        }
         let from = message.from;
         let body = match message.body {
             Body::Append(append) => {
@@ -499,7 +506,8 @@ impl<S: StateMachine> Group<S> {
         let mut incoming = self.incoming.borrow_mut();
         let Part { vote, meta, total, offset, bytes } = part;
         let about = Part { vote, meta, total, offset: 0, bytes: Vec::new() };
-        if offset == 0 {
+        // The first part once more, of the same: it was lost, or its answer was. What is here stays.
+        if offset == 0 && incoming.as_ref().is_none_or(|here| here.about != about) {
             *incoming = Some(Incoming { about: about.clone(), bytes: Vec::new() });
         }
         let Some(here) = incoming.as_mut().filter(|here| here.about == about) else { return Ok(None) };

@@ -108,8 +108,8 @@ pub enum Answer {
     Response(Vec<u8>),
     /// A repeat of a request whose answer is forgotten. Nothing was done now.
     Forgotten,
-    /// The machine cannot read the command. Nothing was done, here as elsewhere.
-    Unreadable,
+    /// It was done, and its response is too large to be kept.
+    TooLarge,
 }
 
 /// Terms and indices are counted on from what a peer says: nobody honest gets here, and behind it is room to count.

@@ -41,31 +41,36 @@ impl<S: StateMachine> Replicated<S> {
     }
 
     /// Applies the next entry of the log.
-    pub(crate) fn apply(&mut self, entry: Entry) -> Answer {
-        self.applied = Some(entry.log_id);
-        match entry.payload {
+    ///
+    /// # Errors
+    /// The machine cannot read the command: whoever proposed it is of another release. To skip it would be to have another
+    /// state than those who can, so that this replica must stop.
+    pub(crate) fn apply(&mut self, entry: Entry) -> Result<Answer, DecodeError> {
+        let answer = match entry.payload {
             EntryPayload::Blank => Answer::Nothing,
             EntryPayload::Membership(members) => {
                 self.members = StoredMembership::new(Some(entry.log_id), members);
                 Answer::Nothing
             }
-            EntryPayload::Normal(command) => self.apply_command(command),
-        }
+            EntryPayload::Normal(command) => self.apply_command(command)?,
+        };
+        self.applied = Some(entry.log_id);
+        Ok(answer)
     }
 
-    fn apply_command(&mut self, command: Command) -> Answer {
+    fn apply_command(&mut self, command: Command) -> Result<Answer, DecodeError> {
         match command.request.map(|request| self.sessions.look_up(request)) {
-            Some(Known::Done(response)) => return Answer::Response(response),
-            Some(Known::Forgotten) => return Answer::Forgotten,
+            Some(Known::Done(response)) => return Ok(Answer::Response(response)),
+            Some(Known::Forgotten) => return Ok(Answer::Forgotten),
             Some(Known::New) | None => {}
         }
-        let Ok(readable) = S::Command::from_bytes(&command.bytes) else { return Answer::Unreadable };
-        let response = self.machine.apply(readable).to_bytes();
-        assert!(response.len() <= RESPONSE_BYTES_MAX, "a response of {} has {} bytes", S::NAME, response.len());
+        let response = self.machine.apply(S::Command::from_bytes(&command.bytes)?).to_bytes();
+        let is_too_large = response.len() > RESPONSE_BYTES_MAX;
+        let response = if is_too_large { Vec::new() } else { response };
         if let Some(request) = command.request {
             self.sessions.remember(request, response.clone());
         }
-        Answer::Response(response)
+        Ok(if is_too_large { Answer::TooLarge } else { Answer::Response(response) })
     }
 
     pub(crate) fn meta(&self) -> SnapshotMeta {
@@ -145,12 +150,14 @@ mod tests {
         let mut state = Replicated::new(Sum(0));
         let nodes = std::collections::BTreeMap::from([(Rank(1), Address("a".into()))]);
         let members = Membership::new(vec![[Rank(1)].into()], nodes).unwrap();
-        state.apply(Entry { log_id: log_id(0, 0), payload: EntryPayload::Membership(members) });
-        let first = state.apply(command(1, 1, 7u64.to_bytes()));
+        state.apply(Entry { log_id: log_id(0, 0), payload: EntryPayload::Membership(members) }).unwrap();
+        let first = state.apply(command(1, 1, 7u64.to_bytes())).unwrap();
         assert_eq!(first, Answer::Response(Some(7u64).to_bytes()));
-        assert_eq!(state.apply(command(2, 1, 7u64.to_bytes())), first, "a repeat");
-        assert_eq!(state.apply(command(3, 2, 7u64.to_bytes())), Answer::Response(None::<u64>.to_bytes()), "a refusal");
-        assert_eq!(state.apply(command(4, 3, vec![1])), Answer::Unreadable);
+        assert_eq!(state.apply(command(2, 1, 7u64.to_bytes())).unwrap(), first, "a repeat");
+        let refusal = state.apply(command(3, 2, 7u64.to_bytes())).unwrap();
+        assert_eq!(refusal, Answer::Response(None::<u64>.to_bytes()));
+        assert!(state.apply(command(4, 3, vec![1])).is_err(), "of another release: it is not applied");
+        state.apply(Entry { log_id: log_id(1, 4), payload: EntryPayload::Blank }).unwrap();
         assert_eq!((&state.machine, state.applied), (&Sum(7), Some(log_id(1, 4))));
         state
     }
@@ -163,7 +170,7 @@ mod tests {
         let mut again = Replicated::<Sum>::from_bytes(&body).unwrap();
         assert_eq!(again.to_bytes(), body);
         assert_eq!(
-            again.apply(command(5, 1, 7u64.to_bytes())),
+            again.apply(command(5, 1, 7u64.to_bytes())).unwrap(),
             Answer::Response(Some(7u64).to_bytes()),
             "still a repeat"
         );

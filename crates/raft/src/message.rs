@@ -65,6 +65,19 @@ pub enum Body {
     Refused(Refusal),
 }
 
+impl Body {
+    /// The vote of a candidate or leader who asks for something.
+    pub(crate) fn vote(&self) -> Option<&Vote> {
+        match self {
+            Body::Append(append) => Some(&append.vote),
+            Body::Vote(ask) | Body::PreVote(ask) => Some(&ask.vote),
+            Body::Snapshot(part) => Some(&part.vote),
+            Body::TakeOver { vote, .. } => Some(vote),
+            Body::Appended(_) | Body::Voted(_) | Body::Stored(_) | Body::Taken(_) | Body::Refused(_) => None,
+        }
+    }
+}
+
 /// A part of a snapshot.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Part {

@@ -108,6 +108,15 @@ pub(crate) fn load<S: StateMachine>(
     Ok(Some((state, Rc::new(body.to_vec()))))
 }
 
+/// Removes what another life of a replica left.
+pub(crate) fn remove(directory: &Path) -> Result<(), OpenError> {
+    let path = directory.join(FILE);
+    if fs::exists(&path) {
+        fs::remove_file(&path)?;
+    }
+    Ok(())
+}
+
 /// The body of a snapshot.
 pub(crate) type Body = Rc<Vec<u8>>;
 type Snapshot = openraft::type_config::alias::SnapshotOf<Types, Body>;
@@ -184,7 +193,7 @@ impl<S: StateMachine> RaftStateMachine<Types> for Driven<S> {
     {
         while let Some(next) = entries.next().await {
             let (entry, responder) = next?;
-            let answer: Answer = self.state.borrow_mut().apply(entry);
+            let answer: Answer = self.state.borrow_mut().apply(entry).map_err(io::Error::other)?;
             if let Some(responder) = responder {
                 responder.send(answer);
             }

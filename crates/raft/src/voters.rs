@@ -16,7 +16,7 @@ pub struct Candidate {
     pub is_available: bool,
 }
 
-/// Chooses the voters of a group: an odd number, 1, 3 or 5, at most `wanted`, in as many fault domains as possible. Who votes
+/// Chooses the voters of a group: an odd number, 1, 3 or 5 (but who votes stays), at most `wanted`, in as many fault domains as possible. Who votes
 /// already goes on when that costs no domain; lower ranks come first. Without any available candidate, `current` stays.
 ///
 /// The same arguments give the same choice everywhere.
@@ -38,8 +38,11 @@ pub fn choose_voters(candidates: &[Candidate], current: &BTreeSet<Rank>, wanted:
     if count == 0 {
         return current.clone();
     }
-    // An even number needs as many for a majority as the next odd one, and bears no more failures than the last.
-    let count = count - usize::from(count.is_multiple_of(2));
+    // An even number needs as many for a majority as the next odd one, and bears no more failures than the last. But who
+    // votes and is there is not sent away for it: it has what was acknowledged, which would be on fewer disks.
+    let staying = order.iter().take(count).filter(|(_, is_new, _)| !is_new).count();
+    let is_odd_one_new = staying < count;
+    let count = count - usize::from(count.is_multiple_of(2) && is_odd_one_new);
     order.into_iter().take(count).map(|(_, _, rank)| rank).collect()
 }
 
@@ -70,6 +73,8 @@ mod tests {
         check(&[(0, 0), (1, 1), (2, 2), (3, 3), (4, 4)], &[2, 3, 4], 3, &[2, 3, 4]);
         check(&[(0, 0), (1, 1), (2, 2), (3, 2)], &[2, 3], 3, &[0, 1, 2]);
         check(&[(1, 1)], &[0, 1, 2], 3, &[1]);
+        check(&[(0, 0), (2, 2)], &[0, 1, 2], 3, &[0, 2]);
+        check(&[(0, 0), (3, 3)], &[0, 1, 2], 3, &[0]);
         check(&[], &[0, 1, 2], 3, &[0, 1, 2]);
     }
 }

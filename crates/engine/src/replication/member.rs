@@ -208,6 +208,16 @@ impl Member {
             // An old leader's abort may be of a change that the new one found with everybody, and committed.
             return Err(DecideError::Term(self.term));
         }
+        // First: it makes room for what is decided, and all of that lies above it.
+        if decisions.settled > self.settled {
+            if let Some((change, _)) = self.prepared.range(..=decisions.settled).next() {
+                return Err(DecideError::Undecided(*change));
+            }
+            ledger.settle(decisions.settled).map_err(DecideError::Failed)?;
+            self.settled = decisions.settled;
+            self.decided = self.decided.split_off(&decisions.settled);
+            self.decided.remove(&decisions.settled);
+        }
         for &(change, outcome) in &decisions.decided {
             if self.outcome(change).is_some() {
                 continue;
@@ -218,15 +228,6 @@ impl Member {
             ledger.decide(change, outcome).map_err(DecideError::Failed)?;
             self.prepared.remove(&change);
             self.decided.insert(change, outcome);
-        }
-        if decisions.settled > self.settled {
-            if let Some((change, _)) = self.prepared.range(..=decisions.settled).next() {
-                return Err(DecideError::Undecided(*change));
-            }
-            ledger.settle(decisions.settled).map_err(DecideError::Failed)?;
-            self.settled = decisions.settled;
-            self.decided = self.decided.split_off(&decisions.settled);
-            self.decided.remove(&decisions.settled);
         }
         Ok(())
     }

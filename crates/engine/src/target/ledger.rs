@@ -9,7 +9,6 @@ use media::Lsn;
 use types::{ContainerId, Epoch, PoolId, Rank, TargetIndex};
 use vos::{ChangeState, Op, Origin, Prepare, Store, Term};
 
-use super::is_pressure;
 use crate::replication::{Change, Ledger, Member, Outcome, Peer, Report, Unprepared};
 
 const PEER_BYTES: usize = 8;
@@ -97,10 +96,16 @@ impl<'w> Ledger for GroupLedger<'_, 'w> {
 }
 
 /// Whether the store refuses for reasons of its own, so that the same may succeed later or never will for anybody:
-/// nothing that says something about the change.
+/// nothing that says something about the change. What is too large for this target is said of the change.
 fn is_failure(error: &vos::Error) -> bool {
-    let is_own = matches!(error, vos::Error::Stopped | vos::Error::Corrupt { .. } | vos::Error::Media(_));
-    is_own || is_pressure(error)
+    match error {
+        vos::Error::Stopped | vos::Error::Corrupt { .. } | vos::Error::IntentsFull | vos::Error::InProgress { .. } => {
+            true
+        }
+        vos::Error::Media(media::Error::TooLarge { .. } | media::Error::NoMemory { .. }) => false,
+        vos::Error::Media(_) => true,
+        _ => false,
+    }
 }
 
 /// The member that a target's store has of a group.

@@ -1,5 +1,6 @@
 //! What a log says: the pure half. Records change it, at work as at recovery, by the same function.
 
+use std::cmp::Ordering;
 use std::collections::VecDeque;
 
 use types::Rank;
@@ -90,7 +91,13 @@ impl Kept {
                 if self.purged.is_some_and(|purged| id.index < purged.index) {
                     return Err(Fault::Order("purged entries come back"));
                 }
-                while self.entries.front().is_some_and(|entry| entry.log_id.index <= id.index) {
+                // What is purged is in a snapshot. Entries that were not what it says have no place behind it.
+                let contradicts = self.entries.iter().any(|entry| match entry.log_id.index.cmp(&id.index) {
+                    Ordering::Less => false,
+                    Ordering::Equal => entry.log_id != id,
+                    Ordering::Greater => entry.log_id.leader_id < id.leader_id,
+                });
+                while self.entries.front().is_some_and(|entry| contradicts || entry.log_id.index <= id.index) {
                     self.forget(VecDeque::pop_front);
                 }
                 self.purged = Some(id);
@@ -211,6 +218,26 @@ mod tests {
         let request = Some(Request { session: SessionId(0x11), number: 2 });
         let payload = EntryPayload::Normal(Command { request, bytes: b"command".to_vec() });
         Record::Entry(Entry { log_id: log_id(term, index), payload })
+    }
+
+    /// A leader that was cut off held entries that nobody else had; a snapshot of a later term went over them.
+    #[test]
+    fn what_contradicts_a_purge_goes_with_it() {
+        let log = |upto: u64| {
+            let mut kept = Kept::default();
+            (0..=upto).for_each(|index| kept.apply(command(3, index)).unwrap());
+            kept
+        };
+        let left = |mut kept: Kept, id| {
+            kept.apply(Record::Purge(id)).unwrap();
+            kept.from(0).map(|entry| entry.log_id.index).collect::<Vec<_>>()
+        };
+        assert_eq!(left(log(9), log_id(3, 6)), [7, 8, 9]);
+        assert_eq!(left(log(9), log_id(5, 6)), [] as [u64; 0], "another entry was there");
+        assert_eq!(left(log(9), log_id(5, 20)), [] as [u64; 0]);
+        let mut kept = log(9);
+        kept.apply(Record::Purge(log_id(5, 6))).unwrap();
+        kept.apply(command(5, 7)).unwrap();
     }
 
     fn sample() -> Kept {

@@ -372,9 +372,10 @@ impl RaftLogStorage<Types> for Log {
         self.put(entries.into_iter().map(Record::Entry), Some(Waiting::Library(callback)))
     }
 
-    /// Not waited for: what is appended behind it is durable only after it.
+    /// Waited for: a snapshot may be installed over what is cut off, and nothing be appended behind it for hours. With
+    /// the snapshot and the old entries after a power cut, the library would call the log corrupted.
     async fn truncate_after(&mut self, last: Option<LogId>) -> Result<(), io::Error> {
-        self.put_lazily(Record::Truncate(last))
+        self.put_durably(Record::Truncate(last)).await
     }
 
     /// Not waited for: after a crash the entries are there again, beside the snapshot.

@@ -31,8 +31,10 @@ pub enum Outcome {
 
 impl Model {
     pub fn state(&self, change: ChangeId) -> ChangeState {
-        let settled = self.settled.get(&change.group).is_some_and(|settled| change <= *settled);
-        let unknown = if settled { ChangeState::Settled } else { ChangeState::Unknown };
+        // Before the first mark, only what comes before every change.
+        let fresh = ChangeId { group: change.group, ..ChangeId::default() };
+        let settled = self.settled.get(&change.group).copied().unwrap_or(fresh);
+        let unknown = if change <= settled { ChangeState::Settled } else { ChangeState::Unknown };
         self.changes.get(&change).copied().unwrap_or(unknown)
     }
 
