@@ -140,7 +140,8 @@ impl<S: StateMachine> Group<S> {
     /// `machine` is the state before the first command; every replica of the group begins with the same.
     ///
     /// # Errors
-    /// `Exists`, `Disk`, `Config`. After a crash in here, it may be called again.
+    /// `Exists`, `Disk`, `Config`. After a crash in here, it may be called again; `Exists` then says that it was nearly
+    /// done, and [`Group::open`] goes on.
     pub async fn create(
         directory: &Path,
         id: GroupId,
@@ -154,7 +155,6 @@ impl<S: StateMachine> Group<S> {
         let log = files.fresh_log(id, me.rank)?;
         let group = Group::start(files, id, me.clone(), Replicated::new(machine), None, log, peers, config).await?;
         match group.raft.initialize(BTreeMap::from([(me.rank, me.address)])).await {
-            // After a crash behind the first entry, there is nothing left to do.
             Ok(()) | Err(RaftError::APIError(InitializeError::NotAllowed(_))) => Ok(group),
             Err(RaftError::APIError(error)) => Err(OpenError::Stopped(error.to_string())),
             Err(RaftError::Fatal(error)) => Err(OpenError::Stopped(error.to_string())),

@@ -8,7 +8,8 @@
 //!
 //! # Space
 //! A prepare is admitted as its update would be, and that much of the quota stays taken until it is decided.
-//! Its commit frees the pages of the parts and fills about as many, and asks for no admission.
+//! Its commit asks for no admission. On the device it may fill more pages than it frees: two parts share a page, and
+//! a long inline value takes one of its own; that difference is nobody's yet (decision 0020).
 
 use std::collections::BTreeMap;
 
