@@ -77,6 +77,8 @@ pub(crate) struct Shared {
     dirty: Rc<Cell<u64>>,
     dirty_wanted: u64,
     dirty_max: u64,
+    /// Pages that were promised: see [`Store::promise`].
+    promised: Cell<u64>,
     /// Bulk data was written since the last sync of the data region.
     pub(crate) bulk_unsynced: Cell<bool>,
     /// Something was appended.
@@ -159,6 +161,7 @@ impl Store {
             dirty: pages.dirty_counter(),
             dirty_wanted: budget * DIRTY_CHECKPOINT_PERCENT / 100,
             dirty_max: budget * DIRTY_BUSY_PERCENT / 100,
+            promised: Cell::default(),
             pages: RefCell::new(pages),
             stage: RefCell::new(stage),
             catalog: RefCell::new(Catalog { anchor, root, root_blocks, owner }),
@@ -224,6 +227,13 @@ impl Store {
     /// As [`Store::append`].
     pub fn admit(&self, reserve: Reserve) -> Result<()> {
         self.shared.admit(reserve)
+    }
+
+    /// Keeps room for `pages` more than are counted as changed: what was accepted and must not fail later. From now on that
+    /// many, whatever was said before; only requests of [`Reserve::Promised`] may use them.
+    #[inline]
+    pub fn promise(&self, pages: u64) {
+        self.shared.promised.set(pages);
     }
 
     /// Ready when the record at `lsn`, and so all before it, is durable.
@@ -485,14 +495,14 @@ impl Shared {
         // out of pages between its record and its end stops the store.
         let dirty_max = match reserve {
             Reserve::Normal => self.dirty_max,
-            Reserve::Critical => self.pages_budget(),
+            Reserve::Critical | Reserve::Promised { .. } => self.pages_budget(),
         };
         let dirty = self.dirty_frames();
         if dirty > dirty_max {
             self.wanted.wake();
             return Err(Error::Busy { dirty, frames: self.pages_budget() });
         }
-        if !self.space.borrow().has_room(reserve, self.page_demand()) {
+        if !self.space.borrow().has_room(reserve, self.demand_for(reserve)) {
             self.no_room(reserve)?;
         }
         if reserve == Reserve::Normal && rt::fault!("media.room") {
@@ -508,7 +518,7 @@ impl Shared {
         self.end_run();
         let is_coming = self.space.borrow().usage().quarantined > 0 || self.dirty.get() > 0;
         if (self.is_lifting() || !is_coming) && self.lift_for_room() {
-            if self.space.borrow().has_room(reserve, self.page_demand()) {
+            if self.space.borrow().has_room(reserve, self.demand_for(reserve)) {
                 return Ok(());
             }
             if self.is_lifting() {
@@ -519,14 +529,29 @@ impl Shared {
             self.wanted.wake();
             return Err(self.busy());
         }
-        let demand = self.page_demand() * crate::space::PAGE_BLOCKS as u64;
+        let demand = self.demand_for(reserve) * crate::space::PAGE_BLOCKS as u64;
         let free = self.space.borrow().free_for_pages().saturating_sub(demand) * BLOCK_BYTES as u64;
         Err(Error::NoSpace { wanted: PAGE_ROOM_BYTES, free })
     }
 
-    /// Pages that the next checkpoint may have to write.
+    /// Pages that are spoken for: what the next checkpoint may have to write, and what is promised.
     #[inline]
     pub(crate) fn page_demand(&self) -> u64 {
+        self.page_debt() + self.promised.get()
+    }
+
+    /// What a request of `reserve` must leave free.
+    #[inline]
+    fn demand_for(&self, reserve: Reserve) -> u64 {
+        match reserve {
+            Reserve::Normal | Reserve::Critical => self.page_demand(),
+            Reserve::Promised { pages } => self.page_debt() + pages,
+        }
+    }
+
+    /// Pages that the next checkpoint may have to write.
+    #[inline]
+    fn page_debt(&self) -> u64 {
         let catalog = self.catalog.borrow();
         let dirty = self.dirty.get();
         dirty

@@ -26,7 +26,7 @@ use std::rc::Rc;
 use media::{BLOCK_BYTES, PAGE_BYTES, PageId, Pages};
 use types::{ContainerId, Epoch, PoolId};
 
-use crate::cursor::Cursor;
+use crate::cursor::each_record;
 use crate::error::{Error, Result};
 use crate::intent::Table;
 use crate::node::{RECORD_BYTES_MAX, Value};
@@ -46,6 +46,9 @@ pub(crate) const STANDING: u8 = 7;
 /// Bytes of a site before its snapshots.
 const SITE_BYTES: usize = 44;
 const _: () = assert!(17 + SITE_BYTES + 8 * SNAPSHOTS_MAX <= RECORD_BYTES_MAX);
+
+/// Things that one step of destroying a pool takes; each is a page or two.
+const DESTROY_STEP: usize = 128;
 
 const ROOT_MAGIC: [u8; 4] = *b"VOS1";
 /// Number of the catalog's own tree.
@@ -175,14 +178,14 @@ impl Catalog {
     }
 
     /// Reads the catalog back from its root: the whole of it, and the head of every container.
-    pub(crate) fn load(pages: &Pages, root: &[u8]) -> Result<Catalog> {
+    pub(crate) fn load(pages: &mut Pages, root: &[u8]) -> Result<Catalog> {
         Catalog::load_judged(pages, root, &mut |_, error| Err(error))
     }
 
     /// Reads the catalog back as [`Catalog::load`], and goes on without what cannot be read, if `judge` lets
     /// it.
     pub(crate) fn load_judged(
-        pages: &Pages,
+        pages: &mut Pages,
         root: &[u8],
         judge: &mut dyn FnMut(Unread, Error) -> Result<()>,
     ) -> Result<Catalog> {
@@ -199,12 +202,9 @@ impl Catalog {
             sessions: sessions::Table::default(),
             own,
         };
-        let mut key = Vec::new();
-        let mut cursor = Cursor::at(&catalog.own.tree, pages, &[])?;
-        while cursor.is_valid() {
-            cursor.key().copy_to(&mut key);
+        let tree = catalog.own.tree;
+        each_record(&tree, pages, &[], |pages, key, value| {
             let entry = key.split_first().and_then(|(kind, id)| {
-                let value = cursor.value();
                 Some(match *kind {
                     POOL => {
                         Entry::Pool(PoolId::from_bytes(id.try_into().ok()?), u64::from_le_bytes(value.try_into().ok()?))
@@ -222,13 +222,12 @@ impl Catalog {
                         Entry::Shard(site) | Entry::Garbage(site) => Some(site.clone()),
                         Entry::Pool(..) | Entry::Other => None,
                     };
-                    let taken_up = catalog.take_up(pages, &key, entry);
-                    taken_up.or_else(|error| judge(Unread { container, site }, error))?;
+                    let taken_up = catalog.take_up(pages, key, entry);
+                    taken_up.or_else(|error| judge(Unread { container, site }, error))
                 }
-                Err(error) => judge(Unread { container, site: None }, error)?,
+                Err(error) => judge(Unread { container, site: None }, error),
             }
-            cursor.next()?;
-        }
+        })?;
         Ok(catalog)
     }
 
@@ -319,22 +318,68 @@ impl Catalog {
         self.own.save_all(pages)
     }
 
+    /// One step of destroying a pool: up to [`DESTROY_STEP`] containers, remains of containers and notes of its placement
+    /// groups go; when none is left, the pool.
     pub(crate) fn apply_destroy_pool(&mut self, pages: &mut Pages, pool: PoolId) -> Result<()> {
-        let members: Vec<_> = self.shards.values().filter(|s| s.pool == pool).map(|s| s.id).collect();
-        for container in members {
+        let (members, remains) = self.to_destroy(pool);
+        let mut left = DESTROY_STEP - members.len() - remains.len();
+        for &(container, _) in &members {
             self.apply_destroy_container(pages, container)?;
         }
-        // A pool of the same name to come must not pay for the remains of this one.
-        for shard in self.garbage.values_mut().filter(|shard| shard.pool == pool) {
-            shard.pool = PoolId::from_bytes([0; 16]);
-            shard.save_all(pages)?;
-            enter(&mut self.own, pages, &garbage_key(shard.tree.owner), shard)?;
+        for owner in members.into_iter().map(|(_, owner)| owner).chain(remains) {
+            self.disown(pages, owner)?;
         }
-        self.intents.forget_pool(pool);
-        standing::forget_pool(self, pages, pool)?;
-        self.own.tree.remove(pages, &pool_key(pool))?;
-        self.pools.remove(&pool);
+        left -= standing::forget_some(self, pages, pool, left)?;
+        if left > 0 {
+            self.own.tree.remove(pages, &pool_key(pool))?;
+            self.pools.remove(&pool);
+        }
         self.own.save_all(pages)
+    }
+
+    /// Reads every page that the next step of destroying a pool changes.
+    pub(crate) fn touch_destroy_pool(&self, pages: &Pages, pool: PoolId) -> Result<()> {
+        let (members, remains) = self.to_destroy(pool);
+        let left = DESTROY_STEP - members.len() - remains.len();
+        for (container, owner) in members {
+            self.shard(container)?.touch(pages)?;
+            self.own.tree.locate(pages, &shard_key(container))?;
+            self.own.tree.locate(pages, &garbage_key(owner))?;
+        }
+        for owner in remains {
+            self.garbage.get(&owner).map_or(Ok(()), |shard| shard.touch(pages))?;
+            self.own.tree.locate(pages, &garbage_key(owner))?;
+        }
+        standing::touch_some(self, pages, pool, left)?;
+        self.own.tree.locate(pages, &pool_key(pool)).map(drop)
+    }
+
+    /// What the next step of destroying a pool takes: containers with their trees, and trees of containers that were
+    /// destroyed before.
+    fn to_destroy(&self, pool: PoolId) -> (Vec<(ContainerId, u32)>, Vec<u32>) {
+        let live = self.shards.values().filter(|shard| shard.pool == pool).map(|shard| (shard.id, shard.tree.owner));
+        let members: Vec<_> = live.take(DESTROY_STEP).collect();
+        let dead = self.garbage.values().filter(|shard| shard.pool == pool).map(|shard| shard.tree.owner);
+        let remains = dead.take(DESTROY_STEP - members.len()).collect();
+        (members, remains)
+    }
+
+    /// The remains of a container are no pool's any more: one of the same name to come must not pay for them, and nobody
+    /// decides their changes.
+    fn disown(&mut self, pages: &mut Pages, owner: u32) -> Result<()> {
+        let Some(shard) = self.garbage.get_mut(&owner) else { return Ok(()) };
+        if let Some(pool) = self.pools.get_mut(&shard.pool) {
+            pool.pages = pool.pages.saturating_sub(shard.pages());
+            pool.blocks = pool.blocks.saturating_sub(shard.blocks);
+            for (_, intent) in self.intents.of(owner) {
+                pool.intent_pages = pool.intent_pages.saturating_sub(intent.quota_pages());
+                pool.intent_blocks = pool.intent_blocks.saturating_sub(intent.block_count());
+            }
+        }
+        self.intents.forget_names(shard.pool, owner);
+        shard.pool = PoolId::from_bytes([0; 16]);
+        shard.save_all(pages)?;
+        enter(&mut self.own, pages, &garbage_key(owner), shard)
     }
 
     pub(crate) fn apply_create_container(
@@ -476,6 +521,7 @@ pub(crate) fn unreadable(what: &str) -> Error {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::cursor::Cursor;
 
     #[test]
     fn entries_have_their_golden_bytes() {

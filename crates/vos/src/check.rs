@@ -140,8 +140,8 @@ pub(crate) fn survey(media: &media::Store, catalog: &Catalog, options: CheckOpti
             survey_tree(&mut survey, &mut found, media, &mut pages, (tree, head, shard), options.data, catalog);
         }
         let mut faults = Vec::new();
-        commit::check(catalog, &pages, &mut survey.bulk, &mut faults);
-        standing::check(catalog, &pages, &mut faults);
+        commit::check(catalog, &mut pages, &mut survey.bulk, &mut faults);
+        standing::check(catalog, &mut pages, &mut faults);
         faults.into_iter().for_each(|fault| found.add(FindingKind::Catalog, None, "changes", fault));
         let mut faults = Vec::new();
         catalog.sessions.check(&catalog.own, &mut pages, &mut survey.owned, &mut faults);

@@ -8,20 +8,19 @@
 //!
 //! # Space
 //! A prepare is admitted as its update would be, and that much of the quota stays taken until it is decided.
-//! Its commit asks for no admission. On the device it may fill more pages than it frees: two parts share a page, and
-//! a long inline value takes one of its own; that difference is nobody's yet (decision 0020).
+//! Its commit asks for no admission. On the device it may fill more pages than it frees (two parts share a page, and
+//! a long inline value takes one of its own), so that much is kept free for it: `media` takes it for spoken for.
 
 use std::collections::BTreeMap;
 
 use media::Pages;
 use types::PoolId;
 
-use crate::catalog::{Catalog, INTENT, unreadable};
-use crate::cursor::Cursor;
+use crate::catalog::{Catalog, INTENT, Pool, unreadable};
+use crate::cursor::each_record;
 use crate::error::{Error, Result};
-use crate::intent;
 use crate::intent::{Intent, give_back};
-use crate::key::{self, DATA, HOLE, LIFE, OBJECT_BYTES, SINGLE, Version};
+use crate::key::Version;
 use crate::punch;
 use crate::record::{self, Record, kind};
 use crate::request::{BulkList, ChangeId, ChangeState, Op, Origin};
@@ -33,14 +32,6 @@ use crate::update::{self, Scratch};
 pub(crate) const PART_BYTES: usize = 3900;
 /// Bytes of the key of a part.
 const PART_KEY_BYTES: usize = 29;
-/// Pages that a change may add beyond one for each record: a split on every level.
-pub(crate) const SPLIT_PAGES: u64 = 4;
-
-/// Pages of quota that an intent takes until it is decided.
-pub(crate) fn pages_of(intent: &Intent) -> u64 {
-    intent.records + SPLIT_PAGES
-}
-
 fn part_key(owner: u32, change: ChangeId, part: u32) -> Vec<u8> {
     let mut key = [&[INTENT][..], &owner.to_be_bytes()].concat();
     standing::push_change_key(&mut key, change);
@@ -48,36 +39,38 @@ fn part_key(owner: u32, change: ChangeId, part: u32) -> Vec<u8> {
     key
 }
 
-/// Reads intents and standings back; every shard is loaded already.
-pub(crate) fn load(catalog: &mut Catalog, pages: &Pages) -> Result<()> {
-    let mut found: Vec<(u32, Vec<u8>)> = Vec::new();
-    let mut cursor = Cursor::at(&catalog.own.tree, pages, &[INTENT])?;
-    while cursor.starts_with(&[INTENT]) {
-        let mut key = Vec::new();
-        cursor.key().copy_to(&mut key);
+/// Reads standings and intents back; every shard is loaded already. An intent that cannot be read does not hide the
+/// standings.
+pub(crate) fn load(catalog: &mut Catalog, pages: &mut Pages) -> Result<()> {
+    catalog.standings = standing::load(&catalog.own, pages)?;
+    let shards = catalog.shards.values().chain(catalog.garbage.values());
+    let pools: BTreeMap<u32, PoolId> = shards.map(|shard| (shard.tree.owner, shard.pool)).collect();
+    let mut take_up = |owner: u32, bytes: &[u8]| {
+        let Some((change, intent)) = decode(bytes) else { return Err(unreadable("an intent")) };
+        let Some(pool) = pools.get(&owner) else { return Err(unreadable("an intent of no container")) };
+        count(&mut catalog.pools, *pool, &intent, true);
+        let pool = Some(*pool).filter(|pool| catalog.pools.contains_key(pool));
+        catalog.intents.insert(pool, owner, change, intent);
+        Ok(())
+    };
+    // The record of one change at a time.
+    let mut current: Option<(u32, Vec<u8>)> = None;
+    each_record(&catalog.own.tree, pages, &[INTENT], |_, key, value| {
         let owner = key.get(1..5).and_then(|bytes| bytes.first_chunk()).map(|bytes| u32::from_be_bytes(*bytes));
         let part = key.last_chunk().map(|bytes| u32::from_be_bytes(*bytes));
         let (Some(owner), Some(part), PART_KEY_BYTES) = (owner, part, key.len()) else {
             return Err(unreadable("an intent"));
         };
-        if part == 0 {
-            found.push((owner, Vec::new()));
+        if part == 0
+            && let Some((owner, bytes)) = current.replace((owner, Vec::new()))
+        {
+            take_up(owner, &bytes)?;
         }
-        let Some((_, bytes)) = found.last_mut() else { return Err(unreadable("an intent")) };
-        bytes.extend_from_slice(cursor.value());
-        cursor.next()?;
-    }
-    let shards = catalog.shards.values().chain(catalog.garbage.values());
-    let pools: BTreeMap<u32, PoolId> = shards.map(|shard| (shard.tree.owner, shard.pool)).collect();
-    for (owner, bytes) in found {
-        let Some((change, intent)) = decode(&bytes) else { return Err(unreadable("an intent")) };
-        let Some(pool) = pools.get(&owner) else { return Err(unreadable("an intent of no container")) };
-        count(catalog, *pool, &intent, true);
-        let pool = Some(*pool).filter(|pool| catalog.pools.contains_key(pool));
-        catalog.intents.insert(pool, owner, change, intent);
-    }
-    catalog.standings = standing::load(&catalog.own, pages)?;
-    Ok(())
+        let Some((_, bytes)) = &mut current else { return Err(unreadable("an intent")) };
+        bytes.extend_from_slice(value);
+        Ok(())
+    })?;
+    current.map_or(Ok(()), |(owner, bytes)| take_up(owner, &bytes))
 }
 
 /// The table's view of a stored prepare record.
@@ -108,9 +101,9 @@ pub(crate) fn stored(catalog: &Catalog, pages: &Pages, owner: u32, change: Chang
 }
 
 /// Adds an intent to what its pool uses, or takes it away.
-fn count(catalog: &mut Catalog, pool: PoolId, intent: &Intent, is_new: bool) {
-    let Some(pool) = catalog.pools.get_mut(&pool) else { return };
-    let (pages, blocks) = (pages_of(intent), intent.block_count());
+fn count(pools: &mut BTreeMap<PoolId, Pool>, pool: PoolId, intent: &Intent, is_new: bool) {
+    let Some(pool) = pools.get_mut(&pool) else { return };
+    let (pages, blocks) = (intent.quota_pages(), intent.block_count());
     if is_new {
         (pool.intent_pages, pool.intent_blocks) = (pool.intent_pages + pages, pool.intent_blocks + blocks);
     } else {
@@ -124,30 +117,33 @@ pub(crate) fn touch_parts(catalog: &Catalog, pages: &Pages, owner: u32, change: 
     (0..parts).try_for_each(|part| catalog.own.tree.locate(pages, &part_key(owner, change, part)).map(drop))
 }
 
-/// Reads every page that the commit of `intent` changes.
-pub(crate) fn touch_tree(shard: &Shard, pages: &Pages, intent: &Intent) -> Result<()> {
-    for touch in &intent.touches {
-        let look = |rest: &[u8], extent: Option<(u8, types::Extent)>| {
-            let mut key = [&touch.place, rest].concat();
-            if let Some((kind, extent)) = extent {
-                key::push_extent(&mut key, kind, extent);
-            }
-            key::push_version(&mut key, touch.version);
-            shard.tree.locate(pages, &key).map(drop)
-        };
-        match &touch.change {
-            intent::Change::Punch => look(&[LIFE], None)?,
-            intent::Change::Single => look(&[SINGLE], None)?,
-            intent::Change::Array { extents, .. } => {
-                extents.iter().try_for_each(|extent| look(&[], Some((DATA, *extent))))?;
-            }
-            intent::Change::Holes(extents) => {
-                extents.iter().try_for_each(|extent| look(&[], Some((HOLE, *extent))))?;
-            }
-        }
-        if touch.is_removal() {
-            shard.tree.locate(pages, &[&touch.place[..OBJECT_BYTES], &[LIFE]].concat())?;
-        }
+/// Reads every page that deciding a change alters; of a commit, those of its operations too.
+pub(crate) fn touch_decision(
+    catalog: &Catalog,
+    pages: &Pages,
+    pool: PoolId,
+    change: ChangeId,
+    is_commit: bool,
+) -> Result<()> {
+    standing::touch_outcome(catalog, pages, pool, change)?;
+    let Some((owner, intent)) = catalog.intents.find(pool, change) else { return Ok(()) };
+    let bytes = stored(catalog, pages, owner, change, intent.parts)?;
+    if !is_commit {
+        return Ok(());
+    }
+    let Some((origin, Record::Prepare { version, ops, .. })) = record::decode(kind::PREPARE, &bytes) else {
+        return Err(Error::Corrupt { place: format!("intent {change}"), fault: "cannot be read".into() });
+    };
+    catalog.touch_session(pages, origin)?;
+    let Some(shard) = living(catalog, owner, intent) else { return Ok(()) };
+    shard.touch(pages)?;
+    let mut key = Vec::new();
+    for (index, op) in ops.iter().enumerate() {
+        let version = Version { minor: version.minor.saturating_add(index as u16), ..version };
+        op.with(|op| match op {
+            Op::Update(update) => update::touch(shard, pages, version, update, &mut key),
+            Op::Punch(punch) => punch::touch(shard, pages, version, punch),
+        })?;
     }
     Ok(())
 }
@@ -173,7 +169,7 @@ pub(crate) fn apply_prepare(
     catalog.own.save_all(pages)?;
     let last = intent.last();
     catalog.with_shard(container, |shard| shard.applied(pages, last))?;
-    count(catalog, pool, &intent, true);
+    count(&mut catalog.pools, pool, &intent, true);
     catalog.intents.insert(Some(pool), owner, change, intent);
     Ok(())
 }
@@ -248,7 +244,7 @@ fn drop_intent(
     for part in 0..intent.parts {
         catalog.own.tree.remove(pages, &part_key(owner, change, part))?;
     }
-    count(catalog, pool, &intent, false);
+    count(&mut catalog.pools, pool, &intent, false);
     catalog.own.save_all(pages)?;
     Ok(Some(intent))
 }
@@ -269,7 +265,12 @@ pub(crate) fn drop_remains(catalog: &mut Catalog, pages: &mut Pages, owner: u32,
 }
 
 /// Compares intents with what the catalog keeps, and counters with their sums; lists their blocks.
-pub(crate) fn check(catalog: &Catalog, pages: &Pages, bulk: &mut Vec<crate::BulkExtent>, problems: &mut Vec<String>) {
+pub(crate) fn check(
+    catalog: &Catalog,
+    pages: &mut Pages,
+    bulk: &mut Vec<crate::BulkExtent>,
+    problems: &mut Vec<String>,
+) {
     let mut sums = BTreeMap::<PoolId, (u64, u64)>::new();
     for (owner, change, intent) in catalog.intents.all() {
         bulk.extend_from_slice(&intent.blocks);
@@ -279,7 +280,7 @@ pub(crate) fn check(catalog: &Catalog, pages: &Pages, bulk: &mut Vec<crate::Bulk
             None => problem("belongs to no container"),
             Some(shard) => {
                 let sum = sums.entry(shard.pool).or_default();
-                *sum = (sum.0 + pages_of(intent), sum.1 + intent.block_count());
+                *sum = (sum.0 + intent.quota_pages(), sum.1 + intent.block_count());
                 if intent.version.epoch > shard.max_epoch() {
                     problem("its epoch is beyond the highest");
                 }
@@ -292,6 +293,7 @@ pub(crate) fn check(catalog: &Catalog, pages: &Pages, bulk: &mut Vec<crate::Bulk
                 }
             }
         }
+        pages.begin_op();
         match stored(catalog, pages, owner, change, intent.parts).map(|bytes| decode(&bytes)) {
             Ok(Some((id, kept))) if id == change && kept == *intent => {}
             Ok(_) => problem("is kept as something else"),

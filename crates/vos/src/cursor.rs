@@ -12,6 +12,36 @@ use crate::tree::{Path, Tree, body, child_of};
 /// Cache lines of a page with its header and the slots of some 60 records.
 const HEAD_LINES: usize = 8;
 
+/// Records that [`each_record`] visits before the pages seen so far may go.
+const RECORDS_PER_STEP: usize = 32;
+
+/// Visits every record whose key begins with `prefix`, in steps: there may be more of them than page memory holds.
+///
+/// # Errors
+/// Of `each`, and of reading.
+pub(crate) fn each_record(
+    tree: &Tree,
+    pages: &mut Pages,
+    prefix: &[u8],
+    mut each: impl FnMut(&Pages, &[u8], &[u8]) -> Result<()>,
+) -> Result<()> {
+    let mut key = prefix.to_vec();
+    loop {
+        pages.begin_op();
+        let mut cursor = Cursor::at(tree, pages, &key)?;
+        for _ in 0..RECORDS_PER_STEP {
+            if !cursor.starts_with(prefix) {
+                return Ok(());
+            }
+            cursor.key().copy_to(&mut key);
+            each(pages, &key, cursor.value())?;
+            cursor.next()?;
+        }
+        // The first key behind the last one seen.
+        key.push(0);
+    }
+}
+
 /// A place between or on the records of a tree.
 #[derive(Clone)]
 pub(crate) struct Cursor<'a> {

@@ -134,7 +134,7 @@ impl Store {
             let mut pages = media.pages();
             pages.set_judge(node::is_whole);
             pages.begin_op();
-            let mut catalog = Catalog::load_judged(&pages, &recovery.root, &mut |entry, error| {
+            let mut catalog = Catalog::load_judged(&mut pages, &recovery.root, &mut |entry, error| {
                 found.add_error(FindingKind::Catalog, entry.container, "the catalog", &error);
                 let is_lost = matches!(error, Error::Corrupt { .. } | Error::Media(media::Error::Read { .. }));
                 unread.push(Unread { site: entry.site.filter(|_| is_lost), ..entry });
@@ -150,7 +150,7 @@ impl Store {
                     None => is_blind = true,
                 }
             }
-            if let Err(error) = commit::load(&mut catalog, &pages) {
+            if let Err(error) = commit::load(&mut catalog, &mut pages) {
                 is_blind = true;
                 found.add_error(FindingKind::Catalog, None, "transactions", &error);
             }

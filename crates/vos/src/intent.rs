@@ -29,6 +29,9 @@ pub(crate) const INTENTS_MAX: usize = 4096;
 /// Most places touched by all of them.
 const TOUCHES_MAX: usize = 256 << 10;
 
+/// Pages that a change may add beyond one for each record: a split on every level.
+pub(crate) const SPLIT_PAGES: u64 = 4;
+
 /// What one operation of an intent does to one place.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) enum Change {
@@ -124,6 +127,17 @@ impl Intent {
         self.version_of(self.ops.saturating_sub(1))
     }
 
+    /// Pages of quota that it takes until it is decided.
+    pub(crate) fn quota_pages(&self) -> u64 {
+        self.records + SPLIT_PAGES
+    }
+
+    /// Pages that its commit may take on the device beyond those it has: each record may need a leaf of its own, and the
+    /// leaf beside it changes when one is split.
+    pub(crate) fn promised_pages(&self) -> u64 {
+        2 * self.records + SPLIT_PAGES
+    }
+
     pub(crate) fn block_count(&self) -> u64 {
         self.blocks.iter().map(|piece| u64::from(piece.blocks)).sum()
     }
@@ -186,6 +200,7 @@ pub(crate) struct Table {
     /// Tree number, big-endian, and place: who touches it, with the index of the touch.
     places: BTreeMap<Vec<u8>, Vec<(ChangeId, u32)>>,
     touches: usize,
+    promised: u64,
 }
 
 impl Table {
@@ -236,9 +251,18 @@ impl Table {
         all.map(|((_, change), _)| change.group)
     }
 
-    /// The pool is gone: nobody decides its changes any more.
-    pub(crate) fn forget_pool(&mut self, pool: PoolId) {
-        self.owners.retain(|(of, _), _| *of != pool);
+    /// Nobody of `pool` decides the changes of this tree any more: they are found by their names no longer.
+    pub(crate) fn forget_names(&mut self, pool: PoolId, owner: u32) {
+        let first = (owner, ChangeId::default());
+        let of_tree = self.intents.range(first..).take_while(|((found, _), _)| *found == owner);
+        for ((_, change), _) in of_tree {
+            self.owners.remove(&(pool, *change));
+        }
+    }
+
+    /// Pages that are kept free for the commits of all intents.
+    pub(crate) fn promised(&self) -> u64 {
+        self.promised
     }
 
     pub(crate) fn insert(&mut self, pool: Option<PoolId>, owner: u32, change: ChangeId, intent: Intent) {
@@ -249,6 +273,7 @@ impl Table {
             self.places.entry(place_key(owner, &touch.place)).or_default().push((change, index as u32));
         }
         self.touches += intent.touches.len();
+        self.promised += intent.promised_pages();
         self.intents.insert((owner, change), intent);
     }
 
@@ -265,6 +290,7 @@ impl Table {
             }
         }
         self.touches -= intent.touches.len();
+        self.promised -= intent.promised_pages();
         Some(intent)
     }
 
@@ -294,7 +320,8 @@ impl Table {
     pub(crate) fn is_consistent(&self) -> bool {
         let listed: usize = self.places.values().map(Vec::len).sum();
         let held: usize = self.intents.values().map(|intent| intent.touches.len()).sum();
-        listed == held && held == self.touches
+        let promised: u64 = self.intents.values().map(Intent::promised_pages).sum();
+        listed == held && held == self.touches && promised == self.promised
     }
 }
 

@@ -60,6 +60,7 @@ mod punch;
 mod query;
 mod recall;
 mod record;
+mod recover;
 mod repair;
 mod request;
 mod rewrite;

@@ -49,6 +49,11 @@ pub(crate) fn plan(shard: &Shard, pages: &Pages, version: Version, punch: &Punch
         let place = (punch.group, punch.oid, dkey);
         check_conditions(shard, pages, version.epoch, place, &mut akeys.iter(), punch.conditions)?;
     }
+    touch(shard, pages, version, punch)
+}
+
+/// Reads every page that [`apply`] will change.
+pub(crate) fn touch(shard: &Shard, pages: &Pages, version: Version, punch: &Punch<'_>) -> Result<()> {
     let (mut flag, mut looked) = (Vec::new(), Ok(()));
     key::push_object(&mut flag, punch.group, punch.oid);
     flag.extend_from_slice(&[LIFE, OBJECT_FLAG]);

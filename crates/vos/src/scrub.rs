@@ -18,9 +18,9 @@ use media::{Lsn, PinGuard, Reserve};
 use rt::disk::IoBuf;
 use types::ContainerId;
 
-use crate::commit::SPLIT_PAGES;
 use crate::cursor::Cursor;
 use crate::error::{Error, Result};
+use crate::intent::SPLIT_PAGES;
 use crate::key::{self, Record as Key};
 use crate::naming::place_of;
 use crate::record::{self, kind};

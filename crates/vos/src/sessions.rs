@@ -31,7 +31,7 @@ use types::{Epoch, SessionId};
 use zerocopy::little_endian::{U32, U64};
 use zerocopy::{FromBytes, Immutable, IntoBytes, KnownLayout};
 
-use crate::cursor::Cursor;
+use crate::cursor::each_record;
 use crate::error::{Error, Result};
 use crate::node::{KIND_SESSION, Value};
 use crate::request::{Origin, Recall};
@@ -429,20 +429,15 @@ impl Table {
 /// A key of the catalog's tree; session and page, when the entry can be read.
 type Entry = (Vec<u8>, Option<(u64, PageId)>);
 
-/// Entries of sessions in the catalog's tree. They fit a few pages: read at once, so that the pages they lead
-/// to can be read one by one.
+/// Entries of sessions in the catalog's tree: collected, so that the pages they lead to can be read one by one.
 fn entries(own: &Shard, pages: &mut Pages) -> Result<Vec<Entry>> {
     let mut found = Vec::new();
-    pages.begin_op();
-    let mut cursor = Cursor::at(&own.tree, pages, &[SESSION])?;
-    while cursor.starts_with(&[SESSION]) {
-        let mut key = Vec::new();
-        cursor.key().copy_to(&mut key);
+    each_record(&own.tree, pages, &[SESSION], |_, key, value| {
         let session = key.get(1..).and_then(|id| id.try_into().ok()).map(u64::from_be_bytes);
-        let page = cursor.value().try_into().ok().map(|id| PageId(u32::from_le_bytes(id)));
-        found.push((key, session.filter(|session| *session != 0).zip(page)));
-        cursor.next()?;
-    }
+        let page = value.try_into().ok().map(|id| PageId(u32::from_le_bytes(id)));
+        found.push((key.to_vec(), session.filter(|session| *session != 0).zip(page)));
+        Ok(())
+    })?;
     Ok(found)
 }
 

@@ -332,6 +332,12 @@ impl Shard {
         Ok(())
     }
 
+    /// Reads the page of the head, so that noting a change there cannot fail.
+    #[inline]
+    pub(crate) fn touch(&self, pages: &Pages) -> Result<()> {
+        Ok(pages.get(self.head).map(drop)?)
+    }
+
     /// Writes the whole head.
     pub(crate) fn save_all(&self, pages: &mut Pages) -> Result<()> {
         let head = self.save(pages)?;

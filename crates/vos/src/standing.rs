@@ -21,13 +21,15 @@ use media::Pages;
 use types::{Epoch, PoolId};
 
 use crate::catalog::{Catalog, OUTCOME, STANDING, unreadable};
-use crate::cursor::Cursor;
+use crate::cursor::each_record;
 use crate::error::Result;
 use crate::request::{ChangeId, ChangeState, Term};
 use crate::shard::Shard;
 
-/// Most outcomes and undecided changes of a target: what memory and one step of settling can take.
+/// Most outcomes and undecided changes of a target: what memory can take.
 pub(crate) const OUTCOMES_MAX: usize = 16 << 10;
+/// Outcomes that one step of settling forgets.
+const SETTLE_STEP: usize = 128;
 
 const COMMITTED: u8 = 1;
 const ABORTED: u8 = 2;
@@ -75,6 +77,12 @@ impl Table {
         let all = self.outcomes.range((pool, first)..);
         all.take_while(move |((of, change), _)| *of == pool && change.group == group)
             .map(|((_, change), state)| (*change, *state))
+    }
+
+    /// How far towards `change` the next step of settling goes.
+    pub(crate) fn next_settled(&self, pool: PoolId, change: ChangeId) -> ChangeId {
+        let mut passed = self.decided(pool, change.group).map(|(decided, _)| decided).take_while(|c| *c <= change);
+        passed.nth(SETTLE_STEP - 1).unwrap_or(change)
     }
 
     /// Groups of a pool of which anything is known.
@@ -150,23 +158,18 @@ fn read_mark(key: &[u8], value: &[u8]) -> Option<(PoolId, u32, Mark)> {
 }
 
 /// Reads the standings back.
-pub(crate) fn load(own: &Shard, pages: &Pages) -> Result<Table> {
-    let (mut table, mut key) = (Table::default(), Vec::new());
-    for kind in [OUTCOME, STANDING] {
-        let mut cursor = Cursor::at(&own.tree, pages, &[kind])?;
-        while cursor.starts_with(&[kind]) {
-            cursor.key().copy_to(&mut key);
-            let (id, value) = (&key[1..], cursor.value());
-            if kind == OUTCOME {
-                let outcome = read_outcome(id, value).ok_or_else(|| unreadable("the outcome of a change"))?;
-                table.outcomes.insert((outcome.0, outcome.1), outcome.2);
-            } else {
-                let mark = read_mark(id, value).ok_or_else(|| unreadable("the standing of a placement group"))?;
-                table.marks.insert((mark.0, mark.1), mark.2);
-            }
-            cursor.next()?;
-        }
-    }
+pub(crate) fn load(own: &Shard, pages: &mut Pages) -> Result<Table> {
+    let mut table = Table::default();
+    each_record(&own.tree, pages, &[OUTCOME], |_, key, value| {
+        let found = read_outcome(&key[1..], value).ok_or_else(|| unreadable("the outcome of a change"))?;
+        table.outcomes.insert((found.0, found.1), found.2);
+        Ok(())
+    })?;
+    each_record(&own.tree, pages, &[STANDING], |_, key, value| {
+        let found = read_mark(&key[1..], value).ok_or_else(|| unreadable("the standing of a placement group"))?;
+        table.marks.insert((found.0, found.1), found.2);
+        Ok(())
+    })?;
     Ok(table)
 }
 
@@ -224,23 +227,39 @@ fn apply_mark(catalog: &mut Catalog, pages: &mut Pages, pool: PoolId, mark: Mark
     catalog.own.save_all(pages)
 }
 
-/// Forgets the groups of a pool that is being destroyed.
-pub(crate) fn forget_pool(catalog: &mut Catalog, pages: &mut Pages, pool: PoolId) -> Result<()> {
-    for group in catalog.standings.groups(pool) {
-        let changes: Vec<ChangeId> = catalog.standings.decided(pool, group).map(|(change, _)| change).collect();
-        for change in changes {
-            catalog.standings.outcomes.remove(&(pool, change));
-            catalog.own.tree.remove(pages, &outcome_key(pool, change))?;
-        }
-        if catalog.standings.marks.remove(&(pool, group)).is_some() {
-            catalog.own.tree.remove(pages, &mark_key(pool, group))?;
-        }
+/// What is known of a pool's groups, up to `most` entries, by their keys.
+fn some(catalog: &Catalog, pool: PoolId, most: usize) -> (Vec<ChangeId>, Vec<u32>) {
+    let Table { marks, outcomes } = &catalog.standings;
+    let decided = outcomes.range((pool, ChangeId::default())..).take_while(|((of, _), _)| *of == pool);
+    let changes: Vec<ChangeId> = decided.map(|((_, change), _)| *change).take(most).collect();
+    let marked = marks.range((pool, 0)..=(pool, u32::MAX)).map(|((_, group), _)| *group);
+    let groups = marked.take(most - changes.len()).collect();
+    (changes, groups)
+}
+
+/// Forgets up to `most` entries of a pool that is being destroyed; returns how many there were.
+pub(crate) fn forget_some(catalog: &mut Catalog, pages: &mut Pages, pool: PoolId, most: usize) -> Result<usize> {
+    let (changes, groups) = some(catalog, pool, most);
+    for change in &changes {
+        catalog.standings.outcomes.remove(&(pool, *change));
+        catalog.own.tree.remove(pages, &outcome_key(pool, *change))?;
     }
-    Ok(())
+    for group in &groups {
+        catalog.standings.marks.remove(&(pool, *group));
+        catalog.own.tree.remove(pages, &mark_key(pool, *group))?;
+    }
+    Ok(changes.len() + groups.len())
+}
+
+/// Reads every page that [`forget_some`] changes.
+pub(crate) fn touch_some(catalog: &Catalog, pages: &Pages, pool: PoolId, most: usize) -> Result<()> {
+    let (changes, groups) = some(catalog, pool, most);
+    changes.into_iter().try_for_each(|change| touch_outcome(catalog, pages, pool, change))?;
+    groups.into_iter().try_for_each(|group| catalog.own.tree.locate(pages, &mark_key(pool, group)).map(drop))
 }
 
 /// Compares what is kept with what memory has.
-pub(crate) fn check(catalog: &Catalog, pages: &Pages, problems: &mut Vec<String>) {
+pub(crate) fn check(catalog: &Catalog, pages: &mut Pages, problems: &mut Vec<String>) {
     let known = &catalog.standings;
     match load(&catalog.own, pages) {
         Ok(kept) if kept.marks == known.marks && kept.outcomes == known.outcomes => {}

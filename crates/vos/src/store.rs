@@ -5,21 +5,21 @@
 //! All in one call without a wait. What can be refused is refused before the record exists, so nothing is
 //! ever half done; recovery calls the same `apply` functions with the records it reads back.
 
-use media::{Lsn, Pages, Recovered, Recovery, Reserve};
-use types::{Conditions, ContainerId, Epoch, Extent, Key, ObjectId, PoolId, SessionId};
+use media::{Lsn, Pages, Reserve};
+use types::{Conditions, ContainerId, Epoch, Extent, Key, ObjectId, PoolId};
 
-use crate::ahead::Ahead;
 use crate::catalog::Catalog;
 use crate::check::{self, Report};
 use crate::coalesce::JoinLimits;
-use crate::commit::{self, SPLIT_PAGES};
+use crate::commit;
 use crate::conflict::timestamps::Reads;
 use crate::diff::{self, DiffAnchor, Difference};
 use crate::error::{Error, Result};
+use crate::intent::SPLIT_PAGES;
 use crate::record::{self, Record, kind};
 use crate::request::{
     AkeyRead, ArrayEnd, ArrayTail, ContainerInfo, Direction, Edge, FetchPlan, ListPart, ListedAkey, ListedExtent,
-    ListedObject, Listing, Op, Origin, Payload, PoolSpace, Punch, Update, ValueRead, ValueWrite,
+    ListedObject, Listing, Origin, Payload, PoolSpace, Punch, Update, ValueRead, ValueWrite,
 };
 use crate::shard::SNAPSHOTS_MAX;
 use crate::space::Reservation;
@@ -54,49 +54,6 @@ impl Store {
         drop(pages);
         media.set_root(&root)?;
         Ok(Store::assemble(media, catalog, Epoch::ZERO))
-    }
-
-    /// Opens a store: applies the records after the checkpoint, and finishes the recovery of `media`. Each
-    /// record that came from a session is shown to `seen`, in order, for exactly-once.
-    ///
-    /// # Errors
-    /// `Corrupt`, with the place; `Media`.
-    pub fn recover(
-        media: media::Store,
-        mut recovery: Recovery,
-        seen: &mut dyn FnMut(Lsn, Origin),
-    ) -> Result<(Store, Recovered)> {
-        let mut store = if recovery.root.is_empty() {
-            Store::format(media)?
-        } else {
-            let mut pages = media.pages();
-            pages.set_judge(node::is_whole);
-            pages.begin_op();
-            let mut catalog = Catalog::load(&pages, &recovery.root)?;
-            commit::load(&mut catalog, &pages)?;
-            let mut judge = |_, session: Option<SessionId>, error| session.map(drop).ok_or(error);
-            catalog.sessions.load(&catalog.own, &mut pages, &mut judge)?;
-            drop(pages);
-            Store::assemble(media, catalog, Epoch::MAX)
-        };
-        // Of what an earlier life of the process read, nothing is known: see `start_clock`.
-        store.reads.start(Epoch::MAX);
-        let mut ahead = Ahead::default();
-        ahead.step(&store.media, &store.catalog, &mut recovery);
-        while let Some(found) = recovery.next_record()? {
-            let decoded = record::decode(found.kind, found.payload).ok_or_else(|| Error::Corrupt {
-                place: format!("log position {}", found.lsn),
-                fault: format!("a record of kind {} that cannot be read", found.kind),
-            })?;
-            let (origin, record) = decoded;
-            store.replay(found.lsn, origin, &record)?;
-            if origin.session.0 != 0 {
-                seen(found.lsn, origin);
-            }
-            ahead.step(&store.media, &store.catalog, &mut recovery);
-        }
-        let recovered = store.media.finish_recovery(recovery)?;
-        Ok((store, recovered))
     }
 
     pub(crate) fn assemble(media: media::Store, mut catalog: Catalog, read_before: Epoch) -> Store {
@@ -142,13 +99,20 @@ impl Store {
         self.change(origin, Reserve::Normal, &Record::CreatePool { pool, quota: quota_bytes })
     }
 
-    /// Destroys a pool and its containers. `maintain` then gives their space back.
+    /// Destroys a pool and its containers, in steps of 128 of what it has. `maintain` then gives their space back. After
+    /// an error or a crash on the way, the pool is there with what is left of it: destroy it again.
     ///
     /// # Errors
     /// `NoPool`; of the log.
     pub fn destroy_pool(&mut self, pool: PoolId, origin: Origin) -> Result<Lsn> {
         self.catalog.pool(pool)?;
-        self.change(origin, Reserve::Critical, &Record::DestroyPool { pool })
+        loop {
+            let touch = |catalog: &Catalog, pages: &Pages| catalog.touch_destroy_pool(pages, pool);
+            let lsn = self.change_after(touch, origin, Reserve::Critical, &Record::DestroyPool { pool })?;
+            if !self.catalog.pools.contains_key(&pool) {
+                return Ok(lsn);
+            }
+        }
     }
 
     /// A quota below what is used only stops growth.
@@ -299,6 +263,7 @@ impl Store {
         let spot = spot?;
         let wanted = (records as u64 + SPLIT_PAGES) * media::PAGE_BYTES as u64;
         catalog.pool(shard.pool)?.admit(shard.pool, wanted)?;
+        shard.touch(&pages)?;
         catalog.touch_session(&pages, origin)?;
         let blocks = (records * media::BLOCK_BYTES) as u64;
         let room = staged::Room {
@@ -333,6 +298,7 @@ impl Store {
         let mut pages = media.pages();
         pages.begin_op();
         punch::plan(shard, &pages, version, punch)?;
+        shard.touch(&pages)?;
         catalog.touch_session(&pages, origin)?;
         record::encode_punch(&mut scratch.log, container, version, origin, punch);
         let lsn = media.append(kind::PUNCH, &[&scratch.log], Reserve::Critical)?;
@@ -619,62 +585,34 @@ impl Store {
 
     /// Logs and applies a change other than a request.
     pub(crate) fn change(&mut self, origin: Origin, reserve: Reserve, record: &Record<'_>) -> Result<Lsn> {
+        self.change_after(|_, _| Ok(()), origin, reserve, record)
+    }
+
+    /// Logs and applies a change, after `touch` has read every page that it alters, in the same operation: so that it does
+    /// not fail once it is logged.
+    pub(crate) fn change_after(
+        &mut self,
+        touch: impl FnOnce(&Catalog, &Pages) -> Result<()>,
+        origin: Origin,
+        reserve: Reserve,
+        record: &Record<'_>,
+    ) -> Result<Lsn> {
         self.running()?;
         let number = record::encode(&mut self.scratch.log, origin, record);
-        self.media.pages().begin_op();
-        self.catalog.touch_session(&self.media.pages(), origin)?;
+        {
+            let mut pages = self.media.pages();
+            pages.begin_op();
+            self.catalog.own.touch(&pages)?;
+            touch(&self.catalog, &pages)?;
+            self.catalog.touch_session(&pages, origin)?;
+        }
         let lsn = self.media.append(number, &[&self.scratch.log], reserve)?;
         let done = self.apply(origin, record);
         self.settle(lsn, done)?;
         Ok(lsn)
     }
 
-    /// Applies a record read back.
-    pub(crate) fn replay(&mut self, lsn: Lsn, origin: Origin, record: &Record<'_>) -> Result<()> {
-        self.media.pages().begin_op();
-        self.apply(origin, record)?;
-        let mut marked = Ok(());
-        let mut mark_one = |at: &Reservation| {
-            at.extents().iter().for_each(|piece| {
-                if marked.is_ok() {
-                    marked = self.media.mark_allocated(*piece);
-                }
-            });
-        };
-        if let Record::Rewrite { rewrite, .. } = record {
-            rewrite.reservations().for_each(&mut mark_one);
-        }
-        if let Record::Mend { mend, .. } = record {
-            mend.reservation().into_iter().for_each(&mut mark_one);
-        }
-        let mut staged = Ok(());
-        let mut mark = |update: &Update<'_>| {
-            each_reservation(update, &mut mark_one);
-            each_payload(update, &mut |payload| {
-                if let Payload::Staged { block, bytes, .. } = payload
-                    && staged.is_ok()
-                {
-                    staged = self.media.restage(*block, bytes);
-                }
-            });
-        };
-        match record {
-            Record::Update { update, .. } => update.with(&mut mark),
-            Record::Prepare { ops, .. } => ops.iter().for_each(|op| {
-                op.with(|op| {
-                    if let Op::Update(update) = op {
-                        mark(update)
-                    }
-                });
-            }),
-            _ => {}
-        }
-        marked?;
-        staged?;
-        self.release_freed(lsn)
-    }
-
-    fn apply(&mut self, origin: Origin, record: &Record<'_>) -> Result<()> {
+    pub(crate) fn apply(&mut self, origin: Origin, record: &Record<'_>) -> Result<()> {
         self.apply_record(origin, record)?;
         match record.effect() {
             Some(epoch) => self.catalog.note(&mut self.media.pages(), origin, epoch),
@@ -748,7 +686,12 @@ impl Store {
         done
     }
 
-    fn release_freed(&mut self, lsn: Lsn) -> Result<()> {
+    /// Has `media` keep room for the commits of all intents.
+    pub(crate) fn keep_promise(&self) {
+        self.media.promise(self.catalog.intents.promised());
+    }
+
+    pub(crate) fn release_freed(&mut self, lsn: Lsn) -> Result<()> {
         for piece in self.scratch.freed.drain(..) {
             self.media.release(piece, lsn)?;
         }
@@ -762,7 +705,7 @@ impl std::fmt::Debug for Store {
     }
 }
 
-fn each_payload<'a>(update: &Update<'a>, each: &mut dyn FnMut(&Payload<'a>)) {
+pub(crate) fn each_payload<'a>(update: &Update<'a>, each: &mut dyn FnMut(&Payload<'a>)) {
     for write in update.akeys {
         match &write.value {
             ValueWrite::Single(payload) => each(payload),

@@ -8,7 +8,7 @@
 //! - Record sizes are everybody's: an update that an intent may make wrong is `InProgress`.
 //! - Maintenance never sees one. What it may not forget yet: nothing below [`Store::oldest_intent`] is final.
 
-use media::{Lsn, Reserve};
+use media::{Lsn, Pages, Reserve};
 use types::{ContainerId, Epoch, PoolId};
 
 use crate::catalog::Catalog;
@@ -65,10 +65,17 @@ impl Store {
         if !catalog.intents.has_room(intent.touches.len()) || !has_room_for_outcome(catalog) {
             return Err(Error::IntentsFull);
         }
-        let space = commit::pages_of(&intent) * media::PAGE_BYTES as u64;
-        catalog.pool(pool)?.admit(pool, space)?;
+        // As alone, deleting always finds room.
+        let reserve = if updates(ops).next().is_some() { Reserve::Normal } else { Reserve::Critical };
+        if reserve == Reserve::Normal {
+            catalog.pool(pool)?.admit(pool, intent.quota_pages() * media::PAGE_BYTES as u64)?;
+        }
+        shard.touch(&pages)?;
+        catalog.own.touch(&pages)?;
         commit::touch_parts(catalog, &pages, owner, change, parts as u32)?;
-        let lsn = media.append(kind::PREPARE, &[&scratch.log], Reserve::Normal)?;
+        media.promise(catalog.intents.promised() + intent.promised_pages());
+        let logged = media.append(kind::PREPARE, &[&scratch.log], reserve);
+        let lsn = logged.inspect_err(|_| media.promise(catalog.intents.promised()))?;
         for update in updates(ops) {
             each_reservation(update, &mut |reservation| reservation.take(media));
         }
@@ -88,26 +95,12 @@ impl Store {
         self.running()?;
         let Store { media, catalog, .. } = self;
         catalog.pool(pool)?;
-        let Some((owner, intent)) = catalog.intents.find(pool, change) else {
+        let Some((_, intent)) = catalog.intents.find(pool, change) else {
             return match catalog.standings.state(pool, change) {
                 ChangeState::Committed { .. } => Ok(self.last_lsn()),
                 state => Err(wrong_state(change, state)),
             };
         };
-        {
-            let mut pages = media.pages();
-            pages.begin_op();
-            commit::touch_parts(catalog, &pages, owner, change, intent.parts)?;
-            standing::touch_outcome(catalog, &pages, pool, change)?;
-            if let Some(shard) = commit::living(catalog, owner, intent) {
-                commit::touch_tree(shard, &pages, intent)?;
-            }
-            catalog.touch_session(&pages, intent.origin)?;
-            let stored = commit::stored(catalog, &pages, owner, change, intent.parts)?;
-            if commit::decode(&stored).is_none() {
-                return Err(Error::Corrupt { place: format!("intent {change}"), fault: "cannot be read".into() });
-            }
-        }
         if intent.records > SMALL_RECORDS as u64
             && let Err(busy @ media::Error::Busy { .. }) = media.admit(Reserve::Normal)
             && media.pressure()
@@ -115,7 +108,21 @@ impl Store {
             // A large one must not be the last straw for the pages in memory; it has time.
             return Err(busy.into());
         }
-        self.change(Origin::default(), Reserve::Critical, &Record::Commit { pool, change })
+        let promised = Reserve::Promised { pages: intent.promised_pages() };
+        let touch = |catalog: &Catalog, pages: &Pages| commit::touch_decision(catalog, pages, pool, change, true);
+        self.decide(touch, promised, &Record::Commit { pool, change })
+    }
+
+    /// Logs and does what ends a change, or notes something of its group.
+    fn decide(
+        &mut self,
+        touch: impl FnOnce(&Catalog, &Pages) -> Result<()>,
+        reserve: Reserve,
+        record: &Record<'_>,
+    ) -> Result<Lsn> {
+        let lsn = self.change_after(touch, Origin::default(), reserve, record)?;
+        self.keep_promise();
+        Ok(lsn)
     }
 
     /// Forgets what a change prepared, and gives its blocks back. One that is not known here is aborted all the
@@ -126,7 +133,7 @@ impl Store {
     /// `Media(LogFull)`: wait for `relieved`; `Corrupt`.
     pub fn abort(&mut self, pool: PoolId, change: ChangeId) -> Result<Lsn> {
         self.running()?;
-        let Store { media, catalog, .. } = self;
+        let catalog = &self.catalog;
         catalog.pool(pool)?;
         match state(catalog, pool, change) {
             ChangeState::Aborted | ChangeState::Settled => return Ok(self.last_lsn()),
@@ -134,15 +141,8 @@ impl Store {
             ChangeState::Unknown if !has_room_for_outcome(catalog) => return Err(Error::IntentsFull),
             ChangeState::Prepared { .. } | ChangeState::Unknown => {}
         }
-        {
-            let mut pages = media.pages();
-            pages.begin_op();
-            if let Some((owner, intent)) = catalog.intents.find(pool, change) {
-                commit::touch_parts(catalog, &pages, owner, change, intent.parts)?;
-            }
-            standing::touch_outcome(catalog, &pages, pool, change)?;
-        }
-        self.change(Origin::default(), Reserve::Critical, &Record::Abort { pool, change })
+        let touch = |catalog: &Catalog, pages: &Pages| commit::touch_decision(catalog, pages, pool, change, false);
+        self.decide(touch, Reserve::Promised { pages: 0 }, &Record::Abort { pool, change })
     }
 
     /// The target follows the leader of `term` from now on: changes of earlier terms are not prepared any more.
@@ -161,8 +161,8 @@ impl Store {
         }
     }
 
-    /// Every member knows how the changes of a group ended, up to `change`: outcomes up to there are forgotten. A mark
-    /// that is not above the one it has changes nothing.
+    /// Every member knows how the changes of a group ended, up to `change`: outcomes up to there are forgotten, in steps. A
+    /// mark that is not above the one it has changes nothing.
     ///
     /// # Errors
     /// `ChangeState` when one of them waits here for its decision; `NoPool`; `Media(LogFull)`: wait for `relieved`;
@@ -176,7 +176,14 @@ impl Store {
         if let Some((waiting, intent)) = first.filter(|(waiting, _)| *waiting <= change) {
             return Err(wrong_state(waiting, ChangeState::Prepared { epoch: intent.version.epoch }));
         }
-        self.mark_to(pool, Mark { settled: change, ..mark }, &Record::Settle { pool, change })
+        loop {
+            let step = self.catalog.standings.next_settled(pool, change);
+            let record = Record::Settle { pool, change: step };
+            let lsn = self.mark_to(pool, Mark { settled: step, ..mark }, &record)?;
+            if step == change {
+                return Ok(lsn);
+            }
+        }
     }
 
     fn mark(&self, pool: PoolId, group: u32) -> Result<Mark> {
@@ -186,12 +193,8 @@ impl Store {
     }
 
     fn mark_to(&mut self, pool: PoolId, mark: Mark, record: &Record<'_>) -> Result<Lsn> {
-        {
-            let mut pages = self.media.pages();
-            pages.begin_op();
-            standing::touch_mark(&self.catalog, &pages, pool, mark)?;
-        }
-        self.change(Origin::default(), Reserve::Critical, record)
+        let touch = |catalog: &Catalog, pages: &Pages| standing::touch_mark(catalog, pages, pool, mark);
+        self.decide(touch, Reserve::Promised { pages: 0 }, record)
     }
 
     /// What the target knows of a placement group: what a leader that begins asks every member.

@@ -294,7 +294,8 @@ impl Tree {
         if node::count(body) == 0 { self.unlink(pages, above, parent) } else { self.shrink(pages) }
     }
 
-    /// Merges the sparse node `id` with a neighbour under the same parent, if both fit one page.
+    /// Merges the sparse node `id` with a neighbour under the same parent, if both fit one page. A neighbour that cannot be
+    /// read stays as it is: nobody has looked at it before the change was logged, and a sparse node is no fault.
     fn merge(&mut self, pages: &mut Pages, path: &[(PageId, u16)], id: PageId) -> Result<()> {
         let Some((&(parent, index), above)) = path.split_last() else {
             return Ok(());
@@ -305,12 +306,16 @@ impl Tree {
         if right_index == 0 {
             return Ok(());
         }
-        let (left, left_body) = child_of(pages, parent, parent_body, right_index - 1)?;
-        let (right, right_body) = child_of(pages, parent, parent_body, right_index)?;
+        let (left, right) = (right_index - 1, right_index);
+        let neighbours = (child_of(pages, parent, parent_body, left), child_of(pages, parent, parent_body, right));
+        let (Ok((left, left_body)), Ok((right, right_body))) = neighbours else {
+            return Ok(());
+        };
         debug_assert!(left == id || right == id);
         let mut separator = Vec::new();
         node::key(parent_body, right_index).copy_to(&mut separator);
-        if !node::should_merge(left_body, right_body, separator.len()) {
+        // A damaged parent may name one child twice.
+        if left == right || !node::should_merge(left_body, right_body, separator.len()) {
             return Ok(());
         }
         let (left_page, right_page) = pages.pair_mut(left, right)?;
@@ -327,14 +332,16 @@ impl Tree {
         self.shrink(pages)
     }
 
-    /// Moves a lone child's contents up into the root.
+    /// Moves a lone child's contents up into the root, unless it cannot be read: then it stays a child.
     fn shrink(&mut self, pages: &mut Pages) -> Result<()> {
         loop {
             let root = body(pages, self.root)?;
             if node::is_leaf(root) || node::count(root) != 1 {
                 return Ok(());
             }
-            let (child, _) = child_of(pages, self.root, root, 0)?;
+            let Ok((child, _)) = child_of(pages, self.root, root, 0) else {
+                return Ok(());
+            };
             let (root, below) = pages.pair_mut(self.root, child)?;
             *root.body_mut() = *below.body();
             pages.free(child)?;

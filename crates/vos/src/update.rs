@@ -150,23 +150,40 @@ pub(crate) fn plan(
         return Ok(Some(shard.tree.locate(pages, key)?));
     }
     for write in update.akeys {
-        let (dkey_end, akey_end) = compose(key, update.group, update.oid, update.dkey, write.akey);
+        if let ValueWrite::Array { record_bytes, .. } = write.value {
+            let (dkey_end, akey_end) = compose(key, update.group, update.oid, update.dkey, write.akey);
+            let view = View::open(shard, pages, key, version.epoch)?;
+            let hidden = view.hidden_akey(&key[..dkey_end], &key[..akey_end])?;
+            match view.size_in_life(&key[..dkey_end], &key[..akey_end], hidden)? {
+                Some(stored) if stored != record_bytes => {
+                    return Err(Error::RecordSize { stored, given: record_bytes });
+                }
+                _ => {}
+            }
+        }
+    }
+    // After the record is logged, nothing may fail.
+    touch(shard, pages, version, update, key)?;
+    Ok(None)
+}
+
+/// Reads every page that [`apply`] will change.
+pub(crate) fn touch(
+    shard: &Shard,
+    pages: &Pages,
+    version: Version,
+    update: &Update<'_>,
+    key: &mut Vec<u8>,
+) -> Result<()> {
+    for write in update.akeys {
+        let (_, akey_end) = compose(key, update.group, update.oid, update.dkey, write.akey);
         match write.value {
             ValueWrite::Single(_) => {
-                // Reads every page on the way now: after the record is logged, nothing may fail.
                 key.push(SINGLE);
                 key::push_version(key, version);
                 shard.tree.locate(pages, key)?;
             }
-            ValueWrite::Array { record_bytes, extents } => {
-                let view = View::open(shard, pages, key, version.epoch)?;
-                let hidden = view.hidden_akey(&key[..dkey_end], &key[..akey_end])?;
-                match view.size_in_life(&key[..dkey_end], &key[..akey_end], hidden)? {
-                    Some(stored) if stored != record_bytes => {
-                        return Err(Error::RecordSize { stored, given: record_bytes });
-                    }
-                    _ => {}
-                }
+            ValueWrite::Array { extents, .. } => {
                 for (extent, _) in extents {
                     key.truncate(akey_end);
                     key::push_extent(key, DATA, *extent);
@@ -176,7 +193,7 @@ pub(crate) fn plan(
             }
         }
     }
-    Ok(None)
+    Ok(())
 }
 
 /// Evaluates conditions at `at`. Without a dkey they ask for the object.

@@ -9,8 +9,8 @@ use media::Reserve;
 use types::{ContainerId, Epoch};
 
 use crate::coalesce::{self, JoinLimits, Looked};
-use crate::commit::SPLIT_PAGES;
 use crate::error::Result;
+use crate::intent::SPLIT_PAGES;
 use crate::intent::oldest;
 use crate::maintain;
 use crate::record::{self, Record, kind};

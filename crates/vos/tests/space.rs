@@ -3,7 +3,7 @@
 mod rig;
 
 use rig::{container, on_node, pool};
-use types::{Conditions, Epoch, Key, ObjectId, PoolId};
+use types::{Conditions, ContainerId, Epoch, Key, ObjectId, PoolId};
 use vos::model::Write;
 use vos::{Error, ListPart, Origin, Punch, PunchScope, Store};
 
@@ -163,6 +163,34 @@ fn a_destroyed_pool_takes_its_containers_along() {
 }
 
 /// Reservations count against the quota while they are held, and a refused update gives them back.
+/// The heads of all its containers were written in one operation: a pool of two thousand containers could not be destroyed
+/// with little page memory, and stopped the store.
+#[test]
+fn a_pool_of_many_containers_is_destroyed_in_steps() {
+    on_node(9, || {
+        let mut store = rig::format(1 << 20, 64 << 20, 4 << 20);
+        store.create_pool(pool(0), 48 << 20, Origin::default()).unwrap();
+        for n in 0..2500u128 {
+            let container = ContainerId::from_bytes(n.to_be_bytes());
+            while let Err(error) = store.create_container(pool(0), container, Origin::default()) {
+                assert!(
+                    matches!(error, Error::Media(media::Error::Busy { .. } | media::Error::LogFull { .. })),
+                    "{error}"
+                );
+                store.media().checkpoint_blocking().unwrap();
+            }
+        }
+        while let Err(error) = store.destroy_pool(pool(0), Origin::default()) {
+            assert!(matches!(error, Error::Media(media::Error::Busy { .. } | media::Error::LogFull { .. })), "{error}");
+            store.media().checkpoint_blocking().unwrap();
+            store.check().expect_clean();
+        }
+        assert!(store.pools().is_empty() && store.containers(pool(0)).is_empty());
+        store.media().checkpoint_blocking().unwrap();
+        store.check().expect_clean();
+    });
+}
+
 #[test]
 fn a_reservation_is_given_back_when_it_is_not_used() {
     on_node(1, || {

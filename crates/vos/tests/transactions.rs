@@ -5,7 +5,7 @@ mod rig;
 use rig::{on_node, with_steps};
 use types::{Conditions, ContainerId, Epoch, Extent, Key};
 use vos::model::{Scope, Step, Write};
-use vos::{AkeyRead, ChangeState, Error, Origin, ReadWhat, Store, Term};
+use vos::{AkeyRead, ChangeState, Error, Origin, Punch, PunchScope, ReadWhat, Store, Term};
 
 const DATA: u64 = 16 << 20;
 
@@ -214,6 +214,112 @@ fn commit_and_abort_find_room_on_a_full_device() {
     });
 }
 
+/// Does `what`, waiting where the store asks for it.
+fn patiently(store: &mut Store, mut what: impl FnMut(&mut Store) -> Result<(), Error>) -> Result<(), Error> {
+    loop {
+        match what(store) {
+            Err(Error::Media(media::Error::Busy { .. } | media::Error::LogFull { .. })) => {
+                store.media().checkpoint_blocking().unwrap();
+            }
+            done => return done,
+        }
+    }
+}
+
+/// An inline value of 4 KiB under a dkey of its own.
+fn long_value(n: u64) -> Step {
+    let mut value = rig::content(n, 4096);
+    // The rig leaves those to the tree.
+    value[0] |= 1;
+    let akeys = vec![(akey(), Write::Single(value))];
+    Step::Update { object: rig::object(0), dkey: Key::from(n), conditions: Conditions::None, akeys }
+}
+
+/// More undecided changes than page memory holds were read back in one operation, in which no page may go: the store
+/// could not be opened any more.
+#[test]
+fn a_store_opens_with_more_undecided_changes_than_memory_holds() {
+    on_node(11, || {
+        let mut store = rig::format(1 << 20, 320 << 20, 4 << 20);
+        store.create_pool(rig::pool(0), 1 << 40, Origin::default()).unwrap();
+        store.create_container(rig::pool(0), id(), Origin::default()).unwrap();
+        const CHANGES: u64 = 4000;
+        for n in 1..=CHANGES {
+            patiently(&mut store, |store| prepare(store, n, 10 + n, &[long_value(n)])).unwrap();
+        }
+        store.media().checkpoint_blocking().unwrap();
+        let mut store = reopen(store);
+        assert_eq!(store.prepared(id()).unwrap().len() as u64, CHANGES);
+        for n in 1..=CHANGES {
+            patiently(&mut store, |store| commit(store, n)).unwrap();
+        }
+        // So many outcomes are settled and forgotten in steps, and a pool with as many is destroyed.
+        let mut store = reopen(store);
+        patiently(&mut store, |store| store.settle_upto(rig::pool(0), rig::change(3)).map(drop)).unwrap();
+        assert_eq!(store.resolve(rig::pool(0), rig::change(3)).unwrap(), ChangeState::Settled);
+        store.check().expect_clean();
+        patiently(&mut store, |store| store.destroy_pool(rig::pool(0), Origin::default()).map(drop)).unwrap();
+        assert!(store.pools().is_empty());
+        reopen(store);
+    });
+}
+
+/// An intent is a page or two; its commit changes a leaf for each key that it names. What was admitted beside it, deletes
+/// too, must leave room for as many: else the checkpoint after the commit had none, and the target failed.
+#[test]
+fn commits_of_scattered_keys_find_room_on_a_device_that_is_full() {
+    on_node(12, || {
+        let mut store = rig::format(1 << 20, 24 << 20, 4 << 20);
+        store.create_pool(rig::pool(0), 1 << 30, Origin::default()).unwrap();
+        store.create_container(rig::pool(0), id(), Origin::default()).unwrap();
+        let put = |n: u64, bytes: usize| {
+            let akeys = vec![(akey(), Write::Single(rig::content(n, bytes)))];
+            Step::Update { object: rig::object(0), dkey: Key::from(n), conditions: Conditions::None, akeys }
+        };
+        for n in 0..1600 {
+            patiently(&mut store, |store| update(store, 5, &put(n * 10, 1500))).unwrap();
+        }
+        let changes = |from: u64| (0..240).map(|n| put((n * 6 + from) * 10 + 3, 8)).collect::<Vec<_>>();
+        for n in 1..=3 {
+            patiently(&mut store, |store| prepare(store, n, 10 + n, &changes(n))).unwrap();
+        }
+        // Until nothing fits any more, deletes neither.
+        let (mut filled, mut deleted) = (0, 0);
+        while let Ok(()) = patiently(&mut store, |store| update(store, 1000, &put(20_000 + filled, 1500))) {
+            filled += 1;
+        }
+        for n in 0..100 {
+            let ((group, oid), dkey) = (rig::object(0), Key::from(n * 77));
+            let punch = Punch { group, oid, scope: PunchScope::Dkey(&dkey), conditions: Conditions::None };
+            let delete = |store: &mut Store| store.punch(id(), Epoch(2000), Origin::default(), &punch).map(drop);
+            deleted += u64::from(patiently(&mut store, delete).is_ok());
+        }
+        assert!(filled > 50 && deleted > 10, "{filled} values and {deleted} deletes beside");
+        for n in 1..=3 {
+            patiently(&mut store, |store| commit(store, n)).unwrap();
+        }
+        store.media().checkpoint_blocking().unwrap();
+        store.check().expect_clean();
+        reopen(store);
+    });
+}
+
+/// A change that only deletes makes room, so that neither quota nor what is kept for commits stands in its way.
+#[test]
+fn a_change_that_only_deletes_is_prepared_in_a_full_pool() {
+    on_node(13, || {
+        let mut store = store();
+        update(&mut store, 5, &single(b"old")).unwrap();
+        store.set_quota(rig::pool(0), 1, Origin::default()).unwrap();
+        let both = [punch(Scope::Dkey(dkey())), single(b"new")];
+        assert!(matches!(prepare(&mut store, 1, 10, &both), Err(Error::NoSpace { .. })));
+        prepare(&mut store, 2, 11, &[punch(Scope::Dkey(dkey()))]).unwrap();
+        commit(&mut store, 2).unwrap();
+        assert_eq!(read(&mut store, 11), None);
+        store.check().expect_clean();
+    });
+}
+
 /// Somebody has still to decide the changes of a destroyed container, and finds them (K10). Then they give back what they
 /// hold, whichever way they end.
 #[test]
@@ -403,7 +509,8 @@ fn what_a_later_punch_hides_of_a_commit_is_removed() {
 #[test]
 fn requests_over_a_limit_are_refused_whole() {
     on_node(9, || {
-        let mut store = rig::format(1 << 20, 64 << 20, 8 << 20);
+        // Each holds room for its commit.
+        let mut store = rig::format(1 << 20, 256 << 20, 8 << 20);
         store.create_pool(rig::pool(0), 1 << 40, Origin::default()).unwrap();
         store.create_container(rig::pool(0), id(), Origin::default()).unwrap();
         assert!(matches!(prepare(&mut store, 1, 10, &[]), Err(Error::Invalid(_))));

@@ -205,7 +205,7 @@ impl Log {
     fn limit(&self, reserve: Reserve) -> u64 {
         match reserve {
             Reserve::Normal => self.area - (self.area / CRITICAL_PART).min(CRITICAL_BYTES_MAX),
-            Reserve::Critical => self.area,
+            Reserve::Critical | Reserve::Promised { .. } => self.area,
         }
     }
 

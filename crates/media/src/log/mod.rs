@@ -26,6 +26,9 @@ impl fmt::Display for Lsn {
 pub enum Reserve {
     /// Anything that adds data: refused early, so that there is room left for the others.
     Normal,
-    /// What makes room (deleting), and what must not fail half way (committing something prepared).
+    /// What makes room: deleting.
     Critical,
+    /// What was accepted before, and must not fail now (committing something prepared): it may take so many of the pages
+    /// that were kept for it.
+    Promised { pages: u64 },
 }

@@ -479,7 +479,7 @@ impl Space {
     pub(crate) fn has_room(&self, reserve: Reserve, page_demand: u64) -> bool {
         let critical = match reserve {
             Reserve::Normal => self.critical_pages(),
-            Reserve::Critical => 0,
+            Reserve::Critical | Reserve::Promised { .. } => 0,
         };
         self.free.pages() >= page_demand + critical
     }
