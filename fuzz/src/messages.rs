@@ -19,8 +19,37 @@ fn error(data: &[u8]) {
     }
 }
 
+/// A pool map is worked with: what is taken for one places objects, and says the same again.
+fn pool_map(data: &[u8]) {
+    let Ok(message) = PoolMap::from_bytes(data) else { return };
+    assert_eq!(message.to_bytes(), data, "what decodes encodes to the same bytes");
+    let Ok(found) = object::map::from_message(&message) else { return };
+    let again = object::map::to_message(message.id, &message.label, &found.map, |rank| {
+        let of_rank = |server: &&MapServer| server.rank == rank;
+        message.servers.iter().find(of_rank).map(|server| server.address.clone()).unwrap_or_default()
+    });
+    assert_eq!(object::map::from_message(&again).as_ref(), Ok(&found), "a map is sent as it is");
+    let layout = placement::Layout::new(found.map);
+    for pg in [0, 17, layout.pg_count() - 1] {
+        layout.slots(pg, 3);
+        layout.interval(pg, 2);
+    }
+}
+
+fn pool_map_delta(data: &[u8]) {
+    let Ok(message) = PoolMapDelta::from_bytes(data) else { return };
+    assert_eq!(message.to_bytes(), data, "what decodes encodes to the same bytes");
+    let Ok(found) = object::map::delta_from_message(&message) else { return };
+    let path = placement::FaultPath::of_rank(types::Rank(0));
+    let server = placement::Server { rank: types::Rank(0), path, targets: 4, weight: 1 };
+    let mut map = placement::PoolMap::create(vec![server]).expect("four targets are a map");
+    if map.advance(&found.delta).is_ok() {
+        placement::Layout::new(map).slots(7, 3);
+    }
+}
+
 macro_rules! round_trips {
-    ($($message:ty),* $(,)?) => { &[$(round_trip::<$message>,)* error] };
+    ($($message:ty),* $(,)?) => { &[$(round_trip::<$message>,)* error, pool_map, pool_map_delta] };
 }
 
 const MESSAGES: &[fn(&[u8])] = round_trips![
@@ -35,7 +64,8 @@ const MESSAGES: &[fn(&[u8])] = round_trips![
     Properties,
     PoolList,
     PoolInfo,
-    PoolMap,
+    PoolMapSince,
+    PoolMapNews,
     ContainerCreate,
     ContainerName,
     ContainerList,

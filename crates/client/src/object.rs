@@ -8,7 +8,7 @@ use ::object::{AkeyQuery, AkeyResult, AkeyUpdate, check, retry};
 use bytes::Bytes;
 use futures_util::{StreamExt, TryStreamExt, stream};
 use net::Reply;
-use placement::Placed;
+use placement::{GroupNumber, Placed};
 use types::{Code, Conditions, Epoch, Error, Extent, Key, ObjectId, Rank, Result, TargetIndex};
 use wire::data::{
     Committed, Direction, LIST_ENTRIES_MAX, ListAkeysRequest, ListDkeysRequest, ListExtentsRequest,
@@ -371,7 +371,8 @@ impl Object {
             let group = placed.groups().get(index).ok_or_else(|| {
                 Error::new(Code::Again, "the pool has shrunk while its objects were walked over").remedy("start over")
             })?;
-            let place = Place { container, oid, group: group.pg, map_version: view.version };
+            let number = GroupNumber::new(group.pg, placed.slots()).as_u32();
+            let place = Place { container, oid, group: number, map_version: view.version };
             Ok(Routed { position: group.leader as usize, out: message(place)? })
         };
         self.located(self.container.pool().call(opcode, &mut route).await)

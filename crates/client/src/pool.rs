@@ -2,9 +2,10 @@
 
 use std::sync::{Arc, Mutex};
 
+use ::object::map::AddressedMap;
 use ::object::retry::{self, Failure};
 use net::{Address, Reply};
-use placement::{Layout as Placement, Placed, PoolMap};
+use placement::{Layout as Placement, Placed};
 use types::{Code, Error, Layout, ObjectId, PoolId, Rank, Result, TargetIndex};
 use wire::Opcode;
 use wire::control::{self, ContainerInfo, PoolInfo};
@@ -56,7 +57,8 @@ pub(crate) struct TargetView {
     pub(crate) rank: Rank,
     pub(crate) index: TargetIndex,
     up: bool,
-    link: Arc<Link>,
+    /// `None`: nobody knows where its server answers.
+    link: Option<Arc<Link>>,
 }
 
 /// What to send, and to which target, by position in the map.
@@ -165,16 +167,16 @@ impl Pool {
             let Some(target) = view.targets.get(position) else {
                 return Err(Error::new(Code::Again, "the pool has shrunk while its targets were walked over"));
             };
-            let failure = if target.up {
-                match operation.attempt(self.inner.system.links(), &target.link, out).await {
+            let link = target.link.as_ref().filter(|_| target.up);
+            let failure = match link {
+                Some(link) => match operation.attempt(self.inner.system.links(), link, out).await {
                     Ok(reply) => return Ok(reply),
                     Err(failure) => failure,
-                }
-            } else {
-                Failure::Refused(target.down())
+                },
+                None => Failure::Refused(target.down()),
             };
             let again = operation.after(failure.clone()).await?;
-            if again == Again::NewMap || !target.up {
+            if again == Again::NewMap || link.is_none() {
                 self.refresh(view.version).await;
             }
             last = Some(failure);
@@ -202,19 +204,19 @@ impl Pool {
 
 impl View {
     fn new(system: &System, map: control::PoolMap) -> Result<View> {
-        let bad = |what: String| {
-            Error::new(Code::Protocol, format!("pool '{}': {what}", map.label)).remedy("check the server's addresses")
-        };
-        let names: Vec<_> = map.targets.iter().map(|entry| (entry.rank, entry.index)).collect();
-        let pool_map = PoolMap::flat(map.version, &names).map_err(|error| bad(error.to_string()))?;
+        let version = map.version;
+        let located = |error: Error| Error { message: format!("pool '{}': {}", map.label, error.message), ..error };
+        let AddressedMap { map: pool_map, addresses } = ::object::map::from_message(&map).map_err(located)?;
         let placement = Placement::new(pool_map);
-        let mut targets = Vec::with_capacity(map.targets.len());
-        for control::TargetEntry { rank, index, address, up } in &map.targets {
-            let address: Address = address.parse().map_err(|error: net::AddressError| bad(error.to_string()))?;
-            let link = system.links().target(&address, index.0);
-            targets.push(TargetView { rank: *rank, index: *index, up: *up, link });
-        }
-        Ok(View { version: map.version, placement, targets })
+        let address_of = |text: &String| text.parse::<Address>().ok();
+        let addresses: Vec<Option<Address>> = addresses.iter().map(address_of).collect();
+        let view = |target: &placement::Target| {
+            let address = addresses.get(target.server as usize).and_then(Option::as_ref);
+            let link = address.map(|address| system.links().target(address, target.index.0));
+            TargetView { rank: target.rank, index: target.index, up: target.state().serves(), link }
+        };
+        let targets = placement.map().targets().iter().map(view).collect();
+        Ok(View { version, placement, targets })
     }
 }
 
@@ -241,7 +243,7 @@ impl View {
 impl TargetView {
     /// Whether requests to it stay in this process.
     pub(crate) fn is_local(&self) -> bool {
-        matches!(self.link.address(), Address::Mem(_))
+        self.link.as_ref().is_some_and(|link| matches!(link.address(), Address::Mem(_)))
     }
 
     fn down(&self) -> Error {

@@ -7,6 +7,7 @@
 //!   FetchResponse + bulk      --fetch---> AkeyResult, every byte verified
 //!   records of an array       --array---> pieces, each within one dkey
 //!   a failed attempt          --retry---> again, with a new map, or give up
+//!   placement's map          <---map----> the pool map in messages, believed only as far as it can be one
 //! ```
 //!
 //! # Always true
@@ -23,6 +24,7 @@
 pub mod array;
 pub mod check;
 pub mod fetch;
+pub mod map;
 pub mod retry;
 pub mod update;
 

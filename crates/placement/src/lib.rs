@@ -31,6 +31,7 @@
 mod claim;
 mod domain;
 mod draw;
+mod group_number;
 pub mod hash;
 mod layout;
 mod map;
@@ -40,10 +41,11 @@ mod state;
 mod view;
 
 pub use domain::{FaultPath, PATH_BYTES_MAX, PATH_PARTS_MAX, PathError};
+pub use group_number::GroupNumber;
 pub use layout::{Layout, SLOTS_MAX, Slot, Stale};
 pub use map::{
-    Change, HISTORY_MAX, MapDelta, MapError, PGS_PER_TARGET, PoolMap, Server, Standing, TARGETS_MAX, Target,
-    WEIGHT_MAX, pg_count,
+    Change, HISTORY_MAX, MapDelta, MapError, MapParts, PG_COUNT_MAX, PGS_PER_TARGET, PoolMap, STANDINGS_MAX, Server,
+    Standing, TARGETS_MAX, Target, WEIGHT_MAX, pg_count,
 };
 pub use place::{GROUPS_MAX, Group, PlaceError, Placed, group_count};
 pub use plan::{Move, Release};

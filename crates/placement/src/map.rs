@@ -13,8 +13,8 @@
 //!    [`PoolMap::apply`]. Only so is everything where a finished change says it is.
 //!
 //! # Not here
-//! What follows from a map ([`crate::Layout`]). The bytes of a map: the wire still carries a flat
-//! one, from which [`PoolMap::flat`] makes a map without history.
+//! What follows from a map ([`crate::Layout`]). The bytes of a map: `wire` has them, and `object` makes them of
+//! [`MapParts`].
 
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -22,6 +22,10 @@ use types::{Rank, TargetIndex};
 
 use crate::domain::FaultPath;
 use crate::state::{CameFrom, Event, Refused, TargetState};
+
+mod parts;
+
+pub use parts::MapParts;
 
 /// Placement groups per target: enough that load evens out, few enough that a listing by group is
 /// cheap.
@@ -33,11 +37,17 @@ pub const WEIGHT_MAX: u32 = 1 << 18;
 /// Versions that a map looks back: who is farther behind fetches the map. A burst of failures makes one
 /// version a server, so this is a bad hour; each costs a comparison when an interval is asked for.
 pub const HISTORY_MAX: u32 = 64;
+/// Standings that a map keeps before it looks back less far: a map in which every one of a million targets changes
+/// again and again stays below a hundred megabytes, at whoever is sent it, too.
+pub const STANDINGS_MAX: usize = 4 * TARGETS_MAX;
+/// Most placement groups of a pool: their number and a width fit in 32 bits ([`crate::GroupNumber`]). Beyond a quarter
+/// of a million targets there are fewer than [`PGS_PER_TARGET`].
+pub const PG_COUNT_MAX: u32 = 1 << 24;
 
 /// The number of placement groups of a pool that starts with `targets`: a power of two, at least 64.
 pub fn pg_count(targets: usize) -> u32 {
     let targets = u32::try_from(targets.clamp(1, TARGETS_MAX)).expect("clamped to a million");
-    (targets * PGS_PER_TARGET).next_power_of_two()
+    (targets * PGS_PER_TARGET).next_power_of_two().min(PG_COUNT_MAX)
 }
 
 /// A server of a pool, with its targets `0..targets`.
@@ -134,8 +144,11 @@ pub enum MapError {
     Together { rank: Rank, index: TargetIndex, state: TargetState },
     #[error("a delta from map version {from} to {to} does not fit map version {version}")]
     Version { version: u32, from: u32, to: u32 },
-    #[error("a delta to map version {to} is not in order at position {position}")]
+    #[error("what leads to map version {to} is not in order, or not possible, at position {position}")]
     Disordered { to: u32, position: u32 },
+    /// Whoever sent or stored it does not keep maps as this crate does.
+    #[error("pool map {version} {what}")]
+    Impossible { version: u32, what: &'static str },
 }
 
 impl Target {
@@ -166,26 +179,6 @@ impl PoolMap {
         map.close()
     }
 
-    /// A map of targets in this order, all in service, each server a fault domain, without history: of what the
-    /// wire carries today.
-    ///
-    /// # Errors
-    /// [`MapError`], as for [`PoolMap::create`].
-    pub fn flat(version: u32, targets: &[(Rank, TargetIndex)]) -> Result<PoolMap, MapError> {
-        let mut map = PoolMap::empty(version.max(1));
-        let mut known: BTreeMap<Rank, u32> = BTreeMap::new();
-        map.check_count(targets.len())?;
-        for &(rank, index) in targets {
-            let server = *known.entry(rank).or_insert(map.servers.len() as u32);
-            if server as usize == map.servers.len() {
-                map.servers.push(Server { rank, path: FaultPath::of_rank(rank), targets: 0, weight: 1 });
-            }
-            map.servers[server as usize].targets += 1;
-            map.push(rank, index, 1, server, TargetState::UpIn);
-        }
-        map.close()
-    }
-
     fn empty(version: u32) -> PoolMap {
         PoolMap { version, floor: version, pg_count: 0, origin: 0, servers: Vec::new(), targets: Vec::new() }
     }
@@ -194,10 +187,6 @@ impl PoolMap {
         let version = self.version;
         if self.targets.is_empty() {
             return Err(MapError::Empty { version });
-        }
-        let mut seen = BTreeSet::new();
-        if let Some(twice) = self.targets.iter().find(|target| !seen.insert((target.rank, target.index))) {
-            return Err(MapError::Twice { version, rank: twice.rank, index: twice.index });
         }
         self.origin = self.targets.len() as u32;
         self.pg_count = pg_count(self.targets.len());
@@ -313,25 +302,22 @@ impl PoolMap {
         if from != self.version || to < from {
             return Err(MapError::Version { version: self.version, from, to });
         }
+        parts::check_version(to)?;
+        // As many as there is something said of: a count alone makes no targets.
+        let new: u64 = delta.servers.iter().map(|server| u64::from(server.targets)).sum();
+        if new > delta.standings.len() as u64 {
+            return Err(MapError::Impossible { version: to, what: "says nothing of some targets" });
+        }
         let mut next = PoolMap { version: to, ..self.clone() };
         let known = next.targets.len();
         next.add(delta.servers.clone(), TargetState::New)?;
         // Their first standing says when they became known, and comes with the delta.
         next.targets[known..].iter_mut().for_each(|target| target.standings.clear());
         for &(position, standing) in &delta.standings {
-            let target = next.targets.get_mut(position as usize).ok_or(MapError::NoTarget { version: to, position })?;
-            let follows = match target.standings.last() {
-                Some(last) => last.since < standing.since,
-                None => standing.state == TargetState::New,
-            };
-            if !follows
-                || standing.since <= from
-                || standing.since > to
-                || standing.left.max(standing.joined) > standing.since
-            {
+            if standing.since <= from {
                 return Err(MapError::Disordered { to, position });
             }
-            target.standings.push(standing);
+            next.append(position, standing)?;
         }
         if let Some(unknown) = next.targets.iter().position(|target| target.standings.is_empty()) {
             return Err(MapError::Disordered { to, position: unknown as u32 });
@@ -457,9 +443,17 @@ impl PoolMap {
     /// Raises the floor, and drops what lies below it.
     fn forget(&mut self) {
         self.floor = self.floor.max(self.version.saturating_sub(HISTORY_MAX));
-        for target in &mut self.targets {
-            let old = target.standings.iter().skip(1).take_while(|standing| standing.since <= self.floor).count();
-            target.standings.drain(..old);
+        loop {
+            let floor = self.floor;
+            for target in &mut self.targets {
+                let old = target.standings.iter().skip(1).take_while(|standing| standing.since <= floor).count();
+                target.standings.drain(..old);
+            }
+            let kept: usize = self.targets.iter().map(|target| target.standings.len()).sum();
+            if kept <= STANDINGS_MAX {
+                return;
+            }
+            self.floor += 1;
         }
     }
 }

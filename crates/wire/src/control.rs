@@ -174,23 +174,90 @@ message! {
 }
 
 message! {
-    /// Answer to `PoolConnect`: what a client needs to place and address objects.
+    /// Answer to `PoolConnect`: what a client needs to place and address objects. Of this `object::map` makes
+    /// placement's map, and the other way round; nothing in it is believed before.
     pub struct PoolMap {
         pub id: PoolId,
         pub label: String,
         pub version: u32,
-        /// In a fixed order; placement works on positions in this list.
-        pub targets: Vec<TargetEntry>,
+        /// The oldest version that the map knows about.
+        pub floor: u32,
+        pub pg_count: u32,
+        /// Targets that the pool was made of.
+        pub origin: u32,
+        /// In the order in which they came: positions of targets count through them.
+        pub servers: Vec<MapServer>,
+        pub standings: Vec<StandingRun>,
     }
 }
 
 message! {
-    pub struct TargetEntry {
+    /// What leads from version `from` of a pool map to version `to`.
+    pub struct PoolMapDelta {
+        pub from: u32,
+        pub to: u32,
+        /// Those that came since.
+        pub servers: Vec<MapServer>,
+        pub standings: Vec<StandingRun>,
+    }
+}
+
+message! {
+    /// A server of a pool, with targets `0 .. targets`.
+    pub struct MapServer {
         pub rank: Rank,
-        pub index: TargetIndex,
-        /// Where the target's server answers.
+        /// Where it answers; empty: nobody knows at the moment.
         pub address: String,
-        pub up: bool,
+        /// What it fails together with, such as `/rack3/host7`.
+        pub fault_path: String,
+        pub targets: u32,
+        /// The share of each of its targets relative to others.
+        pub weight: u32,
+    }
+}
+
+message! {
+    /// What is said of the targets at positions `first .. first + count`, since version `since`. Of one target the
+    /// oldest comes first.
+    pub struct StandingRun {
+        pub first: u32,
+        pub count: u32,
+        pub since: u32,
+        pub state: TargetState,
+        /// The version at which they began to leave, and the one at which they were taken in; zero: they did not.
+        pub left: u32,
+        pub joined: u32,
+    }
+}
+
+message! {
+    /// What the pool map says of a target.
+    #[derive(Copy)]
+    pub enum TargetState {
+        New = 1,
+        UpFromNew = 2,
+        UpFromDown = 3,
+        UpFromDownOut = 4,
+        UpIn = 5,
+        Down = 6,
+        DownOut = 7,
+        Drain = 8,
+    }
+}
+
+message! {
+    /// For whoever has a pool map of `version`. Answered with [`PoolMapNews`].
+    pub struct PoolMapSince {
+        pub pool: String,
+        pub version: u32,
+    }
+}
+
+message! {
+    pub enum PoolMapNews {
+        /// The version is older than the map looks back, or a server answers elsewhere.
+        Whole { map: PoolMap } = 1,
+        Delta { delta: PoolMapDelta } = 2,
     }
 }
 

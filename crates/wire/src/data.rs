@@ -18,7 +18,8 @@ message! {
     pub struct Place {
         pub container: ContainerId,
         pub oid: ObjectId,
-        /// Placement group: the key range of the object's group on the target.
+        /// The placement group at the width of the object's class, as `placement::GroupNumber` makes it of both: the
+        /// key range of the object's group on the target.
         pub group: u32,
         pub map_version: u32,
     }
@@ -163,7 +164,7 @@ message! {
 
 message! {
     pub struct ListObjectsResponse {
-        /// Placement group and object.
+        /// Group number and object.
         pub objects: Vec<(u32, ObjectId)>,
         /// Where the next answer begins; absent at the end.
         pub next: Option<(u32, ObjectId)>,

@@ -49,6 +49,7 @@ opcodes! {
     PoolSetProperties = 0x0115, "Changes a pool's properties.", Once;
     PoolResize = 0x0117, "Changes the space that a pool reserves.", Once;
     PoolConnect = 0x0116, "A pool's map, to place objects with.", Harmless;
+    PoolMapSince = 0x0118, "What has changed in a pool's map.", Harmless;
     ContainerCreate = 0x0120, "Makes a container on every target of the pool.", Once;
     ContainerList = 0x0121, "A pool's containers.", Harmless;
     ContainerQuery = 0x0122, "One container's state.", Harmless;

@@ -373,18 +373,50 @@ fn control_samples(check: &mut impl Check) {
     check.one("space", space);
     check.one("pool_list", PoolList { pools: vec![pool.clone()] });
     check.one("pool_info", pool);
-    let target = TargetEntry { rank: Rank(3), index: TargetIndex(1), address: text("tcp://[::1]:10001"), up: true };
-    check.one(
-        "pool_map",
-        PoolMap {
-            id: pool_id(),
-            label: text("tank"),
-            version: 9,
-            targets: vec![target.clone(), TargetEntry { up: false, ..target.clone() }],
-        },
-    );
-    check.one("target_entry", target);
+    map_samples(check);
     container_samples(check);
+}
+
+fn map_samples(check: &mut impl Check) {
+    let server = MapServer {
+        rank: Rank(3),
+        address: text("tcp://[::1]:10001"),
+        fault_path: text("/rack1/node3"),
+        targets: 8,
+        weight: 2,
+    };
+    let run = StandingRun { first: 1, count: 7, since: 5, state: TargetState::Down, left: 5, joined: 4 };
+    let map = PoolMap {
+        id: pool_id(),
+        label: text("tank"),
+        version: 9,
+        floor: 4,
+        pg_count: 512,
+        origin: 6,
+        servers: vec![server.clone(), MapServer { rank: Rank(4), address: text(""), ..server.clone() }],
+        standings: vec![run.clone(), StandingRun { since: 6, state: TargetState::DownOut, ..run.clone() }],
+    };
+    let delta = PoolMapDelta { from: 8, to: 9, servers: vec![server.clone()], standings: vec![run.clone()] };
+    check.one("map_server", server);
+    check.one("standing_run", run);
+    let states = [
+        ("new", TargetState::New),
+        ("up_from_new", TargetState::UpFromNew),
+        ("up_from_down", TargetState::UpFromDown),
+        ("up_from_down_out", TargetState::UpFromDownOut),
+        ("up_in", TargetState::UpIn),
+        ("down", TargetState::Down),
+        ("down_out", TargetState::DownOut),
+        ("drain", TargetState::Drain),
+    ];
+    for (name, state) in states {
+        check.one(&format!("target_state-{name}"), state);
+    }
+    check.one("pool_map_since", PoolMapSince { pool: text("tank"), version: 8 });
+    check.one("pool_map_news-whole", PoolMapNews::Whole { map: map.clone() });
+    check.one("pool_map_news-delta", PoolMapNews::Delta { delta: delta.clone() });
+    check.one("pool_map_delta", delta);
+    check.one("pool_map", map);
 }
 
 fn container_samples(check: &mut impl Check) {

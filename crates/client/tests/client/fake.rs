@@ -8,8 +8,9 @@ use std::rc::Rc;
 use client::{Address, Code, ContainerSpec, Error, System, SystemOptions};
 use codec::checksum;
 use net::{Handler, Limits, Listener, Reply, Request};
+use placement::{FaultPath, PoolMap, Server, TargetState};
 use rt::disk::IoBuf;
-use types::{Conditions, ContainerId, Epoch, Extent, Key, ObjectId, PoolId, Rank, SessionId, TargetIndex};
+use types::{Conditions, ContainerId, Epoch, Extent, Key, ObjectId, PoolId, Rank, SessionId};
 use wire::control as msg;
 use wire::data::{
     AkeyData, Committed, Direction, FetchRequest, FetchResponse, INLINE_BYTES_MAX, ListAkeysRequest, ListDkeysRequest,
@@ -167,6 +168,20 @@ impl Fake {
         self.links.borrow_mut().drain(..).for_each(|link| link.abort());
     }
 
+    /// The map at its version, with those down that are.
+    fn map(&self) -> msg::PoolMap {
+        let server = Server { rank: Rank(0), path: FaultPath::of_rank(Rank(0)), targets: self.targets, weight: 1 };
+        let mut parts = PoolMap::create(vec![server]).unwrap().parts();
+        (parts.version, parts.floor) = (self.map_version.get(), self.map_version.get());
+        for (position, standing) in &mut parts.standings {
+            if self.down.borrow().contains(position) {
+                (standing.state, standing.left) = (TargetState::Down, standing.since);
+            }
+        }
+        let map = PoolMap::from_parts(parts).unwrap();
+        object::map::to_message(POOL, "tank", &map, |_| self.address().to_string())
+    }
+
     fn tick(&self) -> Epoch {
         self.clock.set(self.clock.get() + 1);
         Epoch(self.clock.get())
@@ -258,14 +273,11 @@ impl Serving {
             }
             Opcode::PoolConnect => {
                 check_pool(&parse::<msg::PoolName>(body).pool)?;
-                let entry = |index| msg::TargetEntry {
-                    rank: Rank(0),
-                    index: TargetIndex(index),
-                    address: fake.address().to_string(),
-                    up: !fake.down.borrow().contains(&index),
-                };
-                let targets = (0..fake.targets).map(entry).collect();
-                msg::PoolMap { id: POOL, label: "tank".into(), version: fake.map_version.get(), targets }.to_bytes()
+                fake.map().to_bytes()
+            }
+            Opcode::PoolMapSince => {
+                check_pool(&parse::<msg::PoolMapSince>(body).pool)?;
+                msg::PoolMapNews::Whole { map: fake.map() }.to_bytes()
             }
             Opcode::PoolDestroy => {
                 let request: msg::PoolDestroy = parse(body);

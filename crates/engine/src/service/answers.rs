@@ -1,5 +1,6 @@
 //! Queries: states and targets, told in messages.
 
+use placement::{FaultPath, PoolMap, Server};
 use types::{Code, ContainerProperty, Epoch, Error, PoolId, PoolProperty};
 use wire::control as msg;
 use wire::encoding::Bytes;
@@ -115,19 +116,26 @@ impl Service {
 
     pub(super) fn pool_map(&self, name: &str) -> Result<msg::PoolMap, Error> {
         self.with_pool(self.find_pool(name)?, |pool| {
-            let entry = |target: &crate::target::order::TargetHandle| msg::TargetEntry {
-                rank: RANK,
-                index: target.index,
-                address: self.config.address.clone(),
-                up: true,
-            };
-            Ok(msg::PoolMap {
-                id: pool.id,
-                label: pool.label.clone(),
-                version: pool.map_version,
-                targets: self.targets.iter().map(entry).collect(),
-            })
+            let map = self.placement_map()?;
+            Ok(object::map::to_message(pool.id, &pool.label, &map, |_| self.config.address.clone()))
         })
+    }
+
+    /// What changed in a pool's map since the version that somebody has.
+    pub(super) fn pool_map_since(&self, name: &str, version: u32) -> Result<msg::PoolMapNews, Error> {
+        let delta = self.placement_map()?.delta_since(version);
+        match delta.map(|delta| object::map::delta_to_message(&delta, |_| self.config.address.clone())) {
+            Some(delta) => self.find_pool(name).map(|_| msg::PoolMapNews::Delta { delta }),
+            None => Ok(msg::PoolMapNews::Whole { map: self.pool_map(name)? }),
+        }
+    }
+
+    /// All targets of this server, in service: there is no other one yet, and nothing happens to them.
+    fn placement_map(&self) -> Result<PoolMap, Error> {
+        let targets = self.targets.len() as u32;
+        let server = Server { rank: RANK, path: FaultPath::of_rank(RANK), targets, weight: 1 };
+        PoolMap::create(vec![server])
+            .map_err(|error| Error::new(Code::Invalid, error.to_string()).remedy("give the server targets"))
     }
 
     pub(super) fn container_list(&self, pool: &str) -> Result<msg::ContainerList, Error> {

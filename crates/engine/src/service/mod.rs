@@ -151,6 +151,10 @@ impl Service {
             Opcode::PoolGetProperties => Ok(self.pool_properties(&parse::<msg::PoolName>(body)?.pool)?.to_bytes()),
             Opcode::PoolSetProperties => Ok(self.pool_set_properties(parse(body)?).await?.to_bytes()),
             Opcode::PoolConnect => Ok(self.pool_map(&parse::<msg::PoolName>(body)?.pool)?.to_bytes()),
+            Opcode::PoolMapSince => {
+                let known = parse::<msg::PoolMapSince>(body)?;
+                Ok(self.pool_map_since(&known.pool, known.version)?.to_bytes())
+            }
             Opcode::ContainerCreate => Ok(self.container_create(parse(body)?).await?.to_bytes()),
             Opcode::ContainerList => Ok(self.container_list(&parse::<msg::PoolName>(body)?.pool)?.to_bytes()),
             Opcode::ContainerQuery => self.with_container(

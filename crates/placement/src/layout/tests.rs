@@ -2,9 +2,10 @@
 
 use std::collections::BTreeSet;
 
-use types::{Rank, TargetIndex};
+use types::Rank;
 
 use super::*;
+use crate::FaultPath;
 use crate::map::{Change, Server};
 use crate::state::Event;
 
@@ -259,8 +260,8 @@ fn the_layout_is_golden() {
     let text: Vec<String> = found.iter().map(|slots| slots.iter().map(show).collect::<Vec<_>>().join(" ")).collect();
     let golden: Vec<&str> = include_str!("../../golden/layout.txt").lines().collect();
     assert_eq!(text, golden, "\n{}", text.join("\n"));
-    let flat = [(Rank(0), TargetIndex(0)), (Rank(0), TargetIndex(1)), (Rank(1), TargetIndex(0))];
-    let flat = Layout::new(PoolMap::flat(1, &flat).unwrap());
+    let named = |rank, targets| server(rank, FaultPath::of_rank(Rank(rank)).as_str(), targets);
+    let flat = Layout::new(PoolMap::create(vec![named(0, 2), named(1, 1)]).unwrap());
     assert_eq!([layout.digest(), flat.digest()], DIGESTS, "{:#x} {:#x}", layout.digest(), flat.digest());
 }
 const DIGESTS: [u64; 2] = [0x6d43_ed4e_9afe_a32d, 0xc569_ebe8_f4f7_b77f];

@@ -18,6 +18,7 @@ fn happen(map: &mut PoolMap, event: Event, positions: &[u32]) -> Result<u32, Map
 fn placement_groups_are_a_power_of_two_and_about_64_a_target() {
     let counts: Vec<u32> = [0, 1, 2, 3, 4, 5, 16].map(pg_count).into();
     assert_eq!(counts, [64, 64, 128, 256, 256, 512, 1024]);
+    assert_eq!([1 << 18, TARGETS_MAX].map(pg_count), [PG_COUNT_MAX; 2]);
 }
 
 #[test]
@@ -33,13 +34,13 @@ fn a_bad_map_says_what_is_wrong_with_it() {
 }
 
 #[test]
-fn a_flat_map_keeps_the_order_it_was_given() {
-    let names = [(Rank(7), TargetIndex(1)), (Rank(3), TargetIndex(0)), (Rank(7), TargetIndex(0))];
-    let map = PoolMap::flat(9, &names).unwrap();
-    let kept: Vec<_> = map.targets().iter().map(|target| (target.rank, target.index)).collect();
-    assert_eq!((kept, map.version(), map.domain_count()), (names.to_vec(), 9, 2));
-    let twice = [(Rank(7), TargetIndex(1)), (Rank(7), TargetIndex(1))];
-    assert!(matches!(PoolMap::flat(9, &twice), Err(MapError::Twice { .. })));
+fn positions_count_targets_whatever_their_ranks_are() {
+    let mut map = PoolMap::create(vec![server(900, "/a", 2), server(7, "/b", 1)]).unwrap();
+    map.apply(&Change::Add(vec![server(3, "/c", 1)])).unwrap();
+    let names: Vec<_> = map.targets().iter().map(|target| (target.rank.0, target.index.0)).collect();
+    assert_eq!(names, [(900, 0), (900, 1), (7, 0), (3, 0)]);
+    assert_eq!(map.position(Rank(7), TargetIndex(0)), Some(2));
+    assert_eq!(map.positions_of(Rank(3)).collect::<Vec<_>>(), [3]);
 }
 
 #[test]
@@ -121,6 +122,8 @@ fn a_delta_leads_to_the_same_map_and_a_wrong_one_is_refused() {
         (with(vec![(0, standing(1))]), "not after the map"),
         (with(vec![(0, standing(5))]), "after the delta"),
         (with(vec![(0, standing(3)), (0, standing(2))]), "backwards"),
+        (MapDelta { servers: vec![server(9, "/host9", 1 << 19)], ..delta.clone() }, "targets out of nothing"),
+        (MapDelta { to: u32::MAX, ..delta.clone() }, "a version that no map has"),
     ] {
         let mut follower = first.clone();
         assert!(follower.advance(&wrong).is_err(), "{why}");
