@@ -90,6 +90,15 @@ pub fn describe_record(number: u16, payload: &[u8]) -> LogEntry {
             entry.container = Some(*container);
             entry.text = format!("{}: {} bytes written anew", place_of(&mend.key), mend.payload().len());
         }
+        Record::Copy { container, records } => {
+            entry.container = Some(*container);
+            let first = records.first().map(|record| place_of(record.borrow().key)).unwrap_or_default();
+            entry.text = format!("{} records from another target, from {first} on", records.len());
+        }
+        Record::Drop { container, group, limit } => {
+            entry.container = Some(*container);
+            entry.text = format!("up to {limit} records of placement group {group} go");
+        }
         Record::Coalesced { container, until } => {
             (entry.container, entry.epoch) = (Some(*container), Some(*until));
             entry.text = format!("small extents are joined up to {until}");
@@ -127,6 +136,8 @@ fn name_of(number: u16) -> &'static str {
         kind::REWRITE => "rewrite",
         kind::COALESCED => "coalesced",
         kind::MEND => "mend",
+        kind::COPY => "copy",
+        kind::DROP => "drop",
         kind::PREPARE => "prepare",
         kind::COMMIT => "commit",
         kind::ABORT => "abort",

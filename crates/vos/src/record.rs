@@ -21,6 +21,8 @@
 //! | 14 rewrite           | see `record/rewrite.rs`                                                     |
 //! | 15 coalesced         | until 8                                                                     |
 //! | 16 mend              | see `record/rewrite.rs`                                                     |
+//! | 17 copy              | see `record/copy.rs`                                                        |
+//! | 18 drop              | see `record/copy.rs`                                                        |
 //! | 20 prepare           | change 20, note, epoch 8, minor 2, ops 2, then each op: see `record/change.rs` |
 //! | 21 commit            | change 20                                                                   |
 //! | 22 abort             | change 20                                                                   |
@@ -41,6 +43,7 @@
 //! that doing a record again gives the same keys.
 
 pub(crate) mod change;
+pub(crate) mod copy;
 mod payload;
 mod read;
 pub(crate) mod rewrite;
@@ -72,6 +75,8 @@ pub(crate) mod kind {
     pub(crate) const REWRITE: u16 = 14;
     pub(crate) const COALESCED: u16 = 15;
     pub(crate) const MEND: u16 = 16;
+    pub(crate) const COPY: u16 = 17;
+    pub(crate) const DROP: u16 = 18;
     pub(crate) const PREPARE: u16 = 20;
     pub(crate) const COMMIT: u16 = 21;
     pub(crate) const ABORT: u16 = 22;
@@ -149,6 +154,15 @@ pub(crate) enum Record<'a> {
     Mend {
         container: ContainerId,
         mend: rewrite::OwnedMend<'a>,
+    },
+    Copy {
+        container: ContainerId,
+        records: Vec<copy::OwnedIncoming<'a>>,
+    },
+    Drop {
+        container: ContainerId,
+        group: u32,
+        limit: u32,
     },
     Prepare {
         container: ContainerId,
@@ -399,6 +413,7 @@ pub(crate) fn encode(out: &mut Vec<u8>, origin: Origin, record: &Record<'_>) -> 
         | Record::Punch { .. }
         | Record::Rewrite { .. }
         | Record::Mend { .. }
+        | Record::Copy { .. }
         | Record::Prepare { .. } => {
             unreachable!("what carries data is encoded where the data is")
         }
@@ -485,6 +500,11 @@ pub(crate) fn encode(out: &mut Vec<u8>, origin: Origin, record: &Record<'_>) -> 
             out.extend_from_slice(&until.0.to_le_bytes());
             kind::COALESCED
         }
+        Record::Drop { container, group, limit } => {
+            push_head(out, origin, container.to_bytes());
+            [group, limit].iter().for_each(|n| out.extend_from_slice(&n.to_le_bytes()));
+            kind::DROP
+        }
         Record::Free { owner, leaves } => {
             push_head(out, origin, [0; 16]);
             out.extend_from_slice(&owner.to_le_bytes());
@@ -534,6 +554,8 @@ pub(crate) fn decode(kind: u16, bytes: &[u8]) -> Option<(Origin, Record<'_>)> {
         kind::REWRITE => rewrite::read(&mut r, container)?,
         kind::MEND => rewrite::read_mend(&mut r, container)?,
         kind::COALESCED => Record::Coalesced { container, until: Epoch(r.u64()?) },
+        kind::COPY => copy::read(&mut r, container)?,
+        kind::DROP => Record::Drop { container, group: r.u32()?, limit: r.u32()? },
         kind::PREPARE => change::read_prepare(&mut r, container, bytes)?,
         kind::COMMIT => Record::Commit { pool, change: change::read_change(&mut r)? },
         kind::ABORT => Record::Abort { pool, change: change::read_change(&mut r)? },
@@ -683,6 +705,7 @@ mod tests {
             ),
             (Record::Discard { container: container(), limit: 5, from: vec![9] }, 13, "05000000 0100 09"),
             (Record::Coalesced { container: container(), until: Epoch(6) }, 15, "0600000000000000"),
+            (Record::Drop { container: container(), group: 7, limit: 5 }, 18, "07000000 05000000"),
         ];
         for (record, number, expected) in cases {
             let mut out = Vec::new();
@@ -715,7 +738,7 @@ mod tests {
             state = state.wrapping_mul(6364136223846793005).wrapping_add(1442695040888963407);
             let at = (state >> 33) as usize % out.len();
             out[at] = (state >> 56) as u8 & if round % 2 == 0 { 3 } else { 0xff };
-            let _ = decode((round % 15) as u16, &out);
+            let _ = decode((round % 19) as u16, &out);
         }
     }
 }

@@ -72,6 +72,9 @@ impl Store {
         if let Record::Rewrite { rewrite, .. } = record {
             rewrite.reservations().for_each(&mut mark_one);
         }
+        if let Record::Copy { records, .. } = record {
+            records.iter().filter_map(|record| record.reservation()).for_each(&mut mark_one);
+        }
         if let Record::Mend { mend, .. } = record {
             mend.reservation().into_iter().for_each(&mut mark_one);
         }

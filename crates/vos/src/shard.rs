@@ -187,6 +187,8 @@ pub(crate) struct Shard {
     pub(crate) walk: Option<Walk>,
     /// Where the rollback under way goes on; empty for its beginning.
     pub(crate) discard_from: Vec<u8>,
+    /// Somebody copies it: nothing is aggregated or joined meanwhile.
+    pub(crate) is_held: bool,
     minors: Minors,
     /// Whether objects have the flag. A cache.
     flags: RefCell<HashMap<[u8; OBJECT_BYTES], bool>>,
@@ -226,6 +228,7 @@ impl Shard {
             pass: None,
             walk: None,
             discard_from: Vec::new(),
+            is_held: false,
             minors: Minors::default(),
             flags: RefCell::default(),
         };
@@ -282,6 +285,7 @@ impl Shard {
             pass: None,
             walk: None,
             discard_from: Vec::new(),
+            is_held: false,
             minors,
             flags: RefCell::default(),
         })
@@ -440,14 +444,32 @@ impl Shard {
         self.minors.max = self.minors.max.max(found);
     }
 
+    /// A record of this version came from another target, after passes may have gone by its epoch.
+    pub(crate) fn came_late(&mut self, version: Version) {
+        self.minors.note(version);
+        let before = Epoch(version.epoch.0.saturating_sub(1));
+        self.aggregated = self.aggregated.min(before);
+        self.coalesced = self.coalesced.min(before);
+        (self.pass, self.walk) = (None, None);
+    }
+
+    /// # Errors
+    /// `RollingBack`: some of what is there is gone for readers.
+    pub(crate) fn at_rest(&self) -> Result<()> {
+        self.rollback.map_or(Ok(()), |to| Err(Error::RollingBack { to }))
+    }
+
     /// Whether something may have become invisible since the last pass.
     pub(crate) fn wants_aggregation(&self) -> bool {
-        self.rollback.is_none() && self.aggregated < self.horizon && self.aggregated < self.max_epoch()
+        !self.is_held && self.rollback.is_none() && self.aggregated < self.horizon && self.aggregated < self.max_epoch()
     }
 
     /// Whether something that is aggregated may be joined.
     pub(crate) fn wants_coalescing(&self) -> bool {
-        self.rollback.is_none() && self.coalesced < self.aggregated && self.coalesced < self.max_epoch()
+        !self.is_held
+            && self.rollback.is_none()
+            && self.coalesced < self.aggregated
+            && self.coalesced < self.max_epoch()
     }
 
     /// The first moment at or after `epoch` that can be read once all before `horizon` is forgotten but

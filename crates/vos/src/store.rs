@@ -25,7 +25,7 @@ use crate::shard::SNAPSHOTS_MAX;
 use crate::space::Reservation;
 use crate::update::{self, Scratch};
 use crate::walk::{Visitor, WalkAnchor};
-use crate::{aggregate, fetch, list, maintain, node, prepare, punch, query, rewrite, staged, standing, walk};
+use crate::{aggregate, copy, fetch, list, maintain, node, prepare, punch, query, rewrite, staged, standing, walk};
 
 /// Changes of more records than this must fit the page budget twice.
 pub(crate) const SMALL_RECORDS: usize = 16;
@@ -662,6 +662,11 @@ impl Store {
                 shard.walk = None;
                 shard.save_all(pages)
             }),
+            Record::Copy { container, records } => catalog.with_shard(*container, |shard| {
+                copy::apply_copy(shard, pages, records.iter().map(|record| record.borrow()), scratch)
+            }),
+            Record::Drop { container, group, limit } => catalog
+                .with_shard(*container, |shard| copy::apply_drop(shard, pages, *group, *limit, &mut scratch.freed)),
             Record::Free { owner, leaves } => maintain::apply_free(catalog, pages, *owner, *leaves, &mut scratch.freed),
             Record::Prepare { container, change, bytes, .. } => match commit::intent_of(origin, record) {
                 Some(intent) => commit::apply_prepare(catalog, pages, *container, *change, intent, bytes),

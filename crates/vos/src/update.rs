@@ -100,7 +100,7 @@ pub(crate) fn are_distinct(keys: &mut dyn Iterator<Item = &Key>) -> bool {
     all.windows(2).all(|pair| pair[0] != pair[1])
 }
 
-fn check_payload(payload: &Payload<'_>) -> Result<()> {
+pub(crate) fn check_payload(payload: &Payload<'_>) -> Result<()> {
     let (len, checksums) = match *payload {
         Payload::Inline { bytes, checksums } => {
             if bytes.len() > INLINE_BYTES_MAX {

@@ -30,6 +30,7 @@ const SECTIONS: &[(&str, &str, Doc)] = &[
     ("Log records", "vos/src/record.rs", Module),
     ("Payloads in log records", "vos/src/record/payload.rs", Module),
     ("Log records of data that moves", "vos/src/record/rewrite.rs", Module),
+    ("Log records of copies", "vos/src/record/copy.rs", Module),
     ("Log records of changes", "vos/src/record/change.rs", Module),
     ("Catalog", "vos/src/catalog.rs", Module),
     ("Intents in the catalog", "vos/src/commit.rs", Module),

@@ -197,8 +197,20 @@ pub fn regions(log_bytes: u64, data_bytes: u64) -> Regions {
 }
 
 pub fn format(log_bytes: u64, data_bytes: u64, memory_bytes: usize) -> Store {
+    format_on(regions(log_bytes, data_bytes), memory_bytes)
+}
+
+/// Another store beside the first.
+pub fn format_second(log_bytes: u64, data_bytes: u64, memory_bytes: usize) -> Store {
+    let (log, data) = (disk("/second-log"), disk("/second-data"));
+    let regions =
+        Regions { log: Region::new(log, 0, log_bytes), metadata: None, data: Region::new(data, 0, data_bytes) };
+    format_on(regions, memory_bytes)
+}
+
+fn format_on(regions: Regions, memory_bytes: usize) -> Store {
     let identity = Identity { store: *b"0123456789abcdef", target: 0 };
-    let media = media::Store::format(regions(log_bytes, data_bytes), identity, memory_bytes, Existing::Refuse).unwrap();
+    let media = media::Store::format(regions, identity, memory_bytes, Existing::Refuse).unwrap();
     Store::format(media).unwrap()
 }
 
@@ -206,11 +218,17 @@ pub fn format(log_bytes: u64, data_bytes: u64, memory_bytes: usize) -> Store {
 pub type Opened = (Store, Recovered, Vec<(Lsn, Origin)>);
 
 pub fn open(memory_bytes: usize) -> Result<Opened, Error> {
-    let regions = Regions {
-        log: Region::whole(disk("/log")).unwrap(),
-        metadata: None,
-        data: Region::whole(disk("/data")).unwrap(),
-    };
+    open_on("/log", "/data", memory_bytes)
+}
+
+/// The store of [`format_second`].
+pub fn open_second(memory_bytes: usize) -> Result<Opened, Error> {
+    open_on("/second-log", "/second-data", memory_bytes)
+}
+
+fn open_on(log: &str, data: &str, memory_bytes: usize) -> Result<Opened, Error> {
+    let regions =
+        Regions { log: Region::whole(disk(log)).unwrap(), metadata: None, data: Region::whole(disk(data)).unwrap() };
     let (media, recovery) = media::Store::open(regions, memory_bytes)?;
     let mut seen = Vec::new();
     let (store, recovered) = Store::recover(media, recovery, &mut |lsn, origin| seen.push((lsn, origin)))?;
@@ -639,6 +657,16 @@ pub fn with_update(
     then(store, &Update { group, oid, dkey, conditions, akeys: &writes })
 }
 
+/// The bytes of a bulk value.
+pub fn read_blocks(store: &Store, blocks: &[vos::BulkExtent], bytes: u64) -> Vec<u8> {
+    let mut all = Vec::new();
+    for extent in blocks {
+        all.extend_from_slice(&store.media().bulk_read_now(*extent, 0, extent.bytes() as usize).unwrap());
+    }
+    all.truncate(bytes as usize);
+    all
+}
+
 /// The bytes a plan names, verified; holes are zeros.
 pub fn bytes_of(store: &Store, plan: &FetchPlan, akey: usize) -> Vec<(Extent, Option<Vec<u8>>)> {
     plan.akeys[akey]
@@ -650,13 +678,7 @@ pub fn bytes_of(store: &Store, plan: &FetchPlan, akey: usize) -> Vec<(Extent, Op
                 Source::Inline { payload, checksums, part } => (plan.inline[payload.clone()].to_vec(), checksums, part),
                 Source::Bulk { extents, bytes, checksums, part } => {
                     assert!(plan.pin.is_some(), "bulk is pinned");
-                    let mut payload = Vec::new();
-                    for extent in extents {
-                        let read = store.media().bulk_read_now(*extent, 0, extent.bytes() as usize).unwrap();
-                        payload.extend_from_slice(&read);
-                    }
-                    payload.truncate(*bytes as usize);
-                    (payload, checksums, part)
+                    (read_blocks(store, extents, *bytes), checksums, part)
                 }
             };
             checksum::verify_chunks(&payload, checksums).unwrap();
