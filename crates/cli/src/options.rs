@@ -20,7 +20,8 @@ pub struct PrintOptions {
 /// Which system to talk to.
 #[derive(Args, Clone, Debug, Default)]
 pub struct SystemOptions {
-    /// Server to talk to: host:port or unix:///path [default: $DAOS_SERVER, else 127.0.0.1:10001]
+    /// Server to talk to: host:port or unix:///path; several with commas between: the first that answers [default:
+    /// $DAOS_SERVER, else 127.0.0.1:10001]
     #[arg(long, global = true, value_name = "ADDR", help_heading = "Global options")]
     pub server: Option<String>,
     /// Name of the system meant: a server of another one is refused

@@ -69,13 +69,12 @@ impl Session {
         Ok(Session { system: ::daos::System::embedded_with(path, options).await? })
     }
 
-    /// Connects to the server at `address`; with `system`, only if that is its system's name.
+    /// Connects to the first server of `address` (one, or several with commas between) that answers; with `system`, only
+    /// if that is its system's name.
     pub(crate) async fn connect(address: &str, system: Option<String>) -> Result<Session> {
-        let parsed = address.parse().map_err(|e: net::AddressError| {
-            Failure::usage(format!("'{}' is no address: {}", e.text, e.why), "write host:port or unix:///path")
-        })?;
+        let parsed = addresses(address)?;
         let options = ::daos::SystemOptions { system, ..Default::default() };
-        let connected = ::daos::System::connect(&[parsed], options).await;
+        let connected = ::daos::System::connect(&parsed, options).await;
         let system = connected.map_err(|error| match error.code {
             Code::Unreachable | Code::NoService => Error::new(error.code, format!("no server at {address}"))
                 .remedy("start one with `daos_server start`, name another with --server ADDR, or use --embedded DIR"),
@@ -113,6 +112,19 @@ impl Session {
             Err(error) => Err(container_error(&pool, error, name).await),
         }
     }
+}
+
+/// Addresses of servers of one system, with commas between.
+fn addresses(text: &str) -> Result<Vec<net::Address>> {
+    let parse = |text: &str| {
+        text.parse().map_err(|e: net::AddressError| {
+            Failure::usage(
+                format!("'{}' is no address: {}", e.text, e.why),
+                "write host:port or unix:///path, several with commas between",
+            )
+        })
+    };
+    text.split(',').map(str::trim).map(parse).collect()
 }
 
 /// Whether there may be an embedded system in `path`.

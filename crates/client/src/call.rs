@@ -56,8 +56,19 @@ impl Operation {
         Operation { opcode, sequence, started, deadline: started + time, failures: 0, unknown: false }
     }
 
-    fn left(&self) -> Duration {
+    pub(crate) fn left(&self) -> Duration {
         self.deadline - rt::now()
+    }
+
+    /// How often it has failed so far.
+    pub(crate) fn failures(&self) -> u32 {
+        self.failures
+    }
+
+    /// Notes a failure after which somebody else is asked at once.
+    pub(crate) fn passed_over(&mut self, failure: &Failure) {
+        self.unknown |= failure.is_unknown() && self.opcode.repeat() == Repeat::Once;
+        tracing::debug!(opcode = self.opcode.name(), sequence = self.sequence, error = %failure.error(), "asking another");
     }
 
     /// Sends once and waits for the answer, or for this attempt's share of the time.

@@ -7,7 +7,11 @@ use ::object::ArrayShape;
 use ::object::retry;
 use bytes::Bytes;
 use futures_util::{StreamExt, TryStreamExt, stream};
-use types::{Code, ContainerId, Epoch, Error, ObjectClass, ObjectId, ObjectType, Result};
+use placement::GroupNumber;
+use types::{
+    Chosen, Code, ContainerId, Epoch, Error, Hints, ObjectClass, ObjectId, ObjectType, Redundancy, Result,
+    SymbolicClass,
+};
 use wire::Opcode;
 use wire::control::{self, ContainerInfo, ObjectIdRange, SnapshotInfo};
 use wire::data::{
@@ -17,6 +21,7 @@ use wire::data::{
 use crate::call::{Outgoing, decode};
 use crate::ids::IdRange;
 use crate::pool::Routed;
+use crate::view::To;
 use crate::{Array, IN_FLIGHT_MAX, Kv, Object, Pool};
 
 /// An open container, as it is now or as it was at an epoch.
@@ -30,8 +35,10 @@ struct Inner {
     pool: Pool,
     id: ContainerId,
     label: String,
-    /// For objects whose class nobody chose.
-    class: Option<ObjectClass>,
+    /// For objects whose class nobody chose: the name of a class, or of a rule to choose by; or empty.
+    class: String,
+    /// Failures that objects are to survive.
+    redundancy_factor: usize,
     ids: IdRange,
 }
 
@@ -44,9 +51,11 @@ enum View {
 
 impl Container {
     pub(crate) fn new(pool: Pool, info: ContainerInfo) -> Container {
-        let class = info.properties.iter().find(|(name, _)| name == "oclass").and_then(|(_, text)| text.parse().ok());
+        let property = |wanted: &str| info.properties.iter().find(|(name, _)| name == wanted).map(|(_, text)| text);
+        let class = property("oclass").cloned().unwrap_or_default();
+        let redundancy_factor = property("rd_fac").and_then(|text| text.parse().ok()).unwrap_or(0);
         let label = if info.label.is_empty() { info.id.to_string() } else { info.label };
-        let inner = Inner { pool, id: info.id, label, class, ids: IdRange::default() };
+        let inner = Inner { pool, id: info.id, label, class, redundancy_factor, ids: IdRange::default() };
         Container { inner: Arc::new(inner), view: View::Latest }
     }
 
@@ -189,17 +198,42 @@ impl Container {
         self.control(Opcode::AllocateObjectIds, &control::AllocateObjectIds { pool, container, count }).await
     }
 
-    /// A new object's id. Without a class the container's `oclass` is taken, or else all targets
-    /// (`SX`) for arrays and key-value stores and one (`S1`) for the rest.
+    /// Failures of servers that its objects are to survive: the property `rd_fac`.
+    pub fn redundancy_factor(&self) -> usize {
+        self.inner.redundancy_factor
+    }
+
+    /// A new object's id. Without a class the container's `oclass` is taken; or else copies as the redundancy factor has
+    /// it, as far as the pool has fault domains, on all targets (`SX`, `RP_2GX`) for arrays and key-value stores and
+    /// in one group (`S1`, `RP_2G1`) for the rest.
     ///
     /// # Errors
     /// `Invalid` or `NotSupported`: the pool cannot hold objects of this class.
     pub async fn new_object(&self, kind: ObjectType, class: Option<ObjectClass>) -> Result<ObjectId> {
         self.writable()?;
-        let class = class.or(self.inner.class).unwrap_or_else(|| default_class(kind));
-        let oid = ObjectId::new(kind, class, 0, self.inner.ids.next(self).await?);
-        self.inner.pool.view().place(oid)?;
-        Ok(oid)
+        let class = class.map_or_else(|| self.default_class(kind), Ok)?;
+        self.inner.pool.view().admits_class(class)?;
+        Ok(ObjectId::new(kind, class, 0, self.inner.ids.next(self).await?))
+    }
+
+    fn default_class(&self, kind: ObjectType) -> Result<ObjectClass> {
+        let (name, factor, spread) = (&self.inner.class, self.inner.redundancy_factor, self.inner.pool.view().spread());
+        if let Ok(class) = name.parse() {
+            return Ok(class);
+        }
+        let symbolic = SymbolicClass::by_name(name);
+        let chosen = match symbolic {
+            Some(symbolic) => symbolic.resolve(factor, spread, kind),
+            None => ObjectClass::automatic(factor, spread, kind, Hints::default()),
+        };
+        let Chosen { class, tolerates, .. } = chosen.map_err(|error| {
+            Error::new(Code::Invalid, error.to_string()).remedy("name a class with fewer copies, such as SX")
+        })?;
+        match class.redundancy() {
+            // Cells were not asked for, and nothing writes them yet: as many copies survive as much.
+            Redundancy::Erasure { .. } if !name.to_ascii_uppercase().contains("EC_") => Ok(copied(class, tolerates)),
+            _ => Ok(class),
+        }
     }
 
     pub fn object(&self, oid: ObjectId) -> Object {
@@ -216,28 +250,34 @@ impl Container {
 
     /// Every object with data, in order of their ids.
     ///
+    /// While servers are out, the others are asked: they have copies of all objects that are as redundant as the container
+    /// says, and of others only some. If more are out than the redundancy factor makes up for, they are waited for.
+    ///
     /// Cost: a walk over every target's list; the result is held in memory.
     pub async fn list_objects(&self) -> Result<Vec<ObjectId>> {
-        let targets = self.inner.pool.view().targets.len();
+        let targets = self.inner.pool.view().witnesses(self.copies());
         let of_target = |position| async move { self.list_objects_on(position).await };
         let lists: Vec<BTreeSet<ObjectId>> =
-            stream::iter(0..targets).map(of_target).buffered(IN_FLIGHT_MAX).try_collect().await?;
+            stream::iter(targets).map(of_target).buffered(IN_FLIGHT_MAX).try_collect().await?;
         Ok(lists.into_iter().flatten().collect::<BTreeSet<_>>().into_iter().collect())
     }
 
-    async fn list_objects_on(&self, position: usize) -> Result<BTreeSet<ObjectId>> {
+    fn copies(&self) -> usize {
+        self.inner.redundancy_factor + 1
+    }
+
+    async fn list_objects_on(&self, position: u32) -> Result<BTreeSet<ObjectId>> {
         let mut objects = BTreeSet::new();
         let mut after = None;
         loop {
             let (limit, direction) = (LIST_ENTRIES_MAX, Direction::Forward);
             let request = ListObjectsRequest { container: self.id(), at: self.read_epoch(), after, limit, direction };
-            let reply = self
-                .inner
-                .pool
-                .call(Opcode::ListObjects, &mut |_| Ok(Routed { position, out: Outgoing::message(&request) }))
-                .await;
-            let page: ListObjectsResponse =
-                self.located(reply.and_then(|reply| decode(Opcode::ListObjects, &reply)))?;
+            let routed = || Routed { to: To::Target { position }, out: Outgoing::message(&request) };
+            // What goes meanwhile has its objects elsewhere, too.
+            let route = &mut |view: &Arc<crate::view::View>| Ok(view.is_witness(position, self.copies()).then(routed));
+            let reply = self.located(self.inner.pool.call_if(Opcode::ListObjects, route).await)?;
+            let Some(reply) = reply else { return Ok(objects) };
+            let page: ListObjectsResponse = self.located(decode(Opcode::ListObjects, &reply))?;
             objects.extend(page.objects.into_iter().map(|(_, oid)| oid));
             if page.next.is_none() {
                 return Ok(objects);
@@ -249,20 +289,35 @@ impl Container {
     /// What differs between `from` and this handle's moment, given to `each` some at a time, target by target.
     /// Both moments must be kept: snapshots, or within the container's `retention`.
     ///
+    /// Of several copies the leader's is told, as the pool map had it in the beginning.
+    ///
     /// Cost: proportional to what changed.
     ///
     /// # Errors
-    /// `NotFound`: a moment is not kept.
+    /// `NotFound`: a moment is not kept. `Again`: a server went while it told; what was given to `each` holds, and is
+    /// not all.
     pub async fn diff(&self, from: Epoch, mut each: impl FnMut(Vec<Difference>)) -> Result<()> {
-        for position in 0..self.inner.pool.view().targets.len() {
+        let first = self.inner.pool.view();
+        for position in first.witnesses(self.copies()) {
             let mut after = wire::encoding::Bytes(Vec::new());
             loop {
                 let (container, to) = (self.id(), self.read_epoch());
                 let request = DiffRequest { container, from, to, after, limit: LIST_ENTRIES_MAX };
-                let routed = || Ok(Routed { position, out: Outgoing::message(&request) });
-                let reply = self.inner.pool.call(Opcode::Diff, &mut |_| routed()).await;
+                let routed = || Routed { to: To::Target { position }, out: Outgoing::message(&request) };
+                let route =
+                    &mut |view: &Arc<crate::view::View>| Ok(view.is_witness(position, self.copies()).then(routed));
+                let reply = self.located(self.inner.pool.call_if(Opcode::Diff, route).await)?;
+                let reply = reply.ok_or_else(|| {
+                    let (rank, target) = first.name(position);
+                    let what = format!("target {target} of server {rank} went while it told what differs");
+                    Error::new(Code::Again, what).remedy("start over")
+                });
                 let page: DiffResponse = self.located(reply.and_then(|reply| decode(Opcode::Diff, &reply)))?;
-                each(page.differences);
+                let told = |found: &Difference| {
+                    let group = GroupNumber::from_u32(found.group);
+                    group.is_none_or(|group| first.leads(position, group.pg(), group.width()))
+                };
+                each(page.differences.into_iter().filter(told).collect());
                 if page.next.0.is_empty() {
                     break;
                 }
@@ -310,14 +365,8 @@ impl Container {
     }
 }
 
-fn default_class(kind: ObjectType) -> ObjectClass {
-    match kind {
-        ObjectType::Array
-        | ObjectType::ArrayAttr
-        | ObjectType::ArrayByte
-        | ObjectType::KvHashed
-        | ObjectType::KvUint64
-        | ObjectType::KvLexical => ObjectClass::SX,
-        _ => ObjectClass::S1,
-    }
+/// As many groups, each of copies enough to survive so many failures.
+fn copied(class: ObjectClass, tolerates: usize) -> ObjectClass {
+    let copies = u8::try_from(tolerates + 1).unwrap_or(u8::MAX);
+    ObjectClass::of(Redundancy::Replicas { copies }, class.groups()).unwrap_or(class)
 }

@@ -15,7 +15,9 @@
 //! 1. A request keeps its number through all its repeats, so it takes effect once.
 //! 2. Every operation ends by the system's deadline, and says when its outcome is unknown.
 //! 3. Every byte read was verified against the checksum it was written with.
-//! 4. What is under way is bounded: [`IN_FLIGHT_MAX`] requests for one operation.
+//! 4. Who leads a group is asked for its latest state and to change it; whoever serves it for what is past. Who does not
+//!    answer has a successor by a newer map: a user hears of it when time or copies run out.
+//! 5. What is under way is bounded: [`IN_FLIGHT_MAX`] requests for one operation.
 //!
 //! # Not here
 //! Connections and frames (`net`); what a request contains (`object`); where objects lie
@@ -33,6 +35,7 @@ mod link;
 mod object;
 mod pool;
 mod system;
+mod view;
 
 pub use array::{Array, ArrayInfo, READ_BYTES_MAX};
 pub use container::Container;
@@ -42,6 +45,7 @@ pub use kv::Kv;
 pub use object::{Extents, KeyEnds, Object, ShardInfo};
 pub use pool::{ContainerSpec, Pool};
 pub use system::{System, SystemOptions};
+pub use view::ShardState;
 
 pub use ::object::{AkeyQuery, AkeyResult, AkeyUpdate, ArrayShape, NewValue, Query};
 pub use bytes::Bytes;

@@ -9,7 +9,7 @@ use net::{Address, CallError, Caller, Connection};
 use wire::hello::Service;
 
 /// The longest wait for a connection to open, before another address or attempt is given a chance.
-const OPEN_MAX: Duration = Duration::from_secs(5);
+const OPEN_MAX: Duration = Duration::from_secs(2);
 
 /// Everyone this client talks to.
 pub(crate) struct Links {
@@ -37,6 +37,11 @@ impl Links {
 
     pub(crate) fn next_sequence(&self) -> u64 {
         self.next_sequence.fetch_add(1, Ordering::Relaxed)
+    }
+
+    /// Tells this client from others.
+    pub(crate) fn lot(&self) -> u64 {
+        self.caller.session.0
     }
 
     /// No request is sent from now on.
@@ -91,10 +96,6 @@ struct Current {
 }
 
 impl Link {
-    pub(crate) fn address(&self) -> &Address {
-        &self.address
-    }
-
     /// The connection, opened if there is none that works, and its generation for [`Link::forget`].
     pub(crate) async fn connection(&self, within: Duration) -> Result<(Connection, u64), CallError> {
         if let Some(found) = self.working() {

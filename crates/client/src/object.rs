@@ -1,6 +1,6 @@
 //! An object: a table of dkeys and akeys.
 
-use std::sync::{Arc, Mutex};
+use std::sync::{Arc, OnceLock};
 
 use ::object::fetch;
 use ::object::update::UpdateMessage;
@@ -14,10 +14,12 @@ use wire::data::{
     Committed, Direction, LIST_ENTRIES_MAX, ListAkeysRequest, ListDkeysRequest, ListExtentsRequest,
     ListExtentsResponse, ListKeysResponse, Place, PunchRequest, PunchScope, QueryKeysRequest, QueryKeysResponse,
 };
+use wire::opcode::Repeat;
 use wire::{Opcode, Wire};
 
 use crate::call::{Outgoing, decode};
-use crate::pool::{Routed, TargetView, View};
+use crate::pool::Routed;
+use crate::view::{ShardState, To, View};
 use crate::{Container, IN_FLIGHT_MAX, KeyCursor};
 
 /// A handle on an object, which exists as soon as something is written to it.
@@ -25,26 +27,22 @@ use crate::{Container, IN_FLIGHT_MAX, KeyCursor};
 pub struct Object {
     container: Container,
     oid: ObjectId,
-    /// Where it lies by the pool map used last.
-    last: Arc<Mutex<Option<Located>>>,
+    /// Which placement groups it lies in, once somebody asked: the same by every version of the pool map.
+    placed: Arc<OnceLock<Placed>>,
 }
 
-/// Where an object lies by one version of the pool map.
-#[derive(Clone)]
-struct Located {
-    view: Arc<View>,
-    placed: Arc<Placed>,
-}
-
-/// Where one group of an object lies.
+/// Where one copy of a group of an object lies.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct ShardInfo {
     /// The group, from 0.
     pub group: usize,
+    /// The copy of it, from 0. While something is being moved, several targets have to do with one.
+    pub copy: usize,
     /// The placement group that holds it.
     pub placement_group: u32,
     pub rank: Rank,
     pub target: TargetIndex,
+    pub state: ShardState,
 }
 
 /// Some of an array's extents.
@@ -79,7 +77,7 @@ pub(crate) enum Whither<'a> {
 
 impl Object {
     pub(crate) fn new(container: Container, oid: ObjectId) -> Object {
-        Object { container, oid, last: Arc::default() }
+        Object { container, oid, placed: Arc::default() }
     }
 
     pub fn id(&self) -> ObjectId {
@@ -317,43 +315,46 @@ impl Object {
         self.answer(Opcode::QueryKeys, &reply)
     }
 
-    /// Where the object's groups lie.
+    /// Where the object's groups lie: every target that has to do with them.
     ///
     /// # Errors
     /// `Invalid`, `NotSupported`: its class cannot be placed in this pool.
     pub fn layout(&self) -> Result<Vec<ShardInfo>> {
-        let Located { view, placed } = self.locate(&self.container.pool().view())?;
-        let shard = |(group, found): (usize, &placement::Group)| {
-            let TargetView { rank, index, .. } = view.targets[found.leader as usize];
-            ShardInfo { group, placement_group: found.pg, rank, target: index }
+        let view = self.container.pool().view();
+        let placed = self.placed(&view)?;
+        let of = |(group, &pg): (usize, &u32)| {
+            let shard = |(copy, position, state)| {
+                let (rank, target) = view.name(position);
+                ShardInfo { group, copy, placement_group: pg, rank, target, state }
+            };
+            view.shards(pg, placed.width()).into_iter().map(shard).collect::<Vec<_>>()
         };
-        Ok(placed.groups().iter().enumerate().map(shard).collect())
+        Ok(placed.pgs().iter().enumerate().flat_map(of).collect())
     }
 
     pub(crate) fn group_count(&self) -> Result<usize> {
-        Ok(self.locate(&self.container.pool().view())?.placed.groups().len())
+        Ok(self.placed(&self.container.pool().view())?.pgs().len())
     }
 
-    /// The target that holds `dkey` is in this process.
+    /// The target that leads the group of `dkey` is in this process.
     pub(crate) fn is_local(&self, dkey: &Key) -> Result<bool> {
-        let Located { view, placed } = self.locate(&self.container.pool().view())?;
-        Ok(view.targets[placed.groups()[placed.group_of(dkey)].leader as usize].is_local())
+        let view = self.container.pool().view();
+        let placed = self.placed(&view)?;
+        Ok(view.is_local(placed.pgs()[placed.group_of(dkey)], placed.width()))
     }
 
-    fn locate(&self, view: &Arc<View>) -> Result<Located> {
-        let mut last = self.last.lock().expect("nothing panics while it holds a placement");
-        match &*last {
-            Some(known) if Arc::ptr_eq(&known.view, view) => Ok(known.clone()),
-            _ => {
+    fn placed(&self, view: &View) -> Result<&Placed> {
+        match self.placed.get() {
+            Some(placed) => Ok(placed),
+            None => {
                 let placed = self.located(view.place(self.oid))?;
-                let fresh = Located { view: view.clone(), placed: Arc::new(placed) };
-                *last = Some(fresh.clone());
-                Ok(fresh)
+                Ok(self.placed.get_or_init(|| placed))
             }
         }
     }
 
-    /// Sends a request to the target that `whither` is on. `message` makes it, once an attempt.
+    /// Sends a request to whoever leads the group that `whither` is in, or to any who serves it if the moment that
+    /// this handle reads is past. `message` makes it, once an attempt.
     pub(crate) async fn call(
         &self,
         opcode: Opcode,
@@ -362,20 +363,25 @@ impl Object {
     ) -> Result<Reply> {
         let container = self.container.id();
         let oid = self.oid;
+        let pool = self.container.pool();
+        let past = self.container.epoch().is_some() && opcode.repeat() == Repeat::Harmless;
         let mut route = |view: &Arc<View>| {
-            let Located { view, placed } = self.locate(view)?;
+            let placed = self.placed(view)?;
             let index = match whither {
                 Whither::Dkey(dkey) => placed.group_of(dkey),
                 Whither::Group(group) => group,
             };
-            let group = placed.groups().get(index).ok_or_else(|| {
-                Error::new(Code::Again, "the pool has shrunk while its objects were walked over").remedy("start over")
-            })?;
-            let number = GroupNumber::new(group.pg, placed.slots()).as_u32();
-            let place = Place { container, oid, group: number, map_version: view.version };
-            Ok(Routed { position: group.leader as usize, out: message(place)? })
+            let width = placed.width();
+            let &pg = placed.pgs().get(index).ok_or_else(|| Error::new(Code::Invalid, format!("no group {index}")))?;
+            let to = match past && width > 1 {
+                true => To::Any { pg, width, lot: pool.system().links().lot() },
+                false => To::Leader { pg, width },
+            };
+            let group = GroupNumber::new(pg, width).as_u32();
+            let place = Place { container, oid, group, map_version: view.version() };
+            Ok(Routed { to, out: message(place)? })
         };
-        self.located(self.container.pool().call(opcode, &mut route).await)
+        self.located(pool.call(opcode, &mut route).await)
     }
 
     pub(crate) fn answer<R: Wire>(&self, opcode: Opcode, reply: &Reply) -> Result<R> {

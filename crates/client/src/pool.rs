@@ -1,17 +1,18 @@
 //! A pool: its map, its targets, its containers.
 
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex};
+use std::time::Duration;
 
-use ::object::map::AddressedMap;
+use ::object::map::{AddressedDelta, AddressedMap};
 use ::object::retry::{self, Failure};
-use net::{Address, Reply};
-use placement::{Layout as Placement, Placed};
-use types::{Code, Error, Layout, ObjectId, PoolId, Rank, Result, TargetIndex};
+use net::Reply;
+use types::{Code, Error, Layout, ObjectClass, PoolId, Result, SymbolicClass};
 use wire::Opcode;
 use wire::control::{self, ContainerInfo, PoolInfo};
 
 use crate::call::{Again, Operation, Outgoing};
-use crate::link::Link;
+use crate::view::{To, View};
 use crate::{Container, System};
 
 /// What a container is to be.
@@ -43,35 +44,29 @@ struct Inner {
     view: Mutex<Arc<View>>,
     /// Held by the one who fetches a newer map.
     refreshing: tokio::sync::Mutex<()>,
+    /// How often it has been asked for.
+    refreshes: AtomicU64,
 }
 
-/// One version of the pool map, ready for use.
-pub(crate) struct View {
-    pub(crate) version: u32,
-    pub(crate) placement: Placement,
-    /// By position in the map.
-    pub(crate) targets: Vec<TargetView>,
-}
-
-pub(crate) struct TargetView {
-    pub(crate) rank: Rank,
-    pub(crate) index: TargetIndex,
-    up: bool,
-    /// `None`: nobody knows where its server answers.
-    link: Option<Arc<Link>>,
-}
-
-/// What to send, and to which target, by position in the map.
+/// What to send, and to whom.
 pub(crate) struct Routed {
-    pub(crate) position: usize,
+    pub(crate) to: To,
     pub(crate) out: Outgoing,
 }
 
+/// The longest that one operation waits for a newer map before it tries again with the one there is.
+const REFRESH_MAX: Duration = Duration::from_secs(2);
+/// Every so many failures the whole map is fetched: a server that answers elsewhere now does not make a new version.
+const WHOLE_MAP_EVERY: u32 = 4;
+
 impl Pool {
     pub(crate) fn new(system: System, map: control::PoolMap) -> Result<Pool> {
-        let (id, label) = (map.id, map.label.clone());
-        let view = Mutex::new(Arc::new(View::new(&system, map)?));
-        Ok(Pool { inner: Arc::new(Inner { system, id, label, view, refreshing: tokio::sync::Mutex::new(()) }) })
+        let AddressedMap { map: found, addresses } = ::object::map::from_message(&map)?;
+        let view = View::new(found, addresses);
+        system.learn(view.addresses());
+        let (view, refreshing) = (Mutex::new(Arc::new(view)), tokio::sync::Mutex::new(()));
+        let refreshes = AtomicU64::new(0);
+        Ok(Pool { inner: Arc::new(Inner { system, id: map.id, label: map.label, view, refreshing, refreshes }) })
     }
 
     pub fn id(&self) -> PoolId {
@@ -99,8 +94,10 @@ impl Pool {
     }
 
     /// # Errors
-    /// `Exists`: a container has this label. `Invalid`: label, properties or attributes.
+    /// `Exists`: a container has this label. `Invalid`: label, properties or attributes; or a class or redundancy factor
+    /// that the pool has too few fault domains for.
     pub async fn create_container(&self, spec: ContainerSpec) -> Result<ContainerInfo> {
+        self.located(check_redundancy(&self.view(), &spec.properties))?;
         let attribute = |(name, value): (String, bytes::Bytes)| (name, wire::encoding::Bytes(value.to_vec()));
         let request = control::ContainerCreate {
             pool: self.name(),
@@ -148,106 +145,152 @@ impl Pool {
         self.inner.view.lock().expect("nothing panics while it holds the pool map").clone()
     }
 
-    /// Asks one target. `route` says which (by position) and what, by the pool map in use; it is
-    /// asked again for every attempt.
-    pub(crate) async fn call(
+    /// Asks whoever `route` says, by the pool map in use; it is asked again for every attempt.
+    ///
+    /// Who does not answer or is not the right one any more makes a newer map be fetched, and the same request, under
+    /// the same number, goes to whom that one names. `None`: `route` says that there is nobody to ask any more.
+    pub(crate) async fn call_if(
         &self,
         opcode: Opcode,
-        route: &mut (dyn FnMut(&Arc<View>) -> Result<Routed> + Send),
-    ) -> Result<Reply> {
-        let mut operation = Operation::new(self.inner.system.links(), opcode, self.inner.system.deadline());
+        route: &mut (dyn FnMut(&Arc<View>) -> Result<Option<Routed>> + Send),
+    ) -> Result<Option<Reply>> {
+        let links = self.inner.system.links();
+        let mut operation = Operation::new(links, opcode, self.inner.system.deadline());
         let mut last: Option<Failure> = None;
+        // Counts those asked of several that may know.
+        let mut turn = 0;
         loop {
             let view = self.view();
-            let Routed { position, out } = match (route(&view), last.take()) {
-                (Ok(routed), _) => routed,
+            let Routed { to, out } = match (route(&view), last.take()) {
+                (Ok(Some(routed)), _) => routed,
+                (Ok(None), _) => return Ok(None),
                 (Err(_), Some(failure)) => return Err(operation.give_up(failure)),
                 (Err(error), None) => return Err(error),
             };
-            let Some(target) = view.targets.get(position) else {
-                return Err(Error::new(Code::Again, "the pool has shrunk while its targets were walked over"));
+            let (failure, others) = match view.candidates(to) {
+                Ok(candidates) => {
+                    // With a newer map there may be fewer than were asked.
+                    let asked = candidates.get(turn).or_else(|| candidates.get(0));
+                    let link = asked.map_or_else(|| Err(nobody()), |position| view.link(links, position));
+                    let failure = match link {
+                        Ok(link) => match operation.attempt(links, &link, out).await {
+                            Ok(reply) => return Ok(Some(reply)),
+                            Err(failure) => failure,
+                        },
+                        Err(error) => Failure::Refused(error),
+                    };
+                    (failure, candidates.get(turn + 1).is_some())
+                }
+                Err(error) => (Failure::Refused(error), false),
             };
-            let link = target.link.as_ref().filter(|_| target.up);
-            let failure = match link {
-                Some(link) => match operation.attempt(self.inner.system.links(), link, out).await {
-                    Ok(reply) => return Ok(reply),
-                    Err(failure) => failure,
-                },
-                None => Failure::Refused(target.down()),
-            };
-            let again = operation.after(failure.clone()).await?;
-            if again == Again::NewMap || link.is_none() {
-                self.refresh(view.version).await;
+            if others && retry::another_may_know(&failure) {
+                operation.passed_over(&failure);
+                turn += 1;
+            } else {
+                let again = operation.after(failure.clone()).await?;
+                turn = 0;
+                if again == Again::NewMap {
+                    let whole = operation.failures().is_multiple_of(WHOLE_MAP_EVERY);
+                    self.refresh(view.version(), operation.left(), whole).await;
+                }
             }
             last = Some(failure);
         }
     }
 
-    /// Fetches the pool map, unless somebody has got one newer than `known` meanwhile. A failure
-    /// is the next attempt's to meet.
-    async fn refresh(&self, known: u32) {
-        let _refreshing = self.inner.refreshing.lock().await;
-        if self.view().version > known {
+    /// As [`Pool::call_if`], where there is always somebody to ask.
+    pub(crate) async fn call(
+        &self,
+        opcode: Opcode,
+        route: &mut (dyn FnMut(&Arc<View>) -> Result<Routed> + Send),
+    ) -> Result<Reply> {
+        self.call_if(opcode, &mut |view| route(view).map(Some)).await?.ok_or_else(nobody)
+    }
+
+    /// Fetches the pool map, unless somebody has done so meanwhile. A failure is the next attempt's to meet.
+    async fn refresh(&self, known: u32, left: Duration, whole: bool) {
+        let limit = left.min(REFRESH_MAX);
+        let before = self.inner.refreshes.load(Ordering::Acquire);
+        let Ok(_refreshing) = rt::timeout(limit, self.inner.refreshing.lock()).await else { return };
+        // Many requests fail together, and one answer does for all of them.
+        if self.view().version() > known || self.inner.refreshes.load(Ordering::Acquire) != before {
             return;
         }
-        let fetched = async {
-            let name = control::PoolName { pool: self.name() };
-            let map: control::PoolMap = self.inner.system.control(Opcode::PoolConnect, &name).await?;
-            View::new(&self.inner.system, map)
-        };
-        match fetched.await {
-            Ok(view) => *self.inner.view.lock().expect("nothing panics while it holds the pool map") = Arc::new(view),
+        match self.newer(limit, whole).await {
+            Ok(Some(view)) => {
+                self.inner.system.learn(view.addresses());
+                *self.inner.view.lock().expect("nothing panics while it holds the pool map") = Arc::new(view);
+            }
+            Ok(None) => {}
             Err(error) => tracing::warn!(pool = self.inner.label, %error, "the pool map could not be fetched"),
         }
+        self.inner.refreshes.fetch_add(1, Ordering::Release);
     }
-}
 
-impl View {
-    fn new(system: &System, map: control::PoolMap) -> Result<View> {
-        let version = map.version;
-        let located = |error: Error| Error { message: format!("pool '{}': {}", map.label, error.message), ..error };
-        let AddressedMap { map: pool_map, addresses } = ::object::map::from_message(&map).map_err(located)?;
-        let placement = Placement::new(pool_map);
-        let address_of = |text: &String| text.parse::<Address>().ok();
-        let addresses: Vec<Option<Address>> = addresses.iter().map(address_of).collect();
-        let view = |target: &placement::Target| {
-            let address = addresses.get(target.server as usize).and_then(Option::as_ref);
-            let link = address.map(|address| system.links().target(address, target.index.0));
-            TargetView { rank: target.rank, index: target.index, up: target.state().serves(), link }
-        };
-        let targets = placement.map().targets().iter().map(view).collect();
-        Ok(View { version, placement, targets })
-    }
-}
-
-impl View {
-    /// Where an object's groups lie.
-    ///
-    /// # Errors
-    /// `Invalid`: its class cannot be placed in this pool. `NotSupported`: it is redundant, and nothing here writes
-    /// copies or cells yet.
-    pub(crate) fn place(&self, oid: ObjectId) -> Result<Placed> {
-        let error =
-            |code, what: String| Error::new(code, what).remedy("use a class without redundancy, such as S1 or SX");
-        let placed = self.placement.place(oid).map_err(|found| error(Code::Invalid, found.to_string()))?;
-        match (placed.slots(), oid.class()) {
-            (1, _) | (_, None) => Ok(placed),
-            (_, Some(class)) => {
-                let what = format!("class {class} is redundant, which this release does not write yet");
-                Err(error(Code::NotSupported, what))
+    /// The map as it is now; `None` if it is the one in use.
+    async fn newer(&self, limit: Duration, whole: bool) -> Result<Option<View>> {
+        let view = self.view();
+        let system = &self.inner.system;
+        if !whole {
+            let since = control::PoolMapSince { pool: self.name(), version: view.version() };
+            match system.control_within(Opcode::PoolMapSince, &since, limit).await? {
+                control::PoolMapNews::Delta { delta } => match advanced(&view, &delta) {
+                    Ok(found) => return Ok(found),
+                    Err(error) => tracing::warn!(pool = self.inner.label, %error, "the whole map is fetched instead"),
+                },
+                control::PoolMapNews::Whole { map } => return replaced(&view, &map),
             }
         }
+        let name = control::PoolName { pool: self.name() };
+        let map: control::PoolMap = system.control_within(Opcode::PoolConnect, &name, limit).await?;
+        replaced(&view, &map)
     }
 }
 
-impl TargetView {
-    /// Whether requests to it stay in this process.
-    pub(crate) fn is_local(&self) -> bool {
-        self.link.as_ref().is_some_and(|link| matches!(link.address(), Address::Mem(_)))
-    }
+fn nobody() -> Error {
+    Error::new(Code::Again, "the pool has changed while its targets were walked over").remedy("start over")
+}
 
-    fn down(&self) -> Error {
-        Error::new(Code::Unreachable, format!("target {} of server {} is down", self.index, self.rank))
-            .remedy("see `dmg system query`, and start the server again")
+/// The view that a delta makes of one; `None` if nothing has changed.
+fn advanced(view: &View, delta: &control::PoolMapDelta) -> Result<Option<View>> {
+    let AddressedDelta { delta, addresses } = ::object::map::delta_from_message(delta)?;
+    if delta.to == view.version() {
+        return Ok(None);
     }
+    let mut map = view.map().clone();
+    map.advance(&delta).map_err(|error| Error::new(Code::Protocol, error.to_string()))?;
+    Ok(Some(View::new(map, view.texts().iter().cloned().chain(addresses).collect())))
+}
+
+/// The view that a map makes; `None` if it is not newer. A replica of the service may be behind.
+fn replaced(view: &View, map: &control::PoolMap) -> Result<Option<View>> {
+    let AddressedMap { map, addresses } = ::object::map::from_message(map)?;
+    let is_new = map.version() > view.version() || (map.version() == view.version() && addresses != view.texts());
+    Ok(is_new.then(|| View::new(map, addresses)))
+}
+
+/// What a new container's objects are to survive has to be possible in this pool: its user has said so by name.
+fn check_redundancy(view: &View, properties: &[(String, String)]) -> Result<()> {
+    let domains = view.spread().domains;
+    for (name, value) in properties {
+        match name.as_str() {
+            // What is no number is for the service to refuse, with all else that is.
+            "rd_fac" | "rf" if value.parse::<usize>().is_ok_and(|factor| factor >= domains) => {
+                let needed = value.parse::<usize>().unwrap_or(0).saturating_add(1);
+                let what =
+                    format!("redundancy factor {value} needs {needed} fault domains, and the pool has {domains}");
+                let remedy = format!("use rd_fac:{} or less, or add servers to the pool", domains.saturating_sub(1));
+                return Err(Error::new(Code::Invalid, what).remedy(remedy));
+            }
+            "oclass" if !value.is_empty() => match value.parse::<ObjectClass>() {
+                Ok(class) => view.admits_class(class)?,
+                Err(_) if SymbolicClass::by_name(value).is_some() => {}
+                Err(error) => {
+                    return Err(Error::new(Code::Invalid, error.to_string()).remedy("name a class that there is"));
+                }
+            },
+            _ => {}
+        }
+    }
+    Ok(())
 }

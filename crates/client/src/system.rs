@@ -2,7 +2,7 @@
 
 use std::any::Any;
 use std::sync::atomic::{AtomicUsize, Ordering};
-use std::sync::{Arc, OnceLock};
+use std::sync::{Arc, Mutex, OnceLock};
 use std::time::Duration;
 
 use ::object::retry::Failure;
@@ -21,6 +21,8 @@ use crate::link::Links;
 /// How long [`System::connect`] looks for a server: one that is just starting is found, and a wrong
 /// address is not waited for.
 const CONNECT_MAX: Duration = Duration::from_secs(3);
+/// Addresses remembered: of a large system's servers these are enough to find one that answers.
+const ADDRESSES_MAX: usize = 64;
 
 /// How a client behaves.
 #[derive(Clone, Debug)]
@@ -44,7 +46,8 @@ pub struct System {
 }
 
 struct Inner {
-    addresses: Vec<Address>,
+    /// Those that were given first, then those that pool maps named.
+    addresses: Mutex<Vec<Address>>,
     /// The address that answered last.
     preferred: AtomicUsize,
     options: SystemOptions,
@@ -68,7 +71,7 @@ impl System {
         let caller = Caller { session, system: options.system.clone().unwrap_or_default(), clock: rt::Hlc::new() };
         let time = options.deadline.min(CONNECT_MAX);
         let inner = Inner {
-            addresses: addresses.to_vec(),
+            addresses: Mutex::new(addresses.to_vec()),
             preferred: AtomicUsize::new(0),
             options,
             links: Links::new(caller),
@@ -185,12 +188,39 @@ impl System {
         self.control_within(opcode, request, self.deadline()).await
     }
 
-    async fn control_within<R: Wire>(&self, opcode: Opcode, request: &(impl Wire + Sync), time: Duration) -> Result<R> {
+    /// Remembers where servers answer, for when those known are gone.
+    pub(crate) fn learn<'a>(&self, found: impl Iterator<Item = &'a Address>) {
+        let mut known = self.inner.addresses.lock().expect("nothing panics while it holds the addresses");
+        for address in found {
+            if known.len() >= ADDRESSES_MAX {
+                return;
+            }
+            if !known.contains(address) {
+                known.push(address.clone());
+            }
+        }
+    }
+
+    /// The preferred address, its number, and how many there are.
+    fn preferred(&self) -> (Address, usize, usize) {
+        let known = self.inner.addresses.lock().expect("nothing panics while it holds the addresses");
+        let preferred = self.inner.preferred.load(Ordering::Relaxed);
+        (known[preferred % known.len()].clone(), preferred, known.len())
+    }
+
+    /// Asks the control service within `time`: one server after the other, until one answers.
+    pub(crate) async fn control_within<R: Wire>(
+        &self,
+        opcode: Opcode,
+        request: &(impl Wire + Sync),
+        time: Duration,
+    ) -> Result<R> {
         let body = request.to_bytes();
         let mut operation = Operation::new(&self.inner.links, opcode, time);
+        let mut passed_over = 0;
         loop {
-            let preferred = self.inner.preferred.load(Ordering::Relaxed);
-            let link = self.inner.links.control(&self.inner.addresses[preferred % self.inner.addresses.len()]);
+            let (address, preferred, known) = self.preferred();
+            let link = self.inner.links.control(&address);
             let failure =
                 match operation.attempt(&self.inner.links, &link, Outgoing { body: body.clone(), bulk: None }).await {
                     Ok(reply) => return decode(opcode, &reply),
@@ -198,12 +228,25 @@ impl System {
                     Err(Failure::Refused(error)) if error.code == Code::Busy => return Err(error),
                     Err(failure) => failure,
                 };
-            if !matches!(failure, Failure::Refused(_)) {
+            let elsewhere = match &failure {
+                // It is no replica of the service, or not the one that answers.
+                Failure::Refused(error) => matches!(error.code, Code::NoService | Code::ShuttingDown),
+                Failure::Unreachable(_) | Failure::Lost(_) | Failure::Broken(_) => true,
+                Failure::Final(_) => false,
+            };
+            if elsewhere {
                 // Only if nobody else has moved on already.
                 let next = preferred.wrapping_add(1);
                 let _ = self.inner.preferred.compare_exchange(preferred, next, Ordering::Relaxed, Ordering::Relaxed);
             }
-            operation.after(failure).await?;
+            // Each is asked once before anybody is asked again, after a pause.
+            if elsewhere && passed_over + 1 < known {
+                operation.passed_over(&failure);
+                passed_over += 1;
+            } else {
+                operation.after(failure).await?;
+                passed_over = 0;
+            }
         }
     }
 }

@@ -50,8 +50,8 @@ pub use client::{
     Address, AkeyQuery, AkeyResult, AkeyUpdate, Array, ArrayInfo, ArrayShape, Bytes, Code, Conditions, Container,
     ContainerId, ContainerInfo, ContainerSpec, DeviceInfo, DeviceKind, Difference, DifferenceKind, Direction, Epoch,
     Error, Extent, Extents, IntoKey, IoBuf, Key, KeyCursor, KeyEnds, Kv, Layout, Member, MemberState, NewValue, Object,
-    ObjectClass, ObjectId, ObjectIdRange, ObjectType, Pool, PoolId, PoolInfo, Query, Result, ShardInfo, SnapshotInfo,
-    Space, StorageInfo, SystemInfo, SystemOptions,
+    ObjectClass, ObjectId, ObjectIdRange, ObjectType, Pool, PoolId, PoolInfo, Query, Result, ShardInfo, ShardState,
+    SnapshotInfo, Space, StorageInfo, SystemInfo, SystemOptions,
 };
 pub use control::embedded::EmbeddedOptions;
 pub use dfs;

@@ -11,7 +11,6 @@ use crate::entry::Spot;
 use crate::error::{At, Reason, Result};
 use crate::inode::{Inode, Kind};
 use crate::path::{self, LINKS_MAX, Step};
-use crate::superblock::superblock_oid;
 
 /// A directory, and everything that can be named from it.
 ///
@@ -27,6 +26,8 @@ pub struct Dir {
 /// A directory on the way from the root.
 pub(crate) struct Node {
     pub parent: Option<Arc<Node>>,
+    /// The object that its own entry stands in: the directory above, or the reserved object with the superblock.
+    home: ObjectId,
     pub name: Box<[u8]>,
     pub oid: ObjectId,
     /// Class and chunk size of files made here, where the directory has its own.
@@ -72,13 +73,15 @@ pub(crate) struct Found {
 }
 
 impl Node {
-    pub(crate) fn root(oid: ObjectId) -> Node {
-        Node { parent: None, name: ROOT_NAME.into(), oid, class: None, chunk_bytes: None }
+    /// The root, `oid`, whose own entry stands in the object `home`.
+    pub(crate) fn root(oid: ObjectId, home: ObjectId) -> Node {
+        Node { parent: None, home, name: ROOT_NAME.into(), oid, class: None, chunk_bytes: None }
     }
 
     pub(crate) fn child(parent: &Arc<Node>, name: &[u8], inode: &Inode) -> Arc<Node> {
         Arc::new(Node {
             parent: Some(parent.clone()),
+            home: parent.oid,
             name: name.into(),
             oid: inode.oid,
             class: inode.class.or(parent.class),
@@ -88,8 +91,7 @@ impl Node {
 
     /// Where the directory's own entry stands.
     pub(crate) fn spot(&self) -> Spot<'_> {
-        let directory = self.parent.as_ref().map_or_else(superblock_oid, |parent| parent.oid);
-        Spot { directory, name: &self.name }
+        Spot { directory: self.home, name: &self.name }
     }
 
     /// Whether `oid` is this directory or one above it.

@@ -85,7 +85,7 @@ use std::sync::Arc;
 
 use bytes::Bytes;
 use client::Container;
-use types::{Code, Conditions, Key, Layout};
+use types::{Code, Conditions, Key, Layout, ObjectId};
 
 pub use compare::compare;
 pub use copy::{CopyOptions, CopyReport, PathFilter, Progress, ProgressCall, copy_in, copy_out};
@@ -107,7 +107,7 @@ use entry::inode_akey;
 use error::At;
 use locks::Locks;
 use store::{Read, Store, Write};
-use superblock::{SUPERBLOCK_BYTES, Superblock, is_chunk, root_oid, superblock_oid};
+use superblock::{SUPERBLOCK_BYTES, SUPERBLOCK_CLASS, Superblock, is_chunk, root_oid, superblock_oid};
 
 /// A mounted file system: its root directory, and so every call on paths. Cheap to clone; clones
 /// share the mount's locks.
@@ -161,7 +161,7 @@ impl Dfs {
             }
             None => format_store(&store, options).await.at(b"/")?,
         };
-        let root = Arc::new(Node::root(root_oid(superblock.directory_class)));
+        let root = Arc::new(Node::root(root_oid(superblock.directory_class), reserved(&store)));
         let owner = (options.uid, options.gid);
         let mount = Arc::new(Mount { store, superblock, locks: Locks::new(), owner });
         Ok(Dfs { root: Dir { mount, node: root } })
@@ -197,9 +197,14 @@ fn superblock_akey() -> Key {
     Key::literal("superblock")
 }
 
+/// The object with the superblock of the file system in `store`.
+fn reserved(store: &Store) -> ObjectId {
+    superblock_oid(store.redundant(SUPERBLOCK_CLASS))
+}
+
 async fn read_superblock(store: &Store) -> Result<Option<Superblock>, Reason> {
     let dkey = Key::new(ROOT_NAME).expect("a name");
-    let values = store.fetch(superblock_oid(), &dkey, vec![(superblock_akey(), Read::Single)]).await?;
+    let values = store.fetch(reserved(store), &dkey, vec![(superblock_akey(), Read::Single)]).await?;
     values[0].as_deref().map(Superblock::decode).transpose().map_err(Reason::Damaged)
 }
 
@@ -208,6 +213,12 @@ async fn format_store(store: &Store, options: &DfsOptions) -> Result<Superblock,
     if !is_chunk(options.chunk_bytes) {
         return Err(Reason::Invalid("the chunk size is a power of two from 4 KiB to 16 MiB"));
     }
+    let options = &DfsOptions {
+        file_class: store.redundant(options.file_class),
+        small_file_class: store.redundant(options.small_file_class),
+        directory_class: store.redundant(options.directory_class),
+        ..options.clone()
+    };
     let superblock = Superblock::from(options);
     let now = Timestamp::now();
     let root = inode::Inode {
@@ -234,7 +245,7 @@ async fn format_store(store: &Store, options: &DfsOptions) -> Result<Superblock,
         (inode_akey(), Write::Ranges(vec![(0, Bytes::copy_from_slice(&root.encode()))])),
     ];
     let dkey = Key::new(ROOT_NAME).expect("a name");
-    match store.update(superblock_oid(), &dkey, Conditions::DkeyInsert, writes).await {
+    match store.update(reserved(store), &dkey, Conditions::DkeyInsert, writes).await {
         Ok(_) => Ok(superblock),
         Err(error) if error.code == Code::Exists => {
             let theirs = read_superblock(store).await?;

@@ -7,7 +7,7 @@ use bytes::Bytes;
 use client::{AkeyQuery, AkeyUpdate, Array, ArrayShape, Container};
 use futures_util::{StreamExt, TryStreamExt, stream};
 use rt::disk::IoBuf;
-use types::{Conditions, Epoch, Extent, Key, ObjectClass, ObjectId, ObjectType, Result};
+use types::{Conditions, Epoch, Extent, Key, ObjectClass, ObjectId, ObjectType, Redundancy, Result};
 
 use crate::inode::Patch;
 #[cfg(test)]
@@ -66,11 +66,25 @@ impl Store {
         }
     }
 
-    /// A new object id. Usually no request: ids come in ranges.
+    /// `class`, with as many copies as the container's redundancy factor wants at least.
+    pub(crate) fn redundant(&self, class: ObjectClass) -> ObjectClass {
+        let factor = match self {
+            Store::Container(container) => container.redundancy_factor(),
+            #[cfg(test)]
+            Store::Memory(_) => 0,
+        };
+        if class.redundancy().tolerance() >= factor {
+            return class;
+        }
+        let copies = u8::try_from(factor + 1).unwrap_or(u8::MAX);
+        ObjectClass::of(Redundancy::Replicas { copies }, class.groups()).unwrap_or(class)
+    }
+
+    /// A new object id, of a class as [`Store::redundant`] makes it. Usually no request: ids come in ranges.
     pub(crate) async fn new_object(&self, kind: ObjectType, class: ObjectClass) -> Result<ObjectId> {
         match self {
             Store::Container(container) => loop {
-                let oid = container.new_object(kind, Some(class)).await?;
+                let oid = container.new_object(kind, Some(self.redundant(class))).await?;
                 // The reserved objects have this number.
                 if oid.lo != 0 {
                     return Ok(oid);

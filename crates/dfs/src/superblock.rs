@@ -50,9 +50,10 @@ pub(crate) fn is_chunk(bytes: u64) -> bool {
     bytes.is_power_of_two() && (CHUNK_BYTES_MIN..=CHUNK_BYTES_MAX).contains(&bytes)
 }
 
-/// The reserved object with the superblock and the root's entry.
-pub(crate) fn superblock_oid() -> ObjectId {
-    ObjectId::new(ObjectType::MultiLexical, ObjectClass::S1, 0, 0)
+/// The reserved object with the superblock and the root's entry. Its class cannot be read anywhere, and follows from
+/// the container: [`SUPERBLOCK_CLASS`] with the copies that its redundancy factor wants.
+pub(crate) fn superblock_oid(class: ObjectClass) -> ObjectId {
+    ObjectId::new(ObjectType::MultiLexical, class, 0, 0)
 }
 
 /// The root directory of a file system with directories of `class`.
@@ -60,6 +61,8 @@ pub(crate) fn root_oid(class: ObjectClass) -> ObjectId {
     ObjectId::new(ObjectType::MultiLexical, class, 1, 0)
 }
 
+/// Before copies: one group, as for any other directory.
+pub(crate) const SUPERBLOCK_CLASS: ObjectClass = ObjectClass::S1;
 pub(crate) const SUPERBLOCK_BYTES: usize = 64;
 const MAGIC: [u8; 8] = *b"DFS-ROOT";
 

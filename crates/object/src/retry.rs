@@ -82,11 +82,29 @@ pub fn next(failure: &Failure, attempt: u32, left: Duration, random: u64) -> Nex
         return Next::Fail;
     }
     match failure {
-        Failure::Refused(error) if error.code == Code::Stale => Next::Refresh { after },
-        Failure::Refused(error) if error.is_transient() => Next::Retry { after },
-        Failure::Unreachable(_) | Failure::Lost(_) => Next::Retry { after },
+        // Who is gone, or about to go, may have a successor by now.
+        Failure::Unreachable(_) | Failure::Lost(_) => Next::Refresh { after },
+        Failure::Refused(error) => match error.code {
+            Code::Stale | Code::Unreachable | Code::NoService | Code::ShuttingDown => Next::Refresh { after },
+            // Busy for a moment, or not the one to ask: the second time it is worth a look.
+            Code::Again if attempt > 0 => Next::Refresh { after },
+            _ if error.is_transient() => Next::Retry { after },
+            _ => Next::Fail,
+        },
         Failure::Broken(_) if attempt < BROKEN_REPEATS_MAX => Next::Retry { after },
-        Failure::Refused(_) | Failure::Broken(_) | Failure::Final(_) => Next::Fail,
+        Failure::Broken(_) | Failure::Final(_) => Next::Fail,
+    }
+}
+
+/// Whether somebody else who has the same data may answer where this one did not: it was not there, was not sure, or its
+/// copy is damaged.
+pub fn another_may_know(failure: &Failure) -> bool {
+    match failure {
+        Failure::Unreachable(_) | Failure::Lost(_) | Failure::Broken(_) => true,
+        Failure::Refused(error) => {
+            error.is_transient() || matches!(error.code, Code::Stale | Code::Checksum | Code::DataLoss | Code::Io)
+        }
+        Failure::Final(_) => false,
     }
 }
 
@@ -146,15 +164,31 @@ mod tests {
     fn transient_failures_are_retried_and_final_ones_are_not() {
         let lost = Failure::Lost(Error::new(Code::Again, "gone"));
         let unreachable = Failure::Unreachable(Error::new(Code::Unreachable, "gone"));
-        for failure in [lost, unreachable, refused(Code::Busy), refused(Code::Again), refused(Code::ShuttingDown)] {
+        for failure in [refused(Code::Busy), refused(Code::Again), refused(Code::Overload)] {
             assert!(matches!(next(&failure, 0, LONG, 7), Next::Retry { .. }), "{failure:?}");
         }
+        for failure in [lost, unreachable, refused(Code::ShuttingDown), refused(Code::NoService)] {
+            assert!(matches!(next(&failure, 0, LONG, 7), Next::Refresh { .. }), "{failure:?}");
+        }
+        assert!(matches!(next(&refused(Code::Again), 1, LONG, 7), Next::Refresh { .. }));
         let broken = Failure::Broken(Error::new(Code::Protocol, "noise"));
         assert!(matches!(next(&broken, 0, LONG, 7), Next::Retry { .. }));
         assert_eq!(next(&broken, BROKEN_REPEATS_MAX, LONG, 7), Next::Fail);
         let closed = Failure::Final(Error::new(Code::NoHandle, "closed"));
         for failure in [closed, refused(Code::NotFound), refused(Code::Exists), refused(Code::Checksum)] {
             assert_eq!(next(&failure, 0, LONG, 7), Next::Fail, "{failure:?}");
+        }
+    }
+
+    #[test]
+    fn another_copy_is_asked_for_what_is_missing_or_damaged_and_not_for_an_answer() {
+        let lost = Failure::Lost(Error::new(Code::Again, "gone"));
+        for failure in [lost, refused(Code::Stale), refused(Code::Again), refused(Code::Checksum)] {
+            assert!(another_may_know(&failure), "{failure:?}");
+        }
+        let closed = Failure::Final(Error::new(Code::NoHandle, "closed"));
+        for failure in [closed, refused(Code::NotFound), refused(Code::Overflow), refused(Code::Invalid)] {
+            assert!(!another_may_know(&failure), "{failure:?}");
         }
     }
 

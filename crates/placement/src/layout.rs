@@ -19,6 +19,8 @@ pub const SLOTS_MAX: usize = 128;
 #[derive(Clone, Debug)]
 pub struct Layout {
     map: PoolMap,
+    /// Fault domains, counted once: many objects are opened by one version.
+    pub(crate) domains: usize,
     ground: Ground,
     origin: View,
     /// Versions at which something changed, newest first, and their views once somebody asked.
@@ -80,7 +82,7 @@ impl Layout {
         let ground = Ground::new(&map);
         let origin = View::of_origin(&ground, &map);
         let versions = map.versions().into_iter().map(|version| (version, OnceLock::new())).collect();
-        Layout { map, ground, origin, versions }
+        Layout { domains: map.domain_count(), map, ground, origin, versions }
     }
 
     pub fn map(&self) -> &PoolMap {
@@ -118,6 +120,14 @@ impl Layout {
         let serving = || slots.iter().filter_map(|slot| slot.serving);
         let stays = |&target: &u32| self.map.targets()[target as usize].state() == TargetState::UpIn;
         serving().find(stays).or_else(|| serving().next())
+    }
+
+    /// Who held the first `count` slots last: whom to bring back where nobody serves them. Where nothing is said of that
+    /// any more, those who held them first.
+    pub fn awaited(&self, pg: u32, count: usize) -> impl Iterator<Item = u32> {
+        let lost: Vec<u32> = self.slots(pg, count).iter().filter_map(|slot| slot.lost).collect();
+        let first = lost.is_empty().then(|| self.origin_members(pg, count));
+        lost.into_iter().chain(first.into_iter().flatten())
     }
 
     /// The version at which who is a member of the first `count` slots of a placement group last changed, or
@@ -159,7 +169,7 @@ impl Layout {
     }
 
     /// Who held slots of a group when the pool was made: what objects are spread by, for good.
-    pub(crate) fn origin_members(&self, pg: u32, count: usize) -> impl Iterator<Item = u32> {
+    pub(crate) fn origin_members(&self, pg: u32, count: usize) -> impl Iterator<Item = u32> + use<> {
         self.origin.fill(&self.ground, pg, count).into_iter().flatten()
     }
 

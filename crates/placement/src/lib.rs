@@ -47,6 +47,6 @@ pub use map::{
     Change, HISTORY_MAX, MapDelta, MapError, MapParts, PG_COUNT_MAX, PGS_PER_TARGET, PoolMap, STANDINGS_MAX, Server,
     Standing, TARGETS_MAX, Target, WEIGHT_MAX, pg_count,
 };
-pub use place::{GROUPS_MAX, Group, PlaceError, Placed, group_count};
+pub use place::{GROUPS_MAX, PlaceError, Placed, group_count};
 pub use plan::{Move, Release};
 pub use state::{CameFrom, Event, Refused, TargetState};

@@ -13,21 +13,14 @@ const PGS_PER_WIDEST: u32 = 16;
 /// Most groups of one object: placing it takes milliseconds, and no single object needs more targets.
 pub const GROUPS_MAX: u32 = 4096;
 
-/// Where an object's groups lie.
+/// Which placement groups an object's groups lie in: for good, whatever version of the map said so.
+///
+/// Who holds them, and who leads, is for [`Layout::slots`] and [`Layout::leader`] to say, of every version.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Placed {
     oid: ObjectId,
-    slots: usize,
-    groups: Vec<Group>,
-}
-
-/// One group of an object.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Group {
-    /// The placement group it lies in.
-    pub pg: u32,
-    /// Position of the leading target in the pool map. When nobody leads, the one to wait for.
-    pub leader: u32,
+    width: usize,
+    pgs: Vec<u32>,
 }
 
 /// Why an object cannot be placed.
@@ -36,7 +29,7 @@ pub enum PlaceError {
     /// The id was not made by this system.
     #[error("object {oid} has no known class in its id")]
     NoClass { oid: ObjectId },
-    #[error("class {class} keeps {needed} copies or cells on as many servers, and the pool has {domains}")]
+    #[error("class {class} needs {needed} fault domains (servers that fail apart), and the pool has {domains}")]
     TooFewDomains { class: ObjectClass, needed: usize, domains: usize },
 }
 
@@ -49,25 +42,39 @@ pub fn group_count(class: ObjectClass, pg_count: u32) -> usize {
 }
 
 impl Layout {
+    /// Fault domains that there are to keep copies apart in: [`PoolMap::domain_count`](crate::PoolMap::domain_count),
+    /// counted once.
+    pub fn domain_count(&self) -> usize {
+        self.domains
+    }
+
+    /// Whether objects of a class have a place.
+    ///
+    /// # Errors
+    /// [`PlaceError::TooFewDomains`].
+    pub fn admits_class(&self, class: ObjectClass) -> Result<(), PlaceError> {
+        let (needed, domains) = (class.redundancy().width(), self.domain_count());
+        match needed > domains {
+            true => Err(PlaceError::TooFewDomains { class, needed, domains }),
+            false => Ok(()),
+        }
+    }
+
     /// The groups of an object, in order.
     ///
     /// They are taken along a walk over the placement groups that starts where the object's hash says, in rounds: no
     /// two of a round had a target in common when the pool was made. So which they are does not depend on what
     /// happened since, and an object is spread as evenly as the targets of its first day allowed.
     ///
-    /// Cost: a group or two worked out for each that is found.
+    /// Cost: a group or two worked out for each that is found; once, as the answer holds for all versions.
     ///
     /// # Errors
     /// [`PlaceError`]: not a class, or one that needs more fault domains than there are.
     pub fn place(&self, oid: ObjectId) -> Result<Placed, PlaceError> {
         let class = oid.class().ok_or(PlaceError::NoClass { oid })?;
-        let (slots, domains) = (class.redundancy().width(), self.map().domain_count());
-        if slots > domains {
-            return Err(PlaceError::TooFewDomains { class, needed: slots, domains });
-        }
-        let pgs = self.walk(oid, slots, group_count(class, self.pg_count()));
-        let group = |pg: u32| Group { pg, leader: self.leader_or_awaited(pg, slots) };
-        Ok(Placed { oid, slots, groups: pgs.into_iter().map(group).collect() })
+        self.admits_class(class)?;
+        let width = class.redundancy().width();
+        Ok(Placed { oid, width, pgs: self.walk(oid, width, group_count(class, self.pg_count())) })
     }
 
     fn walk(&self, oid: ObjectId, slots: usize, wanted: usize) -> Vec<u32> {
@@ -106,31 +113,25 @@ impl Layout {
         }
         found
     }
-
-    fn leader_or_awaited(&self, pg: u32, count: usize) -> u32 {
-        let slots = self.slots(pg, count);
-        let awaited = || slots.iter().find_map(|slot| slot.substitute.or(slot.lost).or(slot.joining));
-        // A group whose targets are all out for good, without substitutes, waits for its first.
-        self.leader_among(&slots).or_else(awaited).or_else(|| self.origin_members(pg, 1).next()).unwrap_or(0)
-    }
 }
 
 impl Placed {
-    pub fn groups(&self) -> &[Group] {
-        &self.groups
+    /// The placement group of each group of the object, in order.
+    pub fn pgs(&self) -> &[u32] {
+        &self.pgs
     }
 
     /// Slots of each group: copies, or cells.
-    pub fn slots(&self) -> usize {
-        self.slots
+    pub fn width(&self) -> usize {
+        self.width
     }
 
-    /// The group that holds `dkey`: an index into [`Placed::groups`].
+    /// The group that holds `dkey`: an index into [`Placed::pgs`].
     ///
     /// The chunks of an array go round the groups in turn, so that a sequential reader uses all
     /// targets; any other key goes where its hash says.
     pub fn group_of(&self, dkey: &Key) -> usize {
-        let count = self.groups.len();
+        let count = self.pgs.len();
         match (dkey, self.oid.kind()) {
             (Key::Integer(n), Some(kind)) if kind.is_array() => (n % count as u64) as usize,
             _ => {
@@ -161,8 +162,8 @@ mod tests {
     }
 
     fn targets(layout: &Layout, placed: &Placed, groups: usize) -> Vec<u32> {
-        let members = |group: &Group| layout.slots(group.pg, placed.slots());
-        placed.groups()[..groups].iter().flat_map(members).filter_map(|slot| slot.serving).collect()
+        let members = |&pg: &u32| layout.slots(pg, placed.width());
+        placed.pgs()[..groups].iter().flat_map(members).filter_map(|slot| slot.serving).collect()
     }
 
     #[test]
@@ -170,7 +171,7 @@ mod tests {
         let layout = layout(4, 4);
         for (class, groups) in [("S1", 1), ("S2", 2), ("S4", 4), ("SX", 64), ("RP_2GX", 32), ("EC_2P1G8", 8)] {
             let placed = layout.place(oid(class, ObjectType::MultiHashed, 7)).unwrap();
-            assert_eq!(placed.groups().len(), groups, "{class}");
+            assert_eq!(placed.pgs().len(), groups, "{class}");
         }
     }
 
@@ -180,13 +181,13 @@ mod tests {
         for lo in 0..100 {
             for (class, first) in [("SX", 16), ("RP_2GX", 6), ("S12", 12), ("RP_3G2", 2), ("EC_2P1G3", 3)] {
                 let placed = layout.place(oid(class, ObjectType::MultiHashed, lo)).unwrap();
-                let pgs: BTreeSet<u32> = placed.groups().iter().map(|g| g.pg).collect();
-                assert_eq!(pgs.len(), placed.groups().len());
+                let pgs: BTreeSet<u32> = placed.pgs().iter().copied().collect();
+                assert_eq!(pgs.len(), placed.pgs().len());
                 let targets = targets(&layout, &placed, first);
                 let distinct: BTreeSet<u32> = targets.iter().copied().collect();
                 assert_eq!(
                     (distinct.len(), targets.len()),
-                    (first * placed.slots(), first * placed.slots()),
+                    (first * placed.width(), first * placed.width()),
                     "{class}"
                 );
             }
@@ -200,8 +201,8 @@ mod tests {
         let mut map = PoolMap::create(servers(0..4, 4)).unwrap();
         let pgs = |map: &PoolMap| -> Vec<u32> {
             let layout = Layout::new(map.clone());
-            let of = |lo| layout.place(oid("RP_2GX", ObjectType::MultiHashed, lo)).unwrap().groups().to_vec();
-            (0..20).flat_map(of).map(|group| group.pg).collect()
+            let of = |lo| layout.place(oid("RP_2GX", ObjectType::MultiHashed, lo)).unwrap().pgs().to_vec();
+            (0..20).flat_map(of).collect()
         };
         let first = pgs(&map);
         map.apply(&Change::Add(servers(4..8, 4))).unwrap();
@@ -219,7 +220,7 @@ mod tests {
         map.apply(&Change::Happen((16..32).map(|p| (p, Event::Extended)).collect())).unwrap();
         let layout = Layout::new(map);
         let placed = layout.place(oid("SX", ObjectType::MultiHashed, 1)).unwrap();
-        let used: BTreeSet<u32> = placed.groups().iter().map(|group| group.leader).collect();
+        let used: BTreeSet<u32> = placed.pgs().iter().filter_map(|&pg| layout.leader(pg, 1)).collect();
         assert!(used.len() > 24, "of 32 targets, 64 groups use {}", used.len());
     }
 
@@ -229,7 +230,7 @@ mod tests {
         let mut counts = [0u32; 4];
         for lo in 0..4000 {
             let placed = layout.place(oid("S1", ObjectType::MultiHashed, lo)).unwrap();
-            counts[placed.groups()[0].leader as usize] += 1;
+            counts[layout.leader(placed.pgs()[0], 1).unwrap() as usize] += 1;
         }
         assert!(counts.iter().all(|&n| (700..1350).contains(&n)), "{counts:?}");
     }
@@ -238,7 +239,7 @@ mod tests {
     fn consecutive_chunks_of_an_array_go_to_different_targets() {
         let layout = layout(1, 4);
         let placed = layout.place(oid("SX", ObjectType::ArrayByte, 1)).unwrap();
-        let target = |n: u64| placed.groups()[placed.group_of(&Key::from(n))].leader;
+        let target = |n: u64| layout.leader(placed.pgs()[placed.group_of(&Key::from(n))], 1).unwrap();
         let used: BTreeSet<u32> = (0..4).map(target).collect();
         assert_eq!(used.len(), 4);
         assert_eq!(placed.group_of(&Key::from(16)), 0);
@@ -257,7 +258,7 @@ mod tests {
     #[test]
     fn an_object_that_cannot_be_placed_says_why() {
         let one = layout(1, 2).place(oid("RP_2G1", ObjectType::MultiHashed, 1)).unwrap_err();
-        assert_eq!(one.to_string(), "class RP_2G1 keeps 2 copies or cells on as many servers, and the pool has 1");
+        assert_eq!(one.to_string(), "class RP_2G1 needs 2 fault domains (servers that fail apart), and the pool has 1");
         let none = layout(1, 1).place(ObjectId { hi: 0, lo: 1 });
         assert!(matches!(none, Err(PlaceError::NoClass { .. })));
     }

@@ -1,7 +1,7 @@
 //! `daos object`: where an object lies, and what it holds.
 
 use clap::{Args, Subcommand};
-use client::Direction;
+use client::{Direction, ShardInfo, ShardState};
 use serde_json::json;
 use types::{Key, ObjectId};
 
@@ -93,16 +93,39 @@ fn class(oid: ObjectId) -> String {
 async fn query(session: &Session, which: &Which) -> Result<Outcome> {
     let (oid, object) = which.open(session).await?;
     let layout = object.layout()?;
-    let shards: Vec<_> =
-        layout.iter().map(|s| json!({ "group": s.group, "rank": s.rank.0, "target": s.target.0 })).collect();
+    let shard = |s: &ShardInfo| {
+        json!({
+            "group": s.group,
+            "copy": s.copy,
+            "rank": s.rank.0,
+            "target": s.target.0,
+            "state": s.state.name(),
+            "placement_group": s.placement_group,
+        })
+    };
+    let shards: Vec<_> = layout.iter().map(shard).collect();
     let groups = layout.iter().map(|s| s.group).max().map_or(0, |last| last + 1);
-    let rows = layout.iter().map(|s| vec![s.group.to_string(), s.rank.to_string(), s.target.to_string()]).collect();
     let facts =
         [("Object", oid.to_string()), ("Type", kind(oid)), ("Class", class(oid)), ("Groups", groups.to_string())];
-    let text = format!("{}\n{}", pairs(&facts), table(&["Group>", "Rank>", "Target>"], rows));
+    let text = format!("{}\n{}", pairs(&facts), layout_table(oid, &layout));
     let response =
         json!({ "oid": oid.to_string(), "type": kind(oid), "class": class(oid), "groups": groups, "shards": shards });
     Ok(Outcome::new(response, text))
+}
+
+/// Where copies lie; of what has one copy, which leads, it would be the same word in every line.
+fn layout_table(oid: ObjectId, layout: &[ShardInfo]) -> String {
+    let is_plain = oid.class().is_some_and(|class| class.redundancy().width() == 1)
+        && layout.iter().all(|shard| shard.state == ShardState::Leading);
+    let place = |s: &ShardInfo| [s.group, s.rank.0 as usize, s.target.0 as usize].map(|number| number.to_string());
+    if is_plain {
+        return table(&["Group>", "Rank>", "Target>"], layout.iter().map(|s| place(s).to_vec()).collect());
+    }
+    let row = |s: &ShardInfo| {
+        let [group, rank, target] = place(s);
+        vec![group, s.copy.to_string(), rank, target, s.state.name().to_string()]
+    };
+    table(&["Group>", "Copy>", "Rank>", "Target>", "State"], layout.iter().map(row).collect())
 }
 
 async fn list_keys(

@@ -1,5 +1,8 @@
-//! A server made of maps: every object is the list of what was done to it, and a read replays the
-//! list up to its epoch. It can be told to misbehave.
+//! Servers made of maps: every object is the list of what was done to it, and a read replays the
+//! list up to its epoch. They can be told to misbehave.
+//!
+//! All servers share what they hold, as if every change were at once with everybody who is to have it; but only the
+//! leader of a group by the map of the moment changes it, and says what it is now.
 
 use std::cell::{Cell, RefCell};
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
@@ -8,14 +11,15 @@ use std::rc::Rc;
 use client::{Address, Code, ContainerSpec, Error, System, SystemOptions};
 use codec::checksum;
 use net::{Handler, Limits, Listener, Reply, Request};
-use placement::{FaultPath, PoolMap, Server, TargetState};
+use placement::{Change as MapChange, Event, FaultPath, GroupNumber, Layout, MapParts, PoolMap, Server};
 use rt::disk::IoBuf;
 use types::{Conditions, ContainerId, Epoch, Extent, Key, ObjectId, PoolId, Rank, SessionId};
 use wire::control as msg;
 use wire::data::{
-    AkeyData, Committed, Direction, FetchRequest, FetchResponse, INLINE_BYTES_MAX, ListAkeysRequest, ListDkeysRequest,
-    ListExtentsRequest, ListExtentsResponse, ListKeysResponse, ListObjectsRequest, ListObjectsResponse, Payload, Piece,
-    PunchRequest, PunchScope, QueryKeysRequest, QueryKeysResponse, Selection, UpdateRequest, Value,
+    AkeyData, Committed, DiffRequest, DiffResponse, Difference, DifferenceKind, Direction, FetchRequest, FetchResponse,
+    INLINE_BYTES_MAX, ListAkeysRequest, ListDkeysRequest, ListExtentsRequest, ListExtentsResponse, ListKeysResponse,
+    ListObjectsRequest, ListObjectsResponse, Payload, Piece, Place, PunchRequest, PunchScope, QueryKeysRequest,
+    QueryKeysResponse, Selection, UpdateRequest, Value,
 };
 use wire::encoding::Bytes;
 use wire::hello::Service;
@@ -41,20 +45,27 @@ pub enum Fault {
 
 /// The server's whole state.
 pub struct Fake {
-    name: String,
+    /// By rank.
+    names: Vec<String>,
     system: RefCell<String>,
-    pub map_version: Cell<u32>,
-    pub targets: u32,
-    /// Targets shown as down.
-    pub down: RefCell<BTreeSet<u32>>,
+    map: RefCell<PoolMap>,
+    targets: u32,
+    /// Ranks whose control service is none.
+    pub no_service: RefCell<BTreeSet<usize>>,
+    /// Ranks that are not sure what was at any moment.
+    pub unsure: RefCell<BTreeSet<usize>>,
     clock: Cell<u64>,
     containers: RefCell<BTreeMap<ContainerId, msg::ContainerInfo>>,
     snapshots: RefCell<Vec<msg::SnapshotInfo>>,
     next_id: Cell<u64>,
-    objects: RefCell<BTreeMap<(u32, ContainerId, u32, ObjectId), History>>,
+    objects: RefCell<BTreeMap<(ContainerId, u32, ObjectId), History>>,
     results: RefCell<BTreeMap<(SessionId, u64), Reply>>,
     faults: RefCell<VecDeque<(Opcode, Fault)>>,
-    links: RefCell<Vec<rt::JoinHandle<()>>>,
+    /// By rank.
+    listeners: RefCell<BTreeMap<usize, rt::JoinHandle<()>>>,
+    links: RefCell<Vec<(usize, rt::JoinHandle<()>)>>,
+    /// Requests that targets have seen, and which one.
+    pub asked: RefCell<Vec<(Opcode, u32)>>,
     /// Requests seen, repeats included.
     pub seen: RefCell<BTreeMap<Opcode, u32>>,
     /// Requests under way now, and the most there were.
@@ -82,18 +93,30 @@ pub const POOL: PoolId = PoolId::from_bytes([7; 16]);
 impl Fake {
     /// A server with pool `tank` on `targets` targets, listening.
     pub async fn start(targets: u32) -> Rc<Fake> {
-        let fake = Fake::new(targets);
+        Fake::cluster(1, targets).await
+    }
+
+    /// Servers with pool `tank` on `targets` targets of each, listening.
+    pub async fn cluster(servers: usize, targets: u32) -> Rc<Fake> {
+        let fake = Fake::of(servers, targets);
         fake.clone().listen().await;
         fake
     }
 
     pub fn new(targets: u32) -> Rc<Fake> {
+        Fake::of(1, targets)
+    }
+
+    fn of(servers: usize, targets: u32) -> Rc<Fake> {
+        let server = |rank| Server { rank: Rank(rank), path: FaultPath::of_rank(Rank(rank)), targets, weight: 1 };
+        let map = PoolMap::create((0..servers as u32).map(server).collect()).unwrap();
         Rc::new(Fake {
-            name: format!("fake-{:016x}", rt::random_u64()),
+            names: (0..servers).map(|_| format!("fake-{:016x}", rt::random_u64())).collect(),
             system: RefCell::new("daos_server".into()),
-            map_version: Cell::new(1),
+            map: RefCell::new(map),
             targets,
-            down: RefCell::default(),
+            no_service: RefCell::default(),
+            unsure: RefCell::default(),
             clock: Cell::new(1000),
             containers: RefCell::default(),
             snapshots: RefCell::default(),
@@ -101,29 +124,84 @@ impl Fake {
             objects: RefCell::default(),
             results: RefCell::default(),
             faults: RefCell::default(),
+            listeners: RefCell::default(),
             links: RefCell::default(),
+            asked: RefCell::default(),
             seen: RefCell::default(),
             under_way: Cell::default(),
         })
     }
 
     pub async fn listen(self: Rc<Fake>) {
-        let listener = Listener::bind(&self.address(), "daos_server", rt::Hlc::new()).await.unwrap();
-        rt::spawn_local(async move {
+        for rank in 0..self.names.len() {
+            self.clone().listen_as(rank).await;
+        }
+    }
+
+    /// Server `rank` begins to listen, again perhaps.
+    pub async fn listen_as(self: Rc<Fake>, rank: usize) {
+        let listener = Listener::bind(&self.address_of(rank), "daos_server", rt::Hlc::new()).await.unwrap();
+        let fake = self.clone();
+        let task = rt::spawn_local(async move {
             while let Some(incoming) = listener.accept().await {
                 let service = match incoming.service() {
                     Service::Control => None,
                     Service::Target { index } => Some(*index),
                 };
-                let handler = Rc::new(Serving { fake: self.clone(), target: service });
+                let handler = Rc::new(Serving { fake: fake.clone(), rank, target: service });
                 let link = rt::spawn_local(net::serve(incoming, Limits::default(), 1, handler));
-                self.links.borrow_mut().push(link);
+                fake.links.borrow_mut().push((rank, link));
             }
         });
+        self.listeners.borrow_mut().insert(rank, task);
+    }
+
+    /// Server `rank` is gone; nobody says so in the map.
+    pub fn stop(&self, rank: usize) {
+        if let Some(listener) = self.listeners.borrow_mut().remove(&rank) {
+            listener.abort();
+        }
+        let gone = |link: &mut (usize, rt::JoinHandle<()>)| link.0 == rank;
+        self.links.borrow_mut().extract_if(.., gone).for_each(|(_, link)| link.abort());
     }
 
     pub fn address(&self) -> Address {
-        Address::Mem(self.name.clone())
+        self.address_of(0)
+    }
+
+    pub fn address_of(&self, rank: usize) -> Address {
+        Address::Mem(self.names[rank].clone())
+    }
+
+    /// Something happens to all targets of some servers.
+    pub fn happen(&self, event: Event, ranks: &[usize]) {
+        let mut map = self.map.borrow_mut();
+        let of = |&rank: &usize| map.positions_of(Rank(rank as u32)).map(|p| (p, event)).collect::<Vec<_>>();
+        let events = ranks.iter().flat_map(of).collect();
+        map.apply(&MapChange::Happen(events)).unwrap();
+    }
+
+    /// A later version of the map that says the same.
+    pub fn renumber(&self, version: u32) {
+        let parts = MapParts { version, ..self.map.borrow().parts() };
+        *self.map.borrow_mut() = PoolMap::from_parts(parts).unwrap();
+    }
+
+    pub fn layout(&self) -> Layout {
+        Layout::new(self.map.borrow().clone())
+    }
+
+    /// The rank of the server that leads the group of an object of one group.
+    pub fn leader_of(&self, oid: ObjectId) -> usize {
+        let layout = self.layout();
+        let placed = layout.place(oid).unwrap();
+        (layout.leader(placed.pgs()[0], placed.width()).unwrap() / self.targets) as usize
+    }
+
+    /// Ranks of the servers that were asked for this since the last call.
+    pub fn ranks_asked(&self, opcode: Opcode) -> Vec<usize> {
+        let asked = self.asked.borrow_mut().drain(..).filter(|(of, _)| *of == opcode).collect::<Vec<_>>();
+        asked.into_iter().map(|(_, position)| (position / self.targets) as usize).collect()
     }
 
     pub async fn connect(&self) -> System {
@@ -165,21 +243,15 @@ impl Fake {
     }
 
     pub fn break_links(&self) {
-        self.links.borrow_mut().drain(..).for_each(|link| link.abort());
+        self.links.borrow_mut().drain(..).for_each(|(_, link)| link.abort());
     }
 
-    /// The map at its version, with those down that are.
-    fn map(&self) -> msg::PoolMap {
-        let server = Server { rank: Rank(0), path: FaultPath::of_rank(Rank(0)), targets: self.targets, weight: 1 };
-        let mut parts = PoolMap::create(vec![server]).unwrap().parts();
-        (parts.version, parts.floor) = (self.map_version.get(), self.map_version.get());
-        for (position, standing) in &mut parts.standings {
-            if self.down.borrow().contains(position) {
-                (standing.state, standing.left) = (TargetState::Down, standing.since);
-            }
-        }
-        let map = PoolMap::from_parts(parts).unwrap();
-        object::map::to_message(POOL, "tank", &map, |_| self.address().to_string())
+    fn map_message(&self) -> msg::PoolMap {
+        object::map::to_message(POOL, "tank", &self.map.borrow(), |rank| self.text(rank))
+    }
+
+    fn text(&self, rank: Rank) -> String {
+        self.address_of(rank.0 as usize).to_string()
     }
 
     fn tick(&self) -> Epoch {
@@ -191,6 +263,7 @@ impl Fake {
 /// One link's view of the server: its control service, or one of its targets.
 struct Serving {
     fake: Rc<Fake>,
+    rank: usize,
     target: Option<u32>,
 }
 
@@ -265,6 +338,9 @@ impl Serving {
 
     fn control(&self, request: &Request) -> Result<Vec<u8>, Error> {
         let fake = &self.fake;
+        if fake.no_service.borrow().contains(&self.rank) {
+            return Err(Error::new(Code::NoService, "no replica of the service is here"));
+        }
         let body = &request.body[..];
         Ok(match request.opcode {
             Opcode::SystemQuery => {
@@ -273,11 +349,16 @@ impl Serving {
             }
             Opcode::PoolConnect => {
                 check_pool(&parse::<msg::PoolName>(body).pool)?;
-                fake.map().to_bytes()
+                fake.map_message().to_bytes()
             }
             Opcode::PoolMapSince => {
-                check_pool(&parse::<msg::PoolMapSince>(body).pool)?;
-                msg::PoolMapNews::Whole { map: fake.map() }.to_bytes()
+                let known: msg::PoolMapSince = parse(body);
+                check_pool(&known.pool)?;
+                let delta = fake.map.borrow().delta_since(known.version);
+                match delta.map(|delta| object::map::delta_to_message(&delta, |rank| fake.text(rank))) {
+                    Some(delta) => msg::PoolMapNews::Delta { delta }.to_bytes(),
+                    None => msg::PoolMapNews::Whole { map: fake.map_message() }.to_bytes(),
+                }
             }
             Opcode::PoolDestroy => {
                 let request: msg::PoolDestroy = parse(body);
@@ -338,15 +419,32 @@ impl Serving {
     fn data(&self, target: u32, request: &Request) -> Result<(Vec<u8>, Option<IoBuf>), Error> {
         let body = &request.body[..];
         let fake = &self.fake;
-        let check = |version: u32| match version < fake.map_version.get() {
-            true => Err(Error::new(Code::Stale, "the pool map is older than mine")),
-            false => Ok(()),
+        let position = self.rank as u32 * fake.targets + target;
+        fake.asked.borrow_mut().push((request.opcode, position));
+        let layout = fake.layout();
+        // Who has part in the group, and by which map the sender found him.
+        let check = |place: &Place, past: bool| {
+            let group = GroupNumber::from_u32(place.group).expect("a group and a width");
+            if place.map_version < layout.version() {
+                return Err(Error::new(Code::Stale, "the pool map is older than mine"));
+            }
+            let slots = layout.slots(group.pg(), group.width());
+            if past && slots.iter().any(|slot| slot.serving == Some(position)) {
+                let sure = !fake.unsure.borrow().contains(&self.rank);
+                return sure.then_some(()).ok_or_else(|| Error::new(Code::Again, "not sure what was then"));
+            }
+            match layout.leader_among(&slots) == Some(position) {
+                true => Ok(()),
+                false => Err(Error::new(Code::Again, format!("target {position} does not lead group {group}"))),
+            }
+        };
+        let key_of = |place: &Place, at: Epoch| {
+            check(place, at != Epoch::MAX).map(|()| (place.container, place.group, place.oid))
         };
         let answer = match request.opcode {
             Opcode::Update => {
                 let update: UpdateRequest = parse(body);
-                check(update.place.map_version)?;
-                let key = (target, update.place.container, update.place.group, update.place.oid);
+                let key = key_of(&update.place, Epoch::MAX)?;
                 let table = self.table(&key, Epoch::MAX);
                 let akeys: Vec<&Key> = update.akeys.iter().map(|write| &write.akey).collect();
                 judge(&table, &update.dkey, &akeys, update.conditions)?;
@@ -358,8 +456,7 @@ impl Serving {
             }
             Opcode::Punch => {
                 let punch: PunchRequest = parse(body);
-                check(punch.place.map_version)?;
-                let key = (target, punch.place.container, punch.place.group, punch.place.oid);
+                let key = key_of(&punch.place, Epoch::MAX)?;
                 let table = self.table(&key, Epoch::MAX);
                 match &punch.scope {
                     PunchScope::Object => {}
@@ -375,17 +472,20 @@ impl Serving {
             }
             Opcode::Fetch => {
                 let fetch: FetchRequest = parse(body);
-                check(fetch.place.map_version)?;
-                let key = (target, fetch.place.container, fetch.place.group, fetch.place.oid);
+                let key = key_of(&fetch.place, fetch.at)?;
                 return answer_fetch(&self.table(&key, fetch.at), &fetch);
             }
             Opcode::ListObjects => {
                 let list: ListObjectsRequest = parse(body);
                 let objects = fake.objects.borrow();
+                let holds = |number: u32| {
+                    let group = GroupNumber::from_u32(number).unwrap();
+                    layout.slots(group.pg(), group.width()).iter().any(|slot| slot.serving == Some(position))
+                };
                 let mut found: Vec<(u32, ObjectId)> = objects
                     .keys()
-                    .filter(|key| key.0 == target && key.1 == list.container && !self.table(key, list.at).is_empty())
-                    .map(|key| (key.2, key.3))
+                    .filter(|key| key.0 == list.container && holds(key.1) && !self.table(key, list.at).is_empty())
+                    .map(|key| (key.1, key.2))
                     .filter(|found| list.after.is_none_or(|after| *found > after))
                     .collect();
                 // Pages of two, whatever was asked for: the client has to come back.
@@ -394,20 +494,39 @@ impl Serving {
                 let next = found.last().copied().filter(|_| !is_all);
                 ListObjectsResponse { objects: found, next }.to_bytes()
             }
+            Opcode::Diff => {
+                let diff: DiffRequest = parse(body);
+                let mut differences = Vec::new();
+                for ((container, group, oid), history) in fake.objects.borrow().iter() {
+                    let number = GroupNumber::from_u32(*group).unwrap();
+                    let slots = layout.slots(number.pg(), number.width());
+                    if *container != diff.container || !slots.iter().any(|slot| slot.serving == Some(position)) {
+                        continue;
+                    }
+                    for (_, change) in history.iter().filter(|(epoch, _)| *epoch > diff.from && *epoch <= diff.to) {
+                        if let Change::Update(update, _) = change {
+                            let (dkey, akey) = (update.dkey.clone(), update.akeys[0].akey.clone());
+                            let kind = DifferenceKind::Added;
+                            differences.push(Difference { group: *group, oid: *oid, dkey, akey, extent: None, kind });
+                        }
+                    }
+                }
+                DiffResponse { differences, next: Bytes(vec![]) }.to_bytes()
+            }
             Opcode::ListDkeys => {
                 let list: ListDkeysRequest = parse(body);
-                let key = (target, list.place.container, list.place.group, list.place.oid);
+                let key = key_of(&list.place, list.at)?;
                 page(self.table(&key, list.at).into_keys(), list.after, list.limit, list.direction)
             }
             Opcode::ListAkeys => {
                 let list: ListAkeysRequest = parse(body);
-                let key = (target, list.place.container, list.place.group, list.place.oid);
+                let key = key_of(&list.place, list.at)?;
                 let akeys = self.table(&key, list.at).remove(&list.dkey).unwrap_or_default();
                 page(akeys.into_keys(), list.after, list.limit, list.direction)
             }
             Opcode::ListExtents => {
                 let list: ListExtentsRequest = parse(body);
-                let key = (target, list.place.container, list.place.group, list.place.oid);
+                let key = key_of(&list.place, list.at)?;
                 let akeys = self.table(&key, list.at).remove(&list.dkey).unwrap_or_default();
                 let Some(Stored::Array { record_bytes, records }) = akeys.get(&list.akey) else {
                     return Ok((ListExtentsResponse { record_bytes: 0, extents: vec![], next: None }.to_bytes(), None));
@@ -418,7 +537,7 @@ impl Serving {
             }
             Opcode::QueryKeys => {
                 let query: QueryKeysRequest = parse(body);
-                let key = (target, query.place.container, query.place.group, query.place.oid);
+                let key = key_of(&query.place, query.at)?;
                 let last_write = fake.objects.borrow().get(&key).and_then(|h| h.last()).map_or(Epoch::ZERO, |l| l.0);
                 answer_query(&self.table(&key, query.at), &query, last_write).to_bytes()
             }
@@ -428,7 +547,7 @@ impl Serving {
     }
 
     /// An object's group as it stood at `at`.
-    fn table(&self, key: &(u32, ContainerId, u32, ObjectId), at: Epoch) -> Table {
+    fn table(&self, key: &(ContainerId, u32, ObjectId), at: Epoch) -> Table {
         let mut table = Table::new();
         let objects = self.fake.objects.borrow();
         for (_, change) in objects.get(key).into_iter().flatten().filter(|(epoch, _)| *epoch <= at) {

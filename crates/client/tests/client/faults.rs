@@ -3,6 +3,7 @@
 use std::time::Duration;
 
 use client::{Code, Conditions, ObjectType, SystemOptions};
+use placement::Event;
 use wire::Opcode;
 
 use crate::fake::{Fake, Fault};
@@ -109,9 +110,9 @@ fn a_stale_map_is_fetched_anew() {
         let fake = Fake::start(4).await;
         let kv = kv(&fake).await;
         kv.put("a", b"1").await.unwrap();
-        fake.map_version.set(5);
+        fake.renumber(5);
         kv.put("b", b"2").await.unwrap();
-        assert_eq!((fake.seen(Opcode::PoolConnect), fake.seen(Opcode::Update)), (2, 3));
+        assert_eq!((fake.seen(Opcode::PoolMapSince), fake.seen(Opcode::Update)), (1, 3));
         assert_eq!(kv.get("a").await.unwrap().unwrap(), &b"1"[..]);
         assert_eq!(fake.seen(Opcode::Fetch), 1);
     });
@@ -121,14 +122,14 @@ fn a_stale_map_is_fetched_anew() {
 fn a_target_that_is_down_is_waited_for() {
     rt::block_on(async {
         let fake = Fake::start(1).await;
-        fake.down.borrow_mut().insert(0);
+        fake.happen(Event::Exclude, &[0]);
         let container = fake.container().await;
         let kv = container.kv(container.new_object(ObjectType::KvHashed, None).await.unwrap());
         let put = kv.put("a", b"1");
         let mend = async {
             rt::sleep(Duration::from_millis(50)).await;
-            fake.down.borrow_mut().clear();
-            fake.map_version.set(2);
+            fake.happen(Event::Reintegrate, &[0]);
+            fake.happen(Event::Reintegrated, &[0]);
         };
         futures_util::join!(put, mend).0.unwrap();
         assert_eq!(fake.changes(), 1);

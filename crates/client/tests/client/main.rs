@@ -6,4 +6,5 @@ mod fake;
 mod faults;
 mod handles;
 mod objects;
+mod servers;
 mod simulated;
