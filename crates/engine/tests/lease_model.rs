@@ -12,10 +12,35 @@ use rt::Instant;
 use stateright::{Checker, Model, Property};
 use types::{Rank, TargetIndex};
 
-/// The old leader, the new one, and a member of both.
+/// The old leader, the new one, and somebody else.
 const NODES: usize = 3;
 const OLD: usize = 0;
 const NEW: usize = 1;
+
+/// Who is a member of which reign.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+enum Members {
+    /// The old leader is excluded, the others stay.
+    OthersStay,
+    /// The old leader stays, and nobody else: it is on its way out, and another leads already.
+    OldLeaderStays,
+}
+
+impl Members {
+    fn old(self) -> &'static [usize] {
+        match self {
+            Members::OthersStay => &[OLD, NEW, 2],
+            Members::OldLeaderStays => &[OLD, 2],
+        }
+    }
+
+    fn new(self) -> &'static [usize] {
+        match self {
+            Members::OthersStay => &[NEW, 2],
+            Members::OldLeaderStays => &[NEW, OLD],
+        }
+    }
+}
 const TICKS_A_LEASE: u32 = 2;
 
 fn peer(node: usize) -> Peer {
@@ -47,6 +72,7 @@ type Envelope = (usize, usize, Message);
 
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
 struct State {
+    members: Members,
     /// In ticks.
     now: u32,
     net: BTreeSet<Envelope>,
@@ -72,6 +98,9 @@ enum Step {
 }
 
 struct Group {
+    members: Members,
+    /// Leaders ask their own members for a lease, too.
+    own_is_asked: bool,
     ticks: u32,
     renewals: u8,
     restarts: u8,
@@ -82,17 +111,12 @@ impl State {
         Instant::from_nanos(1_000_000_000) + tick() * ticks
     }
 
-    /// The members of the old reign but for its leader; the new one, who excluded that leader, has the same.
-    fn members() -> impl Iterator<Item = usize> {
-        (0..NODES).filter(|node| *node != OLD)
-    }
-
     fn old_holds(&self) -> bool {
-        self.lease.holds(State::members().map(peer), self.at(self.now))
+        self.lease.holds(self.members.old().iter().copied().map(peer), self.at(self.now))
     }
 
     fn new_serves(&self) -> bool {
-        State::members().all(|node| self.reports[node].is_some_and(|from| from <= self.at(self.now)))
+        self.members.new().iter().all(|node| self.reports[*node].is_some_and(|from| from <= self.at(self.now)))
     }
 
     fn deliver(&mut self, (from, to, message): Envelope) {
@@ -126,6 +150,7 @@ impl Model for Group {
     fn init_states(&self) -> Vec<State> {
         let start = Instant::from_nanos(1_000_000_000);
         let state = State {
+            members: self.members,
             // No process of before is left.
             now: TICKS_A_LEASE,
             net: BTreeSet::new(),
@@ -155,7 +180,7 @@ impl Model for Group {
             steps.push(Step::Deliver(envelope.clone()));
         }
         if state.restarts > 0 {
-            steps.extend(State::members().map(Step::Restart));
+            steps.extend((0..NODES).filter(|node| *node != OLD).map(Step::Restart));
         }
     }
 
@@ -165,12 +190,20 @@ impl Model for Group {
             Step::Tick => state.now += 1,
             Step::Renew => {
                 state.renewals -= 1;
-                let asked = state.now;
-                state.net.extend(State::members().map(|to| (OLD, to, Message::Renew { asked })));
+                let (asked, now) = (state.now, state.at(state.now));
+                let others = state.members.old().iter().filter(|to| **to != OLD);
+                state.net.extend(others.map(|to| (OLD, *to, Message::Renew { asked })));
+                // Its own member is asked at once.
+                if !self.own_is_asked {
+                    state.lease.renewed(peer(OLD), now);
+                } else if !state.follows_new[OLD] {
+                    state.grants[OLD].grant(peer(OLD), now);
+                    state.lease.renewed(peer(OLD), now);
+                }
             }
             Step::Replace => {
                 state.is_asked = true;
-                state.net.extend(State::members().map(|to| (NEW, to, Message::Ask)));
+                state.net.extend(state.members.new().iter().map(|to| (NEW, *to, Message::Ask)));
             }
             Step::Deliver(envelope) => {
                 state.net.remove(&envelope);
@@ -197,19 +230,34 @@ impl Model for Group {
     }
 }
 
-fn check(ticks: u32, renewals: u8, restarts: u8) {
-    let checker = Group { ticks, renewals, restarts }.checker().threads(2).spawn_bfs().join();
-    println!("{} states", checker.unique_state_count());
+fn check(members: Members, ticks: u32, renewals: u8, restarts: u8) {
+    let group = Group { members, own_is_asked: true, ticks, renewals, restarts };
+    let checker = group.checker().threads(2).spawn_bfs().join();
+    println!("{members:?}: {} states", checker.unique_state_count());
     checker.assert_properties();
 }
 
 #[test]
 fn no_two_leaders_count_on_a_lease_at_once() {
-    check(4, 2, 0);
+    check(Members::OthersStay, 4, 2, 0);
+}
+
+#[test]
+fn the_old_leader_itself_keeps_the_new_one_waiting() {
+    check(Members::OldLeaderStays, 4, 2, 0);
+}
+
+/// The model's own test.
+#[test]
+fn a_leader_that_does_not_ask_its_own_member_is_found_out() {
+    let members = Members::OldLeaderStays;
+    let group = Group { members, own_is_asked: false, ticks: 4, renewals: 1, restarts: 0 };
+    let checker = group.checker().threads(2).spawn_bfs().join();
+    assert!(checker.discoveries().contains_key("K14: not both"));
 }
 
 #[test]
 fn a_member_that_starts_anew_remembers_no_grant_and_allows_for_one() {
     // Both: the word of one that did not is enough.
-    check(3, 1, 2);
+    check(Members::OthersStay, 3, 1, 2);
 }

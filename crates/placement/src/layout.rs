@@ -146,6 +146,18 @@ impl Layout {
         }
     }
 
+    /// A placement group at all versions before this one, newest first.
+    pub(crate) fn history(&self, pg: u32, count: usize) -> impl Iterator<Item = (u32, Vec<Slot>)> {
+        (1..self.versions.len()).map(move |at| (self.versions[at].0, self.slots_at(at, pg, count)))
+    }
+
+    /// As [`Layout::leader_among`], of a version before.
+    pub(crate) fn leader_at(&self, version: u32, slots: &[Slot]) -> Option<u32> {
+        let serving = || slots.iter().filter_map(|slot| slot.serving);
+        let state = |target: u32| self.map.targets()[target as usize].standing_at(version).map(|s| s.state);
+        serving().find(|target| state(*target) == Some(TargetState::UpIn)).or_else(|| serving().next())
+    }
+
     /// Whether an operation on the first `count` slots of a placement group may go on, though whoever sent it knew map
     /// version `known`. A version newer than this map is no reason to refuse: the sender is ahead.
     ///

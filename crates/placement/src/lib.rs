@@ -6,6 +6,7 @@
 //!   object, class --hash--> placement groups, one per object group           (Layout::place)
 //!   placement group --draws, fault domains--> slots, each with its target    (Layout::slots)
 //!   dkey --hash, or round robin for arrays--> one of the object's groups     (Placed::group_of)
+//!   placement group --back through the map's memory--> who leads, who is a member since when (Layout::reign)
 //!   two versions --difference--> what is to be copied, what may go           (Layout::plan)
 //! ```
 //! A *placement group* ("PG") is a key range of the store: every object group lies in exactly one,
@@ -37,6 +38,7 @@ mod layout;
 mod map;
 mod place;
 mod plan;
+mod reign;
 mod state;
 mod view;
 
@@ -49,4 +51,5 @@ pub use map::{
 };
 pub use place::{GROUPS_MAX, PlaceError, Placed, group_count};
 pub use plan::{Move, Release};
+pub use reign::{Membership, Reign};
 pub use state::{CameFrom, Event, Refused, TargetState};

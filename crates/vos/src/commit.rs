@@ -228,6 +228,42 @@ pub(crate) fn apply_abort(
     standing::note(catalog, pages, pool, change, ChangeState::Aborted)
 }
 
+/// Reads every page that a step of forgetting changes.
+pub(crate) fn touch_forget(catalog: &Catalog, pages: &Pages, pool: PoolId, upto: ChangeId) -> Result<()> {
+    if let Some((owner, first, parts)) = first_undecided(catalog, pool, upto) {
+        touch_parts(catalog, pages, owner, first, parts)?;
+    }
+    standing::touch_first(catalog, pages, pool, upto.group)
+}
+
+fn first_undecided(catalog: &Catalog, pool: PoolId, upto: ChangeId) -> Option<(u32, ChangeId, u32)> {
+    let (first, intent) = catalog.intents.of_group(pool, upto.group).next().filter(|(first, _)| *first <= upto)?;
+    let (owner, _) = catalog.intents.find(pool, first)?;
+    Some((owner, first, intent.parts))
+}
+
+/// Does a logged step of forgetting: an undecided change goes, or else some outcomes; with the last of them the mark
+/// moves. A group's last conceivable change is nobody's mark: who forgets up to it leaves.
+pub(crate) fn apply_forget(
+    catalog: &mut Catalog,
+    pages: &mut Pages,
+    pool: PoolId,
+    upto: ChangeId,
+    freed: &mut BulkList,
+) -> Result<()> {
+    match first_undecided(catalog, pool, upto) {
+        Some((owner, first, _)) => {
+            let dropped = drop_intent(catalog, pages, owner, pool, first)?;
+            dropped.iter().for_each(|intent| give_back(intent, freed));
+        }
+        None => standing::forget_first(catalog, pages, pool, upto)?,
+    }
+    match standing::has_upto(catalog, pool, upto) || upto.number == u64::MAX {
+        true => Ok(()),
+        false => standing::apply_settle(catalog, pages, pool, upto),
+    }
+}
+
 /// The container of an intent, unless it is being destroyed.
 pub(crate) fn living<'a>(catalog: &'a Catalog, owner: u32, intent: &Intent) -> Option<&'a Shard> {
     catalog.shards.get(&intent.container).filter(|shard| shard.tree.owner == owner)

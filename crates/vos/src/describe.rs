@@ -113,6 +113,8 @@ pub fn describe_record(number: u16, payload: &[u8]) -> LogEntry {
                 format!("placement group {group}: its leader is that of term {}.{}", term.interval, term.round);
         }
         Record::Settle { change, .. } => entry.text = format!("every member knows how changes ended up to {change}"),
+        Record::Forget { change, .. } => entry.text = format!("forget a part of what was known up to change {change}"),
+        Record::Leave { group, .. } => entry.text = format!("be no member of placement group {group} any more"),
         other => entry.text = format!("{other:?}"),
     }
     entry

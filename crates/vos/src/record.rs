@@ -28,6 +28,8 @@
 //! | 22 abort             | change 20                                                                   |
 //! | 23 adopt             | group 4, term 8                                                             |
 //! | 24 settle            | change 20                                                                   |
+//! | 25 forget            | change 20                                                                   |
+//! | 26 leave             | group 4                                                                     |
 //!
 //! | part       | bytes                                                                                   |
 //! |------------|-----------------------------------------------------------------------------------------|
@@ -82,6 +84,8 @@ pub(crate) mod kind {
     pub(crate) const ABORT: u16 = 22;
     pub(crate) const ADOPT: u16 = 23;
     pub(crate) const SETTLE: u16 = 24;
+    pub(crate) const FORGET: u16 = 25;
+    pub(crate) const LEAVE: u16 = 26;
 }
 
 const INTEGER: u8 = 1;
@@ -188,6 +192,14 @@ pub(crate) enum Record<'a> {
     Settle {
         pool: PoolId,
         change: ChangeId,
+    },
+    Forget {
+        pool: PoolId,
+        change: ChangeId,
+    },
+    Leave {
+        pool: PoolId,
+        group: u32,
     },
 }
 
@@ -417,14 +429,23 @@ pub(crate) fn encode(out: &mut Vec<u8>, origin: Origin, record: &Record<'_>) -> 
         | Record::Prepare { .. } => {
             unreachable!("what carries data is encoded where the data is")
         }
-        Record::Commit { pool, change } | Record::Abort { pool, change } | Record::Settle { pool, change } => {
+        Record::Commit { pool, change }
+        | Record::Abort { pool, change }
+        | Record::Settle { pool, change }
+        | Record::Forget { pool, change } => {
             push_head(out, origin, pool.to_bytes());
             change::push_change(out, *change);
             match record {
                 Record::Commit { .. } => kind::COMMIT,
                 Record::Abort { .. } => kind::ABORT,
-                _ => kind::SETTLE,
+                Record::Settle { .. } => kind::SETTLE,
+                _ => kind::FORGET,
             }
+        }
+        Record::Leave { pool, group } => {
+            push_head(out, origin, pool.to_bytes());
+            out.extend_from_slice(&group.to_le_bytes());
+            kind::LEAVE
         }
         Record::Adopt { pool, group, term } => {
             push_head(out, origin, pool.to_bytes());
@@ -561,6 +582,8 @@ pub(crate) fn decode(kind: u16, bytes: &[u8]) -> Option<(Origin, Record<'_>)> {
         kind::ABORT => Record::Abort { pool, change: change::read_change(&mut r)? },
         kind::ADOPT => Record::Adopt { pool, group: r.u32()?, term: change::read_term(&mut r)? },
         kind::SETTLE => Record::Settle { pool, change: change::read_change(&mut r)? },
+        kind::FORGET => Record::Forget { pool, change: change::read_change(&mut r)? },
+        kind::LEAVE => Record::Leave { pool, group: r.u32()? },
         _ => return None,
     };
     r.0.is_empty().then_some((origin, record))

@@ -31,6 +31,9 @@ pub(crate) const OUTCOMES_MAX: usize = 16 << 10;
 /// Outcomes that one step of settling forgets.
 const SETTLE_STEP: usize = 128;
 
+/// Outcomes that one step of forgetting takes.
+const FORGET_STEP: usize = 64;
+
 const COMMITTED: u8 = 1;
 const ABORTED: u8 = 2;
 const POOL_BYTES: usize = 16;
@@ -83,6 +86,11 @@ impl Table {
     pub(crate) fn next_settled(&self, pool: PoolId, change: ChangeId) -> ChangeId {
         let mut passed = self.decided(pool, change.group).map(|(decided, _)| decided).take_while(|c| *c <= change);
         passed.nth(SETTLE_STEP - 1).unwrap_or(change)
+    }
+
+    /// Whether a group has a leader or a mark.
+    pub(crate) fn is_marked(&self, pool: PoolId, group: u32) -> bool {
+        self.marks.contains_key(&(pool, group))
     }
 
     /// Groups of a pool of which anything is known.
@@ -224,6 +232,40 @@ fn apply_mark(catalog: &mut Catalog, pages: &mut Pages, pool: PoolId, mark: Mark
     }
     catalog.standings.marks.insert((pool, group), mark);
     catalog.put(pages, &mark_key(pool, group), &mark_value(mark))?;
+    catalog.own.save_all(pages)
+}
+
+/// Whether anything is known of changes of a group up to `change`.
+pub(crate) fn has_upto(catalog: &Catalog, pool: PoolId, change: ChangeId) -> bool {
+    let undecided = catalog.intents.of_group(pool, change.group).next().map(|(first, _)| first);
+    let decided = catalog.standings.decided(pool, change.group).next().map(|(first, _)| first);
+    undecided.into_iter().chain(decided).any(|first| first <= change)
+}
+
+/// Reads every page that forgetting some outcomes of a group changes, and moving its mark.
+pub(crate) fn touch_first(catalog: &Catalog, pages: &Pages, pool: PoolId, group: u32) -> Result<()> {
+    for (change, _) in catalog.standings.decided(pool, group).take(FORGET_STEP) {
+        touch_outcome(catalog, pages, pool, change)?;
+    }
+    catalog.own.tree.locate(pages, &mark_key(pool, group)).map(drop)
+}
+
+/// Forgets some outcomes of a group, the first ones up to `change`.
+pub(crate) fn forget_first(catalog: &mut Catalog, pages: &mut Pages, pool: PoolId, change: ChangeId) -> Result<()> {
+    let decided = catalog.standings.decided(pool, change.group).map(|(known, _)| known);
+    let gone: Vec<ChangeId> = decided.take_while(|known| *known <= change).take(FORGET_STEP).collect();
+    for known in gone {
+        catalog.standings.outcomes.remove(&(pool, known));
+        catalog.own.tree.remove(pages, &outcome_key(pool, known))?;
+    }
+    catalog.own.save_all(pages)
+}
+
+/// Does a logged leave.
+pub(crate) fn apply_leave(catalog: &mut Catalog, pages: &mut Pages, pool: PoolId, group: u32) -> Result<()> {
+    if catalog.standings.marks.remove(&(pool, group)).is_some() {
+        catalog.own.tree.remove(pages, &mark_key(pool, group))?;
+    }
     catalog.own.save_all(pages)
 }
 

@@ -676,6 +676,8 @@ impl Store {
             Record::Abort { pool, change } => commit::apply_abort(catalog, pages, *pool, *change, &mut scratch.freed),
             Record::Adopt { pool, group, term } => standing::apply_adopt(catalog, pages, *pool, *group, *term),
             Record::Settle { pool, change } => standing::apply_settle(catalog, pages, *pool, *change),
+            Record::Forget { pool, change } => commit::apply_forget(catalog, pages, *pool, *change, &mut scratch.freed),
+            Record::Leave { pool, group } => standing::apply_leave(catalog, pages, *pool, *group),
         }
     }
 

@@ -30,6 +30,19 @@ impl Store {
     /// As [`Store::update`]; `ChangeState` when the change is known already; `OldTerm` when the target follows a later
     /// leader; `InProgress` when another change decides whether record sizes fit; `IntentsFull`.
     pub fn prepare(&mut self, wanted: &Prepare<'_>, epoch: Epoch) -> Result<Lsn> {
+        self.keep(wanted, epoch, Judged::Here)
+    }
+
+    /// As [`Store::prepare`], of a change that the group's leader has judged: conditions and record sizes are what they
+    /// were there, whatever is undecided or missing here.
+    ///
+    /// # Errors
+    /// As [`Store::prepare`], but nothing of conditions and record sizes.
+    pub fn prepare_judged(&mut self, wanted: &Prepare<'_>, epoch: Epoch) -> Result<Lsn> {
+        self.keep(wanted, epoch, Judged::ByLeader)
+    }
+
+    fn keep(&mut self, wanted: &Prepare<'_>, epoch: Epoch, judged: Judged) -> Result<Lsn> {
         self.running()?;
         validate(wanted)?;
         let Prepare { change, container, origin, note, ops } = *wanted;
@@ -53,7 +66,9 @@ impl Store {
         pages.begin_op();
         let mut intent = Intent::new(container, version, origin, note);
         for op in ops {
-            prepare::plan(shard, &pages, &catalog.intents, &intent, op)?;
+            if judged == Judged::Here {
+                prepare::plan(shard, &pages, &catalog.intents, &intent, op)?;
+            }
             intent.add(op);
         }
         encode_prepare(&mut scratch.log, version, wanted);
@@ -186,6 +201,51 @@ impl Store {
         }
     }
 
+    /// One step of forgetting what the target knows of a group's changes up to `change`, undecided ones included: it was
+    /// no member meanwhile, others decided without it, and its data will be theirs. At last they count as settled. The
+    /// flag says that there is more to do.
+    ///
+    /// # Errors
+    /// `NoPool`; `Media(LogFull)`: wait for `relieved`; `Corrupt`.
+    pub fn forget_upto(&mut self, pool: PoolId, change: ChangeId) -> Result<(Lsn, bool)> {
+        let mark = self.mark(pool, change.group)?;
+        let has_more = standing::has_upto(&self.catalog, pool, change);
+        if !has_more && change <= mark.settled {
+            return Ok((self.last_lsn(), false));
+        }
+        {
+            let mut pages = self.media.pages();
+            pages.begin_op();
+            commit::touch_forget(&self.catalog, &pages, pool, change)?;
+        }
+        let record = Record::Forget { pool, change };
+        let lsn = self.change(Origin::default(), Reserve::Critical, &record)?;
+        Ok((lsn, standing::has_upto(&self.catalog, pool, change)))
+    }
+
+    /// One step of forgetting a group that the target is no member of any more; the flag says that there is more to do.
+    ///
+    /// # Errors
+    /// As [`Store::forget_upto`].
+    pub fn leave_group(&mut self, pool: PoolId, group: u32) -> Result<(Lsn, bool)> {
+        self.mark(pool, group)?;
+        let last = ChangeId { group, term: Term { interval: u32::MAX, round: u32::MAX }, number: u64::MAX };
+        match standing::has_upto(&self.catalog, pool, last) {
+            true => Ok((self.forget_upto(pool, last)?.0, true)),
+            false if !self.catalog.standings.is_marked(pool, group) => Ok((self.last_lsn(), false)),
+            false => {
+                {
+                    let mut pages = self.media.pages();
+                    pages.begin_op();
+                    let mark = self.catalog.standings.mark(pool, group);
+                    standing::touch_mark(&self.catalog, &pages, pool, mark)?;
+                }
+                let lsn = self.change(Origin::default(), Reserve::Critical, &Record::Leave { pool, group })?;
+                Ok((lsn, false))
+            }
+        }
+    }
+
     fn mark(&self, pool: PoolId, group: u32) -> Result<Mark> {
         self.running()?;
         self.catalog.pool(pool)?;
@@ -252,6 +312,13 @@ impl Store {
         let owner = self.catalog.shard(container)?.tree.owner;
         Ok(oldest(self.catalog.intents.of(owner)))
     }
+}
+
+/// Who has judged the conditions of a change, and its record sizes.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Judged {
+    Here,
+    ByLeader,
 }
 
 /// Refuses what breaks a limit, whatever the store holds.

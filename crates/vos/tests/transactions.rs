@@ -384,6 +384,83 @@ fn a_destroyed_pool_takes_its_changes_along() {
     });
 }
 
+/// Of a target that was away: others decided without it. What it forgets, it gives back, in steps that a restart may part.
+#[test]
+fn a_member_that_was_away_forgets_and_one_that_left_knows_nothing() {
+    on_node(12, || {
+        let mut store = store();
+        let pool = rig::pool(0);
+        for tx in 1..=200 {
+            prepare(&mut store, tx * 2, 10 + tx, &[single(&[tx as u8; 3000])]).unwrap();
+            if tx % 3 == 0 {
+                abort(&mut store, tx * 2).unwrap();
+            }
+        }
+        store.adopt(pool, 0, Term { interval: 0, round: 60 }).unwrap();
+        let steps = |mut store: Store, one: &mut dyn FnMut(&mut Store) -> bool| {
+            let mut count = 0;
+            while one(&mut store) {
+                count += 1;
+                store.check().expect_clean();
+                if count % 40 == 7 {
+                    store = reopen(store);
+                }
+            }
+            (store, count)
+        };
+        let (mut store, taken) = steps(store, &mut |store| store.forget_upto(pool, rig::change(300)).unwrap().1);
+        assert!(taken > 90, "one undecided change a step: {taken}");
+        let standing = store.standing(pool, 0).unwrap();
+        assert_eq!(standing.settled, rig::change(300));
+        assert!(standing.prepared.iter().all(|undecided| undecided.change > rig::change(300)));
+        assert!(standing.prepared.len() > 20 && standing.decided.len() > 10);
+        assert!(matches!(prepare(&mut store, 300, 999, &[single(b"late")]), Err(Error::ChangeState { .. })));
+        let (mut store, _) = steps(store, &mut |store| store.leave_group(pool, 0).unwrap().1);
+        store.media().checkpoint_blocking().unwrap();
+        store = reopen(store);
+        assert!(store.groups(pool).unwrap().is_empty());
+        assert_eq!(store.resolve(pool, rig::change(2)).unwrap(), ChangeState::Unknown);
+        let end = store.media().end_lsn();
+        assert!(!store.leave_group(pool, 0).unwrap().1 && store.media().end_lsn() == end);
+        assert_eq!(store.oldest_intent(id()).unwrap(), None);
+        assert_eq!(read(&mut store, u64::MAX), None, "nothing of it took effect");
+    });
+}
+
+/// A member that lacks what the leader judged by keeps the change all the same.
+#[test]
+fn what_the_leader_judged_is_not_judged_again() {
+    on_node(13, || {
+        let mut store = store();
+        update(&mut store, 5, &array(8)).unwrap();
+        let steps = [array(4)];
+        assert!(matches!(prepare(&mut store, 2, 10, &steps), Err(Error::RecordSize { .. })));
+        with_steps(&mut store, id(), &steps, &[], &mut |store, ops| {
+            let (change, origin, note) = (rig::change(2), Origin::default(), rig::note(2));
+            let wanted = vos::Prepare { change, container: id(), origin, note: &note, ops };
+            store.prepare_judged(&wanted, Epoch(10))
+        })
+        .unwrap();
+        abort(&mut store, 2).unwrap();
+        let insert = Step::Update {
+            object: rig::object(0),
+            dkey: dkey(),
+            conditions: Conditions::DkeyInsert,
+            akeys: vec![(Key::literal("b"), Write::Single(b"new".to_vec()))],
+        };
+        assert!(matches!(prepare(&mut store, 4, 11, std::slice::from_ref(&insert)), Err(Error::Exists)));
+        with_steps(&mut store, id(), &[insert], &[], &mut |store, ops| {
+            let (change, origin, note) = (rig::change(4), Origin::default(), rig::note(4));
+            let wanted = vos::Prepare { change, container: id(), origin, note: &note, ops };
+            store.prepare_judged(&wanted, Epoch(11))
+        })
+        .unwrap();
+        commit(&mut store, 4).unwrap();
+        store = reopen(store);
+        assert_eq!(store.oldest_intent(id()).unwrap(), None);
+    });
+}
+
 /// What a leader that begins finds at a member, across restarts, before a checkpoint and after.
 #[test]
 fn a_group_s_standing_survives_and_only_grows() {

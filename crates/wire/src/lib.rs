@@ -1,7 +1,7 @@
 //! What is said between programs: frames, messages, their bytes and their versions.
 //!
 //! A *frame* ([`frame`]) is a fixed header, a body and bulk data. The body is one *message*
-//! ([`data`], [`control`], [`hello`]) in the field encoding of [`encoding`]. Bulk data is payload
+//! ([`data`], [`control`], [`group`], [`hello`]) in the field encoding of [`encoding`]. Bulk data is payload
 //! that messages refer to by offset; it is never parsed.
 //!
 //! # Always true
@@ -17,6 +17,7 @@ pub mod control;
 pub mod data;
 pub mod encoding;
 pub mod frame;
+pub mod group;
 pub mod hello;
 pub mod membership;
 pub mod opcode;

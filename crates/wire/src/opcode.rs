@@ -75,6 +75,7 @@ opcodes! {
     ListExtents = 0x0207, "Extents of an array akey.", Harmless;
     Diff = 0x0209, "What differs on this target between two moments.", Harmless;
     QueryKeys = 0x0208, "Highest and lowest integer keys, and the end of an array.", Harmless;
+    Group = 0x0210, "Between members of a placement group: changes, decisions, leases.", Harmless;
 }
 
 impl Opcode {

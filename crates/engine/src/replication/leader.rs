@@ -2,10 +2,10 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use super::{Change, Decisions, Outcome, Peer, Report, Term};
+use super::{Change, Decisions, Outcome, Peer, Report, Seat, Term};
 
 /// Changes that are not settled. At the bound, further ones wait.
-pub(crate) const UNSETTLED_MAX: usize = 4096;
+pub const UNSETTLED_MAX: usize = 4096;
 
 /// Who waits for a change: the driver's name for it.
 pub type Request = u64;
@@ -13,7 +13,7 @@ pub type Request = u64;
 /// What the driver is to do.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub enum Action<E> {
-    /// Ask this member what it holds, by [`super::Member::recover`], until it answers.
+    /// Ask this member what it holds, by [`super::Member::recover`] and [`Leader::since`], until it answers.
     Ask(Peer),
     /// Let this member prepare the change, until it answers.
     Prepare(Peer, Change),
@@ -48,19 +48,27 @@ struct Open {
     missing: BTreeSet<Peer>,
 }
 
+/// What one member has yet to confirm.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Hash)]
+struct Untold {
+    decided: BTreeMap<Change, Outcome>,
+    /// The mark that it knows.
+    settled: Change,
+}
+
 /// The leader of one placement group, for one term. Nothing of it is durable: its successor asks the members.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub struct Leader<E> {
     term: Term,
     /// All members, itself among them.
-    members: Vec<Peer>,
+    seats: Vec<Seat>,
     phase: Phase,
     /// Number of the newest change.
     newest: u64,
     settled: Change,
     open: BTreeMap<Change, Open>,
-    /// Decisions that a member has not confirmed.
-    untold: BTreeMap<Peer, BTreeMap<Change, Outcome>>,
+    /// What a member has not confirmed.
+    untold: BTreeMap<Peer, Untold>,
     /// Requests whose changes are aborted; they hear of it when all members have confirmed.
     failed: BTreeMap<Change, (Request, Option<E>)>,
     /// Requests of this leader's last term.
@@ -70,7 +78,7 @@ pub struct Leader<E> {
 impl<E: Clone> Leader<E> {
     /// Begins a term. `before`: what the same process led the group with until now; its requests are answered
     /// by what becomes of their changes.
-    pub fn begin(term: Term, members: Vec<Peer>, before: Option<Leader<E>>) -> (Leader<E>, Vec<Action<E>>) {
+    pub fn begin(term: Term, seats: Vec<Seat>, before: Option<Leader<E>>) -> (Leader<E>, Vec<Action<E>>) {
         let mut inherited = BTreeMap::new();
         if let Some(before) = before {
             assert!(before.term < term, "terms grow");
@@ -78,12 +86,12 @@ impl<E: Clone> Leader<E> {
             inherited.extend(before.open.into_iter().map(|(change, open)| (change, open.request)));
             inherited.extend(before.failed.into_iter().map(|(change, (request, _))| (change, request)));
         }
-        let actions = members.iter().map(|peer| Action::Ask(*peer)).collect();
-        let untold = members.iter().map(|peer| (*peer, BTreeMap::new())).collect();
+        let actions = seats.iter().map(|seat| Action::Ask(seat.peer)).collect();
+        let untold = seats.iter().map(|seat| (seat.peer, Untold::default())).collect();
         let phase = Phase::Asking { reports: BTreeMap::new() };
         let leader = Leader {
             term,
-            members,
+            seats,
             phase,
             newest: 0,
             settled: Change::default(),
@@ -99,8 +107,17 @@ impl<E: Clone> Leader<E> {
         self.term
     }
 
-    pub fn members(&self) -> &[Peer] {
-        &self.members
+    pub fn seats(&self) -> &[Seat] {
+        &self.seats
+    }
+
+    pub fn members(&self) -> impl Iterator<Item = Peer> + '_ {
+        self.seats.iter().map(|seat| seat.peer)
+    }
+
+    /// Since when a member is one: it is told when it is asked what it holds.
+    pub fn since(&self, peer: Peer) -> Option<u32> {
+        self.seats.iter().find(|seat| seat.peer == peer).map(|seat| seat.since)
     }
 
     pub fn phase(&self) -> &Phase {
@@ -110,15 +127,15 @@ impl<E: Clone> Leader<E> {
     /// A member says what it holds.
     pub fn report(&mut self, from: Peer, report: Report) -> Vec<Action<E>> {
         let Phase::Asking { reports } = &mut self.phase else { return Vec::new() };
-        if !self.members.contains(&from) {
+        if !self.seats.iter().any(|seat| seat.peer == from) {
             return Vec::new();
         }
         reports.insert(from, report);
-        if reports.len() < self.members.len() {
+        if reports.len() < self.seats.len() {
             return Vec::new();
         }
         let reports = std::mem::take(reports);
-        match judge(&self.members, &reports) {
+        match judge(&self.seats, &reports) {
             Ok(decisions) => self.tell_all(&reports, &decisions),
             Err(change) => {
                 self.phase = Phase::Stuck;
@@ -134,7 +151,7 @@ impl<E: Clone> Leader<E> {
             let news: BTreeMap<_, _> = report.prepared.iter().map(|(change, _)| (*change, decisions[change])).collect();
             if !news.is_empty() {
                 actions.push(Action::Tell(*peer));
-                self.untold.insert(*peer, news);
+                self.untold.insert(*peer, Untold { decided: news, settled: Change::default() });
             }
         }
         for (change, request) in std::mem::take(&mut self.inherited) {
@@ -159,7 +176,7 @@ impl<E: Clone> Leader<E> {
         }
         self.newest += 1;
         let change = Change { term: self.term, number: self.newest };
-        let missing = self.members.iter().copied().collect();
+        let missing = self.members().collect();
         self.open.insert(change, Open { request, missing });
         Some(change)
     }
@@ -172,8 +189,7 @@ impl<E: Clone> Leader<E> {
 
     /// The leader's own member has prepared it (and will say [`Leader::prepared`] when that is durable).
     pub fn spread(&self, change: Change, me: Peer) -> Vec<Action<E>> {
-        let others = self.members.iter().filter(|peer| **peer != me);
-        others.map(|peer| Action::Prepare(*peer, change)).collect()
+        self.members().filter(|peer| *peer != me).map(|peer| Action::Prepare(peer, change)).collect()
     }
 
     /// A member has prepared a change, durably.
@@ -199,15 +215,20 @@ impl<E: Clone> Leader<E> {
     fn decide(&mut self, change: Change, outcome: Outcome) -> Vec<Action<E>> {
         self.open.remove(&change);
         for news in self.untold.values_mut() {
-            news.insert(change, outcome);
+            news.decided.insert(change, outcome);
         }
-        self.members.iter().map(|peer| Action::Tell(*peer)).collect()
+        self.members().map(Action::Tell).collect()
     }
 
     /// What a member is to be told.
     pub fn decisions_for(&self, peer: Peer) -> Decisions {
-        let news = self.untold.get(&peer).into_iter().flatten();
+        let news = self.untold.get(&peer).into_iter().flat_map(|news| &news.decided);
         Decisions { decided: news.map(|(change, outcome)| (*change, *outcome)).collect(), settled: self.settled }
+    }
+
+    /// Whether a member lacks a decision, or the mark: to be told in a while, when nothing else goes to it.
+    pub fn lacks(&self, peer: Peer) -> bool {
+        self.untold.get(&peer).is_some_and(|news| !news.decided.is_empty() || news.settled < self.settled)
     }
 
     /// Changes that a member has yet to prepare: to be asked for again over a new link.
@@ -221,19 +242,21 @@ impl<E: Clone> Leader<E> {
         open.chain(self.failed.values().map(|(request, _)| *request)).chain(self.inherited.values().copied())
     }
 
-    /// A member knows these decisions, durably.
-    pub fn confirmed(&mut self, from: Peer, changes: &[Change]) -> Vec<Action<E>> {
+    /// A member knows these decisions and this mark, durably.
+    pub fn confirmed(&mut self, from: Peer, changes: &[Change], settled: Change) -> Vec<Action<E>> {
         let Some(news) = self.untold.get_mut(&from) else { return Vec::new() };
         for change in changes {
-            news.remove(change);
+            news.decided.remove(change);
         }
+        news.settled = news.settled.max(settled.min(self.settled));
         self.advance()
     }
 
     /// Moves the mark below which everybody knows everything, and does what waited for that.
     fn advance(&mut self) -> Vec<Action<E>> {
         let mut actions = Vec::new();
-        let untold = self.untold.values().filter_map(|news| news.first_key_value()).map(|(change, _)| *change).min();
+        let first = |news: &Untold| news.decided.first_key_value().map(|(change, _)| *change);
+        let untold = self.untold.values().filter_map(first).min();
         match self.phase {
             Phase::Asking { .. } | Phase::Stuck => return actions,
             Phase::Telling if untold.is_some() => {}
@@ -252,7 +275,7 @@ impl<E: Clone> Leader<E> {
             }
         }
         // What is aborted, and known to be, cannot come back.
-        let is_known = |change: &Change| !self.untold.values().any(|news| news.contains_key(change));
+        let is_known = |change: &Change| !self.untold.values().any(|news| news.decided.contains_key(change));
         let known: Vec<Change> = self.failed.keys().filter(|change| is_known(change)).copied().collect();
         for change in known {
             let (request, why) = self.failed.remove(&change).expect("just seen");
@@ -266,7 +289,7 @@ impl<E: Clone> Leader<E> {
 ///
 /// # Errors
 /// A change of which two members say what excludes one another.
-fn judge(members: &[Peer], reports: &BTreeMap<Peer, Report>) -> Result<BTreeMap<Change, Outcome>, Change> {
+fn judge(seats: &[Seat], reports: &BTreeMap<Peer, Report>) -> Result<BTreeMap<Change, Outcome>, Change> {
     let mut decisions: BTreeMap<Change, Outcome> = BTreeMap::new();
     for (change, outcome) in reports.values().flat_map(|report| &report.decided) {
         if *decisions.entry(*change).or_insert(*outcome) != *outcome {
@@ -274,12 +297,13 @@ fn judge(members: &[Peer], reports: &BTreeMap<Peer, Report>) -> Result<BTreeMap<
         }
     }
     for (change, theirs) in reports.values().flat_map(|report| &report.prepared) {
-        if reports.values().any(|report| *change <= report.settled) {
+        // Who is no member any more, was not one then, or was away since, says nothing about it.
+        let stayed = |peer: &Peer| seats.iter().any(|seat| seat.peer == *peer && seat.since <= change.term.interval);
+        if reports.iter().any(|(peer, report)| stayed(peer) && *change <= report.settled) {
             return Err(*change);
         }
         let has = |peer: &Peer| reports[peer].prepared.iter().any(|(held, _)| held == change);
-        // Who is no member any more, or was not one then, is not asked.
-        let is_everywhere = theirs.iter().filter(|peer| members.contains(peer)).all(has);
+        let is_everywhere = theirs.iter().filter(|peer| stayed(peer)).all(has);
         let outcome = if is_everywhere { Outcome::Committed } else { Outcome::Aborted };
         decisions.entry(*change).or_insert(outcome);
     }

@@ -2,7 +2,8 @@
 //!
 //! A member that hears from the leader it follows grants it a lease. Before another leader serves, it asks every member
 //! how long the last lease that it granted to somebody else still runs, and waits for the longest. The two share a
-//! member (or everything is lost anyway), so the old leader's lease is over by then.
+//! member (or everything is lost anyway), so the old leader's lease is over by then. That member may be the old leader
+//! itself: so a leader asks its own member, too.
 //!
 //! # Clocks
 //! Nobody compares moments of two machines. A member counts from when it grants; a leader from when it asked, which
@@ -56,7 +57,7 @@ impl Grants {
     }
 }
 
-/// What a leader was granted by the other members.
+/// What a leader was granted by the members, its own among them.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Hash)]
 pub struct Lease {
     until: BTreeMap<Peer, Instant>,
@@ -69,7 +70,7 @@ impl Lease {
         *until = (*until).max(asked + TRUSTED);
     }
 
-    /// Whether all of `members`, the leader's own left out, keep to this leader.
+    /// Whether all of `members`, the leader's own included, keep to this leader.
     pub fn holds(&self, members: impl IntoIterator<Item = Peer>, now: Instant) -> bool {
         members.into_iter().all(|member| self.until.get(&member).is_some_and(|until| now < *until))
     }

@@ -6,7 +6,7 @@ use super::{Change, Decisions, Outcome, Peer, Report, Term};
 
 /// What a target's store does in the steps of a member: at once, and durable before the member's answer leaves.
 ///
-/// A failure of any of its steps is the store's: nothing changed, and the same may be tried again.
+/// A failure of any of its steps is the store's: nothing changed unless said, and the same may be tried again.
 pub trait Ledger {
     /// What a change does.
     type Work: ?Sized;
@@ -21,7 +21,8 @@ pub trait Ledger {
     /// The store's.
     fn adopt(&mut self, term: Term) -> Result<(), Self::Failure>;
 
-    /// Keeps `work` beside the data until it is decided.
+    /// Keeps `work` beside the data until it is decided. What conditions say, and whether it goes together with what else
+    /// is under way, the leader's own member judges for all.
     ///
     /// # Errors
     /// It cannot be done here. Nothing changed.
@@ -37,6 +38,18 @@ pub trait Ledger {
     /// # Errors
     /// The store's.
     fn decide(&mut self, change: Change, outcome: Outcome) -> Result<(), Self::Failure>;
+
+    /// Whatever is known of changes up to `change`, and what they prepared, is forgotten: they count as settled.
+    ///
+    /// # Errors
+    /// The store's; some of it may be forgotten then.
+    fn forget(&mut self, change: Change) -> Result<(), Self::Failure>;
+
+    /// Whatever is known of the group is forgotten.
+    ///
+    /// # Errors
+    /// The store's; some of it may be forgotten then.
+    fn leave(&mut self) -> Result<(), Self::Failure>;
 
     /// Outcomes up to `change` need not be remembered.
     ///
@@ -110,11 +123,18 @@ impl Member {
         self.term
     }
 
-    /// The leader of `term` begins: nothing of earlier ones is taken any more.
+    /// The leader of `term` begins: nothing of earlier ones is taken any more. `since` is this member's
+    /// [`super::Seat::since`]: what it remembers of before was decided without it, and is forgotten. That comes up once,
+    /// because a member that has heard of its seat has a mark in that interval.
     ///
     /// # Errors
     /// The term it has, when that is higher; the store's failure.
-    pub fn recover<L: Ledger>(&mut self, term: Term, ledger: &mut L) -> Result<Report, RecoverError<L::Failure>> {
+    pub fn recover<L: Ledger>(
+        &mut self,
+        term: Term,
+        since: u32,
+        ledger: &mut L,
+    ) -> Result<Report, RecoverError<L::Failure>> {
         if term < self.term {
             return Err(RecoverError::Term(self.term));
         }
@@ -122,7 +142,25 @@ impl Member {
             ledger.adopt(term).map_err(RecoverError::Failed)?;
             self.term = term;
         }
+        // After the term: nobody of before may ask about what is half forgotten.
+        let seated = Change::start_of(Term { interval: since, round: 0 });
+        if self.settled < seated {
+            ledger.forget(seated).map_err(RecoverError::Failed)?;
+            self.settled = seated;
+            self.prepared = self.prepared.split_off(&seated);
+            self.decided = self.decided.split_off(&seated);
+        }
         Ok(self.report())
+    }
+
+    /// The map has no seat for this member any more. Should it get one again, it will be a new one.
+    ///
+    /// # Errors
+    /// The store's.
+    pub fn leave<L: Ledger>(&mut self, ledger: &mut L) -> Result<(), L::Failure> {
+        ledger.leave()?;
+        *self = Member::default();
+        Ok(())
     }
 
     /// What it holds now.

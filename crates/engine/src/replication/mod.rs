@@ -20,8 +20,13 @@
 //! asked about and refuse what comes from lower ones (K14). A leader first asks every member what it holds, decides
 //! all of it, sees to it that everybody knows, and only then takes new changes.
 //!
+//! # Members that were away
+//! A [`Seat`] says since which interval its holder has been a member without a break. What such a member remembers of
+//! before, others decided without it: it forgets that first ([`Member::recover`]), nobody asks it about changes of
+//! before, and it gets its data from those who stayed.
+//!
 //! # Always true
-//! 1. A change is committed only when every member of its term that is still a member has prepared it; so
+//! 1. A change is committed only when every member of its term that has been one ever since has prepared it; so
 //!    whoever may lead next finds it with all of them, or decided (K1, K2).
 //! 2. Nobody but the leader of a term decides in it. A leader aborts only what some member refused, or, of earlier
 //!    terms, what a member that was to prepare it does not have and did not commit.
@@ -39,7 +44,7 @@ mod member;
 use types::{Rank, TargetIndex};
 use vos::ChangeId;
 
-pub use leader::{Action, Leader, Phase, Request};
+pub use leader::{Action, Leader, Phase, Request, UNSETTLED_MAX};
 pub use lease::{Grants, LEASE, Lease};
 pub use member::{DecideError, Ledger, Member, PrepareError, RecoverError, Unprepared};
 pub use vos::Term;
@@ -55,6 +60,15 @@ impl std::fmt::Display for Peer {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         write!(f, "{}.{}", self.rank, self.target)
     }
+}
+
+/// A place in a group.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct Seat {
+    pub peer: Peer,
+    /// Version of the map since which it has been a member without a break; zero when it always was, as far as anybody
+    /// knows.
+    pub since: u32,
 }
 
 /// Names a change of a placement group: each attempt of a request has a name of its own.

@@ -15,9 +15,19 @@ const PEER_BYTES: usize = 8;
 /// Most targets that prepare one change: the widest replication that there is a class for.
 pub const MEMBERS_MAX: usize = vos::NOTE_BYTES_MAX / PEER_BYTES;
 
+/// Who judges a change.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Judge {
+    /// The leader's own member, for all: by conditions, record sizes, and the order of epochs.
+    Leader(vos::Party),
+    /// Nobody: the leader has.
+    Member,
+}
+
 /// What a change does, on any of its members.
 #[derive(Clone, Copy)]
 pub struct Work<'a> {
+    pub judge: Judge,
     pub container: ContainerId,
     /// Chosen by the leader, the same everywhere.
     pub epoch: Epoch,
@@ -48,6 +58,17 @@ impl<'s, 'w> GroupLedger<'s, 'w> {
         self.lsn
     }
 
+    /// Takes steps until one says that there are no more. They are few: a store has a bounded number of changes.
+    fn steps(&mut self, one: impl Fn(&mut Store, PoolId, u32) -> vos::Result<(Lsn, bool)>) -> vos::Result<()> {
+        loop {
+            let (lsn, has_more) = one(self.store, self.pool, self.group)?;
+            self.lsn = self.lsn.max(lsn);
+            if !has_more {
+                return Ok(());
+            }
+        }
+    }
+
     fn note(&mut self, done: vos::Result<Lsn>) -> vos::Result<()> {
         self.lsn = self.lsn.max(done?);
         Ok(())
@@ -70,10 +91,13 @@ impl<'w> Ledger for GroupLedger<'_, 'w> {
         members: &[Peer],
         work: &Work<'w>,
     ) -> Result<(), Unprepared<vos::Error, vos::Error>> {
-        let Work { container, epoch, origin, ops } = *work;
+        let Work { judge, container, epoch, origin, ops } = *work;
         let note = encode_members(members);
         let wanted = Prepare { change: change.in_group(self.group), container, origin, note: &note, ops };
-        let done = self.store.prepare(&wanted, epoch);
+        let done = match judge {
+            Judge::Leader(party) => self.store.prepare_in(&party, &wanted),
+            Judge::Member => self.store.prepare_judged(&wanted, epoch),
+        };
         self.note(done).map_err(|why| match is_failure(&why) {
             true => Unprepared::Failed(why),
             false => Unprepared::Refused(why),
@@ -87,6 +111,14 @@ impl<'w> Ledger for GroupLedger<'_, 'w> {
             Outcome::Aborted => self.store.abort(self.pool, id),
         };
         self.note(done)
+    }
+
+    fn forget(&mut self, change: Change) -> vos::Result<()> {
+        self.steps(|store, pool, group| store.forget_upto(pool, change.in_group(group)))
+    }
+
+    fn leave(&mut self) -> vos::Result<()> {
+        self.steps(Store::leave_group)
     }
 
     fn settle(&mut self, change: Change) -> vos::Result<()> {
@@ -150,7 +182,7 @@ fn decode_members(note: &[u8]) -> Option<Vec<Peer>> {
 mod tests {
     use rt::sim::{Sim, SimConfig};
     use types::{Conditions, Key, ObjectId};
-    use vos::{AkeyWrite, Payload, Update, ValueWrite};
+    use vos::{AkeyWrite, Party, Payload, TxId, Update, ValueWrite};
 
     use super::*;
     use crate::replication::Decisions;
@@ -191,7 +223,8 @@ mod tests {
         let change = Change { term: member.term(), number: 1 + next(12) };
         let mut ledger = GroupLedger::new(store, POOL, GROUP);
         match next(8) {
-            0 => drop(member.recover(term(next(9)), &mut ledger)),
+            0 => drop(member.recover(term(next(9)), next(4) as u32, &mut ledger)),
+            7 if next(20) == 0 => member.leave(&mut ledger).unwrap(),
             1..=4 => {
                 let (dkey, akey) = (Key::from(next(4)), Key::literal("a"));
                 let bytes = vec![7; next(600) as usize];
@@ -210,7 +243,12 @@ mod tests {
                 let update =
                     Update { group: GROUP, oid: ObjectId { hi: 1, lo: 1 }, dkey: &dkey, conditions, akeys: &akeys };
                 let ops = [Op::Update(update)];
-                let work = Work { container: CONTAINER, epoch: Epoch(epoch), origin: Origin::default(), ops: &ops };
+                let judge = match next(2) {
+                    0 => Judge::Member,
+                    _ => Judge::Leader(Party::certain(TxId { session: types::SessionId(1), seq: epoch }, Epoch(epoch))),
+                };
+                let work =
+                    Work { judge, container: CONTAINER, epoch: Epoch(epoch), origin: Origin::default(), ops: &ops };
                 let members: Vec<Peer> = (0..1 + next(3) as u32).map(peer).collect();
                 drop(member.prepare(change, &members, &work, &mut ledger));
             }
@@ -235,6 +273,7 @@ mod tests {
                 let mut store = Store::format(media).unwrap();
                 store.create_pool(POOL, 8 << 20, Origin::default()).unwrap();
                 store.create_container(POOL, CONTAINER, Origin::default()).unwrap();
+                store.start_clock(Epoch(0));
                 let mut state = seed.wrapping_mul(0x9e37_79b9_7f4a_7c15) | 1;
                 let mut next = move |below: u64| {
                     state ^= state << 13;
@@ -252,6 +291,7 @@ mod tests {
                         store.media().flush_now().unwrap();
                         drop(store);
                         store = open();
+                        store.start_clock(Epoch(epoch));
                         assert_eq!(restore(&store, POOL, GROUP).unwrap(), member, "seed {seed}, restart");
                     }
                 }

@@ -7,6 +7,8 @@
 //! | 22 abort   | change (likewise)                                                              |
 //! | 23 adopt   | group 4, term (likewise)                                                       |
 //! | 24 settle  | change: up to it (likewise)                                                    |
+//! | 25 forget  | change: a step of it up to there (likewise)                                    |
+//! | 26 leave   | group 4 (likewise)                                                             |
 //!
 //! | part   | bytes                                                                                     |
 //! |--------|-------------------------------------------------------------------------------------------|
@@ -193,6 +195,8 @@ mod tests {
             (Record::Abort { pool, change }, 22, CHANGE),
             (Record::Adopt { pool, group: 5, term: change.term }, 23, &CHANGE[..24]),
             (Record::Settle { pool, change }, 24, CHANGE),
+            (Record::Forget { pool, change }, 25, CHANGE),
+            (Record::Leave { pool, group: 5 }, 26, &CHANGE[..8]),
         ] {
             let mut out = Vec::new();
             assert_eq!(encode(&mut out, Origin::default(), &record), number);
@@ -215,7 +219,7 @@ mod tests {
             state = state.wrapping_mul(6364136223846793005).wrapping_add(1442695040888963407);
             let at = 32 + (state >> 33) as usize % (out.len() - 32);
             out[at] = (state >> 56) as u8 & if round % 2 == 0 { 3 } else { 0xff };
-            let _ = decode((20 + round % 5) as u16, &out);
+            let _ = decode((20 + round % 7) as u16, &out);
         }
     }
 }
