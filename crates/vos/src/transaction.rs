@@ -213,13 +213,8 @@ impl Store {
         if !has_more && change <= mark.settled {
             return Ok((self.last_lsn(), false));
         }
-        {
-            let mut pages = self.media.pages();
-            pages.begin_op();
-            commit::touch_forget(&self.catalog, &pages, pool, change)?;
-        }
-        let record = Record::Forget { pool, change };
-        let lsn = self.change(Origin::default(), Reserve::Critical, &record)?;
+        let touch = |catalog: &Catalog, pages: &Pages| commit::touch_forget(catalog, pages, pool, change);
+        let lsn = self.decide(touch, Reserve::Promised { pages: 0 }, &Record::Forget { pool, change })?;
         Ok((lsn, standing::has_upto(&self.catalog, pool, change)))
     }
 
@@ -234,13 +229,10 @@ impl Store {
             true => Ok((self.forget_upto(pool, last)?.0, true)),
             false if !self.catalog.standings.is_marked(pool, group) => Ok((self.last_lsn(), false)),
             false => {
-                {
-                    let mut pages = self.media.pages();
-                    pages.begin_op();
-                    let mark = self.catalog.standings.mark(pool, group);
-                    standing::touch_mark(&self.catalog, &pages, pool, mark)?;
-                }
-                let lsn = self.change(Origin::default(), Reserve::Critical, &Record::Leave { pool, group })?;
+                let touch = |catalog: &Catalog, pages: &Pages| {
+                    standing::touch_mark(catalog, pages, pool, catalog.standings.mark(pool, group))
+                };
+                let lsn = self.decide(touch, Reserve::Promised { pages: 0 }, &Record::Leave { pool, group })?;
                 Ok((lsn, false))
             }
         }
