@@ -36,6 +36,26 @@ impl Store {
         })
     }
 
+    /// Placement groups that a container has records of, ascending, above `after`; at most `most`.
+    ///
+    /// Cost: a descent for each.
+    ///
+    /// # Errors
+    /// `NoContainer`; `Corrupt`.
+    pub fn stored_groups(&mut self, container: ContainerId, after: Option<u32>, most: usize) -> Result<Vec<u32>> {
+        let mut pages = self.media.pages();
+        let tree = self.catalog.shard(container)?.tree;
+        let (mut groups, mut next) = (Vec::new(), after.map_or(Some(0), |after| after.checked_add(1)));
+        while let Some(from) = next.filter(|_| groups.len() < most) {
+            pages.begin_op();
+            let cursor = Cursor::at(&tree, &pages, &from.to_be_bytes())?;
+            let Some(found) = cursor.key().after::<4>(0).map(u32::from_be_bytes) else { break };
+            groups.push(found);
+            next = found.checked_add(1);
+        }
+        Ok(groups)
+    }
+
     /// Records of a placement group written after `since`, in the order of their keys, from where the last part ended; what
     /// is undecided is none of them.
     ///

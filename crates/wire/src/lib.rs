@@ -14,6 +14,7 @@
 #![forbid(unsafe_code)]
 
 pub mod control;
+pub mod copy;
 pub mod data;
 pub mod encoding;
 pub mod frame;

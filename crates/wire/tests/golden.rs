@@ -11,6 +11,7 @@ use std::path::PathBuf;
 
 use types::{Code, Conditions, ContainerId, Epoch, Error, Extent, Key, Layout, ObjectId, PoolId, Rank, TargetIndex};
 use wire::control::*;
+use wire::copy::*;
 use wire::data::Direction;
 use wire::data::*;
 use wire::encoding::Bytes;
@@ -144,6 +145,7 @@ fn every_message_has_a_sample() {
         include_str!("../src/data.rs"),
         include_str!("../src/membership.rs"),
         include_str!("../src/group.rs"),
+        include_str!("../src/copy.rs"),
     ]) {
         expected.extend(declared(source));
     }
@@ -230,6 +232,7 @@ fn samples(check: &mut impl Check) {
     hello_samples(check);
     membership_samples(check);
     group_samples(check);
+    copy_samples(check);
     control_samples(check);
     data_samples(check);
     check.one("error", Error::new(Code::NotFound, "no pool 'tank'").remedy("list pools with `dmg pool list`"));
@@ -280,6 +283,32 @@ fn group_samples(check: &mut impl Check) {
     check.one("group_response-done", GroupResponse::Done);
     check.one("group_response-refused", GroupResponse::Refused { error: Error::new(Code::NoSpace, "full") });
     check.one("group_response-term", GroupResponse::Term { known: term });
+}
+
+fn copy_samples(check: &mut impl Check) {
+    let (container, group) = (container_id(), 0x0103);
+    let after = Some((container, group));
+    check.one("copy_list_request", CopyListRequest { pool: pool_id(), after });
+    check.one("copy_list_response", CopyListResponse { groups: vec![(container, group)], next: after });
+    let (since, after) = (Epoch(5), Bytes(vec![1, 2]));
+    check.one("copy_request", CopyRequest { container, group, since, after: after.clone() });
+    let payload = || Payload::Inline { bytes: Bytes(b"v".to_vec()), checksums: vec![9] };
+    let values = [
+        ("punch", CopyValue::Punch),
+        ("hole", CopyValue::Hole { count: 3 }),
+        ("single", CopyValue::Single { payload: payload() }),
+        ("data", CopyValue::Data { count: 1, record_bytes: 1, payload: payload() }),
+    ];
+    for (name, value) in values.clone() {
+        check.one(&format!("copy_value-{name}"), value);
+    }
+    let record = |(_, value)| CopyRecord { key: Bytes(vec![7]), value };
+    check.one("copy_record", record(values[0].clone()));
+    let records = values.into_iter().map(record).collect();
+    let (hold, horizon, undone, closed) = (6, Epoch(7), Epoch(8), Epoch(9));
+    check.one("copy_response", CopyResponse { hold, horizon, undone, closed, records, next: after.clone() });
+    check.one("copy_digest_request", CopyDigestRequest { container, group, upto: Epoch(9), after: after.clone() });
+    check.one("copy_digest_response", CopyDigestResponse { hold, sum: 0x0102_0304, next: after });
 }
 
 fn membership_samples(check: &mut impl Check) {

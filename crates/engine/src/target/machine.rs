@@ -29,7 +29,11 @@ pub(super) struct Machine {
 
 impl Machine {
     pub(super) async fn new() -> Machine {
-        let node = rt::sim::current().node("server");
+        Machine::named("server").await
+    }
+
+    pub(super) async fn named(name: &str) -> Machine {
+        let node = rt::sim::current().node(name);
         let target = rt::sim::current().spawn_on(node, Machine::begin(true)).await.unwrap();
         let (pool, quota) = (PoolId::from_bytes([1; 16]), 16 << 20);
         let machine = Machine { node, target };

@@ -18,6 +18,7 @@ pub mod open;
 pub mod order;
 mod orders;
 mod punch;
+pub mod rebuild;
 pub mod recall;
 mod resize;
 mod scrub;
@@ -54,6 +55,7 @@ pub struct Target {
     hold: HorizonHold,
     sessions: Sessions,
     upkeep: Upkeep,
+    holds: rebuild::Holds,
     scrubber: Scrubber,
     resizer: Resizer,
 }
@@ -128,6 +130,7 @@ impl Handler for Target {
         match request.opcode {
             Opcode::Echo => return Ok(Reply { body: request.body, bulk: request.bulk }),
             Opcode::Fetch => return self.fetch(request).await,
+            Opcode::Copy => return self.copy(&request).await,
             _ => {}
         }
         let (session, sequence) = (request.session, request.sequence);
@@ -165,6 +168,8 @@ impl Target {
             Opcode::ListAkeys => Ok(self.list_akeys(&request)?.to_bytes()),
             Opcode::ListExtents => Ok(self.list_extents(&request)?.to_bytes()),
             Opcode::Diff => Ok(self.diff(&request)?.to_bytes()),
+            Opcode::CopyList => Ok(self.copy_list(&request)?.to_bytes()),
+            Opcode::CopyDigest => Ok(self.copy_digest(&request)?.to_bytes()),
             Opcode::QueryKeys => Ok(self.query_keys(&request)?.to_bytes()),
             other => {
                 let text = format!("{} is a request for the control service, not for a target", other.name());

@@ -157,6 +157,7 @@ pub(super) async fn open(config: TargetConfig, shared: &Shared, watches: &Watche
         hold: shared.hold.clone(),
         sessions: Sessions::default(),
         upkeep: Default::default(),
+        holds: Default::default(),
         scrubber: Default::default(),
         resizer,
     }))

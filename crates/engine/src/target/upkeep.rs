@@ -99,7 +99,8 @@ impl Target {
     async fn wait_for_work(&self) {
         let (stride, scrub, resize) = (self.next_stride(), self.scrubber.due(), self.resize_due());
         let woken = self.upkeep.work.notified();
-        let Some(pause) = stride.into_iter().chain(scrub).chain(resize).min() else { return woken.await };
+        let holds = self.holds.due();
+        let Some(pause) = stride.into_iter().chain(scrub).chain(resize).chain(holds).min() else { return woken.await };
         if rt::timeout(pause, woken).await.is_err() && stride == Some(pause) {
             self.advance().await;
         }
@@ -107,6 +108,7 @@ impl Target {
 
     /// Does one thing; true when there may be more.
     async fn some_upkeep(&self) -> vos::Result<bool> {
+        self.end_holds();
         // It takes turns with the rest, which makes room for it.
         if self.resize_takes_turn() && self.resize_some().await? {
             return Ok(true);

@@ -1,0 +1,116 @@
+//! The side that has the data.
+
+use media::PinGuard;
+use net::{Reply, Request};
+use rt::disk::IoBuf;
+use types::{Code, ContainerId, Epoch, Error};
+use vos::{CopiedPayload, CopiedValue};
+use wire::Wire;
+use wire::copy::{
+    CopyDigestRequest, CopyDigestResponse, CopyListRequest, CopyListResponse, CopyRecord, CopyRequest, CopyResponse,
+    CopyValue,
+};
+use wire::data::Payload;
+use wire::encoding::Bytes;
+
+use crate::target::{Target, parse};
+
+/// Groups that one answer names.
+const GROUPS_MAX: usize = 1024;
+/// Bulk data of one answer: a record more than this is one of the next.
+const BULK_BYTES_MAX: usize = 4 << 20;
+
+impl Target {
+    pub(in crate::target) fn copy_list(&self, request: &Request) -> Result<CopyListResponse, Error> {
+        let CopyListRequest { pool, after } = parse(&request.body)?;
+        let containers = self.store.borrow().containers(pool);
+        let mut groups = Vec::new();
+        for container in containers.into_iter().filter(|id| after.is_none_or(|(first, _)| *id >= first)) {
+            let behind = after.filter(|(first, _)| *first == container).map(|(_, group)| group);
+            let room = GROUPS_MAX - groups.len();
+            let found = self.store.borrow_mut().stored_groups(container, behind, room);
+            groups.extend(found.map_err(|e| self.refusal(container, e))?.into_iter().map(|group| (container, group)));
+            if groups.len() == GROUPS_MAX {
+                let next = groups.last().copied();
+                return Ok(CopyListResponse { groups, next });
+            }
+        }
+        Ok(CopyListResponse { groups, next: None })
+    }
+
+    /// Records of a group, their bulk data behind them.
+    pub(in crate::target) async fn copy(&self, request: &Request) -> Result<Reply, Error> {
+        let CopyRequest { container, group, since, after } = parse(&request.body)?;
+        let hold = self.hold(container)?;
+        // Before the look: whatever is named stays where it is.
+        let pin = self.media.pin();
+        let closed = self.closed(container)?;
+        let part = self.store.borrow_mut().copy_out(container, group, since, anchor(&after));
+        let part = part.map_err(|e| self.refusal(container, e))?;
+        let (mut records, mut bulk) = (Vec::new(), IoBuf::with_capacity(0));
+        let mut next = part.next;
+        for record in part.records {
+            let coming = match record.value.payload() {
+                Some(CopiedPayload::Bulk { bytes, .. }) => *bytes as usize,
+                _ => 0,
+            };
+            if !records.is_empty() && bulk.len() + coming > BULK_BYTES_MAX {
+                next = Some(record.key);
+                break;
+            }
+            let value = match record.value {
+                CopiedValue::Punch => CopyValue::Punch,
+                CopiedValue::Hole { count } => CopyValue::Hole { count },
+                CopiedValue::Single(payload) => {
+                    CopyValue::Single { payload: self.lend(payload, &pin, &mut bulk).await? }
+                }
+                CopiedValue::Data { count, record_bytes, payload } => {
+                    CopyValue::Data { count, record_bytes, payload: self.lend(payload, &pin, &mut bulk).await? }
+                }
+            };
+            records.push(CopyRecord { key: Bytes(record.key), value });
+        }
+        let (horizon, undone, next) = (part.horizon, part.undone, Bytes(next.unwrap_or_default()));
+        let body = CopyResponse { hold, horizon, undone, closed, records, next }.to_bytes().into();
+        Ok(Reply { body, bulk: Some(bulk).filter(|bulk| !bulk.is_empty()) })
+    }
+
+    pub(in crate::target) fn copy_digest(&self, request: &Request) -> Result<CopyDigestResponse, Error> {
+        let CopyDigestRequest { container, group, upto, after } = parse(&request.body)?;
+        let hold = self.hold(container)?;
+        let summed = self.store.borrow_mut().digest(container, group, upto, anchor(&after));
+        let (sum, next) = summed.map_err(|e| self.refusal(container, e))?;
+        Ok(CopyDigestResponse { hold, sum, next: Bytes(next.unwrap_or_default()) })
+    }
+
+    /// A moment up to which all changes that this target leads are decided, and none will come: later ones get later epochs.
+    fn closed(&self, container: ContainerId) -> Result<Epoch, Error> {
+        let store = self.store.borrow();
+        let oldest = store.oldest_intent(container);
+        let info = store.container_info(container);
+        let (oldest, info) = oldest.and_then(|oldest| Ok((oldest, info?))).map_err(|e| self.refusal(container, e))?;
+        Ok(oldest.map_or(info.max_epoch, |oldest| Epoch(oldest.0.saturating_sub(1))))
+    }
+
+    /// A payload as it travels; what lies in blocks is appended to `bulk`. Whoever takes it compares its checksums.
+    async fn lend(&self, payload: CopiedPayload, pin: &PinGuard, bulk: &mut IoBuf) -> Result<Payload, Error> {
+        match payload {
+            CopiedPayload::Inline { bytes, checksums } => {
+                Ok(Payload::Inline { bytes: Bytes(bytes), checksums: checksums.to_vec() })
+            }
+            CopiedPayload::Bulk { blocks, bytes, checksums } => {
+                let too_long = |_| Error::new(Code::DataLoss, format!("target {}: a value has no end", self.index));
+                let (offset, len) = (bulk.len() as u32, u32::try_from(bytes).map_err(too_long)?);
+                for (extent, at, bytes) in media::pieces_of(&blocks, 0..bytes) {
+                    let read = self.media.bulk_read(extent, at, bytes, pin.clone()).await;
+                    bulk.extend_from_slice(&read.map_err(|e| self.device_error(e))?);
+                }
+                Ok(Payload::Bulk { offset, bytes: len, checksums: checksums.to_vec() })
+            }
+        }
+    }
+}
+
+fn anchor(after: &Bytes) -> Option<&[u8]> {
+    Some(&after.0[..]).filter(|after| !after.is_empty())
+}

@@ -1,0 +1,202 @@
+//! Two targets on machines of their own; one is to have what the other has.
+
+use std::cell::{Cell, RefCell};
+use std::rc::Rc;
+use std::time::Duration;
+
+use net::Handler;
+use rt::disk::IoBuf;
+use types::{Code, Conditions, Epoch, Error, Key};
+use wire::copy::{CopyDigestRequest, CopyDigestResponse, CopyRequest, CopyResponse};
+use wire::data::{AkeyRead, FetchRequest, FetchResponse, Selection};
+use wire::{Opcode, Wire};
+
+use super::{Pulled, Source};
+use crate::target::Target;
+use crate::target::machine::{CONTAINER, Machine, PLACE, request, simulated};
+
+/// Another machine, as a source; what happens on the way to it.
+struct Other {
+    machine: Rc<RefCell<Machine>>,
+    /// Before the answer to this request, from 0.
+    meddle: Box<dyn Fn(u32, &mut CopyResponse, &mut IoBuf) -> Duration>,
+    asked: Cell<u32>,
+}
+
+impl Other {
+    async fn ask(&self, opcode: Opcode, body: Vec<u8>) -> Result<net::Reply, Error> {
+        let (node, target) = {
+            let machine = self.machine.borrow();
+            (machine.node, machine.target.clone())
+        };
+        let sim = rt::sim::current();
+        sim.spawn_on(node, async move { target.handle(request(0, 0, opcode, body)).await }).await.unwrap()
+    }
+}
+
+impl Source for Other {
+    async fn copy(&self, request: CopyRequest) -> Result<(CopyResponse, IoBuf), Error> {
+        let reply = self.ask(Opcode::Copy, request.to_bytes()).await?;
+        let (mut response, mut bulk) =
+            (CopyResponse::from_bytes(&reply.body).unwrap(), reply.bulk.unwrap_or_else(|| IoBuf::with_capacity(0)));
+        let asked = self.asked.replace(self.asked.get() + 1);
+        let pause = (self.meddle)(asked, &mut response, &mut bulk);
+        rt::sleep(pause).await;
+        Ok((response, bulk))
+    }
+
+    async fn digest(&self, request: CopyDigestRequest) -> Result<CopyDigestResponse, Error> {
+        let reply = self.ask(Opcode::CopyDigest, request.to_bytes()).await?;
+        Ok(CopyDigestResponse::from_bytes(&reply.body).unwrap())
+    }
+}
+
+/// Text of key `n` after `version` updates, of all lengths: in the tree, staged, in blocks.
+fn text(n: u64, version: u64) -> String {
+    let len = [10, 1500, 3000, 4096, 40_000][(n % 5) as usize];
+    format!("{n}.{version} ").repeat(len / 4 + 1)
+}
+
+const KEYS: u64 = 240;
+
+/// A machine with data, and one without.
+async fn two() -> (Rc<RefCell<Machine>>, Rc<RefCell<Machine>>) {
+    let (full, empty) = (Machine::new().await, Machine::named("empty").await);
+    for n in 0..KEYS {
+        for version in 0..1 + n % 3 {
+            full.put(7, n * 10 + version + 1, &format!("k{n}"), &text(n, version)).await.unwrap();
+        }
+        if n % 11 == 0 {
+            full.remove(7, n * 10 + 9, &format!("k{n}")).await.unwrap();
+        }
+    }
+    (Rc::new(RefCell::new(full)), Rc::new(RefCell::new(empty)))
+}
+
+async fn pull(
+    full: &Rc<RefCell<Machine>>,
+    empty: &Rc<RefCell<Machine>>,
+    meddle: impl Fn(u32, &mut CopyResponse, &mut IoBuf) -> Duration + 'static,
+) -> Result<Pulled, Error> {
+    let source = Other { machine: full.clone(), meddle: Box::new(meddle), asked: Cell::new(0) };
+    let (node, target) = {
+        let machine = empty.borrow();
+        (machine.node, machine.target.clone())
+    };
+    let work = async move { target.pull(&source, CONTAINER, PLACE.group, Epoch::ZERO).await };
+    let gone = |_| Err(Error::new(Code::ShuttingDown, "the machine is gone"));
+    rt::sim::current().spawn_on(node, work).await.unwrap_or_else(gone)
+}
+
+/// What a client gets of a key: the value, which it verifies.
+async fn read(machine: &Machine, key: String) -> String {
+    let akeys = vec![AkeyRead { akey: Key::literal("v"), selection: Selection::Single }];
+    let dkey = Key::new(key.into_bytes()).unwrap();
+    let fetch = FetchRequest { place: PLACE, dkey, at: Epoch::MAX, conditions: Conditions::None, akeys };
+    let ask = |target: Rc<Target>| async move { target.handle(request(0, 0, Opcode::Fetch, fetch.to_bytes())).await };
+    let reply = machine.on(ask).await.unwrap();
+    let bulk = reply.bulk.unwrap_or_else(|| IoBuf::with_capacity(0));
+    let answer = FetchResponse::from_bytes(&reply.body).unwrap();
+    let Some(payload) = answer.akeys[0].pieces.first().and_then(|piece| piece.payload.as_ref()) else {
+        return String::new();
+    };
+    let bytes = payload.bytes(&bulk).unwrap();
+    codec::checksum::verify_chunks(bytes, payload.checksums()).unwrap();
+    String::from_utf8(bytes.to_vec()).unwrap()
+}
+
+async fn is_whole(machine: &Rc<RefCell<Machine>>) {
+    let machine = machine.borrow();
+    for n in 0..KEYS {
+        let expected = if n % 11 == 0 { String::new() } else { text(n, n % 3) };
+        assert!(read(&machine, format!("k{n}")).await == expected, "k{n}");
+    }
+    machine.on(|target| async move { target.store.borrow().check().expect_clean() }).await;
+}
+
+fn nothing(_: u32, _: &mut CopyResponse, _: &mut IoBuf) -> Duration {
+    Duration::ZERO
+}
+
+#[test]
+fn a_target_gets_what_another_has_and_keeps_it() {
+    simulated(async {
+        let (full, empty) = two().await;
+        let pulled = pull(&full, &empty, nothing).await.unwrap();
+        // Each version of each value, and the deletes.
+        assert_eq!(pulled.records, (0..KEYS).map(|n| 1 + n % 3 + u64::from(n % 11 == 0)).sum::<u64>());
+        is_whole(&empty).await;
+        empty.borrow_mut().cut().await;
+        is_whole(&empty).await;
+        // Once more brings nothing new.
+        pull(&full, &empty, nothing).await.unwrap();
+        is_whole(&empty).await;
+    });
+}
+
+/// Who takes longer between two parts than a container is held begins again, and is not satisfied with halves.
+#[test]
+fn a_hold_that_ends_on_the_way_costs_a_new_beginning() {
+    simulated(async {
+        let (full, empty) = two().await;
+        let _upkeep = [&full, &empty].map(|machine| {
+            let machine = machine.borrow();
+            rt::sim::current().spawn_on(machine.node, machine.target.clone().upkeep())
+        });
+        let once = pull(&full, &empty, nothing).await.unwrap();
+        let slow = |asked, _: &mut CopyResponse, _: &mut IoBuf| Duration::from_secs(if asked == 0 { 11 } else { 0 });
+        let twice = pull(&full, &empty, slow).await.unwrap();
+        assert!(twice.records > once.records, "{twice:?} after {once:?}");
+        is_whole(&empty).await;
+    });
+}
+
+/// A bit that flips on the way is seen before anything is kept; a record that is left out, by the sums.
+#[test]
+fn what_arrives_damaged_or_not_at_all_is_noticed() {
+    simulated(async {
+        let (full, empty) = two().await;
+        let flip = |asked, _: &mut CopyResponse, bulk: &mut IoBuf| {
+            if asked == 0 {
+                bulk[100] ^= 1;
+            }
+            Duration::ZERO
+        };
+        assert_eq!(pull(&full, &empty, flip).await.unwrap_err().code, Code::Checksum);
+        let leave_out = |asked, response: &mut CopyResponse, _: &mut IoBuf| {
+            if asked == 0 {
+                response.records.remove(3);
+            }
+            Duration::ZERO
+        };
+        let pulled = pull(&full, &empty, leave_out).await.unwrap();
+        assert!(pulled.records > KEYS * 3, "it was begun again: {pulled:?}");
+        is_whole(&empty).await;
+        let never = |_: u32, response: &mut CopyResponse, _: &mut IoBuf| {
+            response.records.retain(|record| !matches!(record.value, wire::copy::CopyValue::Punch));
+            Duration::ZERO
+        };
+        let fresh = Rc::new(RefCell::new(Machine::named("fresh").await));
+        assert_eq!(pull(&full, &fresh, never).await.unwrap_err().code, Code::DataLoss);
+    });
+}
+
+/// The power of the one who copies goes; the next life completes it.
+#[test]
+fn a_copy_goes_on_after_a_power_cut() {
+    simulated(async {
+        let (full, empty) = two().await;
+        for cut in 1..4 {
+            let stop = move |asked, _: &mut CopyResponse, _: &mut IoBuf| {
+                Duration::from_secs(if asked == cut { 3600 } else { 0 })
+            };
+            let (from, to) = (full.clone(), empty.clone());
+            let copying = rt::spawn_local(async move { pull(&from, &to, stop).await });
+            rt::sleep(Duration::from_secs(2)).await;
+            empty.borrow_mut().cut().await;
+            drop(copying);
+        }
+        pull(&full, &empty, nothing).await.unwrap();
+        is_whole(&empty).await;
+    });
+}

@@ -1,0 +1,94 @@
+//! Between targets: the records of placement groups that get another home.
+//!
+//! Who is to have a group asks who leads it. A container of which something is copied is held as it is at the leader;
+//! the hold ends by itself some time after the last request, and each answer says which hold it was made under.
+
+use types::{ContainerId, Epoch, PoolId};
+
+use crate::data::Payload;
+use crate::encoding::{Bytes, message};
+
+message! {
+    /// Target to target: of which groups of a pool's containers the asked one has records, after `after`.
+    pub struct CopyListRequest {
+        pub pool: PoolId,
+        pub after: Option<(ContainerId, u32)>,
+    }
+}
+
+message! {
+    pub struct CopyListResponse {
+        /// Ascending.
+        pub groups: Vec<(ContainerId, u32)>,
+        /// Where the next answer begins; absent at the end.
+        pub next: Option<(ContainerId, u32)>,
+    }
+}
+
+message! {
+    /// Target to target: records of a group that were written after `since`, from where the last answer ended.
+    pub struct CopyRequest {
+        pub container: ContainerId,
+        pub group: u32,
+        pub since: Epoch,
+        /// Empty: from the beginning.
+        pub after: Bytes,
+    }
+}
+
+message! {
+    pub struct CopyResponse {
+        /// Which hold of the container this was read under. Another one than before: begin the group again.
+        pub hold: u64,
+        /// History before it is forgotten.
+        pub horizon: Epoch,
+        /// When the latest rollback was asked for.
+        pub undone: Epoch,
+        /// All changes of the group up to here are decided, and none will come.
+        pub closed: Epoch,
+        pub records: Vec<CopyRecord>,
+        /// Where the next answer begins; empty at the end.
+        pub next: Bytes,
+    }
+}
+
+message! {
+    /// A stored record: the key by which stores sort it, and what lies there. Bulk payloads lie in the frame's bulk data.
+    pub struct CopyRecord {
+        pub key: Bytes,
+        pub value: CopyValue,
+    }
+}
+
+message! {
+    pub enum CopyValue {
+        /// Of an object, a dkey or an akey.
+        Punch = 1,
+        /// Records of an array that were punched.
+        Hole { count: u64 } = 2,
+        Single { payload: Payload } = 3,
+        /// Records of an array.
+        Data { count: u64, record_bytes: u32, payload: Payload } = 4,
+    }
+}
+
+message! {
+    /// Target to target: the sum over a group's records up to `upto`, from where the last answer ended.
+    pub struct CopyDigestRequest {
+        pub container: ContainerId,
+        pub group: u32,
+        pub upto: Epoch,
+        /// Empty: from the beginning.
+        pub after: Bytes,
+    }
+}
+
+message! {
+    pub struct CopyDigestResponse {
+        pub hold: u64,
+        /// To be added up, wrapping.
+        pub sum: u64,
+        /// Where the next answer begins; empty at the end.
+        pub next: Bytes,
+    }
+}
