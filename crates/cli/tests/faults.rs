@@ -39,6 +39,26 @@ fn duplicate_labels_are_refused() {
 }
 
 #[test]
+fn more_copies_than_servers_are_refused_with_what_is_possible() {
+    let at = tempfile::tempdir().unwrap();
+    let reach = system(at.path(), "256MiB");
+    let create = |arguments: &[&str]| {
+        let words: Vec<&str> = ["container", "create", "tank", "more"].iter().chain(arguments).copied().collect();
+        reach.daos(&words)
+    };
+    let refused = create(&["--oclass", "RP_3GX"]).failed(1);
+    refused.says("class RP_3GX needs 3 fault domains").says("the pool has 1").says("use SX");
+    let refused = create(&["--properties", "rd_fac:2"]).failed(1);
+    refused.says("redundancy factor 2 needs 3 fault domains, and the pool has 1").says("use rd_fac:0 or less");
+    create(&["--properties", "oclass:RP_7GX"]).failed(1).says("'RP_7GX' is not an object class");
+    create(&["--oclass", "S2"]).ok();
+    reach.daos(&["kv", "put", "tank", "more", "key", "value"]).ok();
+    let objects = reach.daos(&["object", "list", "tank", "more", "--json"]).ok().json();
+    let oid = objects["response"]["objects"][0]["oid"].as_str().unwrap().to_string();
+    reach.daos(&["object", "query", "tank", "more", &oid]).ok();
+}
+
+#[test]
 fn a_pool_with_containers_is_destroyed_on_purpose_only() {
     let at = tempfile::tempdir().unwrap();
     let reach = system(at.path(), "256MiB");

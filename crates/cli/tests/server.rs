@@ -140,6 +140,15 @@ fn no_server_is_told_with_the_way_to_start_one() {
 }
 
 #[test]
+fn of_several_servers_the_first_that_answers_is_asked() {
+    let at = tempfile::tempdir().unwrap();
+    let server = Server::start(&at.path().join("storage"));
+    let several = format!("127.0.0.1:1, {}", server.address);
+    run(DAOS, &["--server", &several, "pool", "list"]).ok();
+    run(DAOS, &["--server", "127.0.0.1:1,elsewhere", "pool", "list"]).failed(2).says("'elsewhere' is no address");
+}
+
+#[test]
 fn a_server_answers_on_a_unix_socket_and_by_environment() {
     let at = tempfile::tempdir().unwrap();
     let storage = at.path().join("storage");

@@ -2,7 +2,7 @@
 
 use std::collections::BTreeMap;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
-use std::sync::{Arc, Mutex};
+use std::sync::{Arc, Mutex, OnceLock};
 use std::time::Duration;
 
 use net::{Address, CallError, Caller, Connection};
@@ -14,6 +14,9 @@ const OPEN_MAX: Duration = Duration::from_secs(2);
 /// Everyone this client talks to.
 pub(crate) struct Links {
     caller: Caller,
+    /// Name of the system that was connected to first: addresses that are learned later, or used for long, may be
+    /// another's by then.
+    system: Arc<OnceLock<String>>,
     /// The number of the next request. One sequence for all links: a request keeps its number when
     /// it is repeated on another.
     next_sequence: AtomicU64,
@@ -32,7 +35,8 @@ struct Door {
 
 impl Links {
     pub(crate) fn new(caller: Caller) -> Links {
-        Links { caller, next_sequence: AtomicU64::new(1), closed: AtomicBool::new(false), links: Mutex::default() }
+        let (system, next_sequence, closed) = (Arc::default(), AtomicU64::new(1), AtomicBool::new(false));
+        Links { caller, system, next_sequence, closed, links: Mutex::default() }
     }
 
     pub(crate) fn next_sequence(&self) -> u64 {
@@ -71,8 +75,15 @@ impl Links {
         let door = Door { address: address.clone(), target };
         let link = links.entry(door).or_insert_with(|| {
             let service = target.map_or(Service::Control, |index| Service::Target { index });
-            let (address, caller) = (address.clone(), self.caller.clone());
-            Arc::new(Link { address, service, caller, current: Mutex::default(), opening: tokio::sync::Mutex::new(()) })
+            let (address, caller, system) = (address.clone(), self.caller.clone(), self.system.clone());
+            Arc::new(Link {
+                address,
+                service,
+                caller,
+                system,
+                current: Mutex::default(),
+                opening: tokio::sync::Mutex::new(()),
+            })
         });
         link.clone()
     }
@@ -83,6 +94,7 @@ pub(crate) struct Link {
     address: Address,
     service: Service,
     caller: Caller,
+    system: Arc<OnceLock<String>>,
     current: Mutex<Current>,
     /// Held by the one who opens, so that many waiting requests open one connection.
     opening: tokio::sync::Mutex<()>,
@@ -110,7 +122,12 @@ impl Link {
             return Ok(found);
         }
         let left = within.saturating_sub(started.elapsed()).min(OPEN_MAX);
-        let connection = Connection::open(&self.address, self.service.clone(), &self.caller, left).await?;
+        let mut caller = self.caller.clone();
+        if let (true, Some(name)) = (caller.system.is_empty(), self.system.get()) {
+            caller.system.clone_from(name);
+        }
+        let connection = Connection::open(&self.address, self.service.clone(), &caller, left).await?;
+        let _ = self.system.set(connection.system().to_owned());
         let mut current = self.lock();
         current.generation += 1;
         current.connection = Some(connection.clone());

@@ -229,8 +229,10 @@ impl System {
                     Err(failure) => failure,
                 };
             let elsewhere = match &failure {
-                // It is no replica of the service, or not the one that answers.
-                Failure::Refused(error) => matches!(error.code, Code::NoService | Code::ShuttingDown),
+                // It is no replica of the service, or not the one that answers; or belongs to another system by now.
+                Failure::Refused(error) => {
+                    matches!(error.code, Code::NoService | Code::ShuttingDown | Code::Mismatch)
+                }
                 Failure::Unreachable(_) | Failure::Lost(_) | Failure::Broken(_) => true,
                 Failure::Final(_) => false,
             };

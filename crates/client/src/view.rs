@@ -1,10 +1,11 @@
 //! One version of the pool map, and whom to ask by it.
 
 use std::collections::BTreeSet;
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, OnceLock};
 
 use net::Address;
-use placement::{CameFrom, Layout as Placement, PlaceError, Placed, PoolMap, TargetState};
+use placement::{CameFrom, GroupNumber, Layout as Placement, PlaceError, Placed, PoolMap, TargetState};
 use types::{Code, Error, ObjectClass, ObjectId, Rank, Redundancy, Result, TargetIndex};
 
 use crate::link::{Link, Links};
@@ -19,6 +20,7 @@ pub(crate) struct View {
     addresses: Vec<Option<Address>>,
     /// By position in the map, the links to targets that somebody has asked for.
     links: Vec<OnceLock<Arc<Link>>>,
+    leaders: Leaders,
 }
 
 /// Whom a request is for.
@@ -63,7 +65,8 @@ impl View {
         let links = map.targets().iter().map(|_| OnceLock::new()).collect();
         let failed = map.targets().iter().filter(|target| has_failed(target.state()));
         let failed_servers = failed.map(|target| target.server).collect::<BTreeSet<_>>().len();
-        View { placement: Placement::new(map), failed_servers, texts, addresses, links }
+        let (placement, leaders) = (Placement::new(map), Leaders::default());
+        View { placement, failed_servers, texts, addresses, links, leaders }
     }
 
     pub(crate) fn version(&self) -> u32 {
@@ -136,7 +139,7 @@ impl View {
     pub(crate) fn candidates(&self, to: To) -> Result<Candidates> {
         match to {
             To::Leader { pg, width } => {
-                self.placement.leader(pg, width).map(Candidates::One).ok_or_else(|| self.all_out(pg, width))
+                self.leader(pg, width).map(Candidates::One).ok_or_else(|| self.all_out(pg, width))
             }
             To::Any { pg, width, lot } => {
                 let slots = self.placement.slots(pg, width);
@@ -152,6 +155,10 @@ impl View {
                 false => Err(self.down(position)),
             },
         }
+    }
+
+    fn leader(&self, pg: u32, width: usize) -> Option<u32> {
+        self.leaders.get(GroupNumber::new(pg, width), || self.placement.leader(pg, width))
     }
 
     /// A target's link.
@@ -190,12 +197,12 @@ impl View {
 
     /// The target that leads a group. For telling apart what several hold.
     pub(crate) fn leads(&self, position: u32, pg: u32, width: usize) -> bool {
-        self.placement.leader(pg, width) == Some(position)
+        self.leader(pg, width) == Some(position)
     }
 
     /// Whether requests for a placement group stay in this process.
     pub(crate) fn is_local(&self, pg: u32, width: usize) -> bool {
-        let leader = self.placement.leader(pg, width);
+        let leader = self.leader(pg, width);
         let server = leader.map(|position| self.map().targets()[position as usize].server as usize);
         let address = server.and_then(|server| self.addresses.get(server)).and_then(Option::as_ref);
         matches!(address, Some(Address::Mem(_)))
@@ -245,6 +252,36 @@ fn has_failed(state: TargetState) -> bool {
     matches!(state, TargetState::Down | TargetState::Up(CameFrom::Down))
 }
 
+/// Leaders that were asked for lately: working one out takes several allocations, and most requests go to few groups.
+struct Leaders {
+    /// Group number above, position below; [`Leaders::NONE`] is no group's.
+    slots: Box<[AtomicU64; Leaders::COUNT]>,
+}
+
+impl Leaders {
+    const COUNT: usize = 1024;
+    const NONE: u64 = u64::MAX;
+
+    fn get(&self, group: GroupNumber, find: impl FnOnce() -> Option<u32>) -> Option<u32> {
+        let number = u64::from(group.as_u32());
+        // Groups of an object have numbers near each other, and those of a width the same last byte.
+        let slot = &self.slots[(group.pg() as usize ^ (group.width() << 7)) % Leaders::COUNT];
+        let known = slot.load(Ordering::Relaxed);
+        if known >> 32 == number && known != Leaders::NONE {
+            return Some(known as u32);
+        }
+        let found = find()?;
+        slot.store(number << 32 | u64::from(found), Ordering::Relaxed);
+        Some(found)
+    }
+}
+
+impl Default for Leaders {
+    fn default() -> Leaders {
+        Leaders { slots: Box::new(std::array::from_fn(|_| AtomicU64::new(Leaders::NONE))) }
+    }
+}
+
 /// Who may answer a request.
 pub(crate) enum Candidates {
     One(u32),
@@ -262,5 +299,42 @@ impl Candidates {
                 (0..order.len()).filter(fresh).nth(turn).map(|at| order[at])
             }
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use placement::{Change, Event, FaultPath, Server};
+
+    use super::*;
+
+    fn view(map: &PoolMap) -> View {
+        let texts = map.servers().iter().map(|server| format!("mem://server{}", server.rank)).collect();
+        View::new(map.clone(), texts)
+    }
+
+    #[test]
+    fn leaders_that_are_remembered_are_those_of_the_layout() {
+        let server = |rank| Server { rank: Rank(rank), path: FaultPath::of_rank(Rank(rank)), targets: 8, weight: 1 };
+        let mut map = PoolMap::create((0..8).map(server).collect()).unwrap();
+        map.apply(&Change::Happen(map.positions_of(Rank(3)).map(|p| (p, Event::Exclude)).collect())).unwrap();
+        let (view, layout) = (view(&map), Placement::new(map));
+        assert!(layout.pg_count() as usize > Leaders::COUNT, "groups get in each other's way");
+        for _ in 0..2 {
+            for pg in 0..layout.pg_count() {
+                for width in [1, 2, 3] {
+                    let found = view.candidates(To::Leader { pg, width }).ok().and_then(|found| found.get(0));
+                    assert_eq!(found, layout.leader(pg, width), "{pg}/{width}");
+                }
+            }
+        }
+    }
+
+    #[test]
+    fn each_who_may_know_is_asked_once_and_the_leader_second() {
+        let some = Candidates::Some(vec![7, 3, 3, 7, 5]);
+        assert_eq!((0..4).map(|turn| some.get(turn)).collect::<Vec<_>>(), [Some(7), Some(3), Some(5), None]);
+        let one = Candidates::One(4);
+        assert_eq!((one.get(0), one.get(1)), (Some(4), None));
     }
 }

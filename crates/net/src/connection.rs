@@ -58,6 +58,7 @@ struct Line {
     session: SessionId,
     clock: Hlc,
     incarnation: u64,
+    system: String,
     outbox: Outbox,
     calls: Calls,
     /// Requests that may still be sent.
@@ -110,6 +111,7 @@ impl Connection {
             session: caller.session,
             clock: caller.clock.clone(),
             incarnation: welcome.incarnation,
+            system: welcome.system,
             outbox: Outbox::new(&link),
             calls: Calls::new(welcome.request_credits as usize),
             requests: Semaphore::new(welcome.request_credits.min(REQUEST_CREDITS_MAX) as usize),
@@ -190,6 +192,11 @@ impl Connection {
     /// The server's start: another number after it was restarted.
     pub fn incarnation(&self) -> u64 {
         self.line.incarnation
+    }
+
+    /// Name of the system that the server belongs to.
+    pub fn system(&self) -> &str {
+        &self.line.system
     }
 
     pub fn address(&self) -> &Address {

@@ -107,8 +107,26 @@ fn a_control_service_that_is_gone_has_others() {
     });
 }
 
+/// An address of old may be another system's by now, and that one would say that there is no such pool.
 #[test]
-fn a_server_that_is_found_elsewhere_later_is_found() {
+fn another_system_at_an_address_of_old_is_passed_over() {
+    rt::block_on(async {
+        let fake = Fake::cluster(2, 1).await;
+        let both = [fake.address_of(0), fake.address_of(1)];
+        let system = System::connect(&both, SystemOptions::default()).await.unwrap();
+        let pool = system.pool("tank").await.unwrap();
+        fake.stop(0);
+        rt::sleep(Duration::from_millis(10)).await;
+        let address = fake.address_of(0);
+        let listener = net::Listener::bind(&address, "other", rt::Hlc::new()).await.unwrap();
+        let other = rt::spawn_local(async move { while listener.accept().await.is_some() {} });
+        pool.create_container(ContainerSpec::labelled("box")).await.unwrap();
+        other.abort();
+    });
+}
+
+#[test]
+fn the_only_copy_is_waited_for_while_its_server_restarts() {
     rt::block_on(async {
         let fake = Fake::cluster(2, 1).await;
         let container = fake.container().await;
