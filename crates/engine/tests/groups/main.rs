@@ -8,6 +8,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::rc::Rc;
 use std::time::Duration;
 
+use engine::target::recall::RECALLED;
 use history::{Event, Histories};
 use rig::{Client, Cluster, GROUPS, Stored};
 use rt::Rng;
@@ -15,7 +16,7 @@ use rt::sim::{NetworkConfig, Sim, SimConfig};
 use types::{Code, Conditions, Epoch};
 
 const CLIENTS: u64 = 3;
-const OPERATIONS: u64 = 30;
+const OPERATIONS: u64 = 60;
 const SHARED: u64 = 3;
 
 fn millis(low: u64, high: u64) -> Duration {
@@ -40,7 +41,7 @@ struct Ledger {
 async fn work(number: u64, cluster: Rc<Cluster>, mut dice: Rng, ledger: Rc<RefCell<Ledger>>) {
     let mut client = Client::new(cluster, 100 + number);
     for operation in 0..OPERATIONS {
-        rt::sleep(Duration::from_millis(dice.below(40))).await;
+        rt::sleep(Duration::from_millis(dice.below(120))).await;
         let group = GROUPS[dice.below(GROUPS.len() as u64) as usize];
         let key = format!("shared {}", dice.below(SHARED));
         let began = rt::now();
@@ -72,8 +73,22 @@ async fn work(number: u64, cluster: Rc<Cluster>, mut dice: Rng, ledger: Rc<RefCe
     }
 }
 
+/// How much harm was done in a run, and how much of it mattered.
+#[derive(Debug, Default)]
+struct Harm {
+    stops: u32,
+    cuts: u32,
+    excluded: u32,
+    /// Stopped, and led a group.
+    leaders: u32,
+    unknown: usize,
+    recalled: u64,
+    trace: u64,
+}
+
 /// Does harm until told to stop; then leaves everything whole, but for who was excluded.
-async fn torment(cluster: Rc<Cluster>, mut dice: Rng, calm: Rc<Cell<bool>>) {
+async fn torment(cluster: Rc<Cluster>, mut dice: Rng, calm: Rc<Cell<bool>>) -> Harm {
+    let mut harm = Harm::default();
     let sim = rt::sim::current();
     let excludes = dice.below(2) == 0;
     let mut excluded = None;
@@ -83,11 +98,14 @@ async fn torment(cluster: Rc<Cluster>, mut dice: Rng, calm: Rc<Cell<bool>>) {
         let victim = alive[dice.below(alive.len() as u64) as usize];
         match dice.below(4) {
             0 | 1 => {
+                harm.stops += 1;
+                harm.leaders += GROUPS.iter().any(|group| cluster.leader(*group) == victim) as u32;
                 cluster.stop(victim, dice.below(2) == 0);
                 rt::sleep(Duration::from_millis(5 + dice.below(700))).await;
                 if excludes && excluded.is_none() && dice.below(2) == 0 {
                     cluster.exclude(victim);
                     excluded = Some(victim);
+                    harm.excluded += 1;
                     // It comes back all the same, and has yet to hear of it.
                     rt::sleep(Duration::from_millis(dice.below(500))).await;
                 }
@@ -96,6 +114,7 @@ async fn torment(cluster: Rc<Cluster>, mut dice: Rng, calm: Rc<Cell<bool>>) {
             2 => {
                 let other = alive[dice.below(alive.len() as u64) as usize];
                 if other != victim {
+                    harm.cuts += 1;
                     sim.partition(cluster.node(victim), cluster.node(other));
                     rt::sleep(Duration::from_millis(20 + dice.below(1500))).await;
                     sim.heal(cluster.node(victim), cluster.node(other));
@@ -105,12 +124,14 @@ async fn torment(cluster: Rc<Cluster>, mut dice: Rng, calm: Rc<Cell<bool>>) {
         }
     }
     sim.heal_all();
+    harm
 }
 
-/// Runs a seed. Panics on a broken promise. Returns the trace's hash.
-fn run(seed: u64) -> u64 {
+/// Runs a seed. Panics on a broken promise.
+fn run(seed: u64) -> Harm {
+    let before = RECALLED.get();
     let sim = Sim::new(faulty(seed));
-    sim.run(async move {
+    let harm = sim.run(async move {
         let cluster = Cluster::new(3 + seed as usize % 2).await;
         let calm = Rc::new(Cell::new(false));
         let ledger = Rc::new(RefCell::new(Ledger::default()));
@@ -127,7 +148,7 @@ fn run(seed: u64) -> u64 {
             client.await.expect("a client that broke a promise has said which");
         }
         calm.set(true);
-        torment.await.expect("it only breaks things");
+        let mut harm = torment.await.expect("it only breaks things");
         // Somebody asks each group, so that it comes to rest by itself.
         let reader = sim.node("reader");
         let read = {
@@ -142,8 +163,10 @@ fn run(seed: u64) -> u64 {
         read.await.expect("it heals");
         rt::sleep(Duration::from_secs(5)).await;
         audit(seed, &cluster, &ledger.borrow()).await;
+        harm.unknown = ledger.borrow().unknown.len();
+        harm
     });
-    sim.trace_hash()
+    Harm { recalled: RECALLED.get() - before, trace: sim.trace_hash(), ..harm }
 }
 
 async fn audit(seed: u64, cluster: &Cluster, ledger: &Ledger) {
@@ -185,15 +208,26 @@ async fn audit(seed: u64, cluster: &Cluster, ledger: &Ledger) {
 fn what_was_acknowledged_is_with_every_member_whatever_dies() {
     let seeds = std::env::var("SIM_SEEDS").ok().and_then(|text| text.parse().ok()).unwrap_or(40);
     let first = std::env::var("SIM_FIRST").ok().and_then(|text| text.parse().ok()).unwrap_or(0);
+    let mut all = Harm::default();
     for seed in first..first + seeds {
         println!("seed {seed}");
-        run(seed);
+        let harm = run(seed);
+        all.stops += harm.stops;
+        all.cuts += harm.cuts;
+        all.excluded += harm.excluded;
+        all.leaders += harm.leaders;
+        all.unknown += harm.unknown;
+        all.recalled += harm.recalled;
     }
+    println!("{all:?}");
+    let seeds = seeds as u32;
+    assert!(all.stops > 2 * seeds && all.leaders > seeds && all.excluded > seeds / 8, "too kind: {all:?}");
+    assert!(all.recalled > u64::from(seeds) / 8, "too kind: {all:?}");
 }
 
 #[test]
 fn a_seed_is_a_story_told_the_same_each_time() {
-    assert_eq!(run(5), run(5));
+    assert_eq!(run(5).trace, run(5).trace);
 }
 
 /// One round from the client to the leader, one from the leader to the members, and each writes its log once.
