@@ -111,6 +111,19 @@ async fn torment(cluster: Rc<Cluster>, mut dice: Rng, calm: Rc<Cell<bool>>) -> H
                 }
                 cluster.start(victim);
             }
+            // It is taken for dead and is not, and hears of nothing: clients may still ask it.
+            2 if excludes && excluded.is_none() => {
+                let others: Vec<_> = (0..cluster.servers()).filter(|n| *n != victim).collect();
+                others.iter().for_each(|other| sim.partition(cluster.node(victim), cluster.node(*other)));
+                cluster.deafen(Some(victim));
+                rt::sleep(Duration::from_millis(dice.below(300))).await;
+                cluster.exclude(victim);
+                excluded = Some(victim);
+                harm.excluded += 1;
+                rt::sleep(Duration::from_millis(500 + dice.below(2500))).await;
+                cluster.deafen(None);
+                others.iter().for_each(|other| sim.heal(cluster.node(victim), cluster.node(*other)));
+            }
             2 => {
                 let other = alive[dice.below(alive.len() as u64) as usize];
                 if other != victim {
