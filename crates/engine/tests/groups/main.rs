@@ -120,7 +120,7 @@ async fn torment(cluster: Rc<Cluster>, mut dice: Rng, calm: Rc<Cell<bool>>) -> H
                 cluster.exclude(victim);
                 excluded = Some(victim);
                 harm.excluded += 1;
-                rt::sleep(Duration::from_millis(500 + dice.below(2500))).await;
+                rt::sleep(Duration::from_millis(1500 + dice.below(2500))).await;
                 cluster.deafen(None);
                 others.iter().for_each(|other| sim.heal(cluster.node(victim), cluster.node(*other)));
             }
