@@ -327,3 +327,54 @@ fn a_follower_answers_for_moments_that_are_closed() {
         rt::sim::current().spawn_on(node, play).await.unwrap();
     });
 }
+
+/// It is cut off and excluded, hears of neither, and clients still ask it. While it may count on its lease, nobody else
+/// serves; after that, it answers nobody (K14).
+#[test]
+fn a_leader_that_is_cut_off_answers_for_a_lease_and_the_next_one_waits_for_that() {
+    Sim::new(SimConfig::seeded(5)).run(async {
+        let sim = rt::sim::current();
+        let cluster = Cluster::new(3).await;
+        let group = GROUPS[0];
+        let (old, written) = (cluster.leader(group), Rc::new(Cell::new(None)));
+        let writer = {
+            let (cluster, written) = (cluster.clone(), written.clone());
+            sim.spawn_on(sim.node("writer"), async move {
+                let mut client = Client::new(cluster.clone(), 8);
+                client.put(group, "k", "before", Conditions::None).await.unwrap();
+                client.get(group, "k").await.unwrap();
+                let sim = rt::sim::current();
+                for other in (0..3).filter(|n| *n != old) {
+                    sim.partition(cluster.node(old), cluster.node(other));
+                }
+                cluster.deafen(Some(old));
+                cluster.exclude(old);
+                let cut = rt::now();
+                Client::new(cluster, 9).put(group, "k", "after", Conditions::None).await.unwrap();
+                written.set(Some(rt::now()));
+                cut.elapsed()
+            })
+        };
+        let reader = sim.spawn_on(sim.node("reader"), async move {
+            let mut client = Client::new(cluster, 7);
+            let (mut answered, mut refused) = (0, 0);
+            while written.get().is_none_or(|at: rt::Instant| at.elapsed() < Duration::from_secs(2)) {
+                rt::sleep(Duration::from_millis(10)).await;
+                let began = rt::now();
+                match client.get_at(old, group, "k", Epoch::MAX).await {
+                    Ok(value) => {
+                        let is_old = written.get().is_some_and(|at| at < began);
+                        assert!(!is_old, "{value:?} was read after something newer was acknowledged");
+                        answered += 1;
+                    }
+                    Err(_) => refused += 1,
+                }
+            }
+            (answered, refused)
+        });
+        let waited = writer.await.unwrap();
+        let (answered, refused) = reader.await.unwrap();
+        assert!(answered > 20 && refused > 2, "{answered} answers, {refused} refusals");
+        assert!(waited < Duration::from_secs(2), "the next leader served after {waited:?}");
+    });
+}
