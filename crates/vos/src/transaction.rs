@@ -265,6 +265,14 @@ impl Store {
         Ok(Standing { term, settled, prepared, decided: self.catalog.standings.decided(pool, group).collect() })
     }
 
+    /// The pool of a container.
+    ///
+    /// # Errors
+    /// `NoContainer`.
+    pub fn pool_of(&self, container: ContainerId) -> Result<PoolId> {
+        self.catalog.shard(container).map(|shard| shard.pool)
+    }
+
     /// Placement groups of a pool of which the target knows anything, ascending.
     ///
     /// # Errors

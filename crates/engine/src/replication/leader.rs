@@ -231,6 +231,11 @@ impl<E: Clone> Leader<E> {
         self.untold.get(&peer).is_some_and(|news| !news.decided.is_empty() || news.settled < self.settled)
     }
 
+    /// Some member has yet to prepare it, as far as is known.
+    pub fn is_open(&self, change: Change) -> bool {
+        self.open.contains_key(&change)
+    }
+
     /// Changes that a member has yet to prepare: to be asked for again over a new link.
     pub fn missing_from(&self, peer: Peer) -> impl Iterator<Item = Change> + '_ {
         self.open.iter().filter(move |(_, open)| open.missing.contains(&peer)).map(|(change, _)| *change)

@@ -6,6 +6,7 @@
 //! is then kept in memory for the next reader.
 
 use std::ops::Range;
+use std::rc::Rc;
 
 use net::{Reply, Request};
 use rt::disk::IoBuf;
@@ -19,8 +20,9 @@ use wire::frame::BULK_BYTES_MAX;
 use super::{Target, parse};
 
 impl Target {
-    pub(super) async fn fetch(&self, request: Request) -> Result<Reply, Error> {
+    pub(super) async fn fetch(self: &Rc<Self>, request: Request) -> Result<Reply, Error> {
         let fetch: FetchRequest = parse(&request.body)?;
+        self.admit_read(&fetch.place, fetch.at, request.deadline).await?;
         let plan = self.plan(&fetch)?;
         let mut answer = Answer { inline: &plan.inline, bulk: None, bulk_bytes: bulk_bytes(&plan)? };
         let mut akeys = Vec::with_capacity(plan.akeys.len());

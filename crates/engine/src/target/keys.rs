@@ -1,5 +1,7 @@
 //! Listings and key queries: what there is, without its values.
 
+use std::rc::Rc;
+
 use net::Request;
 use types::{Code, Epoch, Error, Key};
 use vos::{Edge, ListPart, ListedObject};
@@ -48,8 +50,9 @@ impl Target {
         Ok(DiffResponse { differences: differences.collect(), next })
     }
 
-    pub(super) fn list_dkeys(&self, request: &Request) -> Result<ListKeysResponse, Error> {
+    pub(super) async fn list_dkeys(self: &Rc<Self>, request: &Request) -> Result<ListKeysResponse, Error> {
         let list: ListDkeysRequest = parse(&request.body)?;
+        self.admit_read(&list.place, list.at, request.deadline).await?;
         let place = &list.place;
         let part = part(list.after.as_ref(), list.limit, list.direction);
         let listed = self.store.borrow_mut().list_dkeys(place.container, list.at, place.group, place.oid, part);
@@ -57,8 +60,9 @@ impl Target {
         Ok(ListKeysResponse { keys: listing.entries, next: listing.next })
     }
 
-    pub(super) fn list_akeys(&self, request: &Request) -> Result<ListKeysResponse, Error> {
+    pub(super) async fn list_akeys(self: &Rc<Self>, request: &Request) -> Result<ListKeysResponse, Error> {
         let list: ListAkeysRequest = parse(&request.body)?;
+        self.admit_read(&list.place, list.at, request.deadline).await?;
         let place = &list.place;
         let part = part(list.after.as_ref(), list.limit, list.direction);
         let listed =
@@ -67,8 +71,9 @@ impl Target {
         Ok(ListKeysResponse { keys: listing.entries.into_iter().map(|a| a.akey).collect(), next: listing.next })
     }
 
-    pub(super) fn list_extents(&self, request: &Request) -> Result<ListExtentsResponse, Error> {
+    pub(super) async fn list_extents(self: &Rc<Self>, request: &Request) -> Result<ListExtentsResponse, Error> {
         let list: ListExtentsRequest = parse(&request.body)?;
+        self.admit_read(&list.place, list.at, request.deadline).await?;
         let place = &list.place;
         let limit = bounded(list.limit);
         let listed = self.store.borrow_mut().list_extents(
@@ -88,8 +93,9 @@ impl Target {
         Ok(ListExtentsResponse { record_bytes, extents, next: listing.next })
     }
 
-    pub(super) fn query_keys(&self, request: &Request) -> Result<QueryKeysResponse, Error> {
+    pub(super) async fn query_keys(self: &Rc<Self>, request: &Request) -> Result<QueryKeysResponse, Error> {
         let query: QueryKeysRequest = parse(&request.body)?;
+        self.admit_read(&query.place, query.at, request.deadline).await?;
         self.query(&query).map_err(|e| self.refusal(query.place.container, e))
     }
 

@@ -10,6 +10,7 @@
 //! What a request means inside the store (`vos`), frames (`net`).
 
 mod fetch;
+mod group;
 mod keys;
 pub mod ledger;
 #[cfg(test)]
@@ -32,9 +33,11 @@ use std::time::Duration;
 use net::{Handler, Reply, Request};
 use rt::Hlc;
 use types::{Code, ContainerId, Error, TargetIndex};
+use wire::data::Place;
 use wire::opcode::Repeat;
-use wire::{Opcode, Wire};
+use wire::{Opcode, Reader, Wire};
 
+use self::group::{Door, Groups};
 use self::resize::Resizer;
 use self::scrub::Scrubber;
 use self::upkeep::Upkeep;
@@ -58,6 +61,7 @@ pub struct Target {
     holds: rebuild::Holds,
     scrubber: Scrubber,
     resizer: Resizer,
+    groups: Groups,
 }
 
 impl Target {
@@ -124,6 +128,15 @@ pub(crate) fn parse<M: Wire>(body: &[u8]) -> Result<M, Error> {
     M::from_bytes(body).map_err(|e| Error::new(Code::Protocol, format!("the request does not decode: {e}")))
 }
 
+/// What a request that takes effect is about: the first field of its message.
+///
+/// # Errors
+/// `Protocol`.
+fn place_of(request: &Request) -> Result<Place, Error> {
+    Place::decode(&mut Reader::new(&request.body))
+        .map_err(|e| Error::new(Code::Protocol, format!("the request does not decode: {e}")))
+}
+
 impl Handler for Target {
     async fn handle(self: Rc<Self>, request: Request) -> Result<Reply, Error> {
         self.upkeep.served();
@@ -131,14 +144,20 @@ impl Handler for Target {
             Opcode::Echo => return Ok(Reply { body: request.body, bulk: request.bulk }),
             Opcode::Fetch => return self.fetch(request).await,
             Opcode::Copy => return self.copy(&request).await,
+            Opcode::Group => return self.follow(request).await,
             _ => {}
         }
         let (session, sequence) = (request.session, request.sequence);
         let body = match request.opcode.repeat() {
-            Repeat::Harmless => self.answer(request).await?,
+            Repeat::Harmless => self.answer(request, &Door::Single).await?,
             Repeat::Once => {
+                // A refusal that sends its client elsewhere is not remembered as its answer.
+                let door = self.door(&place_of(&request)?, request.deadline).await?;
+                if matches!(door, Door::Follow { .. }) {
+                    return Err(self.not_leader(&place_of(&request)?));
+                }
                 let before = || self.store.borrow().highest_effect(session);
-                let work = |in_doubt| self.answer_once(request, in_doubt);
+                let work = |in_doubt| self.answer_once(request, &door, in_doubt);
                 let body = self.sessions.once(session.0, sequence, before, work).await?;
                 if rt::fault!(ANSWER_IS_LATE) {
                     rt::sleep(LATE).await;
@@ -152,25 +171,25 @@ impl Handler for Target {
 
 impl Target {
     /// Answers a request that takes effect once; `in_doubt` when it may have taken effect before.
-    async fn answer_once(&self, request: Request, in_doubt: bool) -> Result<Vec<u8>, Error> {
+    async fn answer_once(self: &Rc<Self>, request: Request, door: &Door, in_doubt: bool) -> Result<Vec<u8>, Error> {
         if in_doubt && let Some(committed) = self.recall(&request).await? {
             return Ok(committed.to_bytes());
         }
-        self.answer(request).await
+        self.answer(request, door).await
     }
 
-    async fn answer(&self, request: Request) -> Result<Vec<u8>, Error> {
+    async fn answer(self: &Rc<Self>, request: Request, door: &Door) -> Result<Vec<u8>, Error> {
         match request.opcode {
-            Opcode::Update => Ok(self.update(request).await?.to_bytes()),
-            Opcode::Punch => Ok(self.punch(request).await?.to_bytes()),
+            Opcode::Update => Ok(self.update(request, door).await?.to_bytes()),
+            Opcode::Punch => Ok(self.punch(request, door).await?.to_bytes()),
             Opcode::ListObjects => Ok(self.list_objects(&request)?.to_bytes()),
-            Opcode::ListDkeys => Ok(self.list_dkeys(&request)?.to_bytes()),
-            Opcode::ListAkeys => Ok(self.list_akeys(&request)?.to_bytes()),
-            Opcode::ListExtents => Ok(self.list_extents(&request)?.to_bytes()),
+            Opcode::ListDkeys => Ok(self.list_dkeys(&request).await?.to_bytes()),
+            Opcode::ListAkeys => Ok(self.list_akeys(&request).await?.to_bytes()),
+            Opcode::ListExtents => Ok(self.list_extents(&request).await?.to_bytes()),
             Opcode::Diff => Ok(self.diff(&request)?.to_bytes()),
             Opcode::CopyList => Ok(self.copy_list(&request)?.to_bytes()),
             Opcode::CopyDigest => Ok(self.copy_digest(&request)?.to_bytes()),
-            Opcode::QueryKeys => Ok(self.query_keys(&request)?.to_bytes()),
+            Opcode::QueryKeys => Ok(self.query_keys(&request).await?.to_bytes()),
             other => {
                 let text = format!("{} is a request for the control service, not for a target", other.name());
                 Err(Error::new(Code::Protocol, text))

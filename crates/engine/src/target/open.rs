@@ -15,6 +15,7 @@ use types::{Code, Error, TargetIndex};
 use uuid::Uuid;
 
 use super::Target;
+use super::group::Groups;
 use super::order::{TargetHandle, channel};
 use super::resize::Resizer;
 use crate::hold::HorizonHold;
@@ -148,6 +149,8 @@ pub(super) async fn open(config: TargetConfig, shared: &Shared, watches: &Watche
         let info = store.container_info(id).map_err(|e| Error::new(Code::BadFormat, e.to_string()))?;
         shared.hlc.recover(info.max_epoch.max(info.horizon));
     }
+    let mut store = store;
+    store.start_clock(shared.hlc.now());
     media.start();
     Ok(Rc::new(Target {
         index,
@@ -160,6 +163,7 @@ pub(super) async fn open(config: TargetConfig, shared: &Shared, watches: &Watche
         holds: Default::default(),
         scrubber: Default::default(),
         resizer,
+        groups: Groups::new(shared.hlc.clone()),
     }))
 }
 

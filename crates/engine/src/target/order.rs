@@ -10,6 +10,7 @@ use media::DeviceWatch;
 use tokio::sync::{mpsc, oneshot};
 use types::{Code, ContainerId, Epoch, Error, PoolId, Span, TargetIndex};
 
+pub use super::group::PoolView;
 pub use super::resize::ResizeReport;
 pub use super::scrub::ScrubReport;
 
@@ -31,6 +32,12 @@ pub enum Order {
     },
     DestroyPool {
         id: PoolId,
+        done: Done<()>,
+    },
+    /// Who holds what of a pool, and where they are; an older map than it has changes nothing.
+    SetMap {
+        pool: PoolId,
+        view: PoolView,
         done: Done<()>,
     },
     PoolSpace {

@@ -27,6 +27,7 @@ impl Target {
             match order {
                 Order::SetPool { id, share, done } => drop(done.send(self.set_pool(id, share).await)),
                 Order::DestroyPool { id, done } => drop(done.send(self.destroy_pool(id).await)),
+                Order::SetMap { pool, view, done } => drop(done.send(self.set_map(pool, view))),
                 Order::PoolSpace { id, done } => drop(done.send(self.pool_space(id))),
                 Order::CreateContainer { pool, id, done } => drop(done.send(self.create_container(pool, id).await)),
                 Order::DestroyContainer { id, done } => drop(done.send(self.destroy_container(id).await)),
@@ -64,6 +65,7 @@ impl Target {
 
     async fn destroy_pool(&self, id: PoolId) -> Result<(), Error> {
         self.scrubber.forget(id);
+        self.groups.forget(id);
         if !self.store.borrow().pools().contains(&id) {
             return Ok(());
         }

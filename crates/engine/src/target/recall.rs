@@ -6,7 +6,7 @@
 
 use net::Request;
 use rt::metrics::Counter;
-use types::{Code, ContainerId, Error};
+use types::{Code, ContainerId, Epoch, Error};
 use vos::{Origin, Recall};
 use wire::data::Committed;
 
@@ -24,25 +24,39 @@ impl Target {
     /// requests or at all.
     pub(super) async fn recall(&self, request: &Request) -> Result<Option<Committed>, Error> {
         let origin = Origin { session: request.session, seq: request.sequence };
+        let Some(epoch) = self.look_up(origin)? else { return Ok(None) };
+        // A run that was cut off in this life may have left its effect on the way to the device.
+        let last = self.store.borrow().last_lsn();
+        self.durable(last).await?;
+        Ok(Some(Committed { epoch }))
+    }
+
+    /// When a request took effect, if it may have: the store knows of effects of its session up to there.
+    ///
+    /// # Errors
+    /// As for [`Target::recall`].
+    pub(super) fn recalled(&self, origin: Origin) -> Result<Option<Epoch>, Error> {
+        let is_new = origin.session.0 == 0 || self.store.borrow().highest_effect(origin.session) < origin.seq;
+        if is_new { Ok(None) } else { self.look_up(origin) }
+    }
+
+    fn look_up(&self, origin: Origin) -> Result<Option<Epoch>, Error> {
         let recalled = self.store.borrow_mut().recall(origin);
         match recalled.map_err(|error| self.refusal(ContainerId::from_bytes([0; 16]), error))? {
             Recall::Never => Ok(None),
-            Recall::Forgotten => Err(sessions::too_old(request.sequence)),
+            Recall::Forgotten => Err(sessions::too_old(origin.seq)),
             Recall::Unreadable => {
                 let text = format!(
                     "target {} cannot read what this session did: nobody can tell whether request {} ran before",
-                    self.index, request.sequence
+                    self.index, origin.seq
                 );
                 Err(Error::new(Code::Checksum, text)
                     .remedy("read what it was to write, and decide anew in a new session: start the program again"))
             }
             Recall::Done(epoch) => {
-                // A run that was cut off in this life may have left its effect on the way to the device.
-                let last = self.store.borrow().last_lsn();
-                self.durable(last).await?;
                 RECALLED.add(1);
-                tracing::debug!(sequence = request.sequence, %epoch, "answered from what the store remembers");
-                Ok(Some(Committed { epoch }))
+                tracing::debug!(sequence = origin.seq, %epoch, "answered from what the store remembers");
+                Ok(Some(epoch))
             }
         }
     }

@@ -6,58 +6,55 @@
 //! What goes into the tree is compared with its checksums before anything else is done; bulk data while it is written
 //! ([`media::Store::bulk_write`]), so that memory is passed over once.
 
+use std::rc::Rc;
+
 use bytes::Bytes;
 use codec::checksum::Mismatch;
 use net::Request;
 use rt::disk::IoBuf;
 use types::{AKEYS_PER_REQUEST_MAX, Code, EXTENTS_PER_AKEY_MAX, Error, Extent, Key, VALUE_BYTES_MAX};
-use vos::{AkeyWrite, Payload, Reservation, Update, ValueWrite};
+use vos::{AkeyWrite, Op, Payload, Reservation, Update, ValueWrite};
 use wire::data::{Committed, UpdateRequest, Value};
 
+use super::group::{Door, Kind, Wanted};
 use super::{Target, parse};
 
-/// A payload of the request, with the blocks it went to if it is large.
-struct Placed<'a> {
-    payload: &'a wire::data::Payload,
-    bytes: &'a [u8],
-    blocks: Option<Reservation>,
+/// The payloads of a request where the store can take them from.
+pub(super) struct Placed {
+    /// What the smaller ones lie in, if not in the body.
+    bulk: Bytes,
+    /// Of each payload, in the order named: its blocks, if it is large.
+    blocks: Vec<Option<Reservation>>,
 }
 
 impl Target {
-    pub(super) async fn update(&self, mut request: Request) -> Result<Committed, Error> {
+    pub(super) async fn update(self: &Rc<Self>, mut request: Request, door: &Door) -> Result<Committed, Error> {
         let update: UpdateRequest = parse(&request.body)?;
         check_shape(&update)?;
         let origin = vos::Origin { session: request.session, seq: request.sequence };
         let bulk = request.bulk.take().unwrap_or_default();
-        let container = update.place.container;
-        for payload in payloads(&update) {
-            check_payload(payload, &bulk)?;
-        }
-        let (mut blocks, mut looked) = (Vec::new(), false);
-        for payload in large(&update) {
-            let reservation = loop {
-                let reserved = self.store.borrow_mut().reserve_bulk(container, payload.len() as u64);
-                match reserved {
-                    Ok(reservation) => break reservation,
-                    Err(error) => self.mend(error, container, request.deadline, &mut looked).await?,
-                }
+        let (container, deadline) = (update.place.container, request.deadline);
+        let copy = match door {
+            Door::Lead(_) if !bulk.is_empty() => Some(bulk.clone()),
+            _ => None,
+        };
+        let placed = self.place(&update, bulk, deadline).await?;
+        if let Door::Lead(group) = door {
+            let with_op = |keep: &mut dyn FnMut(&Op<'_>)| {
+                with_update(&update, &placed, |update| keep(&Op::Update(*update)));
             };
-            blocks.push(reservation);
+            let (what, body) = (Kind::Update, request.body);
+            let wanted = Wanted { container, origin, deadline, what, body, bulk: copy, with_op: &with_op };
+            return self.replicate(group, wanted).await;
         }
-        let bulk = self.write_bulk(&update, &blocks, bulk).await?;
-
-        let mut blocks = blocks.into_iter();
-        let placed: Vec<Placed> = payloads(&update)
-            .map(|payload| match is_large(payload) {
-                false => Placed { payload, bytes: payload.bytes(&bulk).expect("checked above"), blocks: None },
-                true => Placed { payload, bytes: &[], blocks: blocks.next() },
-            })
-            .collect();
+        let mut looked = false;
         let (epoch, lsn) = loop {
+            self.still_single(&update.place)?;
             let epoch = self.hlc.now();
-            match self.apply_update(epoch, origin, &update, &placed) {
+            let apply = |write: &Update<'_>| self.store.borrow_mut().update(container, epoch, origin, write);
+            match with_update(&update, &placed, apply) {
                 Ok(lsn) => break (epoch, lsn),
-                Err(error) => self.mend(error, container, request.deadline, &mut looked).await?,
+                Err(error) => self.mend(error, container, deadline, &mut looked).await?,
             }
         };
         self.upkeep.written();
@@ -65,50 +62,35 @@ impl Target {
         Ok(Committed { epoch })
     }
 
-    /// The one call in which all of the update takes effect.
-    fn apply_update(
+    /// Compares what came with its checksums, and writes large payloads to blocks of their own.
+    ///
+    /// # Errors
+    /// `Protocol`, `Checksum`; what the store refuses; `Io`.
+    pub(super) async fn place(
         &self,
-        epoch: types::Epoch,
-        origin: vos::Origin,
         update: &UpdateRequest,
-        placed: &[Placed],
-    ) -> Result<media::Lsn, vos::Error> {
-        let mut placed = placed.iter().map(Placed::payload);
-        let mut next = || placed.next().expect("one for each payload of the request");
-        let mut singles = Vec::new();
-        // Extents of all array akeys, so that the writes can borrow them.
-        let arrays: Vec<Vec<(Extent, Payload)>> = update
-            .akeys
-            .iter()
-            .map(|akey| match &akey.value {
-                Value::Single { .. } => {
-                    singles.push(next());
-                    Vec::new()
+        bulk: IoBuf,
+        deadline: rt::Instant,
+    ) -> Result<Placed, Error> {
+        let container = update.place.container;
+        for payload in payloads(update) {
+            check_payload(payload, &bulk)?;
+        }
+        let (mut blocks, mut looked) = (Vec::new(), false);
+        for payload in large(update) {
+            let reservation = loop {
+                let reserved = self.store.borrow_mut().reserve_bulk(container, payload.len() as u64);
+                match reserved {
+                    Ok(reservation) => break reservation,
+                    Err(error) => self.mend(error, container, deadline, &mut looked).await?,
                 }
-                Value::Array { extents, .. } => extents.iter().map(|e| (e.extent, next())).collect(),
-            })
-            .collect();
-        let mut singles = singles.into_iter();
-        let akeys: Vec<AkeyWrite> = update
-            .akeys
-            .iter()
-            .zip(&arrays)
-            .map(|(akey, extents)| {
-                let value = match &akey.value {
-                    Value::Single { .. } => ValueWrite::Single(singles.next().expect("pushed above")),
-                    Value::Array { record_bytes, .. } => ValueWrite::Array { record_bytes: *record_bytes, extents },
-                };
-                AkeyWrite { akey: &akey.akey, value }
-            })
-            .collect();
-        let write = Update {
-            group: update.place.group,
-            oid: update.place.oid,
-            dkey: &update.dkey,
-            conditions: update.conditions,
-            akeys: &akeys,
-        };
-        self.store.borrow_mut().update(update.place.container, epoch, origin, &write)
+            };
+            blocks.push(reservation);
+        }
+        let bulk = self.write_bulk(update, &blocks, bulk).await?;
+        let mut blocks = blocks.into_iter();
+        let of = |payload: &wire::data::Payload| is_large(payload).then(|| blocks.next()).flatten();
+        Ok(Placed { bulk, blocks: payloads(update).map(of).collect() })
     }
 
     /// Writes the large payloads to their blocks; gives the bulk data back, as far as a smaller one may lie in it.
@@ -145,13 +127,50 @@ impl Target {
     }
 }
 
-impl Placed<'_> {
-    fn payload(&self) -> Payload<'_> {
-        let checksums = self.payload.checksums();
-        match &self.blocks {
-            Some(at) => Payload::Bulk { at, bytes: self.payload.len() as u64, checksums },
-            None => Payload::Inline { bytes: self.bytes, checksums },
-        }
+/// Lends the update that a request asks for, with its payloads where they are.
+pub(super) fn with_update<T>(update: &UpdateRequest, placed: &Placed, f: impl FnOnce(&Update<'_>) -> T) -> T {
+    let mut blocks = placed.blocks.iter();
+    let mut next = |payload| lend(payload, &placed.bulk, blocks.next().and_then(Option::as_ref));
+    let mut singles = Vec::new();
+    // Extents of all array akeys, so that the writes can borrow them.
+    let arrays: Vec<Vec<(Extent, Payload)>> = update
+        .akeys
+        .iter()
+        .map(|akey| match &akey.value {
+            Value::Single { payload } => {
+                singles.push(next(payload));
+                Vec::new()
+            }
+            Value::Array { extents, .. } => extents.iter().map(|e| (e.extent, next(&e.payload))).collect(),
+        })
+        .collect();
+    let mut singles = singles.into_iter();
+    let akeys: Vec<AkeyWrite> = update
+        .akeys
+        .iter()
+        .zip(&arrays)
+        .map(|(akey, extents)| {
+            let value = match &akey.value {
+                Value::Single { .. } => ValueWrite::Single(singles.next().expect("pushed above")),
+                Value::Array { record_bytes, .. } => ValueWrite::Array { record_bytes: *record_bytes, extents },
+            };
+            AkeyWrite { akey: &akey.akey, value }
+        })
+        .collect();
+    f(&Update {
+        group: update.place.group,
+        oid: update.place.oid,
+        dkey: &update.dkey,
+        conditions: update.conditions,
+        akeys: &akeys,
+    })
+}
+
+fn lend<'a>(payload: &'a wire::data::Payload, bulk: &'a [u8], blocks: Option<&'a Reservation>) -> Payload<'a> {
+    let checksums = payload.checksums();
+    match blocks {
+        Some(at) => Payload::Bulk { at, bytes: payload.len() as u64, checksums },
+        None => Payload::Inline { bytes: payload.bytes(bulk).expect("checked when it was placed"), checksums },
     }
 }
 

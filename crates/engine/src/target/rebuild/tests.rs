@@ -15,11 +15,13 @@ use super::{Pulled, Source};
 use crate::target::Target;
 use crate::target::machine::{CONTAINER, Machine, PLACE, request, simulated};
 
-/// Another machine, as a source; what happens on the way to it.
+/// What happens to the answer of a request (from 0) on its way, and how long that takes.
+type Meddle = Box<dyn Fn(u32, &mut CopyResponse, &mut IoBuf) -> Duration>;
+
+/// Another machine, as a source.
 struct Other {
     machine: Rc<RefCell<Machine>>,
-    /// Before the answer to this request, from 0.
-    meddle: Box<dyn Fn(u32, &mut CopyResponse, &mut IoBuf) -> Duration>,
+    meddle: Meddle,
     asked: Cell<u32>,
 }
 

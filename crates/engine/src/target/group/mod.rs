@@ -1,0 +1,352 @@
+//! Placement groups on a target: the driver of [`crate::replication`].
+//!
+//! # Shape
+//! - [`view`]: the pool's map: who leads a group, who is a member, where they are.
+//! - [`Group`]: one group here: its member, its lease, and its leader while this target leads.
+//! - [`lead`]: does what the leader's machine wants done: asks, sends, tells, answers.
+//! - [`write`], [`read`]: requests of clients. [`follow`]: what leaders want of this target.
+//! - [`peers`]: links to other targets; [`message`]: the bytes.
+//!
+//! A group comes to be when it is first asked for, or when the map comes and the store knows it. Groups of width one
+//! have a leader and nobody else: they are not here, requests go the straight way.
+//!
+//! # Always true
+//! 1. A step of a machine, and what it does to the store, is one call without a wait. Whoever hears of it waits until
+//!    it is on the device.
+//! 2. A map is never replaced by an older one.
+//! 3. Whoever waits for a member, a map or a lease has a deadline, but for a request whose change is under way: it is
+//!    answered when that is decided, or when somebody else leads (K5: run again, it would be a second change).
+//!
+//! # Not here
+//! Filling members that came (rebuild). Who decides maps (`service`).
+
+mod follow;
+mod lead;
+mod message;
+mod peers;
+mod read;
+mod view;
+mod write;
+
+use std::cell::{Cell, RefCell};
+use std::collections::BTreeMap;
+use std::rc::Rc;
+use std::time::Duration;
+
+use rt::{Hlc, Instant};
+use tokio::sync::Notify;
+use types::{Code, Epoch, Error, PoolId};
+use wire::data::Place;
+
+pub(super) use self::lead::Kind;
+use self::lead::Lead;
+use self::peers::Peers;
+pub use self::view::PoolView;
+use self::view::View;
+pub(super) use self::write::Wanted;
+use super::ledger::{GroupLedger, restore};
+use super::{Target, is_pressure};
+use crate::replication::{Grants, Member, Term};
+
+/// How long a request waits for a map that its sender has already, and a member for one that its leader has.
+const MAP_PATIENCE: Duration = Duration::from_secs(2);
+/// Between two tries of what another target did not do.
+const RETRY_MIN: Duration = Duration::from_millis(10);
+const RETRY_MAX: Duration = Duration::from_millis(500);
+/// How often a member with undecided changes reminds a leader that has not asked it.
+const WAKE_EVERY: Duration = Duration::from_secs(1);
+
+/// All groups of a target.
+pub(super) struct Groups {
+    views: RefCell<BTreeMap<PoolId, Rc<View>>>,
+    /// Grows with the groups that its pools' maps place here.
+    groups: RefCell<BTreeMap<(PoolId, u32), Rc<Group>>>,
+    /// Told when a map is replaced.
+    mapped: Notify,
+    peers: Peers,
+    /// An earlier life of the target may have granted leases until then.
+    opened: Instant,
+}
+
+/// One group.
+pub(super) struct Group {
+    pool: PoolId,
+    /// As requests and the store name it.
+    number: u32,
+    member: RefCell<Member>,
+    grants: RefCell<Grants>,
+    /// While this target leads it.
+    lead: RefCell<Option<Lead>>,
+    /// What the leader said: up to here everything is decided, and done here.
+    closed: Cell<Epoch>,
+    /// Counts requests, to name them.
+    requests: Cell<u64>,
+    /// Interval and round that others know, and this target's store does not.
+    interval: Cell<u32>,
+    round: Cell<u32>,
+    /// Told when anything moved that somebody may wait for.
+    moved: Notify,
+}
+
+/// Where a request about an object goes on.
+pub(super) enum Door {
+    /// Straight to the store: there is one copy, or no map.
+    Single,
+    Lead(Rc<Group>),
+    /// This target follows; if it has all data, it may answer for what is long decided.
+    Follow {
+        group: Rc<Group>,
+        is_whole: bool,
+    },
+}
+
+impl Groups {
+    pub(super) fn new(clock: Hlc) -> Groups {
+        Groups {
+            views: RefCell::default(),
+            groups: RefCell::default(),
+            mapped: Notify::new(),
+            peers: Peers::new(clock),
+            opened: rt::now(),
+        }
+    }
+
+    fn view(&self, pool: PoolId) -> Option<Rc<View>> {
+        self.views.borrow().get(&pool).cloned()
+    }
+
+    /// The pool is gone.
+    pub(super) fn forget(&self, pool: PoolId) {
+        self.views.borrow_mut().remove(&pool);
+        let mut groups = self.groups.borrow_mut();
+        for group in groups.values().filter(|group| group.pool == pool) {
+            group.abdicate();
+        }
+        groups.retain(|(of, _), _| *of != pool);
+    }
+}
+
+impl Target {
+    /// Takes a pool's map, and does what follows from it: begins to lead, ceases to, leaves.
+    pub(super) fn set_map(self: &Rc<Self>, pool: PoolId, view: PoolView) -> Result<(), Error> {
+        let known = self.groups.view(pool).map_or(0, |view| view.version());
+        if view.map.version() < known {
+            return Ok(());
+        }
+        let known = self.store.borrow().groups(pool);
+        let stored = known.map_err(|e| self.refusal(types::ContainerId::from_bytes([0; 16]), e))?;
+        let view = Rc::new(View::new(view, self.index));
+        self.groups.views.borrow_mut().insert(pool, view.clone());
+        self.groups.mapped.notify_waiters();
+        let here: Vec<u32> = {
+            let groups = self.groups.groups.borrow();
+            groups.range((pool, 0)..=(pool, u32::MAX)).map(|((_, number), _)| *number).collect()
+        };
+        let mut numbers = stored;
+        numbers.extend(here);
+        numbers.sort_unstable();
+        numbers.dedup();
+        for number in numbers {
+            if let Err(error) = self.look_at(&view, pool, number) {
+                tracing::error!(target_index = %self.index, %pool, group = number, %error, "a group is not served");
+            }
+        }
+        Ok(())
+    }
+
+    /// What the map makes of a group that this target knows.
+    fn look_at(self: &Rc<Self>, view: &Rc<View>, pool: PoolId, number: u32) -> Result<(), Error> {
+        let reign = view.reign(number)?;
+        let group = self.group(pool, number)?;
+        if reign.leader == Some(view.me) {
+            self.lead(&group, view, &reign);
+            return Ok(());
+        }
+        group.abdicate();
+        if !reign.has(view.me) {
+            drop(rt::spawn_local(self.clone().leave(group)));
+        } else if !group.member.borrow().report().prepared.is_empty() {
+            drop(rt::spawn_local(self.clone().wake_leader(group, view.version())));
+        }
+        Ok(())
+    }
+
+    /// The group of that number here, as the store has it when nobody asked before.
+    fn group(&self, pool: PoolId, number: u32) -> Result<Rc<Group>, Error> {
+        if let Some(group) = self.groups.groups.borrow().get(&(pool, number)) {
+            return Ok(group.clone());
+        }
+        let restored = restore(&self.store.borrow(), pool, number);
+        let member = restored.map_err(|e| self.refusal(types::ContainerId::from_bytes([0; 16]), e))?;
+        let group = Rc::new(Group {
+            pool,
+            number,
+            member: RefCell::new(member),
+            grants: RefCell::new(Grants::begin(self.groups.opened)),
+            lead: RefCell::default(),
+            closed: Cell::new(Epoch::ZERO),
+            requests: Cell::new(0),
+            interval: Cell::new(0),
+            round: Cell::new(0),
+            moved: Notify::new(),
+        });
+        self.groups.groups.borrow_mut().insert((pool, number), group.clone());
+        Ok(group)
+    }
+
+    /// Forgets a group that has no seat for this target, unless a newer map gives it one meanwhile.
+    async fn leave(self: Rc<Self>, group: Rc<Group>) {
+        loop {
+            let has_seat = match self.groups.view(group.pool) {
+                Some(view) => view.reign(group.number).is_ok_and(|reign| reign.has(view.me)),
+                None => true,
+            };
+            if has_seat {
+                return;
+            }
+            let left = group.step(&self, |member, ledger| member.leave(ledger));
+            match left {
+                Ok(_) => {
+                    self.groups.groups.borrow_mut().remove(&(group.pool, group.number));
+                    return;
+                }
+                Err(error) if is_pressure(&error) => rt::sleep(RETRY_MAX).await,
+                Err(error) => {
+                    tracing::warn!(target_index = %self.index, group = group.number, %error, "a group is not forgotten");
+                    return;
+                }
+            }
+        }
+    }
+
+    /// The map that whoever sent this goes by, or a newer one. `None`: the pool has none, and none is needed.
+    ///
+    /// # Errors
+    /// `Again`: it has not come.
+    async fn view_of(&self, pool: PoolId, version: u32, deadline: Instant) -> Result<Option<Rc<View>>, Error> {
+        let until = deadline.min(rt::now() + MAP_PATIENCE);
+        loop {
+            let mapped = self.groups.mapped.notified();
+            match self.groups.view(pool) {
+                None => return Ok(None),
+                Some(view) if view.version() >= version => return Ok(Some(view)),
+                Some(view) if rt::timeout(until - rt::now(), mapped).await.is_err() => {
+                    let text = format!(
+                        "target {} has pool map {}, and waits for map {version} that the request names",
+                        self.index,
+                        view.version()
+                    );
+                    return Err(Error::new(Code::Again, text).remedy("try again in a moment"));
+                }
+                Some(_) => {}
+            }
+        }
+    }
+
+    /// Where a request about an object goes on.
+    ///
+    /// # Errors
+    /// `Stale`: who holds the group changed since the sender's map, or this target is not it. `Again`; `Invalid`;
+    /// `NotFound`.
+    pub(super) async fn door(self: &Rc<Self>, place: &Place, deadline: Instant) -> Result<Door, Error> {
+        if self.groups.views.borrow().is_empty() {
+            return Ok(Door::Single);
+        }
+        let pool = self.store.borrow().pool_of(place.container).map_err(|e| self.refusal(place.container, e))?;
+        let Some(view) = self.view_of(pool, place.map_version, deadline).await? else { return Ok(Door::Single) };
+        let reign = view.reign(place.group)?;
+        if place.map_version < reign.since || !reign.has(view.me) {
+            return Err(stale(&view, place.map_version));
+        }
+        let is_leader = reign.leader == Some(view.me);
+        if reign.seats.len() == 1 && placement::GroupNumber::from_u32(place.group).is_some_and(|g| g.width() == 1) {
+            return if is_leader { Ok(Door::Single) } else { Err(stale(&view, place.map_version)) };
+        }
+        let group = self.group(pool, place.group)?;
+        if !is_leader {
+            return Ok(Door::Follow { group, is_whole: reign.whole.contains(&view.me) });
+        }
+        self.lead(&group, &view, &reign);
+        Ok(Door::Lead(group))
+    }
+}
+
+impl Target {
+    /// A request that went straight on may still do so: the group has one holder, which is this target.
+    ///
+    /// # Errors
+    /// `Again`: the map came while the request waited for something.
+    pub(super) fn still_single(&self, place: &Place) -> Result<(), Error> {
+        if self.groups.views.borrow().is_empty() {
+            return Ok(());
+        }
+        let pool = self.store.borrow().pool_of(place.container).map_err(|e| self.refusal(place.container, e))?;
+        let Some(view) = self.groups.view(pool) else { return Ok(()) };
+        let reign = view.reign(place.group)?;
+        match reign.leader == Some(view.me) && reign.seats.len() == 1 {
+            true => Ok(()),
+            false => Err(lead::undone()),
+        }
+    }
+
+    /// The refusal of a request that only a leader may do.
+    pub(super) fn not_leader(&self, place: &Place) -> Error {
+        let pool = self.store.borrow().pool_of(place.container);
+        match pool.ok().and_then(|pool| self.groups.view(pool)) {
+            Some(view) => stale(&view, place.map_version),
+            None => lead::undone(),
+        }
+    }
+}
+
+/// The refusal of a request that was sent by an old map, or to the wrong target.
+fn stale(view: &View, known: u32) -> Error {
+    let text = format!(
+        "target {} does not lead this placement group: the request goes by pool map {known}, the map is at version {}",
+        view.me,
+        view.version()
+    );
+    Error::new(Code::Stale, text).remedy("refresh the pool map")
+}
+
+impl Group {
+    /// One step of this target's member; the answer may leave when the log is durable up to there.
+    fn step<'w, T, E>(
+        &self,
+        target: &Target,
+        step: impl for<'a> FnOnce(&mut Member, &mut GroupLedger<'a, 'w>) -> Result<T, E>,
+    ) -> Result<(T, media::Lsn), E> {
+        let mut store = target.store.borrow_mut();
+        let mut ledger = GroupLedger::new(&mut store, self.pool, self.number);
+        let done = step(&mut self.member.borrow_mut(), &mut ledger)?;
+        Ok((done, ledger.lsn()))
+    }
+
+    /// Another leads, or nobody does: whoever waits for a change here has to ask elsewhere what became of it.
+    fn abdicate(&self) {
+        let lead = self.lead.borrow_mut().take();
+        drop(lead);
+        self.moved.notify_waiters();
+    }
+
+    /// Something with the leader, as long as it is that of `term`.
+    fn with_lead<T>(&self, term: Term, f: impl FnOnce(&mut Lead) -> T) -> Option<T> {
+        self.lead.borrow_mut().as_mut().filter(|lead| lead.term() == term).map(f)
+    }
+
+    /// Waits until something moves, or the deadline.
+    ///
+    /// # Errors
+    /// `Again`.
+    async fn moves(&self, deadline: Instant, what: &str) -> Result<(), Error> {
+        rt::timeout(deadline - rt::now(), self.moved.notified()).await.map_err(|_| {
+            Error::new(Code::Again, format!("placement group {:#x}: {what}", self.number))
+                .remedy("try again in a moment")
+        })
+    }
+}
+
+/// Doubles, up to a bound.
+fn longer(pause: Duration) -> Duration {
+    (pause * 2).min(RETRY_MAX)
+}

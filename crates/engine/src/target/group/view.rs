@@ -1,0 +1,97 @@
+//! A pool's map as one target sees it: where its groups are, and how to get there.
+
+use std::cell::RefCell;
+use std::collections::BTreeMap;
+use std::rc::Rc;
+
+use net::Address;
+use placement::{GroupNumber, Layout, PoolMap};
+use types::{Code, Error, Rank, TargetIndex};
+
+use crate::replication::{Peer, Seat};
+
+/// Reigns remembered for one version of a map; beyond, they are worked out again.
+const REIGNS_MAX: usize = 16 << 10;
+
+/// What a target needs to know of its pool: told by the service, newer ones in place of older ones.
+#[derive(Clone, Debug)]
+pub struct PoolView {
+    pub map: PoolMap,
+    /// Where the pool's servers listen.
+    pub addresses: BTreeMap<Rank, Address>,
+    /// The server that the target is part of.
+    pub rank: Rank,
+}
+
+/// Who leads a group, and who is a member.
+#[derive(Debug)]
+pub(super) struct Reign {
+    pub(super) since: u32,
+    pub(super) leader: Option<Peer>,
+    pub(super) seats: Vec<Seat>,
+    /// Members that have all data.
+    pub(super) whole: Vec<Peer>,
+}
+
+impl Reign {
+    pub(super) fn has(&self, peer: Peer) -> bool {
+        self.seats.iter().any(|seat| seat.peer == peer)
+    }
+}
+
+/// A pool's map, made ready.
+pub(super) struct View {
+    layout: Layout,
+    addresses: BTreeMap<Rank, Address>,
+    pub(super) me: Peer,
+    reigns: RefCell<BTreeMap<u32, Rc<Reign>>>,
+}
+
+impl View {
+    pub(super) fn new(view: PoolView, target: TargetIndex) -> View {
+        let me = Peer { rank: view.rank, target };
+        View { layout: Layout::new(view.map), addresses: view.addresses, me, reigns: RefCell::default() }
+    }
+
+    pub(super) fn version(&self) -> u32 {
+        self.layout.version()
+    }
+
+    pub(super) fn address(&self, peer: Peer) -> Option<&Address> {
+        self.addresses.get(&peer.rank)
+    }
+
+    /// The reign over a group by this version.
+    ///
+    /// # Errors
+    /// `Invalid`: the pool has no such group.
+    pub(super) fn reign(&self, number: u32) -> Result<Rc<Reign>, Error> {
+        if let Some(reign) = self.reigns.borrow().get(&number) {
+            return Ok(reign.clone());
+        }
+        let known = GroupNumber::from_u32(number).filter(|group| group.pg() < self.layout.pg_count());
+        let Some(group) = known else {
+            let text = format!("the pool has no placement group {number:#x}");
+            return Err(Error::new(Code::Invalid, text).remedy("refresh the pool map"));
+        };
+        let found = self.layout.reign(group.pg(), group.width());
+        let peer = |position: u32| {
+            let target = &self.layout.map().targets()[position as usize];
+            Peer { rank: target.rank, target: target.index }
+        };
+        let seat = |member: &placement::Membership| Seat { peer: peer(member.position), since: member.since };
+        let whole = found.members.iter().filter(|member| member.is_whole);
+        let reign = Rc::new(Reign {
+            since: found.since,
+            leader: found.leader.map(peer),
+            seats: found.members.iter().map(seat).collect(),
+            whole: whole.map(|member| peer(member.position)).collect(),
+        });
+        let mut reigns = self.reigns.borrow_mut();
+        if reigns.len() >= REIGNS_MAX {
+            reigns.clear();
+        }
+        reigns.insert(number, reign.clone());
+        Ok(reign)
+    }
+}

@@ -1,0 +1,380 @@
+//! Placement groups on simulated servers: leaders die, links lose and repeat, maps change; nothing acknowledged is lost.
+
+mod history;
+mod rig;
+
+use std::cell::{Cell, RefCell};
+use std::collections::{BTreeMap, BTreeSet};
+use std::rc::Rc;
+use std::time::Duration;
+
+use engine::target::recall::RECALLED;
+use history::{Event, Histories};
+use rig::{Client, Cluster, GROUPS, Stored};
+use rt::Rng;
+use rt::sim::{NetworkConfig, Sim, SimConfig};
+use types::{Code, Conditions, Epoch};
+
+const CLIENTS: u64 = 3;
+const OPERATIONS: u64 = 60;
+const SHARED: u64 = 3;
+
+fn millis(low: u64, high: u64) -> Duration {
+    Duration::from_millis(low + rt::sim::current().random_u64() % (high - low))
+}
+
+fn faulty(seed: u64) -> SimConfig {
+    let delay = Duration::from_micros(20)..=Duration::from_millis(2);
+    let (drop, duplicate) = [(0.0, 0.0), (0.002, 0.01), (0.01, 0.02)][seed as usize % 3];
+    SimConfig { network: NetworkConfig { delay, drop, duplicate }, ..SimConfig::seeded(seed) }
+}
+
+/// What the clients of a run know at its end.
+#[derive(Default)]
+struct Ledger {
+    histories: Histories,
+    /// Values whose write was acknowledged, and the epoch that was told.
+    answered: BTreeMap<String, Epoch>,
+    unknown: BTreeSet<String>,
+}
+
+async fn work(number: u64, cluster: Rc<Cluster>, mut dice: Rng, ledger: Rc<RefCell<Ledger>>) {
+    let mut client = Client::new(cluster, 100 + number);
+    for operation in 0..OPERATIONS {
+        rt::sleep(Duration::from_millis(dice.below(120))).await;
+        let group = GROUPS[dice.below(GROUPS.len() as u64) as usize];
+        let key = format!("shared {}", dice.below(SHARED));
+        let began = rt::now();
+        if dice.below(3) == 0 {
+            if let Ok(value) = client.get(group, &key).await {
+                ledger.borrow_mut().histories.note(group, &key, Event::read(began, value));
+            }
+            continue;
+        }
+        let mut value = format!("{number}.{operation} ");
+        if dice.below(6) == 0 {
+            // Goes to blocks, and travels as bulk data.
+            value = value.repeat(3000);
+        }
+        let is_own = dice.below(4) == 0;
+        let (key, conditions) = match is_own {
+            true => (format!("own {number}.{operation}"), Conditions::DkeyInsert),
+            false => (key, Conditions::None),
+        };
+        let done = client.put(group, &key, &value, conditions).await;
+        let mut ledger = ledger.borrow_mut();
+        match &done {
+            Ok(epoch) => drop(ledger.answered.insert(value.clone(), *epoch)),
+            Err(error) if error.is_transient() => drop(ledger.unknown.insert(value.clone())),
+            Err(error) if error.code == Code::Exists => panic!("K5: {key}, which nobody else inserts: {error}"),
+            Err(error) => panic!("writing {key}: {error}"),
+        }
+        ledger.histories.note(group, &key, Event::write(began, value, done.is_ok()));
+    }
+}
+
+/// How much harm was done in a run, and how much of it mattered.
+#[derive(Debug, Default)]
+struct Harm {
+    stops: u32,
+    cuts: u32,
+    excluded: u32,
+    /// Stopped, and led a group.
+    leaders: u32,
+    unknown: usize,
+    recalled: u64,
+    trace: u64,
+}
+
+/// Does harm until told to stop; then leaves everything whole, but for who was excluded.
+async fn torment(cluster: Rc<Cluster>, mut dice: Rng, calm: Rc<Cell<bool>>) -> Harm {
+    let mut harm = Harm::default();
+    let sim = rt::sim::current();
+    let excludes = dice.below(2) == 0;
+    let mut excluded = None;
+    while !calm.get() {
+        rt::sleep(Duration::from_millis(50 + dice.below(800))).await;
+        let alive: Vec<usize> = (0..cluster.servers()).filter(|n| Some(*n) != excluded).collect();
+        let victim = alive[dice.below(alive.len() as u64) as usize];
+        match dice.below(4) {
+            0 | 1 => {
+                harm.stops += 1;
+                harm.leaders += GROUPS.iter().any(|group| cluster.leader(*group) == victim) as u32;
+                cluster.stop(victim, dice.below(2) == 0);
+                rt::sleep(Duration::from_millis(5 + dice.below(700))).await;
+                if excludes && excluded.is_none() && dice.below(2) == 0 {
+                    cluster.exclude(victim);
+                    excluded = Some(victim);
+                    harm.excluded += 1;
+                    // It comes back all the same, and has yet to hear of it.
+                    rt::sleep(Duration::from_millis(dice.below(500))).await;
+                }
+                cluster.start(victim);
+            }
+            // It is taken for dead and is not, and hears of nothing: clients may still ask it.
+            2 if excludes && excluded.is_none() => {
+                let others: Vec<_> = (0..cluster.servers()).filter(|n| *n != victim).collect();
+                others.iter().for_each(|other| sim.partition(cluster.node(victim), cluster.node(*other)));
+                cluster.deafen(Some(victim));
+                rt::sleep(Duration::from_millis(dice.below(300))).await;
+                cluster.exclude(victim);
+                excluded = Some(victim);
+                harm.excluded += 1;
+                rt::sleep(Duration::from_millis(1500 + dice.below(2500))).await;
+                cluster.deafen(None);
+                others.iter().for_each(|other| sim.heal(cluster.node(victim), cluster.node(*other)));
+            }
+            2 => {
+                let other = alive[dice.below(alive.len() as u64) as usize];
+                if other != victim {
+                    harm.cuts += 1;
+                    sim.partition(cluster.node(victim), cluster.node(other));
+                    rt::sleep(Duration::from_millis(20 + dice.below(1500))).await;
+                    sim.heal(cluster.node(victim), cluster.node(other));
+                }
+            }
+            _ => rt::sleep(Duration::from_millis(dice.below(300))).await,
+        }
+    }
+    sim.heal_all();
+    harm
+}
+
+/// Runs a seed. Panics on a broken promise.
+fn run(seed: u64) -> Harm {
+    let before = RECALLED.get();
+    let sim = Sim::new(faulty(seed));
+    let harm = sim.run(async move {
+        let cluster = Cluster::new(3 + seed as usize % 2).await;
+        let calm = Rc::new(Cell::new(false));
+        let ledger = Rc::new(RefCell::new(Ledger::default()));
+        let sim = rt::sim::current();
+        let torment = rt::spawn_local(torment(cluster.clone(), Rng::seeded(seed ^ 0x5eed), calm.clone()));
+        let working: Vec<_> = (0..CLIENTS)
+            .map(|number| {
+                let node = sim.node(&format!("client-{number}"));
+                let dice = Rng::seeded(seed.wrapping_mul(31).wrapping_add(number));
+                sim.spawn_on(node, work(number, cluster.clone(), dice, ledger.clone()))
+            })
+            .collect();
+        for client in working {
+            client.await.expect("a client that broke a promise has said which");
+        }
+        calm.set(true);
+        let mut harm = torment.await.expect("it only breaks things");
+        // Somebody asks each group, so that it comes to rest by itself.
+        let reader = sim.node("reader");
+        let read = {
+            let cluster = cluster.clone();
+            sim.spawn_on(reader, async move {
+                let mut client = Client::new(cluster, 999);
+                for group in GROUPS {
+                    client.get(group, "shared 0").await.expect("it heals");
+                }
+            })
+        };
+        read.await.expect("it heals");
+        rt::sleep(Duration::from_secs(5)).await;
+        audit(seed, &cluster, &ledger.borrow()).await;
+        harm.unknown = ledger.borrow().unknown.len();
+        harm
+    });
+    Harm { recalled: RECALLED.get() - before, trace: sim.trace_hash(), ..harm }
+}
+
+async fn audit(seed: u64, cluster: &Cluster, ledger: &Ledger) {
+    ledger.histories.check().unwrap_or_else(|why| panic!("seed {seed}: {why}"));
+    let stores = cluster.stores().await;
+    for group in GROUPS {
+        let whole: Vec<&Stored> = cluster.whole(group).into_iter().map(|n| &stores[n]).collect();
+        let of_group = |stored: &Stored| -> BTreeMap<_, _> {
+            stored.values.iter().filter(|(place, _)| place.0 == group).map(|(p, v)| (p.clone(), v.clone())).collect()
+        };
+        let first = of_group(whole[0]);
+        for other in &whole[1..] {
+            assert_eq!(of_group(other), first, "seed {seed}: members of group {group:#x} differ");
+        }
+    }
+    for n in cluster.members() {
+        assert!(stores[n].undecided.is_empty(), "K10: seed {seed}: server {n} waits for {:?}", stores[n].undecided);
+    }
+    let mut found: BTreeMap<&String, Vec<Epoch>> = BTreeMap::new();
+    for group in GROUPS {
+        let one = &stores[cluster.whole(group)[0]];
+        for (place, value) in one.values.iter().filter(|(place, _)| place.0 == group) {
+            found.entry(value).or_default().push(place.2);
+        }
+    }
+    for (value, epochs) in &found {
+        assert_eq!(epochs.len(), 1, "K5: seed {seed}: {value:.10} was written {} times", epochs.len());
+        match ledger.answered.get(*value) {
+            Some(epoch) => assert_eq!(epochs[0], *epoch, "seed {seed}: {value:.10} was answered with another epoch"),
+            None => assert!(ledger.unknown.contains(*value), "seed {seed}: {value:.10} was written by nobody"),
+        }
+    }
+    for value in ledger.answered.keys() {
+        assert!(found.contains_key(value), "K1: seed {seed}: {value:.10} is lost");
+    }
+}
+
+#[test]
+fn what_was_acknowledged_is_with_every_member_whatever_dies() {
+    let seeds = std::env::var("SIM_SEEDS").ok().and_then(|text| text.parse().ok()).unwrap_or(40);
+    let first = std::env::var("SIM_FIRST").ok().and_then(|text| text.parse().ok()).unwrap_or(0);
+    let mut all = Harm::default();
+    for seed in first..first + seeds {
+        println!("seed {seed}");
+        let harm = run(seed);
+        all.stops += harm.stops;
+        all.cuts += harm.cuts;
+        all.excluded += harm.excluded;
+        all.leaders += harm.leaders;
+        all.unknown += harm.unknown;
+        all.recalled += harm.recalled;
+    }
+    println!("{all:?}");
+    let seeds = seeds as u32;
+    assert!(all.stops > 2 * seeds && all.leaders > seeds && all.excluded > seeds / 8, "too kind: {all:?}");
+    assert!(all.recalled > u64::from(seeds) / 8, "too kind: {all:?}");
+}
+
+#[test]
+fn a_seed_is_a_story_told_the_same_each_time() {
+    assert_eq!(run(5).trace, run(5).trace);
+}
+
+/// One round from the client to the leader, one from the leader to the members, and each writes its log once.
+#[test]
+fn an_update_takes_two_rounds_and_a_fetch_one() {
+    let way = Duration::from_millis(10);
+    let config = SimConfig::seeded(1);
+    let network = NetworkConfig { delay: way..=way, drop: 0.0, duplicate: 0.0 };
+    Sim::new(SimConfig { network, ..config }).run(async move {
+        let cluster = Cluster::new(3).await;
+        let node = rt::sim::current().node("client-0");
+        let play = async move {
+            let mut client = Client::new(cluster, 7);
+            let group = GROUPS[0];
+            client.put(group, "k", "first", Conditions::None).await.unwrap();
+            client.get(group, "k").await.unwrap();
+            let disk = Duration::from_millis(8);
+            for round in 0..20 {
+                let began = rt::now();
+                client.put(group, "k", &format!("{round}"), Conditions::None).await.unwrap();
+                let took = began.elapsed();
+                assert!(took >= 4 * way && took < 4 * way + disk, "an update took {took:?}");
+                let began = rt::now();
+                assert_eq!(client.get(group, "k").await.unwrap(), Some(format!("{round}")));
+                let took = began.elapsed();
+                assert!(took >= 2 * way && took < 2 * way + disk / 2, "a fetch took {took:?}");
+            }
+        };
+        rt::sim::current().spawn_on(node, play).await.unwrap();
+    });
+}
+
+/// A repeat that reaches the next leader gets the answer of the first run, and does nothing (K5).
+#[test]
+fn a_repeat_at_the_next_leader_is_answered_as_the_first_run_was() {
+    Sim::new(SimConfig::seeded(3)).run(async {
+        let cluster = Cluster::new(3).await;
+        let node = rt::sim::current().node("client-0");
+        let play = async move {
+            let group = GROUPS[0];
+            let mut alice = Client::new(cluster.clone(), 7);
+            let first = alice.put(group, "k", "alice", Conditions::DkeyInsert).await.unwrap();
+            let sequence = alice.last();
+            let leader = cluster.leader(group);
+            cluster.stop(leader, true);
+            cluster.exclude(leader);
+            let mut bob = Client::new(cluster.clone(), 8);
+            bob.put(group, "k", "bob", Conditions::None).await.unwrap();
+            let again = alice.put_as(sequence, group, "k", "alice", Conditions::DkeyInsert).await;
+            assert_eq!(again, Ok(first));
+            assert_eq!(alice.get(group, "k").await.unwrap().as_deref(), Some("bob"));
+            assert_eq!(
+                alice.put(group, "k", "alice", Conditions::DkeyInsert).await.unwrap_err().code,
+                Code::Exists,
+                "another request is another"
+            );
+        };
+        rt::sim::current().spawn_on(node, play).await.unwrap();
+    });
+}
+
+/// What is closed can be read at a member that follows; what is not, only at the leader.
+#[test]
+fn a_follower_answers_for_moments_that_are_closed() {
+    Sim::new(SimConfig::seeded(4)).run(async {
+        let cluster = Cluster::new(3).await;
+        let node = rt::sim::current().node("client-0");
+        let play = async move {
+            let group = GROUPS[0];
+            let mut client = Client::new(cluster.clone(), 7);
+            let first = client.put(group, "k", "one", Conditions::None).await.unwrap();
+            client.put(group, "k", "two", Conditions::None).await.unwrap();
+            rt::sleep(millis(300, 301)).await;
+            let leader = cluster.leader(group);
+            for n in (0..3).filter(|n| *n != leader) {
+                let at_first = client.get_at(n, group, "k", first).await.unwrap();
+                assert_eq!(at_first.as_deref(), Some("one"));
+                assert_eq!(client.get_at(n, group, "k", Epoch::MAX).await.unwrap_err().code, Code::Stale);
+                let ahead = Epoch(first.0 + (60_000_000 << 16));
+                assert_eq!(client.get_at(n, group, "k", ahead).await.unwrap_err().code, Code::Stale);
+            }
+            assert_eq!(client.get_at(leader, group, "k", first).await.unwrap().as_deref(), Some("one"));
+        };
+        rt::sim::current().spawn_on(node, play).await.unwrap();
+    });
+}
+
+/// It is cut off and excluded, hears of neither, and clients still ask it. While it may count on its lease, nobody else
+/// serves; after that, it answers nobody (K14).
+#[test]
+fn a_leader_that_is_cut_off_answers_for_a_lease_and_the_next_one_waits_for_that() {
+    Sim::new(SimConfig::seeded(5)).run(async {
+        let sim = rt::sim::current();
+        let cluster = Cluster::new(3).await;
+        let group = GROUPS[0];
+        let (old, written) = (cluster.leader(group), Rc::new(Cell::new(None)));
+        let writer = {
+            let (cluster, written) = (cluster.clone(), written.clone());
+            sim.spawn_on(sim.node("writer"), async move {
+                let mut client = Client::new(cluster.clone(), 8);
+                client.put(group, "k", "before", Conditions::None).await.unwrap();
+                client.get(group, "k").await.unwrap();
+                let sim = rt::sim::current();
+                for other in (0..3).filter(|n| *n != old) {
+                    sim.partition(cluster.node(old), cluster.node(other));
+                }
+                cluster.deafen(Some(old));
+                cluster.exclude(old);
+                let cut = rt::now();
+                Client::new(cluster, 9).put(group, "k", "after", Conditions::None).await.unwrap();
+                written.set(Some(rt::now()));
+                cut.elapsed()
+            })
+        };
+        let reader = sim.spawn_on(sim.node("reader"), async move {
+            let mut client = Client::new(cluster, 7);
+            let (mut answered, mut refused) = (0, 0);
+            while written.get().is_none_or(|at: rt::Instant| at.elapsed() < Duration::from_secs(2)) {
+                rt::sleep(Duration::from_millis(10)).await;
+                let began = rt::now();
+                match client.get_at(old, group, "k", Epoch::MAX).await {
+                    Ok(value) => {
+                        let is_old = written.get().is_some_and(|at| at < began);
+                        assert!(!is_old, "{value:?} was read after something newer was acknowledged");
+                        answered += 1;
+                    }
+                    Err(_) => refused += 1,
+                }
+            }
+            (answered, refused)
+        });
+        let waited = writer.await.unwrap();
+        let (answered, refused) = reader.await.unwrap();
+        assert!(answered > 20 && refused > 2, "{answered} answers, {refused} refusals");
+        assert!(waited < Duration::from_secs(2), "the next leader served after {waited:?}");
+    });
+}
