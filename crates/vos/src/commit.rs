@@ -194,6 +194,13 @@ pub(crate) fn apply_commit(
     let dropped = drop_intent(catalog, pages, owner, pool, change)?;
     match container {
         Some(container) => {
+            catalog.with_shard(container, |shard| {
+                // A leader's change may be older than what this target has forgotten already.
+                if version.epoch <= shard.horizon {
+                    shard.look_again_from(version.epoch);
+                }
+                Ok(())
+            })?;
             for (index, op) in ops.iter().enumerate() {
                 let version = Version { minor: version.minor.saturating_add(index as u16), ..version };
                 op.with(|op| match op {

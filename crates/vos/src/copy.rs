@@ -243,7 +243,7 @@ pub(crate) fn apply_copy<'a>(
                 update::put(shard, pages, spot, version, payload, &mut head, scratch)?;
             }
         }
-        shard.came_late(version);
+        shard.came(version);
     }
     shard.save_all(pages)
 }

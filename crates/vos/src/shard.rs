@@ -444,10 +444,28 @@ impl Shard {
         self.minors.max = self.minors.max.max(found);
     }
 
-    /// A record of this version came from another target, after passes may have gone by its epoch.
-    pub(crate) fn came_late(&mut self, version: Version) {
+    /// The version of a change that a leader took at an epoch of its own: the same on every member, whatever came there
+    /// before it, and wherever horizons are.
+    ///
+    /// # Errors
+    /// `RollingBack`; `Invalid` for an epoch that is none.
+    pub(crate) fn leaders_version(&self, epoch: Epoch) -> Result<Version> {
+        if epoch == Epoch::ZERO || epoch == Epoch::MAX {
+            return Err(Error::Invalid("an operation needs an epoch of its own, neither 0 nor the highest"));
+        }
+        self.at_rest()?;
+        Ok(Version { epoch, minor: 0 })
+    }
+
+    /// A record of this version came from another target.
+    pub(crate) fn came(&mut self, version: Version) {
         self.minors.note(version);
-        let before = Epoch(version.epoch.0.saturating_sub(1));
+        self.look_again_from(version.epoch);
+    }
+
+    /// Something of this epoch comes after passes may have gone by it.
+    pub(crate) fn look_again_from(&mut self, epoch: Epoch) {
+        let before = Epoch(epoch.0.saturating_sub(1));
         self.aggregated = self.aggregated.min(before);
         self.coalesced = self.coalesced.min(before);
         (self.pass, self.walk) = (None, None);

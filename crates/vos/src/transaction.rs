@@ -34,7 +34,8 @@ impl Store {
     }
 
     /// As [`Store::prepare`], of a change that the group's leader has judged: conditions and record sizes are what they
-    /// were there, whatever is undecided or missing here.
+    /// were there, whatever is undecided or missing here. `epoch` is this change's alone, so that every member gives it
+    /// the same version, in whatever order changes come.
     ///
     /// # Errors
     /// As [`Store::prepare`], but nothing of conditions and record sizes.
@@ -58,7 +59,10 @@ impl Store {
             return Err(Error::OldTerm { known });
         }
         check_reservations(updates(ops), pool)?;
-        let version = shard.next_version(epoch)?;
+        let version = match judged {
+            Judged::Here => shard.next_version(epoch)?,
+            Judged::ByLeader => shard.leaders_version(epoch)?,
+        };
         if version.minor.checked_add(ops.len() as u16).is_none() {
             return Err(Error::EpochFull(epoch));
         }

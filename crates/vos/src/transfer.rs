@@ -154,8 +154,8 @@ impl Store {
         Ok(lsn)
     }
 
-    /// A number that two targets have in common exactly when they have the same records of a group, up to the epoch
-    /// `upto`: what it is for the records after `after`, and where to go on. Add the parts up, wrapping.
+    /// A number that two targets have in common exactly when they have the same records of a group, from behind `since` up
+    /// to the epoch `upto`: what it is for the records after `after`, and where to go on. Add the parts up, wrapping.
     ///
     /// # Errors
     /// As [`Store::copy_out`].
@@ -163,7 +163,7 @@ impl Store {
         &mut self,
         container: ContainerId,
         group: u32,
-        upto: Epoch,
+        (since, upto): (Epoch, Epoch),
         after: Option<&[u8]>,
     ) -> Result<(u64, Option<Vec<u8>>)> {
         let mut pages = self.media.pages();
@@ -182,7 +182,7 @@ impl Store {
             }
             cursor.key().copy_to(&mut bytes);
             let stored = key::read_record(&bytes).ok_or_else(|| unreadable("a key"))?;
-            if stored.version().is_some_and(|version| version.epoch <= upto) {
+            if stored.version().is_some_and(|version| since < version.epoch && version.epoch <= upto) {
                 let value = copied(stored, cursor.value()).ok_or_else(|| unreadable("a value"))?;
                 push_identity(&mut bytes, &value);
                 sum = sum.wrapping_add(codec::checksum::crc64(&bytes));

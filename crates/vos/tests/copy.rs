@@ -100,7 +100,7 @@ fn carry(source: &Store, target: &mut Store, part: &CopyPart) -> Result<(), Erro
 fn digest(store: &mut Store, group: u32, upto: Epoch) -> u64 {
     let (mut sum, mut after) = (0u64, None);
     loop {
-        let (part, next) = store.digest(id(), group, upto, after.as_deref()).unwrap();
+        let (part, next) = store.digest(id(), group, (Epoch::ZERO, upto), after.as_deref()).unwrap();
         sum = sum.wrapping_add(part);
         after = next;
         if after.is_none() {

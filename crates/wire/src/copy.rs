@@ -73,10 +73,11 @@ message! {
 }
 
 message! {
-    /// Target to target: the sum over a group's records up to `upto`, from where the last answer ended.
+    /// Target to target: the sum over a group's records from behind `since` up to `upto`, from where the last answer ended.
     pub struct CopyDigestRequest {
         pub container: ContainerId,
         pub group: u32,
+        pub since: Epoch,
         pub upto: Epoch,
         /// Empty: from the beginning.
         pub after: Bytes,

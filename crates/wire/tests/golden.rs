@@ -307,7 +307,10 @@ fn copy_samples(check: &mut impl Check) {
     let records = values.into_iter().map(record).collect();
     let (hold, horizon, undone, closed) = (6, Epoch(7), Epoch(8), Epoch(9));
     check.one("copy_response", CopyResponse { hold, horizon, undone, closed, records, next: after.clone() });
-    check.one("copy_digest_request", CopyDigestRequest { container, group, upto: Epoch(9), after: after.clone() });
+    check.one(
+        "copy_digest_request",
+        CopyDigestRequest { container, group, since, upto: Epoch(9), after: after.clone() },
+    );
     check.one("copy_digest_response", CopyDigestResponse { hold, sum: 0x0102_0304, next: after });
 }
 

@@ -88,6 +88,9 @@ pub(super) struct Group {
     moved: Notify,
 }
 
+/// Lends the operation of a request in the form that stores take.
+pub(super) type Lend<'a> = dyn Fn(&mut dyn FnMut(&vos::Op<'_>)) + 'a;
+
 /// Where a request about an object goes on.
 pub(super) enum Door {
     /// Straight to the store: there is one copy, or no map.
@@ -113,6 +116,11 @@ impl Groups {
 
     fn view(&self, pool: PoolId) -> Option<Rc<View>> {
         self.views.borrow().get(&pool).cloned()
+    }
+
+    /// Others may hold copies of the pool's data.
+    pub(super) fn is_mapped(&self, pool: PoolId) -> bool {
+        self.views.borrow().get(&pool).is_some_and(|view| view.has_others())
     }
 
     /// The pool is gone.

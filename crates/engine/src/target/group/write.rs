@@ -7,13 +7,16 @@ use rt::Instant;
 use rt::disk::IoBuf;
 use tokio::sync::oneshot;
 use types::{Code, ContainerId, Epoch, Error};
-use vos::{Op, Origin, Party, TxId};
+use vos::{Origin, Party, TxId};
 use wire::data::Committed;
 
 use super::lead::{Answer, Kind, Work, undone};
-use super::{Group, Target, is_pressure};
+use super::{Group, Lend, Target, is_pressure};
 use crate::replication::{Change, Peer, Phase, PrepareError};
 use crate::target::ledger::{self, Judge};
+
+/// Longest body that is passed on: what goes with it has room in a frame.
+const BODY_BYTES_MAX: usize = wire::frame::BODY_BYTES_MAX - (64 << 10);
 
 /// An update or a punch as it came, and as the store takes it.
 pub(in crate::target) struct Wanted<'a> {
@@ -24,8 +27,7 @@ pub(in crate::target) struct Wanted<'a> {
     pub(in crate::target) body: Bytes,
     /// For the other members.
     pub(in crate::target) bulk: Option<IoBuf>,
-    /// Lends the operation.
-    pub(in crate::target) with_op: &'a dyn Fn(&mut dyn FnMut(&Op<'_>)),
+    pub(in crate::target) with_op: &'a Lend<'a>,
 }
 
 /// How far one try came.
@@ -57,6 +59,10 @@ impl Target {
         group: &Rc<Group>,
         mut wanted: Wanted<'_>,
     ) -> Result<Committed, Error> {
+        if wanted.body.len() > BODY_BYTES_MAX {
+            let text = format!("a request of {} bytes is too long to be passed on", wanted.body.len());
+            return Err(Error::new(Code::Overflow, text).remedy("write it in pieces, or larger values at once"));
+        }
         let mut looked = false;
         loop {
             self.serving(group, wanted.deadline).await?;

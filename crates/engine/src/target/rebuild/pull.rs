@@ -10,7 +10,7 @@ use wire::copy::{CopyDigestRequest, CopyDigestResponse, CopyRecord, CopyRequest,
 use wire::data::Payload;
 use wire::encoding::Bytes;
 
-use crate::target::Target;
+use crate::target::{Target, is_pressure};
 
 /// How often a group is begun again, when holds end on the way or sums differ.
 const ATTEMPTS: u32 = 4;
@@ -62,11 +62,12 @@ impl Target {
             match self.pull_once(source, container, group, since, &mut pulled).await? {
                 Attempt::Lapsed => continue,
                 Attempt::Complete(closed) => {
-                    if self.has_same(source, container, group, closed).await? {
+                    if self.has_same(source, container, group, (since, closed)).await? {
                         return Ok(pulled);
                     }
                     // What was here before was not what it was taken for.
                     since = Epoch::ZERO;
+                    self.drop_whole(container, group).await?;
                 }
             }
         }
@@ -178,13 +179,28 @@ impl Target {
         }
     }
 
-    /// Whether both have the same of a group, up to `upto`.
+    /// Drops what this target has of a group; its leader has what came to it as a member, too.
+    async fn drop_whole(&self, container: ContainerId, group: u32) -> Result<(), Error> {
+        let deadline = rt::now() + PATIENCE;
+        loop {
+            let dropped = self.store.borrow_mut().drop_group(container, group);
+            match dropped {
+                Ok(false) => return Ok(()),
+                Ok(true) => rt::yield_now().await,
+                Err(error) if is_pressure(&error) => self.relieved(deadline).await?,
+                Err(vos::Error::InProgress { .. }) if rt::now() < deadline => rt::sleep(LOOK_AGAIN).await,
+                Err(error) => return Err(self.refusal(container, error)),
+            }
+        }
+    }
+
+    /// Whether both have the same of a group, of what was written after `since` and up to `upto`.
     async fn has_same(
         &self,
         source: &impl Source,
         container: ContainerId,
         group: u32,
-        upto: Epoch,
+        (since, upto): (Epoch, Epoch),
     ) -> Result<bool, Error> {
         for look in 0..LOOKS {
             if look > 0 {
@@ -193,7 +209,7 @@ impl Target {
             let (mut theirs, mut after) = (0u64, Bytes(Vec::new()));
             loop {
                 self.hold(container)?;
-                let part = source.digest(CopyDigestRequest { container, group, upto, after }).await?;
+                let part = source.digest(CopyDigestRequest { container, group, since, upto, after }).await?;
                 theirs = theirs.wrapping_add(part.sum);
                 after = part.next;
                 if after.0.is_empty() {
@@ -202,7 +218,7 @@ impl Target {
             }
             let (mut ours, mut after) = (0u64, None::<Vec<u8>>);
             loop {
-                let summed = self.store.borrow_mut().digest(container, group, upto, after.as_deref());
+                let summed = self.store.borrow_mut().digest(container, group, (since, upto), after.as_deref());
                 let (sum, next) = summed.map_err(|e| self.refusal(container, e))?;
                 ours = ours.wrapping_add(sum);
                 after = next;

@@ -76,9 +76,9 @@ impl Target {
     }
 
     pub(in crate::target) fn copy_digest(&self, request: &Request) -> Result<CopyDigestResponse, Error> {
-        let CopyDigestRequest { container, group, upto, after } = parse(&request.body)?;
+        let CopyDigestRequest { container, group, since, upto, after } = parse(&request.body)?;
         let hold = self.hold(container)?;
-        let summed = self.store.borrow_mut().digest(container, group, upto, anchor(&after));
+        let summed = self.store.borrow_mut().digest(container, group, (since, upto), anchor(&after));
         let (sum, next) = summed.map_err(|e| self.refusal(container, e))?;
         Ok(CopyDigestResponse { hold, sum, next: Bytes(next.unwrap_or_default()) })
     }

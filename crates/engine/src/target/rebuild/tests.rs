@@ -90,13 +90,34 @@ async fn pull(
     rt::sim::current().spawn_on(node, work).await.unwrap_or_else(gone)
 }
 
+/// Does something on a machine, in the life that runs now.
+async fn on<T: 'static, F: Future<Output = T> + 'static>(
+    machine: &Rc<RefCell<Machine>>,
+    act: impl FnOnce(Rc<Target>) -> F,
+) -> T {
+    let (node, target) = {
+        let machine = machine.borrow();
+        (machine.node, machine.target.clone())
+    };
+    rt::sim::current().spawn_on(node, act(target)).await.unwrap()
+}
+
+/// The power of a machine goes, and comes back.
+async fn cut(machine: &Rc<RefCell<Machine>>) {
+    let sim = rt::sim::current();
+    let node = machine.borrow().node;
+    sim.crash(node);
+    let next = sim.restart(node, Machine::begin(false)).await.unwrap();
+    machine.borrow_mut().target = next;
+}
+
 /// What a client gets of a key: the value, which it verifies.
-async fn read(machine: &Machine, key: String) -> String {
+async fn read(machine: &Rc<RefCell<Machine>>, key: String) -> String {
     let akeys = vec![AkeyRead { akey: Key::literal("v"), selection: Selection::Single }];
     let dkey = Key::new(key.into_bytes()).unwrap();
     let fetch = FetchRequest { place: PLACE, dkey, at: Epoch::MAX, conditions: Conditions::None, akeys };
     let ask = |target: Rc<Target>| async move { target.handle(request(0, 0, Opcode::Fetch, fetch.to_bytes())).await };
-    let reply = machine.on(ask).await.unwrap();
+    let reply = on(machine, ask).await.unwrap();
     let bulk = reply.bulk.unwrap_or_else(|| IoBuf::with_capacity(0));
     let answer = FetchResponse::from_bytes(&reply.body).unwrap();
     let Some(payload) = answer.akeys[0].pieces.first().and_then(|piece| piece.payload.as_ref()) else {
@@ -108,12 +129,11 @@ async fn read(machine: &Machine, key: String) -> String {
 }
 
 async fn is_whole(machine: &Rc<RefCell<Machine>>) {
-    let machine = machine.borrow();
     for n in 0..KEYS {
         let expected = if n % 11 == 0 { String::new() } else { text(n, n % 3) };
-        assert!(read(&machine, format!("k{n}")).await == expected, "k{n}");
+        assert!(read(machine, format!("k{n}")).await == expected, "k{n}");
     }
-    machine.on(|target| async move { target.store.borrow().check().expect_clean() }).await;
+    on(machine, |target| async move { target.store.borrow().check().expect_clean() }).await;
 }
 
 fn nothing(_: u32, _: &mut CopyResponse, _: &mut IoBuf) -> Duration {
@@ -128,7 +148,7 @@ fn a_target_gets_what_another_has_and_keeps_it() {
         // Each version of each value, and the deletes.
         assert_eq!(pulled.records, (0..KEYS).map(|n| 1 + n % 3 + u64::from(n % 11 == 0)).sum::<u64>());
         is_whole(&empty).await;
-        empty.borrow_mut().cut().await;
+        cut(&empty).await;
         is_whole(&empty).await;
         // Once more brings nothing new.
         pull(&full, &empty, nothing).await.unwrap();
@@ -188,14 +208,14 @@ fn what_arrives_damaged_or_not_at_all_is_noticed() {
 fn a_copy_goes_on_after_a_power_cut() {
     simulated(async {
         let (full, empty) = two().await;
-        for cut in 1..4 {
+        for part in 1..4 {
             let stop = move |asked, _: &mut CopyResponse, _: &mut IoBuf| {
-                Duration::from_secs(if asked == cut { 3600 } else { 0 })
+                Duration::from_secs(if asked == part { 3600 } else { 0 })
             };
             let (from, to) = (full.clone(), empty.clone());
             let copying = rt::spawn_local(async move { pull(&from, &to, stop).await });
             rt::sleep(Duration::from_secs(2)).await;
-            empty.borrow_mut().cut().await;
+            cut(&empty).await;
             drop(copying);
         }
         pull(&full, &empty, nothing).await.unwrap();
