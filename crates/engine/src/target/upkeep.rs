@@ -30,6 +30,9 @@ const REST_MAX: Duration = Duration::from_millis(500);
 const PAUSE: Duration = Duration::from_millis(5);
 /// A horizon moves at most this often: what is overwritten many times meanwhile is looked at once.
 const STRIDE_MIN: Duration = Duration::from_secs(5);
+/// Where a pool has members elsewhere, horizons keep this distance at least: a change that comes from a leader has an
+/// epoch of a moment ago, and one below the horizon is refused.
+const UNDER_WAY: Duration = Duration::from_secs(30);
 /// Parts of the retention that a horizon may lie behind where it could be.
 const STRIDES: u32 = 16;
 
@@ -218,6 +221,8 @@ impl Target {
             if !store.is_behind(*id).unwrap_or(false) {
                 continue;
             }
+            let is_shared = store.pool_of(*id).is_ok_and(|pool| self.groups.is_mapped(pool));
+            let kept = if is_shared { kept.max(UNDER_WAY) } else { kept };
             let micros = now.micros().saturating_sub(kept.as_micros() as u64);
             let horizon = if kept.is_zero() { now } else { Epoch::from_micros(micros, 0) };
             if let Err(error) = store.advance(*id, horizon)

@@ -188,6 +188,17 @@ impl Cluster {
         self.map.borrow_mut().apply(&Change::Happen(vec![(n as u32, Event::Exclude)])).unwrap();
     }
 
+    /// Somebody is excluded, and not on its way back.
+    pub fn is_out(&self) -> bool {
+        self.excluded.get().is_some()
+    }
+
+    /// Who was excluded is a member again, without the data: there is no rebuild here.
+    pub fn reintegrate(&self) {
+        let Some(n) = self.excluded.take() else { return };
+        self.map.borrow_mut().apply(&Change::Happen(vec![(n as u32, Event::Reintegrate)])).unwrap();
+    }
+
     /// Stops all servers, and looks at what their stores hold.
     pub async fn stores(&self) -> Vec<Stored> {
         let mut all = Vec::new();
@@ -208,6 +219,8 @@ pub struct Stored {
     /// By group, key and epoch.
     pub values: BTreeMap<(u32, String, Epoch), String>,
     pub undecided: Vec<vos::Undecided>,
+    /// Of which it knows anything.
+    pub groups: Vec<u32>,
 }
 
 impl Stored {
@@ -216,6 +229,7 @@ impl Stored {
         store.check().expect_clean();
         let mut values = BTreeMap::new();
         let undecided = GROUPS.iter().flat_map(|group| store.standing(POOL, *group).unwrap().prepared).collect();
+        let groups = store.groups(POOL).unwrap();
         let mut branches = vec![vos::Branch::default()];
         while let Some(branch) = branches.pop() {
             if branch.akey.is_none() {
@@ -240,7 +254,7 @@ impl Stored {
                 values.insert((group, key.clone(), version.epoch), String::from_utf8(bytes).unwrap());
             }
         }
-        Stored { values, undecided }
+        Stored { values, undecided, groups }
     }
 }
 

@@ -156,10 +156,9 @@ impl Target {
     pub(super) fn lead(self: &Rc<Self>, group: &Rc<Group>, view: &Rc<View>, reign: &Reign) {
         let mut slot = group.lead.borrow_mut();
         if let Some(lead) = &mut *slot {
-            let is_new = view.version() > lead.view.version();
             // Nothing changed since the map by which it has led so far.
-            if !is_new || reign.since <= lead.view.version() {
-                lead.view = if is_new { view.clone() } else { lead.view.clone() };
+            if reign.since <= lead.view.version() {
+                lead.view = view.clone();
                 return;
             }
         }

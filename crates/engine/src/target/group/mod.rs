@@ -115,6 +115,11 @@ impl Groups {
         self.views.borrow().get(&pool).cloned()
     }
 
+    /// Others may hold copies of the pool's data.
+    pub(super) fn is_mapped(&self, pool: PoolId) -> bool {
+        self.views.borrow().get(&pool).is_some_and(|view| view.has_others())
+    }
+
     /// The pool is gone.
     pub(super) fn forget(&self, pool: PoolId) {
         self.views.borrow_mut().remove(&pool);

@@ -57,6 +57,11 @@ impl View {
         self.layout.version()
     }
 
+    /// The pool has targets beside this one.
+    pub(super) fn has_others(&self) -> bool {
+        self.layout.map().targets().len() > 1
+    }
+
     pub(super) fn address(&self, peer: Peer) -> Option<&Address> {
         self.addresses.get(&peer.rank)
     }

@@ -15,6 +15,9 @@ use super::{Group, Target, is_pressure};
 use crate::replication::{Change, Peer, Phase, PrepareError};
 use crate::target::ledger::{self, Judge};
 
+/// Longest body that is passed on: what goes with it has room in a frame.
+const BODY_BYTES_MAX: usize = wire::frame::BODY_BYTES_MAX - (64 << 10);
+
 /// An update or a punch as it came, and as the store takes it.
 pub(in crate::target) struct Wanted<'a> {
     pub(in crate::target) container: ContainerId,
@@ -57,6 +60,10 @@ impl Target {
         group: &Rc<Group>,
         mut wanted: Wanted<'_>,
     ) -> Result<Committed, Error> {
+        if wanted.body.len() > BODY_BYTES_MAX {
+            let text = format!("a request of {} bytes is too long to be passed on", wanted.body.len());
+            return Err(Error::new(Code::Overflow, text).remedy("write it in pieces, or larger values at once"));
+        }
         let mut looked = false;
         loop {
             self.serving(group, wanted.deadline).await?;
