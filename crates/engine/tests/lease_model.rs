@@ -27,14 +27,14 @@ enum Members {
 }
 
 impl Members {
-    fn old(self) -> &'static [usize] {
+    fn of_old(self) -> &'static [usize] {
         match self {
             Members::OthersStay => &[OLD, NEW, 2],
             Members::OldLeaderStays => &[OLD, 2],
         }
     }
 
-    fn new(self) -> &'static [usize] {
+    fn of_new(self) -> &'static [usize] {
         match self {
             Members::OthersStay => &[NEW, 2],
             Members::OldLeaderStays => &[NEW, OLD],
@@ -112,11 +112,11 @@ impl State {
     }
 
     fn old_holds(&self) -> bool {
-        self.lease.holds(self.members.old().iter().copied().map(peer), self.at(self.now))
+        self.lease.holds(self.members.of_old().iter().copied().map(peer), self.at(self.now))
     }
 
     fn new_serves(&self) -> bool {
-        self.members.new().iter().all(|node| self.reports[*node].is_some_and(|from| from <= self.at(self.now)))
+        self.members.of_new().iter().all(|node| self.reports[*node].is_some_and(|from| from <= self.at(self.now)))
     }
 
     fn deliver(&mut self, (from, to, message): Envelope) {
@@ -191,7 +191,7 @@ impl Model for Group {
             Step::Renew => {
                 state.renewals -= 1;
                 let (asked, now) = (state.now, state.at(state.now));
-                let others = state.members.old().iter().filter(|to| **to != OLD);
+                let others = state.members.of_old().iter().filter(|to| **to != OLD);
                 state.net.extend(others.map(|to| (OLD, *to, Message::Renew { asked })));
                 // Its own member is asked at once.
                 if !self.own_is_asked {
@@ -203,7 +203,7 @@ impl Model for Group {
             }
             Step::Replace => {
                 state.is_asked = true;
-                state.net.extend(state.members.new().iter().map(|to| (NEW, *to, Message::Ask)));
+                state.net.extend(state.members.of_new().iter().map(|to| (NEW, *to, Message::Ask)));
             }
             Step::Deliver(envelope) => {
                 state.net.remove(&envelope);

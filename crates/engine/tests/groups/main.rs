@@ -184,8 +184,9 @@ fn run(seed: u64) -> Harm {
         };
         read.await.expect("it heals");
         rt::sleep(Duration::from_secs(5)).await;
-        audit(seed, &cluster, &ledger.borrow()).await;
-        harm.unknown = ledger.borrow().unknown.len();
+        let ledger = Rc::try_unwrap(ledger).ok().expect("the clients are done").into_inner();
+        audit(seed, &cluster, &ledger).await;
+        harm.unknown = ledger.unknown.len();
         harm
     });
     Harm { recalled: RECALLED.get() - before, trace: sim.trace_hash(), ..harm }

@@ -203,7 +203,8 @@ impl Cluster {
     pub async fn stores(&self) -> Vec<Stored> {
         let mut all = Vec::new();
         for n in 0..self.servers() {
-            if let Some(handle) = self.handles.borrow_mut()[n].take() {
+            let handle = self.handles.borrow_mut()[n].take();
+            if let Some(handle) = handle {
                 handle.ask(|done| Order::Stop { done }).await.expect("a healthy target stops in order");
             }
             rt::sim::current().kill(self.nodes[n]);

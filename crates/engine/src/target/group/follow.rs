@@ -10,7 +10,7 @@ use vos::{Op, Origin};
 use wire::group::{GroupPrepare, GroupRequest, GroupResponse, GroupStep, GroupWork};
 
 use super::message::{change_in, decisions_in, peer_in, report_out, term_in, term_out};
-use super::{Group, Target, is_pressure};
+use super::{Group, Lend, Target, is_pressure};
 use crate::replication::{Change, DecideError, Decisions, Peer, PrepareError, RecoverError, Term};
 use crate::target::ledger::{Judge, Work};
 use crate::target::parse;
@@ -195,7 +195,7 @@ impl Target {
         from: Peer,
         change: &GroupPrepare,
         container: ContainerId,
-        with_op: &dyn Fn(&mut dyn FnMut(&Op<'_>)),
+        with_op: &Lend<'_>,
         deadline: Instant,
     ) -> Result<media::Lsn, Undone> {
         let name = Change { term: term_in(message.term), number: change.number };

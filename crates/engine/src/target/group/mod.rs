@@ -88,6 +88,9 @@ pub(super) struct Group {
     moved: Notify,
 }
 
+/// Lends the operation of a request in the form that stores take.
+pub(super) type Lend<'a> = dyn Fn(&mut dyn FnMut(&vos::Op<'_>)) + 'a;
+
 /// Where a request about an object goes on.
 pub(super) enum Door {
     /// Straight to the store: there is one copy, or no map.

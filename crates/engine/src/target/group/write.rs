@@ -7,11 +7,11 @@ use rt::Instant;
 use rt::disk::IoBuf;
 use tokio::sync::oneshot;
 use types::{Code, ContainerId, Epoch, Error};
-use vos::{Op, Origin, Party, TxId};
+use vos::{Origin, Party, TxId};
 use wire::data::Committed;
 
 use super::lead::{Answer, Kind, Work, undone};
-use super::{Group, Target, is_pressure};
+use super::{Group, Lend, Target, is_pressure};
 use crate::replication::{Change, Peer, Phase, PrepareError};
 use crate::target::ledger::{self, Judge};
 
@@ -27,8 +27,7 @@ pub(in crate::target) struct Wanted<'a> {
     pub(in crate::target) body: Bytes,
     /// For the other members.
     pub(in crate::target) bulk: Option<IoBuf>,
-    /// Lends the operation.
-    pub(in crate::target) with_op: &'a dyn Fn(&mut dyn FnMut(&Op<'_>)),
+    pub(in crate::target) with_op: &'a Lend<'a>,
 }
 
 /// How far one try came.
