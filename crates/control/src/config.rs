@@ -7,6 +7,7 @@ use std::fmt;
 use std::path::PathBuf;
 use std::time::Duration;
 
+use engine::service::JoinConfig;
 use serde::de::value::MapAccessDeserializer;
 use serde::de::{MapAccess, SeqAccess, Visitor};
 use serde::{Deserialize, Deserializer};
@@ -48,7 +49,10 @@ pub struct Config {
     pub io_timeout: Duration,
     /// Bytes of all page pools together.
     pub memory: u64,
-    pub fault_domain: String,
+    /// What fails together with this server; absent: it fails by itself.
+    pub fault_path: Option<String>,
+    /// The system that a server without a place in one shall join.
+    pub join: Option<JoinConfig>,
 }
 
 /// Where data lives.
@@ -101,6 +105,8 @@ struct File {
     storage: Option<StorageFile>,
     memory: Option<String>,
     fault_path: Option<String>,
+    join: Option<Listen>,
+    token: Option<String>,
 }
 
 #[derive(Deserialize)]
@@ -190,6 +196,8 @@ const KEYS: &[&str] = &[
     "storage",
     "memory",
     "fault_path",
+    "join",
+    "token",
     "path",
     "size",
     "devices",
@@ -265,6 +273,7 @@ fn resolve(file: File) -> Result<Config, Error> {
     if listen.is_empty() {
         return Err(invalid("listen: at least one address is needed".to_string()));
     }
+    let join = join(file.join, file.token)?;
     let targets_chosen = file.targets.is_some();
     let targets = file.targets.unwrap_or_else(default_targets);
     if !(1..=TARGETS_MAX).contains(&targets) {
@@ -310,8 +319,26 @@ fn resolve(file: File) -> Result<Config, Error> {
         force: false,
         io_timeout,
         memory: size("memory", file.memory)?.unwrap_or(DEFAULT_MEMORY),
-        fault_domain: file.fault_path.unwrap_or_else(|| "/localhost".to_string()),
+        fault_path: file.fault_path,
+        join,
     })
+}
+
+/// Whom to ask for a place, and with what.
+fn join(addresses: Option<Listen>, token: Option<String>) -> Result<Option<JoinConfig>, Error> {
+    let addresses = match addresses {
+        None if token.is_none() => return Ok(None),
+        None => {
+            return Err(Error::new(Code::Invalid, "token goes with `join`")
+                .remedy("say which server to ask: `join: host:port`"));
+        }
+        Some(Listen::One(one)) => vec![one],
+        Some(Listen::Many(many)) => many,
+    };
+    for address in &addresses {
+        address.parse::<net::Address>().map_err(|e| Error::new(Code::Invalid, format!("join: {e}")))?;
+    }
+    Ok(Some(JoinConfig { addresses, token: token.unwrap_or_default() }))
 }
 
 fn place(role: &str, file: PlaceFile) -> Result<Place, Error> {

@@ -1,13 +1,12 @@
 //! Storage of a server that is not running, for inspection: nothing is made, nothing is changed.
 //!
 //! The lock is held as a server holds it, so that no server can start meanwhile, and none that runs is
-//! disturbed. What the control service knows (labels) is read from its documents where they can be read.
+//! disturbed. What the control service knows (labels) is read from its replicas where they can be read.
 
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 
 use engine::service::pool::PoolState;
-use engine::service::replica::decode_document;
 use engine::service::system::SystemState;
 pub use engine::target::open::RegionConfig;
 use rt::disk::{Disk, DiskError, fs};
@@ -37,13 +36,13 @@ pub struct OfflineTarget {
     pub data: RegionConfig,
 }
 
-/// Labels, as far as the service's documents can be read.
+/// Labels, as far as the service's replicas can be read.
 #[derive(Clone, Debug, Default)]
 pub struct Labels {
     pub system: Option<String>,
     pub pools: BTreeMap<PoolId, String>,
     pub containers: BTreeMap<ContainerId, String>,
-    /// Documents that could not be read, and why.
+    /// Replicas that could not be read, and why.
     pub faults: Vec<String>,
 }
 
@@ -88,31 +87,21 @@ impl Offline {
     pub fn labels(&self) -> Labels {
         let mut labels = Labels::default();
         let service = self.directory.join("service");
-        let read = |name: String| {
-            let path = service.join(name);
-            fs::read(&path).map_err(|error| error.to_string()).map(|bytes| (path, bytes))
-        };
-        let system = read("system.json".into()).and_then(|(path, bytes)| {
-            decode_document::<SystemState>(&bytes).map_err(|why| format!("{}: {why}", path.display()))
-        });
-        let system = match system {
+        let system = match raft::look_at(&service.join("system"), SystemState::empty()) {
             Ok(system) => system,
             Err(fault) => {
-                labels.faults.push(fault);
+                labels.faults.push(fault.to_string());
                 return labels;
             }
         };
         labels.system = Some(system.name);
         for (id, row) in system.pools {
             labels.pools.insert(id, row.label);
-            let pool = read(format!("pool-{id}.json")).and_then(|(path, bytes)| {
-                decode_document::<PoolState>(&bytes).map_err(|why| format!("{}: {why}", path.display()))
-            });
-            match pool {
+            match raft::look_at(&service.join("pools").join(id.to_string()), PoolState::empty(id)) {
                 Ok(pool) => labels
                     .containers
                     .extend(pool.containers.into_iter().filter_map(|(id, container)| Some((id, container.label?)))),
-                Err(fault) => labels.faults.push(fault),
+                Err(fault) => labels.faults.push(fault.to_string()),
             }
         }
         labels

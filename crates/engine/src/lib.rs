@@ -26,11 +26,11 @@ use std::rc::Rc;
 
 use net::{Incoming, Limits};
 use rt::Hlc;
-use types::{Code, Error};
+use types::{Code, Error, Rank};
 use wire::hello;
 
 use hold::HorizonHold;
-use service::{Service, ServiceConfig};
+use service::{Service, ServiceConfig, Tasks};
 use target::open::{Shared, TargetConfig};
 use target::order::{Order, TargetHandle};
 
@@ -46,6 +46,7 @@ pub struct EngineConfig {
 /// A server's targets and its control service. Lives on the control thread.
 pub struct Engine {
     service: Rc<Service>,
+    tasks: Tasks,
     targets: Vec<TargetHandle>,
     threads: Vec<rt::ThreadHandle<()>>,
     limits: Limits,
@@ -70,13 +71,23 @@ impl Engine {
             targets.push(handle);
             threads.push(thread);
         }
-        let service = Service::start(config.service, targets.clone(), config.hlc, hold).await?;
-        Ok(Engine { service, targets, threads, limits: config.limits, incarnation })
+        let (service, tasks) = Service::start(config.service, targets.clone(), config.hlc, hold).await?;
+        Ok(Engine { service, tasks, targets, threads, limits: config.limits, incarnation })
     }
 
     /// The name of the system this server belongs to.
     pub fn system_name(&self) -> String {
         self.service.system_name()
+    }
+
+    /// The server's rank in its system.
+    pub fn rank(&self) -> Rank {
+        self.service.rank()
+    }
+
+    /// The control services: for tests, and tools in this process.
+    pub fn service(&self) -> &Service {
+        &self.service
     }
 
     /// Hands a link to the service it asked for. A link to the control service is served here, as
@@ -103,6 +114,8 @@ impl Engine {
     /// # Errors
     /// The first target's that could not write everything; the log still has all acknowledged.
     pub async fn stop(self) -> Result<(), Error> {
+        // First: it gives the targets orders.
+        self.service.stop(self.tasks).await;
         let stopping = self.targets.iter().map(|target| target.ask(|done| Order::Stop { done }));
         let stopped = futures_util::future::join_all(stopping).await;
         drop(self.targets);

@@ -220,6 +220,11 @@ impl<S: StateMachine> Group<S> {
         let raft = Raft::new(me.rank, Arc::new(settings), network, log.clone(), driven)
             .await
             .map_err(|error| OpenError::Stopped(error.to_string()))?;
+        // Who votes alone need not wait for anybody: the library would, for a tick of its clock.
+        let is_alone = raft.metrics().borrow_watched().membership_config.voter_ids().eq([me.rank]);
+        if is_alone {
+            let _ = raft.trigger().elect(false).await;
+        }
         Ok(Group {
             me,
             id,
@@ -332,6 +337,18 @@ impl<S: StateMachine> Group<S> {
     /// Looks at the state as this replica has it, which may be behind.
     pub fn local<R>(&self, look: impl FnOnce(&S) -> R) -> R {
         look(&self.state.borrow().machine)
+    }
+
+    /// The response of a request that this replica knows to have taken effect. Behind a [`Group::read`], `None` says that none
+    /// has, as long as the session is remembered.
+    pub fn recall(&self, request: Request) -> Option<S::Response> {
+        let known = self.state.borrow().recall(request)?;
+        S::Response::from_bytes(&known).ok()
+    }
+
+    /// Index of the last entry that the state here includes.
+    pub fn applied(&self) -> u64 {
+        self.state.borrow().applied.map_or(0, |id| id.index)
     }
 
     pub fn standing(&self) -> Standing {
@@ -610,6 +627,28 @@ fn read_files<S: StateMachine>(
         return Err(OpenError::Corrupt { path: directory.join("snapshot"), cause });
     }
     Ok((log, state, body))
+}
+
+/// The state of a replica that does not run, as far as it knows it to be committed; nothing is changed. For tools.
+///
+/// # Errors
+/// `Missing`, `Corrupt`, `Disk`.
+pub fn look_at<S: StateMachine>(directory: &Path, machine: S) -> Result<S, OpenError> {
+    let (id, rank) = log::owner(directory)?;
+    let found = log::read(directory, id, rank)?;
+    let mut state = match snapshot::load(directory, id)? {
+        Some((state, _)) => state,
+        None => Replicated::new(machine),
+    };
+    let next = state.applied.map_or(0, |applied| applied.index + 1);
+    let committed = found.kept.committed.map_or(0, |committed| committed.index + 1);
+    for entry in found.kept.from(next).take_while(|entry| entry.log_id.index < committed) {
+        state.apply(entry.clone()).map_err(|error| OpenError::Corrupt {
+            path: directory.join("log"),
+            cause: format!("a command is none of {}: {error}", S::NAME),
+        })?;
+    }
+    Ok(state.machine)
 }
 
 /// The members that the log says last, or else the snapshot.

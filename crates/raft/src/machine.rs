@@ -7,7 +7,7 @@ use wire::encoding::{Bytes, encode_bytes};
 use wire::{DecodeError, Reader, Wire};
 
 use crate::kinds::{
-    Answer, Command, Entry, LogId, SnapshotMeta, StoredMembership, decode_log_id, decode_option, decode_stored,
+    Answer, Command, Entry, LogId, Request, SnapshotMeta, StoredMembership, decode_log_id, decode_option, decode_stored,
     encode_log_id, encode_option, encode_stored,
 };
 use crate::limits::RESPONSE_BYTES_MAX;
@@ -73,6 +73,14 @@ impl<S: StateMachine> Replicated<S> {
         Ok(if is_too_large { Answer::TooLarge } else { Answer::Response(response) })
     }
 
+    /// The response that is remembered of a request.
+    pub(crate) fn recall(&self, request: Request) -> Option<Vec<u8>> {
+        match self.sessions.look_up(request) {
+            Known::Done(response) => Some(response),
+            Known::New | Known::Forgotten => None,
+        }
+    }
+
     pub(crate) fn meta(&self) -> SnapshotMeta {
         SnapshotMeta { last_log_id: self.applied, last_membership: self.members.clone() }
     }
@@ -115,7 +123,7 @@ mod tests {
     use types::{Rank, SessionId};
 
     use super::*;
-    use crate::kinds::{Address, Membership, Request, log_id};
+    use crate::kinds::{Address, Membership, log_id};
 
     /// Adds, and answers the sum; refuses to go beyond ten.
     #[derive(Debug, PartialEq)]

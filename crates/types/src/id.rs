@@ -49,6 +49,15 @@ uuid_id!(
     ContainerId
 );
 
+uuid_id!(
+    /// A system: the servers that form it share it for good.
+    SystemId
+);
+uuid_id!(
+    /// A server, wherever it runs and whatever its rank: drawn when its storage was made.
+    ServerId
+);
+
 /// One client's conversation with the system; its requests are numbered within it, so that a
 /// repeat of one can be recognised.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Default)]

@@ -24,7 +24,7 @@ pub use class::{
 };
 pub use epoch::Epoch;
 pub use error::{Code, Error, Result};
-pub use id::{ContainerId, ObjectId, PoolId, Rank, SessionId, TargetIndex};
+pub use id::{ContainerId, ObjectId, PoolId, Rank, ServerId, SessionId, SystemId, TargetIndex};
 pub use io::{
     AKEYS_PER_REQUEST_MAX, ARRAY_INDEX_MAX, CHECKSUM_CHUNK_BYTES, Conditions, EXTENTS_PER_AKEY_MAX, Extent,
     VALUE_BYTES_MAX,

@@ -15,6 +15,9 @@ message! {
         pub name: String,
         pub release: String,
         pub members: Vec<Member>,
+        /// Who leads the system's service, and which ranks keep it.
+        pub leader: Option<Rank>,
+        pub voters: Vec<Rank>,
     }
 }
 
@@ -30,10 +33,51 @@ message! {
 }
 
 message! {
+    #[derive(Copy)]
     pub enum MemberState {
         Joined = 1,
         Stopped = 2,
+        /// It was taken for dead; it is back as soon as it says so.
         Excluded = 3,
+        /// An administrator wants it out.
+        AdminExcluded = 4,
+    }
+}
+
+message! {
+    /// One server may join with it, once, in the next `seconds`.
+    pub struct TokenCreate {
+        pub seconds: u64,
+    }
+}
+
+message! {
+    /// Answer to `SystemToken`. The system itself keeps only its hash.
+    pub struct Token {
+        pub token: String,
+        pub seconds: u64,
+    }
+}
+
+message! {
+    /// `exclude`: they serve no more until this is taken back; otherwise takes it back.
+    pub struct SystemExclude {
+        pub ranks: Vec<Rank>,
+        pub exclude: bool,
+    }
+}
+
+message! {
+    /// An empty value removes.
+    pub struct SystemSetAttributes {
+        pub attributes: Vec<NamedValue>,
+    }
+}
+
+message! {
+    /// Answer to `SystemGetAttributes`.
+    pub struct SystemAttributes {
+        pub attributes: Vec<NamedValue>,
     }
 }
 

@@ -7,11 +7,16 @@
 //! | `String`, `Bytes` | `u32` length, then that many bytes (UTF-8 for a string) |
 //! | `Vec<T>` | `u32` count, then the items |
 //! | `Option<T>` | `u8` 0 or 1, then the value |
+//! | `Result<T, Error>` | `u8` 0 and the error, or 1 and the value |
+//! | `BTreeMap<K, V>` | `u32` count, then keys and values, keys strictly ascending |
 //! | ids | 16 bytes, in text order |
 //! | structs | their fields in order; enums: a `u8` tag, then the variant's fields |
 
+use std::collections::BTreeMap;
+
 use types::{
-    Code, Conditions, ContainerId, Epoch, Error, Extent, Key, Label, Layout, ObjectId, PoolId, Rank, TargetIndex,
+    Code, Conditions, ContainerId, Epoch, Error, Extent, Key, Label, Layout, ObjectId, PoolId, Rank, ServerId, SystemId,
+    TargetIndex,
 };
 
 /// Why bytes are not the message they were taken for.
@@ -147,6 +152,19 @@ impl Wire for Bytes {
     }
 }
 
+/// 32 bytes that are not counted: a hash.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub struct Bytes32(pub [u8; 32]);
+
+impl Wire for Bytes32 {
+    fn encode(&self, out: &mut Vec<u8>) {
+        out.extend_from_slice(&self.0);
+    }
+    fn decode(from: &mut Reader<'_>) -> Result<Self, DecodeError> {
+        from.array().map(Bytes32)
+    }
+}
+
 /// A counted run of bytes. Panics beyond 4 GiB, which no caller can reach: bodies are bounded.
 pub fn encode_bytes(bytes: &[u8], out: &mut Vec<u8>) {
     u32::try_from(bytes.len()).expect("a field is far below 4 GiB").encode(out);
@@ -185,6 +203,43 @@ impl<T: Wire> Wire for Option<T> {
     }
 }
 
+impl<T: Wire> Wire for Result<T, Error> {
+    fn encode(&self, out: &mut Vec<u8>) {
+        self.is_ok().encode(out);
+        match self {
+            Ok(value) => value.encode(out),
+            Err(error) => error.encode(out),
+        }
+    }
+    fn decode(from: &mut Reader<'_>) -> Result<Self, DecodeError> {
+        match bool::decode(from)? {
+            true => T::decode(from).map(Ok),
+            false => Error::decode(from).map(Err),
+        }
+    }
+}
+
+impl<K: Wire + Ord, V: Wire> Wire for BTreeMap<K, V> {
+    fn encode(&self, out: &mut Vec<u8>) {
+        u32::try_from(self.len()).expect("a map is far below 4 Gi items").encode(out);
+        for (key, value) in self {
+            key.encode(out);
+            value.encode(out);
+        }
+    }
+    fn decode(from: &mut Reader<'_>) -> Result<Self, DecodeError> {
+        let mut map = BTreeMap::new();
+        for _ in 0..u32::decode(from)? {
+            let key = K::decode(from)?;
+            if map.last_key_value().is_some_and(|(last, _)| *last >= key) {
+                return Err(DecodeError::Invalid { what: "the order of a map" });
+            }
+            map.insert(key, V::decode(from)?);
+        }
+        Ok(map)
+    }
+}
+
 impl<A: Wire, B: Wire> Wire for (A, B) {
     fn encode(&self, out: &mut Vec<u8>) {
         self.0.encode(out);
@@ -192,6 +247,17 @@ impl<A: Wire, B: Wire> Wire for (A, B) {
     }
     fn decode(from: &mut Reader<'_>) -> Result<Self, DecodeError> {
         Ok((A::decode(from)?, B::decode(from)?))
+    }
+}
+
+impl<A: Wire, B: Wire, C: Wire> Wire for (A, B, C) {
+    fn encode(&self, out: &mut Vec<u8>) {
+        self.0.encode(out);
+        self.1.encode(out);
+        self.2.encode(out);
+    }
+    fn decode(from: &mut Reader<'_>) -> Result<Self, DecodeError> {
+        Ok((A::decode(from)?, B::decode(from)?, C::decode(from)?))
     }
 }
 
@@ -238,25 +304,20 @@ impl Wire for ObjectId {
     }
 }
 
-impl Wire for PoolId {
-    fn encode(&self, out: &mut Vec<u8>) {
-        // By value: on a reference the trait's own `to_bytes` would be found first.
-        out.extend_from_slice(&(*self).to_bytes());
-    }
-    fn decode(from: &mut Reader<'_>) -> Result<Self, DecodeError> {
-        from.array().map(PoolId::from_bytes)
-    }
+macro_rules! ids {
+    ($($t:ty)*) => {$(
+        impl Wire for $t {
+            fn encode(&self, out: &mut Vec<u8>) {
+                // By value: on a reference the trait's own `to_bytes` would be found first.
+                out.extend_from_slice(&(*self).to_bytes());
+            }
+            fn decode(from: &mut Reader<'_>) -> Result<Self, DecodeError> {
+                from.array().map(<$t>::from_bytes)
+            }
+        }
+    )*};
 }
-
-impl Wire for ContainerId {
-    fn encode(&self, out: &mut Vec<u8>) {
-        // By value: on a reference the trait's own `to_bytes` would be found first.
-        out.extend_from_slice(&(*self).to_bytes());
-    }
-    fn decode(from: &mut Reader<'_>) -> Result<Self, DecodeError> {
-        from.array().map(ContainerId::from_bytes)
-    }
-}
+ids!(PoolId ContainerId SystemId ServerId);
 
 impl Wire for Epoch {
     fn encode(&self, out: &mut Vec<u8>) {
@@ -329,6 +390,7 @@ impl Wire for Error {
 }
 
 /// A struct or an enum with its encoding: fields in the order written, enums by their tag.
+#[macro_export]
 macro_rules! message {
     ($(#[$meta:meta])* pub struct $name:ident { $($(#[$fmeta:meta])* pub $field:ident : $type:ty),* $(,)? }) => {
         $(#[$meta])*

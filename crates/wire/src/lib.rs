@@ -1,7 +1,7 @@
 //! What is said between programs: frames, messages, their bytes and their versions.
 //!
 //! A *frame* ([`frame`]) is a fixed header, a body and bulk data. The body is one *message*
-//! ([`data`], [`control`], [`group`], [`hello`]) in the field encoding of [`encoding`]. Bulk data is payload
+//! ([`data`], [`control`], [`group`], [`hello`], [`peer`]) in the field encoding of [`encoding`]. Bulk data is payload
 //! that messages refer to by offset; it is never parsed.
 //!
 //! # Always true
@@ -22,6 +22,7 @@ pub mod group;
 pub mod hello;
 pub mod membership;
 pub mod opcode;
+pub mod peer;
 
 pub use encoding::{DecodeError, Reader, Wire};
 pub use opcode::Opcode;

@@ -4,7 +4,7 @@ use types::{Code, Error};
 
 macro_rules! opcodes {
     ($($name:ident = $code:literal, $text:literal, $repeat:ident;)*) => {
-        /// What a request asks for. High byte: the service (1 control, 2 target).
+        /// What a request asks for. High byte: the service (1 control, 2 target, 3 control, asked by servers).
         #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
         #[repr(u16)]
         pub enum Opcode { $(#[doc = $text] $name = $code,)* }
@@ -41,6 +41,10 @@ opcodes! {
     SystemQuery = 0x0101, "Members of the system.", Harmless;
     StorageQuery = 0x0102, "Devices and targets of the server.", Harmless;
     StorageResize = 0x0103, "Gives the targets' data another size.", Once;
+    SystemToken = 0x0104, "Makes a token with which one server may join.", Once;
+    SystemExclude = 0x0105, "Excludes ranks, or lets them come back.", Once;
+    SystemSetAttributes = 0x0106, "Sets or removes attributes of the system.", Once;
+    SystemGetAttributes = 0x0107, "Attributes of the system.", Harmless;
     PoolCreate = 0x0110, "Reserves space on every target.", Once;
     PoolList = 0x0111, "All pools.", Harmless;
     PoolQuery = 0x0112, "One pool's state and space.", Harmless;
@@ -80,6 +84,14 @@ opcodes! {
     CopyList = 0x0211, "Groups of a pool that a target has records of.", Harmless;
     Copy = 0x0212, "Records of a group, for a target that is to have it.", Harmless;
     CopyDigest = 0x0213, "The sum over a group's records.", Harmless;
+    Consensus = 0x0301, "A message between replicas of a service.", Harmless;
+    Forward = 0x0302, "A client's request, for who leads the service.", Harmless;
+    Propose = 0x0303, "A command of a service, for who leads it.", Harmless;
+    Report = 0x0304, "How far a server has done what a service's state wants.", Harmless;
+    Join = 0x0305, "A server joins the system, or is back.", Harmless;
+    Gossip = 0x0306, "Who lives.", Harmless;
+    ServerStorage = 0x0307, "Devices and targets of one server.", Harmless;
+    ServerSpace = 0x0308, "What a pool uses of one server's targets.", Harmless;
 }
 
 impl Opcode {

@@ -84,7 +84,10 @@ fn shown(config: &Config) -> Outcome {
     }
     rows.push(("I/O timeout", format!("{} s", config.io_timeout.as_secs())));
     rows.push(("Memory", ByteSize(config.memory).to_string()));
-    rows.push(("Fault domain", config.fault_domain.clone()));
+    rows.push(("Fault domain", config.fault_path.clone().unwrap_or_else(|| "of its own".to_string())));
+    if let Some(join) = &config.join {
+        rows.push(("Joins", join.addresses.join(", ")));
+    }
     let response = json!({
         "name": config.name,
         "listen": listen,
@@ -95,7 +98,7 @@ fn shown(config: &Config) -> Outcome {
             "io_timeout_s": config.io_timeout.as_secs(),
         },
         "memory": config.memory,
-        "fault_path": config.fault_domain,
+        "fault_path": config.fault_path,
     });
     Outcome::new(response, pairs(&rows))
 }

@@ -1,33 +1,25 @@
-//! Queries: states and targets, told in messages.
+//! Queries: states and targets, told in messages. What lies on other servers is gathered from them, within a time limit.
 
-use placement::{FaultPath, PoolMap, Server};
-use types::{Code, ContainerProperty, Epoch, Error, PoolId, PoolProperty};
+use std::rc::Rc;
+use std::time::Duration;
+
+use futures_util::future::join_all;
+use types::{Code, ContainerProperty, Epoch, Error, PoolId, PoolProperty, Rank, TargetIndex};
 use wire::control as msg;
-use wire::encoding::Bytes;
+use wire::peer::{ServerSpace, ServerSpaceQuery, ServerStorage};
+use wire::{Opcode, Wire};
 
+use super::Service;
 use super::pool::{Container, PoolState, all_properties};
+use super::slot::Slot;
 use super::system::{Phase, unknown};
-use super::{RANK, Service, uuid_bytes};
 use crate::target::order::{Order, PoolSpace, Storage};
 
-impl Service {
-    pub(super) fn system_info(&self) -> msg::SystemInfo {
-        let system = self.system.borrow();
-        msg::SystemInfo {
-            name: system.state().name.clone(),
-            release: self.config.release.clone(),
-            members: vec![msg::Member {
-                rank: RANK,
-                uuid: uuid_bytes(system.state().id),
-                address: self.config.address.clone(),
-                fault_domain: self.config.fault_domain.clone(),
-                state: msg::MemberState::Joined,
-                targets: self.targets.len() as u32,
-            }],
-        }
-    }
+/// How long a server may take to say what lies on it; a target of its own takes less.
+const GATHER_MAX: Duration = Duration::from_secs(6);
 
-    pub(super) async fn storage_info(&self) -> Result<msg::StorageInfo, Error> {
+impl Service {
+    pub(super) async fn server_storage(&self) -> ServerStorage {
         let mut devices = Vec::with_capacity(self.targets.len());
         for (target, (path, kind)) in self.targets.iter().zip(&self.config.devices) {
             let storage = match target.query(|done| Order::Storage { done }).await {
@@ -35,117 +27,198 @@ impl Service {
                 // Nothing is known of it but this, which is what the operator asks for.
                 Err(stuck) => Storage { failure: Some(stuck.message), ..Storage::default() },
             };
-            devices.push(msg::DeviceInfo {
-                rank: RANK,
-                target: target.index,
-                path: path.clone(),
-                kind: kind.clone(),
-                total: storage.capacity,
-                reserved: storage.reserved,
-                used: storage.used,
-                log_bytes: storage.log_bytes,
-                failure: storage.failure,
-                scrubs: storage.scrub.passes,
-                scrubbed_values: storage.scrub.values,
-                scrubbed_pages: storage.scrub.pages,
-                damaged: storage.scrub.damaged,
-                mended: storage.scrub.mended,
-                damage: storage.scrub.places,
-                data_bytes: storage.resize.bytes,
-                wanted_bytes: storage.resize.wanted,
-                moved_bytes: storage.resize.moved,
-                held_bytes: storage.resize.held,
-                resize_trouble: storage.resize.trouble,
-            });
+            devices.push(device(self.rank, target.index, path, kind, storage));
+        }
+        ServerStorage { devices }
+    }
+
+    /// Devices of some servers; of those that do not answer, why.
+    pub(super) async fn all_storage(&self, ranks: &[Rank]) -> Vec<(Rank, Result<Vec<msg::DeviceInfo>, Error>)> {
+        let asked = ranks.iter().map(async |&rank| {
+            if rank == self.rank {
+                return (rank, Ok(self.server_storage().await.devices));
+            }
+            (rank, self.ask_server(rank, Opcode::ServerStorage, &()).await.map(|storage: ServerStorage| storage.devices))
+        });
+        join_all(asked).await
+    }
+
+    async fn ask_server<R: Wire>(&self, rank: Rank, opcode: Opcode, message: &impl Wire) -> Result<R, Error> {
+        let body = self.peers.ask(rank, opcode, message.to_bytes(), GATHER_MAX).await.map_err(Error::from)?;
+        crate::target::parse(&body)
+    }
+
+    pub(super) async fn storage_info(&self) -> Result<msg::StorageInfo, Error> {
+        let ranks: Vec<Rank> = self.system.group.local(|system| system.members.keys().copied().collect());
+        let mut devices = Vec::new();
+        for (rank, answer) in self.all_storage(&ranks).await {
+            match answer {
+                Ok(found) => devices.extend(found),
+                Err(error) => {
+                    let failure = Some(format!("rank {rank} does not answer: {}", error.message));
+                    let storage = Storage { failure, ..Storage::default() };
+                    devices.push(device(rank, TargetIndex(0), "", &msg::DeviceKind::File, storage));
+                }
+            }
         }
         Ok(msg::StorageInfo { devices })
     }
 
-    pub(super) async fn pool_list(&self) -> Result<msg::PoolList, Error> {
-        let ready: Vec<PoolId> = {
-            let system = self.system.borrow();
-            system.state().pools.iter().filter(|(_, row)| row.phase == Phase::Ready).map(|(id, _)| *id).collect()
-        };
+    pub(super) async fn pool_list(self: &Rc<Self>, until: rt::Instant) -> Result<msg::PoolList, Error> {
+        let ready: Vec<PoolId> = self.system.group.local(|system| {
+            system.pools.iter().filter(|(_, row)| row.phase == Phase::Ready).map(|(id, _)| *id).collect()
+        });
         let mut pools = Vec::with_capacity(ready.len());
         for id in ready {
-            match self.pool_info(id).await {
+            match self.ask_pool(id, Opcode::PoolQuery, until).await {
                 Ok(info) => pools.push(info),
                 // Destroyed while the others were asked.
                 Err(e) if e.code == Code::NotFound => {}
                 Err(e) => return Err(e),
             }
         }
-        pools.sort_by(|a, b| a.label.cmp(&b.label));
+        pools.sort_by(|a: &msg::PoolInfo, b| a.label.cmp(&b.label));
         Ok(msg::PoolList { pools })
     }
 
-    pub(super) async fn pool_info(&self, id: PoolId) -> Result<msg::PoolInfo, Error> {
-        let mut shares: Vec<PoolSpace> = Vec::with_capacity(self.targets.len());
+    /// What a pool uses of the targets here, and which of them take no changes.
+    pub(super) async fn server_space(&self, id: PoolId) -> Result<ServerSpace, Error> {
+        let mut targets = Vec::with_capacity(self.targets.len());
         for target in &self.targets {
-            shares.push(match target.query(|done| Order::PoolSpace { id, done }).await {
+            let share = match target.query(|done| Order::PoolSpace { id, done }).await {
                 Err(stuck) if stuck.code == Code::TimedOut => PoolSpace { is_failed: true, ..PoolSpace::default() },
                 answer => answer?,
-            });
+            };
+            let PoolSpace { quota, metadata, data, is_failed } = share;
+            targets.push((msg::Space { total: quota, used: metadata + data, metadata, data }, is_failed));
         }
-        let sum = |field: fn(&PoolSpace) -> u64| shares.iter().map(field).sum::<u64>();
-        let free = |s: &PoolSpace| s.quota.saturating_sub(s.metadata + s.data);
+        Ok(ServerSpace { targets })
+    }
+
+    /// What a pool uses of all its targets, by server.
+    pub(super) async fn all_spaces(
+        &self,
+        id: PoolId,
+        slot: &Slot<PoolState>,
+    ) -> Vec<(Rank, Result<Vec<(msg::Space, bool)>, Error>)> {
+        let ranks: Vec<Rank> = slot.group.local(|pool| pool.servers().iter().map(|server| server.rank).collect());
+        let is_up = |rank| self.system.group.local(|system| system.is_joined(rank));
+        let asked = ranks.into_iter().map(async |rank| {
+            let answer = match rank {
+                me if me == self.rank => self.server_space(id).await,
+                gone if !is_up(gone) => Err(Error::new(Code::Unreachable, format!("rank {gone} is excluded"))),
+                other => self.ask_server(other, Opcode::ServerSpace, &ServerSpaceQuery { pool: id }).await,
+            };
+            (rank, answer.map(|space| space.targets))
+        });
+        join_all(asked).await
+    }
+
+    pub(super) async fn pool_info(&self, id: PoolId, slot: &Slot<PoolState>) -> Result<msg::PoolInfo, Error> {
+        let mut shares = Vec::new();
+        let mut disabled = 0;
+        let targets_of = |rank| {
+            let servers = |pool: &PoolState| pool.servers().iter().find(|s| s.rank == rank).map_or(0, |s| s.targets);
+            slot.group.local(servers)
+        };
+        for (rank, answer) in self.all_spaces(id, slot).await {
+            match answer {
+                Ok(spaces) => {
+                    disabled += spaces.iter().filter(|(_, is_failed)| *is_failed).count() as u32;
+                    shares.extend(spaces.into_iter().map(|(space, _)| space));
+                }
+                // Here it is an answer, from elsewhere there is none.
+                Err(error) if rank == self.rank => return Err(error),
+                Err(error) => {
+                    tracing::debug!(%rank, %error, "it does not say what a pool uses");
+                    disabled += targets_of(rank);
+                }
+            }
+        }
+        let sum = |field: fn(&msg::Space) -> u64| shares.iter().map(field).sum::<u64>();
+        let free = |space: &msg::Space| space.total.saturating_sub(space.used);
         let (metadata, data) = (sum(|s| s.metadata), sum(|s| s.data));
-        self.with_pool(id, |pool| {
+        Ok(slot.group.local(|pool| {
             let ready = pool.containers.values().filter(|c| c.phase == Phase::Ready).count();
-            Ok(msg::PoolInfo {
+            msg::PoolInfo {
                 id,
                 label: pool.label.clone(),
-                map_version: pool.map_version,
-                targets: pool.targets,
-                disabled_targets: shares.iter().filter(|s| s.is_failed).count() as u32,
+                map_version: pool.map().map_or(0, placement::PoolMap::version),
+                targets: pool.targets(),
+                disabled_targets: disabled,
                 containers: ready as u32,
-                space: msg::Space { total: sum(|s| s.quota), used: metadata + data, metadata, data },
+                space: msg::Space { total: sum(|s| s.total), used: metadata + data, metadata, data },
                 free_min: shares.iter().map(free).min().unwrap_or(0),
                 free_max: shares.iter().map(free).max().unwrap_or(0),
-            })
-        })
+            }
+        }))
     }
 
-    pub(super) fn pool_properties(&self, name: &str) -> Result<msg::Properties, Error> {
-        self.with_pool(self.find_pool(name)?, |pool| {
+    pub(super) fn pool_properties(&self, slot: &Slot<PoolState>) -> msg::Properties {
+        slot.group.local(|pool| {
             let mut values = all_properties(PoolProperty::TABLE, &pool.properties);
             set(&mut values, "label", &pool.label);
-            Ok(msg::Properties { values })
+            msg::Properties { values }
         })
     }
 
-    pub(super) fn pool_map(&self, name: &str) -> Result<msg::PoolMap, Error> {
-        self.with_pool(self.find_pool(name)?, |pool| {
-            let map = self.placement_map()?;
-            Ok(object::map::to_message(pool.id, &pool.label, &map, |_| self.config.address.clone()))
+    pub(super) fn pool_map(&self, slot: &Slot<PoolState>) -> Result<msg::PoolMap, Error> {
+        slot.group.local(|pool| {
+            let map = pool.map().ok_or_else(|| Error::new(Code::Again, "the pool is being made"))?;
+            Ok(object::map::to_message(pool.id, &pool.label, map, |rank| self.where_is(rank)))
         })
     }
 
     /// What changed in a pool's map since the version that somebody has.
-    pub(super) fn pool_map_since(&self, name: &str, version: u32) -> Result<msg::PoolMapNews, Error> {
-        let delta = self.placement_map()?.delta_since(version);
-        match delta.map(|delta| object::map::delta_to_message(&delta, |_| self.config.address.clone())) {
-            Some(delta) => self.find_pool(name).map(|_| msg::PoolMapNews::Delta { delta }),
-            None => Ok(msg::PoolMapNews::Whole { map: self.pool_map(name)? }),
+    pub(super) fn pool_map_since(&self, slot: &Slot<PoolState>, version: u32) -> Result<msg::PoolMapNews, Error> {
+        let delta = slot.group.local(|pool| pool.map().and_then(|map| map.delta_since(version)));
+        // A delta tells of no new addresses: whoever has the newest map and cannot use it gets all of it.
+        match delta.filter(|delta| delta.to > delta.from) {
+            Some(delta) => {
+                let delta = object::map::delta_to_message(&delta, |rank| self.where_is(rank));
+                Ok(msg::PoolMapNews::Delta { delta })
+            }
+            None => Ok(msg::PoolMapNews::Whole { map: self.pool_map(slot)? }),
         }
     }
 
-    /// All targets of this server, in service: there is no other one yet, and nothing happens to them.
-    fn placement_map(&self) -> Result<PoolMap, Error> {
-        let targets = self.targets.len() as u32;
-        let server = Server { rank: RANK, path: FaultPath::of_rank(RANK), targets, weight: 1 };
-        PoolMap::create(vec![server])
-            .map_err(|error| Error::new(Code::Invalid, error.to_string()).remedy("give the server targets"))
+    fn where_is(&self, rank: Rank) -> String {
+        self.peers.address(rank).unwrap_or_default()
     }
+}
 
-    pub(super) fn container_list(&self, pool: &str) -> Result<msg::ContainerList, Error> {
-        self.with_pool(self.find_pool(pool)?, |pool| {
-            let ready = pool.containers.iter().filter(|(_, c)| c.phase == Phase::Ready);
-            let mut containers: Vec<_> = ready.map(|(id, c)| container_info(pool, *id, c)).collect();
-            containers.sort_by(|a, b| (&a.label, a.id).cmp(&(&b.label, b.id)));
-            Ok(msg::ContainerList { containers })
-        })
+fn device(rank: Rank, target: TargetIndex, path: &str, kind: &msg::DeviceKind, storage: Storage) -> msg::DeviceInfo {
+    msg::DeviceInfo {
+        rank,
+        target,
+        path: path.to_string(),
+        kind: kind.clone(),
+        total: storage.capacity,
+        reserved: storage.reserved,
+        used: storage.used,
+        log_bytes: storage.log_bytes,
+        failure: storage.failure,
+        scrubs: storage.scrub.passes,
+        scrubbed_values: storage.scrub.values,
+        scrubbed_pages: storage.scrub.pages,
+        damaged: storage.scrub.damaged,
+        mended: storage.scrub.mended,
+        damage: storage.scrub.places,
+        data_bytes: storage.resize.bytes,
+        wanted_bytes: storage.resize.wanted,
+        moved_bytes: storage.resize.moved,
+        held_bytes: storage.resize.held,
+        resize_trouble: storage.resize.trouble,
     }
+}
+
+pub(super) fn container_list(slot: &Slot<PoolState>) -> msg::ContainerList {
+    slot.group.local(|pool| {
+        let ready = pool.containers.iter().filter(|(_, c)| c.phase == Phase::Ready);
+        let mut containers: Vec<_> = ready.map(|(id, c)| container_info(pool, *id, c)).collect();
+        containers.sort_by(|a, b| (&a.label, a.id).cmp(&(&b.label, b.id)));
+        msg::ContainerList { containers }
+    })
 }
 
 pub(super) fn container_info(pool: &PoolState, id: types::ContainerId, container: &Container) -> msg::ContainerInfo {
@@ -153,7 +226,7 @@ pub(super) fn container_info(pool: &PoolState, id: types::ContainerId, container
         pool: pool.id,
         id,
         label: container.label.clone().unwrap_or_default(),
-        layout: container.layout(),
+        layout: container.layout,
         created: container.created,
         snapshots: container.snapshots.len() as u32,
         latest_snapshot: container.snapshots.keys().next_back().copied().unwrap_or(Epoch::ZERO),
@@ -164,18 +237,18 @@ pub(super) fn container_info(pool: &PoolState, id: types::ContainerId, container
 pub(super) fn container_properties(container: &Container) -> Vec<(String, String)> {
     let mut values = all_properties(ContainerProperty::TABLE, &container.properties);
     set(&mut values, "label", container.label.as_deref().unwrap_or_default());
-    set(&mut values, "layout_type", &container.layout);
+    set(&mut values, "layout_type", container.layout.name());
     values
 }
 
 /// The attributes named, or all when none is.
 pub(super) fn attributes(container: &Container, names: &[String]) -> Result<msg::Attributes, Error> {
-    let pair = |(name, value): (&String, &super::pool::Hex)| (name.clone(), Bytes(value.0.clone()));
     if names.is_empty() {
-        return Ok(msg::Attributes { attributes: container.attributes.iter().map(pair).collect() });
+        return Ok(msg::Attributes { attributes: container.attributes.clone().into_iter().collect() });
     }
     let wanted = names.iter().map(|name| {
-        container.attributes.get_key_value(name).map(pair).ok_or_else(|| {
+        let found = container.attributes.get_key_value(name).map(|(name, value)| (name.clone(), value.clone()));
+        found.ok_or_else(|| {
             let nearest = types::nearest(name, container.attributes.keys().map(String::as_str));
             unknown("attribute", name, nearest, "list attributes with `daos container list-attrs`")
         })

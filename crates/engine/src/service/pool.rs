@@ -2,18 +2,20 @@
 
 use std::collections::BTreeMap;
 
-use serde::{Deserialize, Serialize};
+use placement::{Change, Event, PoolMap, Server};
 use types::{
     Code, ContainerId, ContainerProperty, Epoch, Error, Label, Layout, PoolId, PoolProperty, Property, PropertyError,
-    Span, check_property,
+    Rank, Span, check_property,
 };
+use wire::encoding::Bytes;
+use wire::{DecodeError, Reader, Wire, message};
 
-use super::replica::StateMachine;
+use super::state::Format;
 use super::system::{Phase, unknown};
 use crate::target::order::PoolShare;
 
-/// Most containers in a pool, snapshots of a container and attributes of a container: each is part
-/// of a document that is rewritten whole.
+/// Most containers in a pool, snapshots of a container and attributes of a container: all of it is in the memory of every
+/// replica, and in a snapshot of the log.
 const CONTAINERS_MAX: usize = 4096;
 const SNAPSHOTS_MAX: usize = 1024;
 const ATTRIBUTES_MAX: usize = 1024;
@@ -23,150 +25,169 @@ const ATTRIBUTE_VALUE_BYTES_MAX: usize = 64 << 10;
 /// Object ids below this are reserved to the faces (a POSIX container's superblock and root).
 const FIRST_OBJECT_ID: u64 = 1024;
 
-#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
-pub struct PoolState {
-    pub id: PoolId,
-    pub label: String,
-    pub map_version: u32,
-    pub targets: u32,
-    pub bytes_per_target: u64,
-    /// Only those that were set; the table has the defaults.
-    pub properties: BTreeMap<String, String>,
-    pub containers: BTreeMap<ContainerId, Container>,
-}
-
-#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
-pub struct Container {
-    pub label: Option<String>,
-    /// [`Layout`]'s name.
-    pub layout: String,
-    pub created: Epoch,
-    pub phase: Phase,
-    pub properties: BTreeMap<String, String>,
-    pub attributes: BTreeMap<String, Hex>,
-    /// Oldest first; a snapshot without a name has the empty one.
-    pub snapshots: BTreeMap<Epoch, String>,
-    pub next_object_id: u64,
-    /// A rollback that some targets may not know of yet.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub rollback: Option<Rollback>,
-}
-
-/// Going back to `to`, as asked for at `asked`.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
-pub struct Rollback {
-    pub to: Epoch,
-    pub asked: Epoch,
-}
-
-/// Bytes, as hexadecimal text in the document.
-#[derive(Clone, Debug, PartialEq)]
-pub struct Hex(pub Vec<u8>);
-
-impl Serialize for Hex {
-    fn serialize<S: serde::Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
-        let text: String = self.0.iter().map(|b| format!("{b:02x}")).collect();
-        serializer.serialize_str(&text)
+message! {
+    pub struct PoolState {
+        pub format: Format,
+        pub id: PoolId,
+        /// Empty until the pool is created.
+        pub label: String,
+        /// Grows with every change that servers act upon.
+        pub version: u64,
+        /// Which servers and targets it has, and how they stand.
+        pub map: Option<Map>,
+        pub bytes_per_target: u64,
+        /// Only those that were set; the table has the defaults.
+        pub properties: BTreeMap<String, String>,
+        pub containers: BTreeMap<ContainerId, Container>,
     }
 }
 
-impl<'de> Deserialize<'de> for Hex {
-    fn deserialize<D: serde::Deserializer<'de>>(deserializer: D) -> Result<Hex, D::Error> {
-        let text = String::deserialize(deserializer)?;
-        let digits = text.as_bytes();
-        let pairs = digits.chunks(2).map(|pair| {
-            let pair = std::str::from_utf8(pair).ok().filter(|p| p.len() == 2)?;
-            u8::from_str_radix(pair, 16).ok()
-        });
-        pairs.collect::<Option<Vec<u8>>>().map(Hex).ok_or_else(|| serde::de::Error::custom("not hexadecimal"))
+/// A pool's map, with the encoding of `wire`'s; addresses are the system's to know.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Map(pub PoolMap);
+
+impl Wire for Map {
+    fn encode(&self, out: &mut Vec<u8>) {
+        let no_id = PoolId::from_bytes([0; 16]);
+        object::map::to_message(no_id, "", &self.0, |_| String::new()).encode(out);
+    }
+    fn decode(from: &mut Reader<'_>) -> Result<Map, DecodeError> {
+        let message = wire::control::PoolMap::decode(from)?;
+        let map = object::map::from_message(&message).map_err(|_| DecodeError::Invalid { what: "the pool map" })?;
+        Ok(Map(map.map))
     }
 }
 
-pub enum PoolCommand {
-    Resize {
-        bytes_per_target: u64,
-    },
-    SetProperties {
-        values: Vec<(String, String)>,
-    },
-    CreateContainer {
-        id: ContainerId,
-        label: Option<Label>,
-        layout: Layout,
-        created: Epoch,
-        properties: Vec<(String, String)>,
-        attributes: Vec<(String, Vec<u8>)>,
-    },
-    ContainerCreated {
-        id: ContainerId,
-    },
-    DestroyContainer {
-        id: ContainerId,
-    },
-    ContainerDestroyed {
-        id: ContainerId,
-    },
-    SetContainerProperties {
-        id: ContainerId,
-        values: Vec<(String, String)>,
-    },
-    SetAttributes {
-        id: ContainerId,
-        attributes: Vec<(String, Vec<u8>)>,
-    },
-    DeleteAttributes {
-        id: ContainerId,
-        names: Vec<String>,
-    },
-    CreateSnapshot {
-        id: ContainerId,
-        epoch: Epoch,
-        name: String,
-    },
-    DestroySnapshot {
-        id: ContainerId,
-        epoch: Epoch,
-    },
-    /// Later snapshots go too.
-    Rollback {
-        id: ContainerId,
-        rollback: Rollback,
-    },
-    /// Every target knows.
-    RolledBack {
-        id: ContainerId,
-    },
-    AllocateObjectIds {
-        id: ContainerId,
-        count: u64,
-    },
+message! {
+    /// A server of the pool, with all its targets.
+    pub struct PoolServer {
+        pub rank: Rank,
+        pub fault_path: String,
+        pub targets: u32,
+        /// The share of each of its targets relative to others.
+        pub weight: u32,
+    }
 }
 
-impl StateMachine for PoolState {
+message! {
+    pub struct Container {
+        pub label: Option<String>,
+        pub layout: Layout,
+        pub created: Epoch,
+        pub phase: Phase,
+        /// Version of the pool's state that targets must have followed before the phase, a rollback or a snapshot goes on.
+        pub since: u64,
+        pub properties: BTreeMap<String, String>,
+        pub attributes: BTreeMap<String, Bytes>,
+        /// Oldest first; a snapshot without a name has the empty one.
+        pub snapshots: BTreeMap<Epoch, String>,
+        pub next_object_id: u64,
+        /// A rollback that some targets may not know of yet.
+        pub rollback: Option<Rollback>,
+        /// A snapshot is being made: no target moves its horizon.
+        pub is_held: bool,
+        /// Why it is taken away again.
+        pub trouble: Option<Error>,
+    }
+}
+
+message! {
+    /// Going back to `to`, as asked for at `asked`.
+    #[derive(Copy)]
+    pub struct Rollback {
+        pub to: Epoch,
+        pub asked: Epoch,
+    }
+}
+
+message! {
+    /// A change of the pool. What it needs of the outside (ids, epochs) its proposer put into it.
+    pub enum PoolCommand {
+        Create { label: String, bytes_per_target: u64, servers: Vec<PoolServer>, properties: Vec<(String, String)> } = 1,
+        Resize { bytes_per_target: u64 } = 2,
+        SetProperties { values: Vec<(String, String)> } = 3,
+        CreateContainer {
+            id: ContainerId,
+            label: Option<Label>,
+            layout: Layout,
+            created: Epoch,
+            properties: Vec<(String, String)>,
+            attributes: Vec<(String, Bytes)>,
+        } = 4,
+        ContainerCreated { id: ContainerId } = 5,
+        DestroyContainer { id: ContainerId, trouble: Option<Error> } = 6,
+        ContainerDestroyed { id: ContainerId } = 7,
+        SetContainerProperties { id: ContainerId, values: Vec<(String, String)> } = 8,
+        SetAttributes { id: ContainerId, attributes: Vec<(String, Bytes)> } = 9,
+        DeleteAttributes { id: ContainerId, names: Vec<String> } = 10,
+        /// Before a snapshot's epoch is chosen: from here on no target gives up what it could see.
+        Hold { id: ContainerId } = 11,
+        /// No snapshot comes of it.
+        LetGo { id: ContainerId } = 12,
+        CreateSnapshot { id: ContainerId, epoch: Epoch, name: String } = 13,
+        DestroySnapshot { id: ContainerId, epoch: Epoch } = 14,
+        /// Later snapshots go too.
+        Rollback { id: ContainerId, rollback: Rollback } = 15,
+        /// Every target knows.
+        RolledBack { id: ContainerId, asked: Epoch } = 16,
+        AllocateObjectIds { id: ContainerId, count: u64 } = 17,
+        /// Targets of these ranks failed, or are taken for failed, by the map of `version`.
+        Exclude { version: u32, ranks: Vec<Rank> } = 18,
+        /// Their servers are back: what they hold is brought up to date.
+        Reintegrate { version: u32, ranks: Vec<Rank> } = 19,
+    }
+}
+
+message! {
+    /// What a command says when it was done. `version`: which the targets must have followed before it is done there, too.
+    pub enum PoolDone {
+        Version { version: u64 } = 1,
+        Container { id: ContainerId } = 2,
+        /// The first of the ids handed out.
+        Ids { first: u64 } = 3,
+        Snapshot { epoch: Epoch, name: String, version: u64 } = 4,
+    }
+}
+
+impl raft::StateMachine for PoolState {
     const NAME: &'static str = "pool";
     type Command = PoolCommand;
-    /// First of the ids handed out; 0 for every other command.
-    type Output = u64;
+    type Response = Result<PoolDone, Error>;
 
-    fn apply(&mut self, command: PoolCommand) -> Result<u64, Error> {
+    fn apply(&mut self, command: PoolCommand) -> Result<PoolDone, Error> {
+        // Every refusal comes before the first change.
         match command {
-            PoolCommand::Resize { bytes_per_target } => self.bytes_per_target = bytes_per_target,
-            PoolCommand::SetProperties { values } => {
-                for (name, value) in values {
-                    let property = checked(types::PoolProperty::TABLE, &name, &value, false)?;
-                    if property.name == "label" {
-                        self.label.clone_from(&value);
-                    }
-                    self.properties.insert(property.name.to_string(), value);
+            PoolCommand::Create { label, bytes_per_target, servers, properties } => {
+                if !self.is_created() {
+                    self.map = Some(Map(first_map(servers)?));
+                    (self.label, self.bytes_per_target, self.version) = (label, bytes_per_target, 1);
+                    self.properties = properties.into_iter().collect();
                 }
             }
+            PoolCommand::Resize { bytes_per_target } => {
+                self.bytes_per_target = bytes_per_target;
+                self.version += 1;
+            }
+            PoolCommand::SetProperties { values } => self.set_properties(values)?,
             PoolCommand::CreateContainer { id, label, layout, created, properties, attributes } => {
                 self.create_container(id, label, layout, created, properties, attributes)?;
+                return Ok(PoolDone::Container { id });
             }
-            PoolCommand::ContainerCreated { id } => self.container_mut(id)?.phase = Phase::Ready,
-            PoolCommand::DestroyContainer { id } => self.container_mut(id)?.phase = Phase::Destroying,
+            PoolCommand::ContainerCreated { id } => {
+                // A creation that was given up meanwhile stays so.
+                let container = self.container_mut(id)?;
+                if container.phase == Phase::Creating {
+                    container.phase = Phase::Ready;
+                }
+            }
+            PoolCommand::DestroyContainer { id, trouble } => {
+                let container = self.touch(id)?;
+                (container.phase, container.trouble) = (Phase::Destroying, trouble);
+            }
             PoolCommand::ContainerDestroyed { id } => {
-                self.containers.remove(&id);
+                if self.containers.get(&id).is_some_and(|c| c.phase == Phase::Destroying) {
+                    self.containers.remove(&id);
+                }
             }
             PoolCommand::SetContainerProperties { id, values } => self.set_container_properties(id, values)?,
             PoolCommand::SetAttributes { id, attributes } => self.container_mut(id)?.set_attributes(attributes)?,
@@ -179,31 +200,95 @@ impl StateMachine for PoolState {
                     container.attributes.remove(name);
                 });
             }
-            PoolCommand::CreateSnapshot { id, epoch, name } => self.container_mut(id)?.create_snapshot(epoch, name)?,
+            PoolCommand::Hold { id } => self.touch(id)?.is_held = true,
+            PoolCommand::LetGo { id } => self.touch(id)?.is_held = false,
+            PoolCommand::CreateSnapshot { id, epoch, name } => {
+                self.container_mut(id)?.create_snapshot(epoch, name.clone())?;
+                self.touch(id)?.is_held = false;
+                return Ok(PoolDone::Snapshot { epoch, name, version: self.version });
+            }
             PoolCommand::DestroySnapshot { id, epoch } => {
                 let removed = self.container_mut(id)?.snapshots.remove(&epoch);
                 removed.ok_or_else(|| Error::new(Code::NotFound, format!("no snapshot at {epoch}")))?;
+                self.touch(id)?;
             }
             PoolCommand::Rollback { id, rollback } => {
-                let container = self.container_mut(id)?;
+                let container = self.touch(id)?;
                 container.snapshots.retain(|epoch, _| *epoch <= rollback.to);
                 container.rollback = Some(rollback);
+                let name = container.snapshots.get(&rollback.to).cloned().unwrap_or_default();
+                return Ok(PoolDone::Snapshot { epoch: rollback.to, name, version: self.version });
             }
-            PoolCommand::RolledBack { id } => self.container_mut(id)?.rollback = None,
+            PoolCommand::RolledBack { id, asked } => {
+                let container = self.container_mut(id)?;
+                // Another may have been asked for meanwhile.
+                if container.rollback.is_some_and(|rollback| rollback.asked == asked) {
+                    container.rollback = None;
+                }
+            }
             PoolCommand::AllocateObjectIds { id, count } => {
                 let container = self.container_mut(id)?;
                 let first = container.next_object_id;
                 container.next_object_id = first
                     .checked_add(count)
                     .ok_or_else(|| Error::new(Code::Quota, "the container has handed out all its object ids"))?;
-                return Ok(first);
+                return Ok(PoolDone::Ids { first });
             }
+            PoolCommand::Exclude { version, ranks } => self.change_map(version, &ranks, Event::Exclude)?,
+            PoolCommand::Reintegrate { version, ranks } => self.change_map(version, &ranks, Event::Reintegrate)?,
         }
-        Ok(0)
+        Ok(PoolDone::Version { version: self.version })
     }
 }
 
 impl PoolState {
+    /// Before the first command: the same on every replica.
+    pub fn empty(id: PoolId) -> PoolState {
+        PoolState {
+            format: Format,
+            id,
+            label: String::new(),
+            version: 0,
+            map: None,
+            bytes_per_target: 0,
+            properties: BTreeMap::new(),
+            containers: BTreeMap::new(),
+        }
+    }
+
+    pub fn is_created(&self) -> bool {
+        self.version > 0
+    }
+
+    /// The map, once the pool is created.
+    pub fn map(&self) -> Option<&PoolMap> {
+        self.map.as_ref().map(|map| &map.0)
+    }
+
+    pub fn servers(&self) -> &[Server] {
+        self.map().map_or(&[], PoolMap::servers)
+    }
+
+    /// Targets of all servers.
+    pub fn targets(&self) -> u32 {
+        self.servers().iter().map(|server| server.targets).sum()
+    }
+
+    /// Lets something happen to all targets of some servers for which it means anything.
+    fn change_map(&mut self, version: u32, ranks: &[Rank], event: Event) -> Result<(), Error> {
+        let Some(Map(map)) = &mut self.map else { return Ok(()) };
+        // Decided by another map: whoever decided looks again.
+        if map.version() != version {
+            return Ok(());
+        }
+        let targets = map.targets().iter().zip(0..).filter(|(target, _)| ranks.contains(&target.rank));
+        let events = targets.filter(|(target, _)| matches!(target.state().after(event), Ok(Some(_))));
+        let change = Change::Happen(events.map(|(_, position)| (position, event)).collect());
+        let after = map.apply(&change).map_err(|error| Error::new(Code::Invalid, error.to_string()))?;
+        self.version += u64::from(after != version);
+        Ok(())
+    }
+
     /// What each target gives.
     pub fn share(&self) -> PoolShare {
         let property = |name: &str| {
@@ -254,6 +339,31 @@ impl PoolState {
         self.containers.get_mut(&id).ok_or_else(|| Error::new(Code::NotFound, format!("no container {id}")))
     }
 
+    /// A container that changes so that targets must hear of it.
+    fn touch(&mut self, id: ContainerId) -> Result<&mut Container, Error> {
+        let version = self.version + 1;
+        let container = self.container_mut(id)?;
+        container.since = version;
+        self.version = version;
+        self.container_mut(id)
+    }
+
+    fn set_properties(&mut self, values: Vec<(String, String)>) -> Result<(), Error> {
+        for (name, value) in &values {
+            checked(PoolProperty::TABLE, name, value, false)?;
+        }
+        let before = self.share();
+        for (name, value) in values {
+            let property = checked(PoolProperty::TABLE, &name, &value, false)?;
+            if property.name == "label" {
+                self.label.clone_from(&value);
+            }
+            self.properties.insert(property.name.to_string(), value);
+        }
+        self.version += u64::from(self.share() != before);
+        Ok(())
+    }
+
     fn check_label(&self, label: &str, except: Option<ContainerId>) -> Result<(), Error> {
         match self.containers.iter().find(|(id, c)| c.label.as_deref() == Some(label) && Some(**id) != except) {
             Some((id, _)) => Err(Error::new(
@@ -272,7 +382,7 @@ impl PoolState {
         layout: Layout,
         created: Epoch,
         properties: Vec<(String, String)>,
-        attributes: Vec<(String, Vec<u8>)>,
+        attributes: Vec<(String, Bytes)>,
     ) -> Result<(), Error> {
         if let Some(label) = &label {
             self.check_label(label.as_str(), None)?;
@@ -291,45 +401,56 @@ impl PoolState {
         }
         let mut container = Container {
             label: label.map(|l| l.to_string()),
-            layout: layout.name().to_string(),
+            layout,
             created,
             phase: Phase::Creating,
+            since: self.version + 1,
             properties: set,
             attributes: BTreeMap::new(),
             snapshots: BTreeMap::new(),
             next_object_id: FIRST_OBJECT_ID,
             rollback: None,
+            is_held: false,
+            trouble: None,
         };
         container.set_attributes(attributes)?;
         self.containers.insert(id, container);
+        self.version += 1;
         Ok(())
     }
 
     fn set_container_properties(&mut self, id: ContainerId, values: Vec<(String, String)>) -> Result<(), Error> {
+        let mut rows = Vec::with_capacity(values.len());
         for (name, value) in values {
             let property = checked(ContainerProperty::TABLE, &name, &value, false)?;
             if property.name == "label" {
                 self.check_label(&value, Some(id))?;
-                self.container_mut(id)?.label = Some(value.clone());
             }
-            self.container_mut(id)?.properties.insert(property.name.to_string(), value);
+            rows.push((property.name, value));
+        }
+        let container = self.container_mut(id)?;
+        let before = container.retention();
+        for (name, value) in rows {
+            if name == "label" {
+                container.label = Some(value.clone());
+            }
+            container.properties.insert(name.to_string(), value);
+        }
+        if container.retention() != before {
+            self.touch(id)?;
         }
         Ok(())
     }
 }
 
 impl Container {
-    pub fn layout(&self) -> Layout {
-        self.layout.parse().unwrap_or_default()
-    }
-
     /// How much history stays readable beside the snapshots.
     pub fn retention(&self) -> Span {
         self.properties.get("retention").and_then(|text| text.parse().ok()).unwrap_or_default()
     }
 
-    fn set_attributes(&mut self, attributes: Vec<(String, Vec<u8>)>) -> Result<(), Error> {
-        for (name, value) in attributes {
+    fn set_attributes(&mut self, attributes: Vec<(String, Bytes)>) -> Result<(), Error> {
+        for (name, Bytes(value)) in &attributes {
             if name.is_empty() || name.len() > ATTRIBUTE_NAME_BYTES_MAX {
                 let text = format!("an attribute's name has 1 to {ATTRIBUTE_NAME_BYTES_MAX} bytes, not {}", name.len());
                 return Err(Error::new(Code::Invalid, text));
@@ -338,11 +459,12 @@ impl Container {
                 let text = format!("attribute '{name}' of {} bytes is over {ATTRIBUTE_VALUE_BYTES_MAX}", value.len());
                 return Err(Error::new(Code::ValueTooBig, text).remedy("store it as a value in an object"));
             }
-            self.attributes.insert(name, Hex(value));
         }
-        if self.attributes.len() > ATTRIBUTES_MAX {
+        let new = attributes.iter().filter(|(name, _)| !self.attributes.contains_key(name)).count();
+        if self.attributes.len() + new > ATTRIBUTES_MAX {
             return Err(Error::new(Code::Quota, format!("a container has at most {ATTRIBUTES_MAX} attributes")));
         }
+        self.attributes.extend(attributes);
         Ok(())
     }
 
@@ -362,6 +484,18 @@ impl Container {
         self.snapshots.insert(epoch, name);
         Ok(())
     }
+}
+
+/// The map of a pool that is made of these servers.
+fn first_map(servers: Vec<PoolServer>) -> Result<PoolMap, Error> {
+    let invalid = |text: String| Error::new(Code::Invalid, text);
+    let server = |server: PoolServer| {
+        let PoolServer { rank, fault_path, targets, weight } = server;
+        let path = fault_path.parse().map_err(|error: placement::PathError| invalid(error.to_string()))?;
+        Ok(Server { rank, path, targets, weight })
+    };
+    let servers = servers.into_iter().map(server).collect::<Result<_, Error>>()?;
+    PoolMap::create(servers).map_err(|error| invalid(error.to_string()))
 }
 
 /// The row of a property that may take this value now.
@@ -391,25 +525,22 @@ pub(super) fn all_properties(table: &[Property], set: &BTreeMap<String, String>)
 #[cfg(test)]
 mod tests {
     use super::*;
+    use raft::StateMachine;
 
     fn id(n: u8) -> ContainerId {
         ContainerId::from_bytes([n; 16])
     }
     fn pool_with(label: &str) -> PoolState {
-        let mut pool = PoolState {
-            id: PoolId::from_bytes([9; 16]),
-            label: "tank".into(),
-            map_version: 1,
-            targets: 2,
-            bytes_per_target: 1 << 30,
-            properties: BTreeMap::new(),
-            containers: BTreeMap::new(),
-        };
-        pool.apply(create(1, label)).unwrap();
+        let mut pool = PoolState::empty(PoolId::from_bytes([9; 16]));
+        let servers = vec![PoolServer { rank: Rank(0), fault_path: "/server0".into(), targets: 2, weight: 1 }];
+        let create =
+            PoolCommand::Create { label: "tank".into(), bytes_per_target: 1 << 30, servers, properties: vec![] };
+        pool.apply(create).unwrap();
+        pool.apply(create_container(1, label)).unwrap();
         pool.apply(PoolCommand::ContainerCreated { id: id(1) }).unwrap();
         pool
     }
-    fn create(n: u8, label: &str) -> PoolCommand {
+    fn create_container(n: u8, label: &str) -> PoolCommand {
         PoolCommand::CreateContainer {
             id: id(n),
             label: Some(Label::parse(label).unwrap()),
@@ -423,9 +554,9 @@ mod tests {
     #[test]
     fn ids_are_handed_out_once_and_above_the_reserved_ones() {
         let mut pool = pool_with("home");
-        let first = pool.apply(PoolCommand::AllocateObjectIds { id: id(1), count: 10 }).unwrap();
-        let second = pool.apply(PoolCommand::AllocateObjectIds { id: id(1), count: 1 }).unwrap();
-        assert_eq!((first, second), (FIRST_OBJECT_ID, FIRST_OBJECT_ID + 10));
+        let mut take = |count| pool.apply(PoolCommand::AllocateObjectIds { id: id(1), count });
+        assert_eq!(take(10), Ok(PoolDone::Ids { first: FIRST_OBJECT_ID }));
+        assert_eq!(take(1), Ok(PoolDone::Ids { first: FIRST_OBJECT_ID + 10 }));
         assert!(pool.apply(PoolCommand::AllocateObjectIds { id: id(1), count: u64::MAX }).is_err());
     }
 
@@ -447,20 +578,83 @@ mod tests {
     #[test]
     fn a_refused_label_leaves_both_containers_as_they_were() {
         let mut pool = pool_with("home");
-        pool.apply(create(2, "work")).unwrap();
+        pool.apply(create_container(2, "work")).unwrap();
         let rename = PoolCommand::SetContainerProperties { id: id(2), values: vec![("label".into(), "home".into())] };
         assert_eq!(pool.apply(rename).unwrap_err().code, Code::Exists);
         assert_eq!(pool.container(id(2)).unwrap().label.as_deref(), Some("work"));
     }
 
-    /// The state survives its document, attributes of any bytes included.
     #[test]
-    fn state_round_trips_as_json() {
+    fn targets_of_a_lost_server_are_down_until_it_is_back_and_an_old_decision_does_nothing() {
         let mut pool = pool_with("home");
-        let attributes = vec![("raw".to_string(), vec![0, 255, 10])];
-        pool.apply(PoolCommand::SetAttributes { id: id(1), attributes }).unwrap();
+        let exclude = |version| PoolCommand::Exclude { version, ranks: vec![Rank(0)] };
+        let states = |pool: &PoolState| pool.map().unwrap().targets().iter().map(|t| t.state()).collect::<Vec<_>>();
+        let before = pool.version;
+        pool.apply(exclude(1)).unwrap();
+        assert_eq!(states(&pool), [placement::TargetState::Down; 2]);
+        assert_eq!(pool.version, before + 1, "targets must hear of it");
+        let down = pool.clone();
+        pool.apply(exclude(1)).unwrap();
+        pool.apply(exclude(2)).unwrap();
+        assert_eq!(pool, down);
+        pool.apply(PoolCommand::Reintegrate { version: 2, ranks: vec![Rank(0)] }).unwrap();
+        assert_eq!(states(&pool), [placement::TargetState::Up(placement::CameFrom::Down); 2]);
+        assert_eq!(PoolState::from_bytes(&pool.to_bytes()), Ok(pool), "the map's history is kept");
+    }
+
+    /// A change that is refused in its midst has changed nothing.
+    #[test]
+    fn a_refused_command_leaves_the_state_as_it_was() {
+        let mut pool = pool_with("home");
+        let before = pool.clone();
+        let wrong = ("no such property".to_string(), "1".to_string());
+        let values = vec![("space_rb".to_string(), "5".to_string()), wrong.clone()];
+        assert!(pool.apply(PoolCommand::SetProperties { values }).is_err());
+        let values = vec![("label".to_string(), "else".to_string()), wrong];
+        assert!(pool.apply(PoolCommand::SetContainerProperties { id: id(1), values }).is_err());
+        let attributes = vec![("a".to_string(), Bytes(vec![1])), (String::new(), Bytes(vec![1]))];
+        assert!(pool.apply(PoolCommand::SetAttributes { id: id(1), attributes }).is_err());
+        assert_eq!(pool, before);
+    }
+
+    #[test]
+    fn the_version_grows_with_what_targets_must_hear_of_and_only_then() {
+        let mut pool = pool_with("home");
+        let command = |name: &str, value: &str| PoolCommand::SetContainerProperties {
+            id: id(1),
+            values: vec![(name.to_string(), value.to_string())],
+        };
+        let cases: [(PoolCommand, u64); 6] = [
+            (PoolCommand::AllocateObjectIds { id: id(1), count: 1 }, 0),
+            (command("label", "house"), 0),
+            (command("retention", "1h"), 1),
+            (PoolCommand::Hold { id: id(1) }, 1),
+            (PoolCommand::CreateSnapshot { id: id(1), epoch: Epoch(7), name: "a".into() }, 1),
+            (PoolCommand::DestroyContainer { id: id(1), trouble: None }, 1),
+        ];
+        for (command, more) in cases {
+            let before = pool.version;
+            pool.apply(command.clone()).unwrap();
+            assert_eq!(pool.version - before, more, "{command:?}");
+            assert!(more == 0 || pool.containers[&id(1)].since == pool.version);
+        }
+    }
+
+    #[test]
+    fn a_snapshot_ends_the_hold() {
+        let mut pool = pool_with("home");
+        pool.apply(PoolCommand::Hold { id: id(1) }).unwrap();
+        assert!(pool.containers[&id(1)].is_held);
         pool.apply(PoolCommand::CreateSnapshot { id: id(1), epoch: Epoch(7), name: "a".into() }).unwrap();
-        let text = serde_json::to_string(&pool).unwrap();
-        assert_eq!(serde_json::from_str::<PoolState>(&text).unwrap(), pool);
+        assert!(!pool.containers[&id(1)].is_held);
+    }
+
+    #[test]
+    fn a_state_of_another_release_is_refused_by_name() {
+        let mut bytes = pool_with("home").to_bytes();
+        assert_eq!(PoolState::from_bytes(&bytes).unwrap(), pool_with("home"));
+        bytes[0] = 9;
+        let error = PoolState::from_bytes(&bytes).unwrap_err();
+        assert_eq!(error.to_string(), "the version of the state has the unknown value 9");
     }
 }

@@ -1,75 +1,199 @@
-//! The system's state: which pools there are.
+//! The system's state: its servers, and which pools there are.
 
 use std::collections::BTreeMap;
 
-use serde::{Deserialize, Serialize};
-use types::{Code, Error, Label, PoolId};
-use uuid::Uuid;
+use types::{Code, Error, Label, PoolId, Rank, ServerId, SystemId};
+use wire::control::MemberState;
+use wire::message;
 
-use super::replica::StateMachine;
+use super::state::Format;
 
-/// Most pools in a system; each has a document and a row on every target.
+/// Most pools in a system; each has a group of replicas and a row on every target.
 const POOLS_MAX: usize = 1024;
+/// Most servers; bounds what the state holds. How many can follow it today is [`raft::limits::MEMBERS_MAX`].
+const MEMBERS_MAX: usize = 16 << 10;
+/// Tokens that nobody used yet.
+const TOKENS_MAX: usize = 256;
+const ATTRIBUTES_MAX: usize = 1024;
+const ATTRIBUTE_BYTES_MAX: usize = 4096;
+const ADDRESS_BYTES_MAX: usize = 255;
 
-/// All that the system as a whole knows.
-#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
-pub struct SystemState {
-    pub name: String,
-    pub id: Uuid,
-    pub pools: BTreeMap<PoolId, PoolRow>,
+message! {
+    /// All that the system as a whole knows.
+    pub struct SystemState {
+        pub format: Format,
+        pub name: String,
+        /// Nil until the system is formed.
+        pub id: SystemId,
+        /// Grows with every change that servers act upon.
+        pub version: u64,
+        pub next_rank: u32,
+        pub members: BTreeMap<Rank, Member>,
+        /// By the hash of what the administrator was given.
+        pub tokens: BTreeMap<Hash, Token>,
+        pub attributes: BTreeMap<String, String>,
+        pub pools: BTreeMap<PoolId, PoolRow>,
+    }
 }
 
-/// One pool, as the system sees it; the rest is in the pool's own state.
-#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
-pub struct PoolRow {
-    pub label: String,
-    pub bytes_per_target: u64,
-    pub phase: Phase,
+message! {
+    /// A server.
+    pub struct Member {
+        pub id: ServerId,
+        pub address: String,
+        pub fault_path: String,
+        pub targets: u32,
+        pub state: MemberState,
+        /// Which start of the server this is about.
+        pub incarnation: u64,
+    }
 }
 
-/// Where a thing made on several targets stands. A restart carries on from here.
-///
-/// ```text
-///  (none) --create--> Creating --done--> Ready --destroy--> Destroying --done--> (none)
-///                         \_______________destroy______________/
-/// ```
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(rename_all = "lowercase")]
-pub enum Phase {
-    Creating,
-    Ready,
-    Destroying,
+message! {
+    /// One server may join with it.
+    pub struct Token {
+        /// Microseconds since 1970.
+        pub expires: u64,
+        pub used_by: Option<ServerId>,
+    }
 }
 
-pub enum SystemCommand {
-    CreatePool { id: PoolId, label: Label, bytes_per_target: u64 },
-    PoolCreated { id: PoolId },
-    DestroyPool { id: PoolId },
-    PoolDestroyed { id: PoolId },
-    RelabelPool { id: PoolId, label: Label },
-    ResizePool { id: PoolId, bytes_per_target: u64 },
+/// SHA-256 of a token.
+pub type Hash = wire::encoding::Bytes32;
+
+message! {
+    /// One pool, as the system sees it; the rest is in the pool's own state.
+    pub struct PoolRow {
+        pub label: String,
+        pub bytes_per_target: u64,
+        pub phase: Phase,
+        /// Version of the system's state that brought the phase.
+        pub since: u64,
+        /// Whose targets it has.
+        pub servers: Vec<Rank>,
+        /// Who makes the first replica of its service.
+        pub maker: Rank,
+        /// What it is made with.
+        pub properties: Vec<(String, String)>,
+        /// Why it is taken away again.
+        pub trouble: Option<Error>,
+    }
 }
 
-impl StateMachine for SystemState {
+message! {
+    /// Where a thing made on several targets stands. A restart carries on from here.
+    ///
+    /// ```text
+    ///  (none) --create--> Creating --done--> Ready --destroy--> Destroying --done--> (none)
+    ///                         \_______________destroy______________/
+    /// ```
+    #[derive(Copy)]
+    pub enum Phase {
+        Creating = 1,
+        Ready = 2,
+        Destroying = 3,
+    }
+}
+
+message! {
+    /// A change of the system. What it needs of the outside (ids, the time) its proposer put into it.
+    pub enum SystemCommand {
+        /// The first server makes the system.
+        Form { name: String, id: SystemId } = 1,
+        /// A server joins, or is back. `token`: the hash of what it showed.
+        Join { server: ServerId, token: Option<Hash>, address: String, fault_path: String, targets: u32, incarnation: u64, now: u64 } = 2,
+        AddToken { hash: Hash, expires: u64, now: u64 } = 3,
+        /// A rank is taken for dead in this incarnation.
+        Lost { rank: Rank, incarnation: u64 } = 4,
+        /// An administrator's word.
+        Exclude { ranks: Vec<Rank>, exclude: bool } = 5,
+        /// An empty value removes.
+        SetAttributes { attributes: Vec<(String, String)> } = 6,
+        CreatePool { id: PoolId, label: Label, bytes_per_target: u64, servers: Vec<Rank>, maker: Rank, properties: Vec<(String, String)> } = 7,
+        PoolCreated { id: PoolId } = 8,
+        DestroyPool { id: PoolId, trouble: Option<Error> } = 9,
+        PoolDestroyed { id: PoolId } = 10,
+        RelabelPool { id: PoolId, label: Label } = 11,
+        ResizePool { id: PoolId, bytes_per_target: u64 } = 12,
+    }
+}
+
+message! {
+    /// What a command says when it was done.
+    #[derive(Copy)]
+    pub enum SystemDone {
+        Nothing = 1,
+        Rank { rank: Rank } = 2,
+        Pool { id: PoolId } = 3,
+    }
+}
+
+impl raft::StateMachine for SystemState {
     const NAME: &'static str = "system";
     type Command = SystemCommand;
-    type Output = ();
+    type Response = Result<SystemDone, Error>;
 
-    fn apply(&mut self, command: SystemCommand) -> Result<(), Error> {
+    fn apply(&mut self, command: SystemCommand) -> Result<SystemDone, Error> {
+        // Every refusal comes before the first change.
         match command {
-            SystemCommand::CreatePool { id, label, bytes_per_target } => {
+            SystemCommand::Form { name, id } => {
+                if self.id == SystemState::empty().id {
+                    (self.name, self.id) = (name, id);
+                }
+            }
+            SystemCommand::Join { server, token, address, fault_path, targets, incarnation, now } => {
+                let member =
+                    Member { id: server, address, fault_path, targets, state: MemberState::Joined, incarnation };
+                return self.join(member, token, now).map(|rank| SystemDone::Rank { rank });
+            }
+            SystemCommand::AddToken { hash, expires, now } => {
+                self.tokens.retain(|_, token| token.expires > now);
+                if self.tokens.len() >= TOKENS_MAX {
+                    let text = format!("{TOKENS_MAX} tokens wait to be used or to expire, the limit");
+                    return Err(Error::new(Code::Quota, text).remedy("use them, or wait until they expire"));
+                }
+                self.tokens.insert(hash, Token { expires, used_by: None });
+            }
+            SystemCommand::Lost { rank, incarnation } => {
+                // Who has come back meanwhile is another life.
+                if let Some(member) = self.members.get_mut(&rank).filter(|m| m.incarnation == incarnation)
+                    && member.state == MemberState::Joined
+                {
+                    member.state = MemberState::Excluded;
+                    self.version += 1;
+                }
+            }
+            SystemCommand::Exclude { ranks, exclude } => self.exclude(&ranks, exclude)?,
+            SystemCommand::SetAttributes { attributes } => self.set_attributes(attributes)?,
+            SystemCommand::CreatePool { id, label, bytes_per_target, servers, maker, properties } => {
                 self.check_label(&label, None)?;
                 if self.pools.len() >= POOLS_MAX {
                     return Err(Error::new(Code::Quota, format!("the system has {POOLS_MAX} pools, its limit"))
                         .remedy("destroy a pool first"));
                 }
-                let row = PoolRow { label: label.to_string(), bytes_per_target, phase: Phase::Creating };
+                self.version += 1;
+                let (label, phase, since) = (label.to_string(), Phase::Creating, self.version);
+                let row =
+                    PoolRow { label, bytes_per_target, phase, since, servers, maker, properties, trouble: None };
                 self.pools.insert(id, row);
+                return Ok(SystemDone::Pool { id });
             }
-            SystemCommand::PoolCreated { id } => self.row(id)?.phase = Phase::Ready,
-            SystemCommand::DestroyPool { id } => self.row(id)?.phase = Phase::Destroying,
+            SystemCommand::PoolCreated { id } => {
+                // A creation that was given up meanwhile stays so.
+                if self.row(id)?.phase == Phase::Creating {
+                    self.enter(id, Phase::Ready)?;
+                }
+            }
+            SystemCommand::DestroyPool { id, trouble } => {
+                if self.row(id)?.phase != Phase::Destroying {
+                    self.row(id)?.trouble = trouble;
+                    self.enter(id, Phase::Destroying)?;
+                }
+            }
             SystemCommand::PoolDestroyed { id } => {
-                self.pools.remove(&id);
+                if self.pools.get(&id).is_some_and(|row| row.phase == Phase::Destroying) {
+                    self.pools.remove(&id);
+                }
             }
             SystemCommand::RelabelPool { id, label } => {
                 self.check_label(&label, Some(id))?;
@@ -77,11 +201,26 @@ impl StateMachine for SystemState {
             }
             SystemCommand::ResizePool { id, bytes_per_target } => self.row(id)?.bytes_per_target = bytes_per_target,
         }
-        Ok(())
+        Ok(SystemDone::Nothing)
     }
 }
 
 impl SystemState {
+    /// Before the first command: the same on every replica.
+    pub fn empty() -> SystemState {
+        SystemState {
+            format: Format,
+            name: String::new(),
+            id: SystemId::from_bytes([0; 16]),
+            version: 0,
+            next_rank: 0,
+            members: BTreeMap::new(),
+            tokens: BTreeMap::new(),
+            attributes: BTreeMap::new(),
+            pools: BTreeMap::new(),
+        }
+    }
+
     /// The ready pool called `name`, a label or a UUID.
     ///
     /// # Errors
@@ -98,8 +237,30 @@ impl SystemState {
         })
     }
 
+    /// Servers that take part.
+    pub fn joined(&self) -> impl Iterator<Item = (Rank, &Member)> {
+        self.members.iter().filter(|(_, m)| m.state == MemberState::Joined).map(|(rank, m)| (*rank, m))
+    }
+
+    pub fn is_joined(&self, rank: Rank) -> bool {
+        self.members.get(&rank).is_some_and(|m| m.state == MemberState::Joined)
+    }
+
+    /// The rank of a server that has joined before.
+    pub fn rank_of(&self, server: ServerId) -> Option<Rank> {
+        self.members.iter().find(|(_, m)| m.id == server).map(|(rank, _)| *rank)
+    }
+
     fn row(&mut self, id: PoolId) -> Result<&mut PoolRow, Error> {
         self.pools.get_mut(&id).ok_or_else(|| Error::new(Code::NotFound, format!("no pool {id}")))
+    }
+
+    fn enter(&mut self, id: PoolId, phase: Phase) -> Result<(), Error> {
+        let version = self.version + 1;
+        let row = self.row(id)?;
+        (row.phase, row.since) = (phase, version);
+        self.version = version;
+        Ok(())
     }
 
     /// Whether a pool may be called `label`. `except`: the pool that is to be renamed.
@@ -112,6 +273,134 @@ impl SystemState {
                 .remedy("choose another label")),
             None => Ok(()),
         }
+    }
+
+    fn join(&mut self, member: Member, token: Option<Hash>, now: u64) -> Result<Rank, Error> {
+        if member.address.len() > ADDRESS_BYTES_MAX {
+            let text = format!("an address of {} bytes is longer than {ADDRESS_BYTES_MAX}", member.address.len());
+            return Err(Error::new(Code::Invalid, text));
+        }
+        match self.rank_of(member.id) {
+            Some(rank) => self.come_back(rank, member),
+            None => self.take_in(member, token, now),
+        }
+    }
+
+    fn come_back(&mut self, rank: Rank, member: Member) -> Result<Rank, Error> {
+        let Some(known) = self.members.get_mut(&rank) else { return Ok(rank) };
+        if known.state == MemberState::AdminExcluded {
+            let text = format!("rank {rank} was excluded by an administrator");
+            return Err(Error::new(Code::NoPermission, text)
+                .remedy(format!("let it come back with `dmg system clear-exclude --ranks {rank}`")));
+        }
+        if known.targets != member.targets {
+            let text = format!("rank {rank} has {} targets, not {}", known.targets, member.targets);
+            return Err(Error::new(Code::Mismatch, text).remedy("start it with the storage that it joined with"));
+        }
+        // A message of an earlier start that came late.
+        if member.incarnation < known.incarnation {
+            return Ok(rank);
+        }
+        // Where it stands is where its data lies, and stays.
+        let member = Member { fault_path: known.fault_path.clone(), ..member };
+        if *known != member {
+            *known = member;
+            self.version += 1;
+        }
+        Ok(rank)
+    }
+
+    fn take_in(&mut self, mut member: Member, token: Option<Hash>, now: u64) -> Result<Rank, Error> {
+        // The first server is the system: there is nobody who could have made it a token.
+        let is_first = self.members.is_empty();
+        if !is_first {
+            self.check_token(token.as_ref(), member.id, now)?;
+        }
+        if self.members.len() >= MEMBERS_MAX.min(raft::limits::MEMBERS_MAX) {
+            let text = format!("the system has {} servers, as many as this release can have", self.members.len());
+            return Err(Error::new(Code::Quota, text));
+        }
+        let rank = Rank(self.next_rank);
+        member.fault_path = self.fault_path(rank, &member.fault_path)?;
+        if let Some(used) = token.and_then(|hash| self.tokens.get_mut(&hash)) {
+            used.used_by = Some(member.id);
+        }
+        self.members.insert(rank, member);
+        self.next_rank += 1;
+        self.version += 1;
+        Ok(rank)
+    }
+
+    fn check_token(&self, token: Option<&Hash>, server: ServerId, now: u64) -> Result<(), Error> {
+        const REMEDY: &str = "make one with `dmg system token`, and start the server with `--join ADDRESS --token TOKEN`";
+        let refused = |why: &str| Err(Error::new(Code::NoPermission, why.to_string()).remedy(REMEDY));
+        match token.map(|hash| self.tokens.get(hash)) {
+            None => refused("a server needs a token to join"),
+            Some(None) => refused("the token is unknown to this system, or expired long ago"),
+            Some(Some(known)) if known.used_by.is_some_and(|by| by != server) => {
+                refused("the token was used by another server; each lets in one")
+            }
+            Some(Some(known)) if known.expires <= now => refused("the token has expired"),
+            Some(Some(_)) => Ok(()),
+        }
+    }
+
+    /// Where a new server stands. One that says nothing fails by itself.
+    fn fault_path(&self, rank: Rank, wanted: &str) -> Result<String, Error> {
+        if wanted.is_empty() {
+            let depth = self.members.values().next().map_or(1, |first| first.fault_path.matches('/').count());
+            return Ok(format!("/server{rank}").repeat(depth.max(1)));
+        }
+        let path: placement::FaultPath =
+            wanted.parse().map_err(|e: placement::PathError| Error::new(Code::Invalid, e.to_string()))?;
+        let depth = path.parts().count();
+        match self.members.iter().find(|(_, m)| m.fault_path.matches('/').count() != depth) {
+            Some((other, m)) => {
+                let text = format!("the fault path {path} is not as deep as {} of rank {other}", m.fault_path);
+                Err(Error::new(Code::Invalid, text).remedy("give all servers paths of as many names (`fault_path`)"))
+            }
+            None => Ok(path.to_string()),
+        }
+    }
+
+    fn exclude(&mut self, ranks: &[Rank], exclude: bool) -> Result<(), Error> {
+        if let Some(rank) = ranks.iter().find(|rank| !self.members.contains_key(rank)) {
+            return Err(Error::new(Code::NotFound, format!("no rank {rank}")).remedy("see `dmg system query`"));
+        }
+        let left = self.joined().filter(|(rank, _)| !ranks.contains(rank)).count();
+        if exclude && left == 0 {
+            return Err(Error::new(Code::Invalid, "no server would be left").remedy("leave one in"));
+        }
+        for rank in ranks {
+            let Some(member) = self.members.get_mut(rank) else { continue };
+            member.state = match (exclude, member.state) {
+                (true, _) => MemberState::AdminExcluded,
+                // It is in again when it says that it is there.
+                (false, MemberState::AdminExcluded) => MemberState::Excluded,
+                (false, other) => other,
+            };
+        }
+        self.version += 1;
+        Ok(())
+    }
+
+    fn set_attributes(&mut self, attributes: Vec<(String, String)>) -> Result<(), Error> {
+        for (name, value) in &attributes {
+            if name.is_empty() || name.len() + value.len() > ATTRIBUTE_BYTES_MAX {
+                let text = format!("an attribute has a name, and at most {ATTRIBUTE_BYTES_MAX} bytes with its value");
+                return Err(Error::new(Code::Invalid, text));
+            }
+        }
+        if self.attributes.len() + attributes.len() > ATTRIBUTES_MAX {
+            return Err(Error::new(Code::Quota, format!("the system has at most {ATTRIBUTES_MAX} attributes")));
+        }
+        for (name, value) in attributes {
+            match value.is_empty() {
+                true => drop(self.attributes.remove(&name)),
+                false => drop(self.attributes.insert(name, value)),
+            }
+        }
+        Ok(())
     }
 }
 
@@ -127,15 +416,44 @@ pub(super) fn unknown(what: &str, name: &str, nearest: Option<&str>, list: &str)
 #[cfg(test)]
 mod tests {
     use super::*;
+    use raft::StateMachine;
+    use wire::encoding::Bytes32;
 
     fn system() -> SystemState {
-        SystemState { name: "daos_server".into(), id: Uuid::nil(), pools: BTreeMap::new() }
+        let mut system = SystemState::empty();
+        let id = SystemId::from_bytes([7; 16]);
+        system.apply(SystemCommand::Form { name: "daos_server".into(), id }).unwrap();
+        system
     }
     fn id(n: u8) -> PoolId {
         PoolId::from_bytes([n; 16])
     }
     fn create(n: u8, label: &str) -> SystemCommand {
-        SystemCommand::CreatePool { id: id(n), label: Label::parse(label).unwrap(), bytes_per_target: 1 }
+        SystemCommand::CreatePool {
+            id: id(n),
+            label: Label::parse(label).unwrap(),
+            bytes_per_target: 1,
+            servers: vec![Rank(0)],
+            maker: Rank(0),
+            properties: vec![],
+        }
+    }
+    fn hash(n: u8) -> Hash {
+        Bytes32([n; 32])
+    }
+    fn join(server: u8, token: Option<u8>, incarnation: u64, now: u64) -> SystemCommand {
+        SystemCommand::Join {
+            server: ServerId::from_bytes([server; 16]),
+            token: token.map(hash),
+            address: format!("mem://{server}"),
+            fault_path: String::new(),
+            targets: 2,
+            incarnation,
+            now,
+        }
+    }
+    fn token(n: u8) -> SystemCommand {
+        SystemCommand::AddToken { hash: hash(n), expires: 100, now: 1 }
     }
 
     #[test]
@@ -160,5 +478,78 @@ mod tests {
         assert_eq!(system.apply(relabel).unwrap_err().code, Code::Exists);
         let same = SystemCommand::RelabelPool { id: id(2), label: Label::parse("bay").unwrap() };
         assert!(system.apply(same).is_ok());
+    }
+
+    #[test]
+    fn a_creation_that_was_given_up_stays_so() {
+        let mut system = system();
+        system.apply(create(1, "tank")).unwrap();
+        let full = Error::new(Code::NoSpace, "full");
+        system.apply(SystemCommand::DestroyPool { id: id(1), trouble: Some(full.clone()) }).unwrap();
+        system.apply(SystemCommand::PoolCreated { id: id(1) }).unwrap();
+        system.apply(SystemCommand::DestroyPool { id: id(1), trouble: None }).unwrap();
+        assert_eq!((system.pools[&id(1)].phase, system.pools[&id(1)].trouble.clone()), (Phase::Destroying, Some(full)));
+    }
+
+    /// What a server says when it comes, and what it is told.
+    #[test]
+    fn who_joins_needs_a_token_that_is_good() {
+        let cases: [(&str, Option<u8>, u64, &str); 5] = [
+            ("none", None, 50, "needs a token"),
+            ("of nobody", Some(9), 50, "unknown"),
+            ("used", Some(1), 50, "used by another"),
+            ("old", Some(2), 100, "expired"),
+            ("good", Some(2), 99, ""),
+        ];
+        let mut system = system();
+        assert_eq!(system.apply(join(10, None, 1, 1)), Ok(SystemDone::Rank { rank: Rank(0) }), "the first needs none");
+        system.apply(token(1)).unwrap();
+        system.apply(token(2)).unwrap();
+        assert_eq!(system.apply(join(11, Some(1), 1, 50)), Ok(SystemDone::Rank { rank: Rank(1) }));
+        for (case, token, now, says) in cases {
+            let before = system.clone();
+            match system.apply(join(12, token, 1, now)) {
+                Ok(done) => assert_eq!((done, says), (SystemDone::Rank { rank: Rank(2) }, ""), "{case}"),
+                Err(error) => {
+                    assert!(!says.is_empty() && error.message.contains(says), "{case}: {error}");
+                    assert!(error.remedy.is_some_and(|text| text.contains("dmg system token")), "{case}");
+                    assert_eq!(system, before, "{case}: a refusal changes nothing");
+                }
+            }
+        }
+        assert_eq!(system.apply(join(11, None, 2, 500)), Ok(SystemDone::Rank { rank: Rank(1) }), "it is known");
+    }
+
+    #[test]
+    fn who_was_lost_is_in_again_when_it_starts_and_an_old_message_does_nothing() {
+        let mut system = system();
+        system.apply(join(10, None, 1, 1)).unwrap();
+        system.apply(SystemCommand::Lost { rank: Rank(0), incarnation: 1 }).unwrap();
+        assert_eq!(system.members[&Rank(0)].state, MemberState::Excluded);
+        system.apply(join(10, None, 2, 2)).unwrap();
+        assert!(system.is_joined(Rank(0)));
+        let before = system.clone();
+        system.apply(SystemCommand::Lost { rank: Rank(0), incarnation: 1 }).unwrap();
+        system.apply(join(10, None, 1, 3)).unwrap();
+        assert_eq!(system, before);
+    }
+
+    #[test]
+    fn an_administrators_exclusion_lasts_until_it_is_taken_back() {
+        let mut system = system();
+        system.apply(join(10, None, 1, 1)).unwrap();
+        system.apply(token(1)).unwrap();
+        system.apply(join(11, Some(1), 1, 50)).unwrap();
+        let exclude = |ranks: &[u32], exclude| SystemCommand::Exclude {
+            ranks: ranks.iter().copied().map(Rank).collect(),
+            exclude,
+        };
+        assert_eq!(system.apply(exclude(&[0, 1], true)).unwrap_err().code, Code::Invalid);
+        assert_eq!(system.apply(exclude(&[7], true)).unwrap_err().code, Code::NotFound);
+        system.apply(exclude(&[1], true)).unwrap();
+        assert_eq!(system.apply(join(11, None, 2, 60)).unwrap_err().code, Code::NoPermission);
+        system.apply(exclude(&[1], false)).unwrap();
+        system.apply(join(11, None, 3, 60)).unwrap();
+        assert!(system.is_joined(Rank(1)));
     }
 }

@@ -35,7 +35,7 @@ use tokio::sync::{Notify, oneshot};
 use types::Rank;
 
 use self::format::{Fault, Record, encode_frame, encode_record};
-use self::kept::{Kept, read_log};
+use self::kept::{Found, Kept, read_log};
 use crate::error::OpenError;
 use crate::kinds::{Entry, GroupId, LogId, Types, Vote, entry_bytes};
 use crate::limits::{APPEND_BYTES_MAX, LOG_SLACK_BYTES};
@@ -100,6 +100,39 @@ pub(crate) fn exists(directory: &Path) -> bool {
     fs::exists(directory.join(FILE))
 }
 
+/// Whose log lies in a directory.
+///
+/// # Errors
+/// `Missing`, `Corrupt`, `Disk`.
+pub(crate) fn owner(directory: &Path) -> Result<(GroupId, Rank), OpenError> {
+    let found = look(directory)?;
+    Ok((GroupId(found.header.group), Rank(found.header.rank.get())))
+}
+
+/// What a log says; the file stays as it is.
+///
+/// # Errors
+/// `Missing`, `Foreign`, `Corrupt`, `Disk`.
+pub(crate) fn read(directory: &Path, group: GroupId, rank: Rank) -> Result<Found, OpenError> {
+    let found = look(directory)?;
+    let owner = (GroupId(found.header.group), Rank(found.header.rank.get()));
+    if owner != (group, rank) {
+        let name = |(group, rank): (GroupId, Rank)| format!("rank {rank} of group {group}");
+        let path = directory.join(FILE);
+        return Err(OpenError::Foreign { path, found: name(owner), expected: name((group, rank)) });
+    }
+    Ok(found)
+}
+
+fn look(directory: &Path) -> Result<Found, OpenError> {
+    let path = directory.join(FILE);
+    let bytes = match fs::read(&path) {
+        Err(rt::disk::DiskError::NotFound { .. }) => return Err(OpenError::Missing { path: directory.to_owned() }),
+        read => read?,
+    };
+    read_log(&bytes).map_err(|(at, fault)| corrupt(&path, at, &fault))
+}
+
 impl Log {
     /// Makes the log of a replica that has none: durable when this returns.
     pub(crate) fn create(directory: &Path, group: GroupId, rank: Rank) -> Result<Log, OpenError> {
@@ -115,16 +148,7 @@ impl Log {
     /// `Missing`, `Foreign`, `Corrupt`, `Disk`.
     pub(crate) fn open(directory: &Path, group: GroupId, rank: Rank) -> Result<Log, OpenError> {
         let path = directory.join(FILE);
-        let bytes = match fs::read(&path) {
-            Err(rt::disk::DiskError::NotFound { .. }) => return Err(OpenError::Missing { path: directory.to_owned() }),
-            read => read?,
-        };
-        let found = read_log(&bytes).map_err(|(at, fault)| corrupt(&path, at, &fault))?;
-        let owner = (GroupId(found.header.group), Rank(found.header.rank.get()));
-        if owner != (group, rank) {
-            let name = |(group, rank): (GroupId, Rank)| format!("rank {rank} of group {group}");
-            return Err(OpenError::Foreign { path, found: name(owner), expected: name((group, rank)) });
-        }
+        let found = read(directory, group, rank)?;
         let kept = found.kept;
         let file = match found.torn {
             0 => {

@@ -1,0 +1,377 @@
+//! On every server: making its targets agree with what the states say, as often as it takes.
+//!
+//! The agent looks at the replica here, compares it with what it told the targets, orders what differs, and reports to the
+//! leader how far it got. It asks nobody's leave: orders are idempotent, and the state is what a majority has agreed to.
+//! Only what removes data waits until the state here is known to be up to date, for a state that is behind knows less.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::rc::Rc;
+use std::time::Duration;
+
+use futures_util::future::join_all;
+use raft::{Config, Group, GroupId, StateMachine};
+use rt::disk::fs;
+use types::{Code, ContainerId, Epoch, Error, PoolId, Span};
+use wire::encoding::Bytes;
+use wire::peer as msg;
+use wire::{Opcode, Wire};
+
+use super::Service;
+use super::pool::{Container, PoolState, Rollback};
+use super::slot::{Followed, Slot, open_group};
+use super::system::Phase;
+use crate::hold::Held;
+use crate::target::order::{Done, Order, PoolShare};
+use crate::target::parse;
+
+/// How soon what failed, or was not reported, is tried again.
+const AGAIN: Duration = Duration::from_millis(500);
+/// How long to sleep when there is nothing to do; the replica wakes the agent.
+const IDLE: Duration = Duration::from_secs(10);
+/// How long a report may take.
+const REPORT_MAX: Duration = Duration::from_secs(2);
+/// How long a replica that is to go may still be in use.
+const LET_GO: Duration = Duration::from_secs(5);
+
+/// What this server's targets were told of a pool since the start.
+#[derive(Default)]
+struct Told {
+    share: Option<PoolShare>,
+    containers: BTreeMap<ContainerId, ToldContainer>,
+    /// What no state knows was removed.
+    is_swept: bool,
+}
+
+#[derive(Default)]
+struct ToldContainer {
+    exists: bool,
+    kept: Option<(Vec<Epoch>, Span)>,
+    rollback: Option<Rollback>,
+    held: Option<Held>,
+}
+
+impl Service {
+    /// Opens the replicas that lie here.
+    pub(super) async fn open_pools(self: &Rc<Self>) -> Result<(), Error> {
+        let directory = self.config.directory.join("pools");
+        let entries = fs::read_dir(&directory).map_err(|e| Error::new(Code::Io, e.to_string()))?;
+        for path in entries {
+            let id = path.file_name().and_then(|name| name.to_str()?.parse::<PoolId>().ok());
+            if let Some(id) = id.filter(|_| fs::exists(path.join("log"))) {
+                self.open_pool(id, false).await?;
+            }
+        }
+        Ok(())
+    }
+
+    /// Opens or makes the replica of a pool's service, and starts what works with it.
+    async fn open_pool(self: &Rc<Self>, id: PoolId, is_maker: bool) -> Result<(), Error> {
+        let directory = self.config.directory.join("pools").join(id.to_string());
+        let me = raft::Peer { rank: self.rank, address: raft::Address(self.config.address.clone()) };
+        let group = GroupId(id.to_bytes());
+        let empty = PoolState::empty(id);
+        let group = open_group(&directory, group, me, empty, &self.peers, is_maker, Config::default()).await?;
+        let slot = Rc::new(Slot::new(group));
+        self.pools.borrow_mut().insert(id, Rc::clone(&slot));
+        let mut tasks = slot.tasks.borrow_mut();
+        tasks.spawn_local(self.clone().follow_pool(id, Rc::clone(&slot)));
+        tasks.spawn_local(self.clone().drive_pool(id, Rc::clone(&slot)));
+        Ok(())
+    }
+
+    /// Every pool of the state as it was at the start, or came later, was made to agree here once.
+    pub(super) fn is_settled(&self) -> bool {
+        let version = self.system.group.local(|system| system.version);
+        let pools = self.pools.borrow();
+        self.is_current.get() && self.followed.get() == version && pools.values().all(|slot| slot.is_settled.get())
+    }
+
+    /// Follows the system's state: which pools there are.
+    pub(super) async fn follow_system(self: Rc<Self>) {
+        while !self.is_current.get() {
+            rt::sleep(Duration::from_millis(5)).await;
+        }
+        let mut watch = self.system.group.watch();
+        let (mut last, mut sent) = (Followed::default(), None);
+        loop {
+            self.learn_addresses();
+            let version = self.system.group.local(|system| system.version);
+            if last.version != version || !last.trouble.is_empty() {
+                let trouble = self.follow_rows().await;
+                eprintln!("DBG rows {version} {trouble:?}");
+                for (_, error) in &trouble {
+                    tracing::warn!(%error, "the pools here are not as the system wants them");
+                }
+                last = Followed { version, trouble };
+                self.followed.set(version);
+                sent = None;
+            }
+            let leader = self.system.group.standing().leader.map(|leader| leader.rank);
+            if sent.is_none() || sent != leader {
+                sent = self.report(&self.system, self.system_group(), &last).await.then_some(leader).flatten();
+            }
+            let pause = if sent.is_none() || !last.trouble.is_empty() { AGAIN } else { IDLE };
+            if let Ok(None) = rt::timeout(pause, watch.changed()).await {
+                return;
+            }
+        }
+    }
+
+    /// Makes the replicas and pools here those that the system's state names.
+    async fn follow_rows(self: &Rc<Self>) -> Vec<(Option<ContainerId>, Error)> {
+        let mut trouble = Vec::new();
+        let rows: Vec<_> = self.system.group.local(|system| {
+            let mine = system.pools.iter().filter(|(_, row)| row.servers.contains(&self.rank));
+            mine.map(|(id, row)| (*id, row.phase, row.maker)).collect()
+        });
+        for &(id, phase, maker) in &rows {
+            let known = self.pools.borrow().contains_key(&id);
+            let outcome = match phase {
+                Phase::Creating if !known => self.open_pool(id, maker == self.rank).await,
+                Phase::Ready if !known => self.open_pool(id, false).await,
+                Phase::Creating | Phase::Ready => Ok(()),
+                Phase::Destroying => self.remove_pool(id).await,
+            };
+            trouble.extend(outcome.err().map(|error| (None, error)));
+        }
+        let wanted: BTreeSet<PoolId> = rows.iter().map(|(id, ..)| *id).collect();
+        let mut strays: BTreeSet<PoolId> = self.pools.borrow().keys().copied().collect();
+        for held in self.tell(|done| Order::Holdings { done }).await {
+            match held {
+                Ok(held) => strays.extend(held.pools.into_iter().map(|(id, _)| id)),
+                Err(error) => trouble.push((None, error)),
+            }
+        }
+        for id in strays.difference(&wanted) {
+            tracing::warn!(pool = %id, "removing a pool that the system does not know");
+            trouble.extend(self.remove_pool(*id).await.err().map(|error| (None, error)));
+        }
+        trouble
+    }
+
+    /// Removes a pool from the targets here, and its replica.
+    async fn remove_pool(&self, id: PoolId) -> Result<(), Error> {
+        // The agent first: it would make the pool anew.
+        let slot = self.pools.borrow_mut().remove(&id);
+        if let Some(slot) = slot {
+            slot.tasks.borrow_mut().abort_all();
+            let mut slot = slot;
+            let until = rt::now() + LET_GO;
+            loop {
+                match Rc::try_unwrap(slot) {
+                    Ok(slot) => break slot.shutdown().await,
+                    Err(shared) if rt::now() < until => slot = shared,
+                    Err(_) => break tracing::warn!(pool = %id, "its replica is still in use"),
+                }
+                rt::sleep(Duration::from_millis(1)).await;
+            }
+        }
+        for outcome in self.tell(|done| Order::DestroyPool { id, done }).await {
+            outcome?;
+        }
+        let directory = self.config.directory.join("pools").join(id.to_string());
+        Group::<PoolState>::erase(&directory).map_err(|e| Error::new(Code::Io, e.to_string()))
+    }
+
+    /// Follows a pool's state: its share of the targets, and its containers.
+    pub(super) async fn follow_pool(self: Rc<Self>, id: PoolId, slot: Rc<Slot<PoolState>>) {
+        self.catch_up(&slot, GroupId(id.to_bytes())).await;
+        let mut watch = slot.group.watch();
+        let (mut told, mut last, mut sent) = (Told::default(), Followed::default(), None);
+        loop {
+            let version = slot.group.local(|pool| pool.version);
+            if last.version != version || !last.trouble.is_empty() {
+                let trouble = self.follow_containers(id, &slot, &mut told).await;
+                for (container, error) in &trouble {
+                    tracing::warn!(pool = %id, ?container, %error, "the targets do not agree with the pool's state");
+                }
+                last = Followed { version, trouble };
+                slot.is_settled.set(last.trouble.is_empty());
+                sent = None;
+            } else if version == 0 {
+                // Nobody made it yet.
+                slot.is_settled.set(true);
+            }
+            let leader = slot.group.standing().leader.map(|leader| leader.rank);
+            if sent.is_none() || sent != leader {
+                sent = self.report(&slot, GroupId(id.to_bytes()), &last).await.then_some(leader).flatten();
+            }
+            let pause = if sent.is_none() || !last.trouble.is_empty() { AGAIN } else { IDLE };
+            if let Ok(None) = rt::timeout(pause, watch.changed()).await {
+                return;
+            }
+        }
+    }
+
+    /// Waits until the replica here knows all that was answered before.
+    async fn catch_up<S: StateMachine>(&self, slot: &Slot<S>, group: GroupId) {
+        loop {
+            if slot.confirm().await.is_ok() {
+                return;
+            }
+            let leader = slot.group.standing().leader.map(|leader| leader.rank);
+            if let Some(leader) = leader.filter(|leader| *leader != self.rank) {
+                let nothing = Followed::default();
+                if let Some(applied) = self.send_report(leader, group, &nothing).await {
+                    while slot.group.applied() < applied {
+                        rt::sleep(Duration::from_millis(5)).await;
+                    }
+                    return;
+                }
+            }
+            rt::sleep(Duration::from_millis(50)).await;
+        }
+    }
+
+    /// Tells the targets what differs from what they were told.
+    async fn follow_containers(
+        &self,
+        id: PoolId,
+        slot: &Slot<PoolState>,
+        told: &mut Told,
+    ) -> Vec<(Option<ContainerId>, Error)> {
+        let state = slot.group.local(Clone::clone);
+        let share = state.share();
+        if told.share != Some(share) {
+            for outcome in self.tell(|done| Order::SetPool { id, share, done }).await {
+                if let Err(error) = outcome {
+                    return vec![(None, error)];
+                }
+            }
+            told.share = Some(share);
+        }
+        let mut trouble = Vec::new();
+        let mut gone: BTreeSet<ContainerId> =
+            told.containers.keys().filter(|known| !state.containers.contains_key(known)).copied().collect();
+        if !told.is_swept {
+            match self.strays(id, &state).await {
+                Ok(strays) => gone.extend(strays),
+                Err(error) => return vec![(None, error)],
+            }
+        }
+        for container in gone {
+            match self.destroy_container_here(container).await {
+                Ok(()) => drop(told.containers.remove(&container)),
+                Err(error) => trouble.push((Some(container), error)),
+            }
+        }
+        told.is_swept = trouble.is_empty();
+        for (&container, wanted) in &state.containers {
+            let known = told.containers.entry(container).or_default();
+            if let Err(error) = self.follow_container(id, container, wanted, known).await {
+                trouble.push((Some(container), error));
+            }
+        }
+        trouble
+    }
+
+    async fn follow_container(
+        &self,
+        pool: PoolId,
+        id: ContainerId,
+        wanted: &Container,
+        told: &mut ToldContainer,
+    ) -> Result<(), Error> {
+        if wanted.phase == Phase::Destroying {
+            told.held = None;
+            if told.exists || told.kept.is_none() {
+                self.destroy_container_here(id).await?;
+                told.exists = false;
+                // Not again at every change.
+                told.kept = Some(Default::default());
+            }
+            return Ok(());
+        }
+        // Before anything else: what is told next may let a horizon move.
+        if wanted.is_held && told.held.is_none() {
+            told.held = Some(self.hold.take());
+        }
+        if !told.exists {
+            self.tell_all(|done| Order::CreateContainer { pool, id, done }).await?;
+            told.exists = true;
+        }
+        if let Some(Rollback { to, asked }) = wanted.rollback.filter(|rollback| told.rollback != Some(*rollback)) {
+            self.tell_all(|done| Order::Rollback { id, to, asked, done }).await?;
+            told.rollback = wanted.rollback;
+        }
+        let kept = (wanted.snapshots.keys().copied().collect::<Vec<_>>(), wanted.retention());
+        if told.kept.as_ref() != Some(&kept) {
+            let (snapshots, retention) = &kept;
+            self.tell_all(|done| Order::Keep { id, snapshots: snapshots.clone(), retention: *retention, done }).await?;
+            told.kept = Some(kept);
+        }
+        // After the snapshot that it was for is kept.
+        if !wanted.is_held {
+            told.held = None;
+        }
+        Ok(())
+    }
+
+    async fn destroy_container_here(&self, id: ContainerId) -> Result<(), Error> {
+        self.tell_all(|done| Order::DestroyContainer { id, done }).await
+    }
+
+    /// Containers of a pool on the targets that its state does not know: the far side of a destroy cut short.
+    async fn strays(&self, pool: PoolId, state: &PoolState) -> Result<BTreeSet<ContainerId>, Error> {
+        let mut strays = BTreeSet::new();
+        for held in self.tell(|done| Order::Holdings { done }).await {
+            let here = held?.pools.into_iter().filter(|(id, _)| *id == pool).flat_map(|(_, containers)| containers);
+            strays.extend(here.filter(|id| !state.containers.contains_key(id)));
+        }
+        for container in &strays {
+            tracing::warn!(%container, "removing a container that its pool does not know");
+        }
+        Ok(strays)
+    }
+
+    /// Asks all targets here at once; the answers come in their order.
+    pub(super) async fn tell<T>(&self, order: impl Fn(Done<T>) -> Order) -> Vec<Result<T, Error>> {
+        join_all(self.targets.iter().map(|target| target.ask(&order))).await
+    }
+
+    async fn tell_all(&self, order: impl Fn(Done<()>) -> Order) -> Result<(), Error> {
+        self.tell(order).await.into_iter().collect()
+    }
+
+    /// Says how far this server has followed a state. True if the leader knows.
+    async fn report<S: StateMachine>(&self, slot: &Slot<S>, group: GroupId, followed: &Followed) -> bool {
+        slot.hear(self.rank, followed.clone());
+        match slot.group.standing().leader.map(|leader| leader.rank) {
+            None => false,
+            Some(leader) if leader == self.rank => true,
+            Some(leader) => self.send_report(leader, group, followed).await.is_some(),
+        }
+    }
+
+    async fn send_report(&self, leader: types::Rank, group: GroupId, followed: &Followed) -> Option<u64> {
+        let Followed { version, trouble } = followed.clone();
+        let report = msg::Report { group: Bytes(group.0.to_vec()), rank: self.rank, version, trouble };
+        let answer = self.peers.ask(leader, Opcode::Report, report.to_bytes(), REPORT_MAX).await;
+        let body = answer.inspect_err(|error| tracing::debug!(%leader, %error, "a report was not heard")).ok()?;
+        msg::Reported::from_bytes(&body).ok().map(|reported| reported.applied)
+    }
+
+    /// A server's report.
+    ///
+    /// # Errors
+    /// `Again`: this server does not lead the group.
+    pub(super) async fn reported(&self, body: &[u8]) -> Result<Vec<u8>, Error> {
+        let report: msg::Report = parse(body)?;
+        let id = super::route::group_id(&report.group.0)?;
+        let followed = Followed { version: report.version, trouble: report.trouble };
+        let applied = if id == self.system_group() {
+            hear(&self.system, report.rank, followed).await?
+        } else {
+            let slot = self.pools.borrow().get(&PoolId::from_bytes(id.0)).cloned();
+            let slot = slot.ok_or_else(|| Error::new(Code::Again, "there is no such group here"))?;
+            hear(&slot, report.rank, followed).await?
+        };
+        Ok(msg::Reported { applied }.to_bytes())
+    }
+}
+
+async fn hear<S: StateMachine>(slot: &Slot<S>, rank: types::Rank, followed: Followed) -> Result<u64, Error> {
+    slot.confirm().await.map_err(|error| Error::new(Code::Again, error.to_string()))?;
+    slot.hear(rank, followed);
+    Ok(slot.group.applied())
+}

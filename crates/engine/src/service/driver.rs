@@ -1,0 +1,439 @@
+//! At the leader: saying that what was wanted is done, and tending the group.
+//!
+//! What to do is a pure function of the state and of what was reported ([`next_steps`]); each step is proposed for the
+//! leader's term, so that of a reign that is over nothing comes.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::rc::Rc;
+use std::time::Duration;
+
+use futures_util::future::select;
+use placement::Event;
+use types::{ContainerId, Error, PoolId, Rank};
+
+use super::Service;
+use super::pool::{PoolCommand, PoolState};
+use super::slot::{Followed, Slot, Wanted};
+use super::system::{Phase, SystemCommand, SystemState};
+
+/// How often a leader looks whether something is to be done, unless it is woken.
+const LOOK_EVERY: Duration = Duration::from_millis(250);
+
+/// What the leader knows of those who follow a state.
+pub(super) struct Heard<'a> {
+    /// Who counts: members that are up.
+    pub(super) up: &'a BTreeSet<Rank>,
+    pub(super) reports: &'a BTreeMap<Rank, Followed>,
+}
+
+/// How far a change has come.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(super) enum Progress {
+    /// All who are up have done it.
+    Done,
+    /// They have not yet.
+    Waiting(Vec<Rank>),
+    /// Somebody cannot.
+    Stuck(Rank, Error),
+}
+
+impl Heard<'_> {
+    /// How far the change that came with `version` is, of a container or of the pool itself.
+    pub(super) fn progress(&self, version: u64, about: Option<ContainerId>) -> Progress {
+        let mut waiting = Vec::new();
+        for rank in self.up {
+            match self.reports.get(rank).filter(|followed| followed.version >= version) {
+                None => waiting.push(*rank),
+                Some(followed) => {
+                    // Trouble with the pool itself is in everybody's way.
+                    let mut troubles = followed.trouble.iter();
+                    if let Some((_, error)) = troubles.find(|(what, _)| what.is_none() || *what == about) {
+                        return Progress::Stuck(*rank, error.clone());
+                    }
+                }
+            }
+        }
+        if waiting.is_empty() { Progress::Done } else { Progress::Waiting(waiting) }
+    }
+}
+
+/// What the state of a pool says next, after what was reported.
+pub(super) fn next_steps(pool: &PoolState, heard: &Heard<'_>) -> Vec<PoolCommand> {
+    let mut steps = Vec::new();
+    for (&id, container) in &pool.containers {
+        let progress = || heard.progress(container.since, Some(id));
+        match container.phase {
+            Phase::Creating => match progress() {
+                Progress::Done => steps.push(PoolCommand::ContainerCreated { id }),
+                // Half a container helps nobody.
+                Progress::Stuck(_, error) => {
+                    steps.push(PoolCommand::DestroyContainer { id, trouble: Some(error) });
+                }
+                Progress::Waiting(_) => {}
+            },
+            Phase::Destroying => {
+                if progress() == Progress::Done {
+                    steps.push(PoolCommand::ContainerDestroyed { id });
+                }
+            }
+            Phase::Ready => {
+                if let Some(rollback) = container.rollback
+                    && progress() == Progress::Done
+                {
+                    steps.push(PoolCommand::RolledBack { id, asked: rollback.asked });
+                }
+            }
+        }
+    }
+    steps
+}
+
+/// What the map says next, after what the system knows of the pool's servers.
+pub(super) fn map_steps(pool: &PoolState, system: &SystemState) -> Vec<PoolCommand> {
+    let Some(map) = pool.map() else { return Vec::new() };
+    let means = |rank: Rank, event: Event| {
+        let mut targets = map.targets().iter().filter(|target| target.rank == rank);
+        targets.any(|target| matches!(target.state().after(event), Ok(Some(_))))
+    };
+    let (mut lost, mut back) = (Vec::new(), Vec::new());
+    for rank in map.servers().iter().map(|server| server.rank) {
+        match system.is_joined(rank) {
+            false if means(rank, Event::Exclude) => lost.push(rank),
+            true if means(rank, Event::Reintegrate) => back.push(rank),
+            _ => {}
+        }
+    }
+    // One a turn: the second is decided by the map that the first makes.
+    let version = map.version();
+    match (lost.is_empty(), back.is_empty()) {
+        (false, _) => vec![PoolCommand::Exclude { version, ranks: lost }],
+        (true, false) => vec![PoolCommand::Reintegrate { version, ranks: back }],
+        (true, true) => Vec::new(),
+    }
+}
+
+impl Service {
+    /// Servers of a pool that are up.
+    pub(super) fn up(&self, pool: &PoolState) -> BTreeSet<Rank> {
+        let ranks = pool.servers().iter().map(|server| server.rank);
+        self.system.group.local(|system| ranks.filter(|rank| system.is_joined(*rank)).collect())
+    }
+
+    /// Drives a pool whenever the replica here leads.
+    pub(super) async fn drive_pool(self: Rc<Self>, id: PoolId, slot: Rc<Slot<PoolState>>) {
+        let mut watch = slot.group.watch();
+        loop {
+            let reported = slot.reported.notified();
+            if let Some(term) = slot.reign() {
+                if let Err(error) = self.drive_pool_once(id, &slot, term).await {
+                    tracing::debug!(pool = %id, %error, "a step of the pool's leader");
+                }
+                let changed = std::pin::pin!(watch.changed());
+                let reported = std::pin::pin!(reported);
+                // Either, or a while: all mean the same, to look again.
+                let _ = rt::timeout(LOOK_EVERY, select(changed, reported)).await;
+            } else if watch.changed().await.is_none() {
+                return;
+            }
+        }
+    }
+
+    async fn drive_pool_once(&self, id: PoolId, slot: &Slot<PoolState>, term: u64) -> Result<(), Error> {
+        eprintln!("DBG drive {term} {:?} {:?}", slot.group.local(|p| (p.version, p.servers.len())), slot.reports.borrow());
+        let Some(row) = self.system.group.local(|system| system.pools.get(&id).cloned()) else { return Ok(()) };
+        if row.phase == Phase::Destroying {
+            return Ok(());
+        }
+        if !slot.group.local(PoolState::is_created) {
+            let servers = self.system.group.local(|system| pool_servers(system, &row.servers));
+            let (label, properties) = (row.label, row.properties);
+            let create = PoolCommand::Create { label, bytes_per_target: row.bytes_per_target, servers, properties };
+            slot.propose(Some(term), None, &create).await??;
+            return Ok(());
+        }
+        let state = slot.group.local(Clone::clone);
+        let up = self.up(&state);
+        let (mut steps, made) = {
+            let heard = Heard { up: &up, reports: &slot.reports.borrow() };
+            (next_steps(&state, &heard), heard.progress(1, None))
+        };
+        steps.extend(self.system.group.local(|system| map_steps(&state, system)));
+        for step in steps {
+            slot.propose(Some(term), None, &step).await??;
+        }
+        if row.phase == Phase::Creating {
+            match made {
+                Progress::Done => {
+                    self.tell_system(None, SystemCommand::PoolCreated { id }).await?;
+                }
+                Progress::Stuck(_, error) => {
+                    let destroy = SystemCommand::DestroyPool { id, trouble: Some(error) };
+                    self.tell_system(None, destroy).await?;
+                }
+                Progress::Waiting(_) => {}
+            }
+        }
+        self.let_go_of_orphans(slot, &state, term).await?;
+        let wanted = self.system.group.local(|system| wanted(system, row.servers.iter().copied()));
+        slot.tend(&wanted).await;
+        Ok(())
+    }
+
+    /// Ends holds for snapshots that nobody makes any more: their leader lost its office between hold and snapshot.
+    async fn let_go_of_orphans(&self, slot: &Slot<PoolState>, state: &PoolState, term: u64) -> Result<(), Error> {
+        // Whoever makes one has the lock.
+        let Ok(_change) = slot.changes.try_lock() else { return Ok(()) };
+        for (&id, _) in state.containers.iter().filter(|(_, container)| container.is_held) {
+            if slot.group.local(|pool| pool.containers.get(&id).is_some_and(|container| container.is_held)) {
+                slot.propose(Some(term), None, &PoolCommand::LetGo { id }).await??;
+            }
+        }
+        Ok(())
+    }
+
+    /// Drives the system whenever the replica here leads.
+    pub(super) async fn drive_system(self: Rc<Self>) {
+        let mut watch = self.system.group.watch();
+        loop {
+            let reported = self.system.reported.notified();
+            if let Some(term) = self.system.reign() {
+                if let Err(error) = self.drive_system_once(term).await {
+                    tracing::debug!(%error, "a step of the system's leader");
+                }
+                let changed = std::pin::pin!(watch.changed());
+                let reported = std::pin::pin!(reported);
+                let _ = rt::timeout(LOOK_EVERY, select(changed, reported)).await;
+            } else if watch.changed().await.is_none() {
+                return;
+            }
+        }
+    }
+
+    async fn drive_system_once(&self, term: u64) -> Result<(), Error> {
+        let system = self.system.group.local(Clone::clone);
+        let mut steps = Vec::new();
+        for (&id, row) in system.pools.iter().filter(|(_, row)| row.phase == Phase::Destroying) {
+            let up: BTreeSet<Rank> = row.servers.iter().copied().filter(|rank| system.is_joined(*rank)).collect();
+            let reports = self.system.reports.borrow();
+            if (Heard { up: &up, reports: &reports }).progress(row.since, None) == Progress::Done {
+                steps.push(SystemCommand::PoolDestroyed { id });
+            }
+        }
+        steps.extend(self.lost(&system).into_iter().map(|(rank, incarnation)| {
+            tracing::warn!(%rank, "it is taken for dead, and excluded");
+            SystemCommand::Lost { rank, incarnation }
+        }));
+        for step in steps {
+            self.system.propose(Some(term), None, &step).await??;
+        }
+        self.system.tend(&wanted(&system, system.members.keys().copied())).await;
+        Ok(())
+    }
+
+    /// Waits until all who are up have done what came with `version`.
+    ///
+    /// # Errors
+    /// Of a server that cannot; `TimedOut`, with who has not done it yet.
+    pub(super) async fn done(
+        &self,
+        slot: &Slot<PoolState>,
+        version: u64,
+        about: Option<ContainerId>,
+        until: rt::Instant,
+    ) -> Result<(), Error> {
+        loop {
+            let reported = slot.reported.notified();
+            let up = slot.group.local(|pool| self.up(pool));
+            let progress = Heard { up: &up, reports: &slot.reports.borrow() }.progress(version, about);
+            match progress {
+                Progress::Done => return Ok(()),
+                Progress::Stuck(_, error) => return Err(error),
+                Progress::Waiting(ranks) if rt::now() >= until => {
+                    let ranks: Vec<String> = ranks.iter().map(ToString::to_string).collect();
+                    let text = format!("it is decided, but ranks {} have not done it yet", ranks.join(", "));
+                    return Err(Error::new(types::Code::TimedOut, text)
+                        .remedy("see `dmg system query`; it is done when they answer again"));
+                }
+                Progress::Waiting(_) => {}
+            }
+            let pause = LOOK_EVERY.min(until - rt::now());
+            let _ = rt::timeout(pause, reported).await;
+        }
+    }
+
+    /// A command of the system, wherever it is led.
+    ///
+    /// # Errors
+    /// Of the command; `Again` when nobody leads.
+    pub(super) async fn tell_system(
+        &self,
+        request: Option<raft::Request>,
+        command: SystemCommand,
+    ) -> Result<super::system::SystemDone, Error> {
+        use wire::Wire;
+        if self.system.reign().is_some() {
+            return self.system.propose(None, request, &command).await?;
+        }
+        let leader = self.system.group.standing().leader.map(|leader| leader.rank);
+        let leader = leader.ok_or_else(|| Error::new(types::Code::Again, "nobody leads the system at the moment"))?;
+        let message = wire::peer::Propose {
+            group: wire::encoding::Bytes(self.system_group().0.to_vec()),
+            request: request.map(|request| (request.session.0, request.number)),
+            command: wire::encoding::Bytes(command.to_bytes()),
+        };
+        let asked = self.peers.ask(leader, wire::Opcode::Propose, message.to_bytes(), Duration::from_secs(5)).await;
+        let body = asked.map_err(|error| match error {
+            net::CallError::Refused(error) => error,
+            error => Error::new(types::Code::Again, error.to_string()),
+        })?;
+        let done: Result<super::system::SystemDone, Error> = crate::target::parse(&body)?;
+        done
+    }
+
+    /// Another server's command for the system.
+    pub(super) async fn proposed(&self, body: &[u8]) -> Result<Vec<u8>, Error> {
+        use wire::Wire;
+        let message: wire::peer::Propose = crate::target::parse(body)?;
+        if super::route::group_id(&message.group.0)? != self.system_group() {
+            return Err(Error::new(types::Code::Protocol, "only commands of the system come from other servers"));
+        }
+        let command: SystemCommand = crate::target::parse(&message.command.0)?;
+        let request = message.request.map(|(session, number)| raft::Request {
+            session: types::SessionId(session),
+            number,
+        });
+        let done = self.system.propose(None, request, &command).await?;
+        Ok(done.to_bytes())
+    }
+}
+
+/// Servers of a pool as the system has them when the pool is made.
+fn pool_servers(system: &SystemState, ranks: &[Rank]) -> Vec<super::pool::PoolServer> {
+    let server = |rank: &Rank| {
+        let member = system.members.get(rank)?;
+        let (fault_path, targets) = (member.fault_path.clone(), member.targets);
+        Some(super::pool::PoolServer { rank: *rank, fault_path, targets, weight: 1 })
+    };
+    ranks.iter().filter_map(server).collect()
+}
+
+/// Who should follow a group: of `ranks`, those that the system knows.
+fn wanted(system: &SystemState, ranks: impl Iterator<Item = Rank>) -> BTreeMap<Rank, Wanted> {
+    let top = |path: &str| path.split('/').nth(1).unwrap_or_default().to_string();
+    // Numbers of the largest domains: replicas stand in as many of them as there are.
+    let domains: BTreeSet<String> = system.members.values().map(|member| top(&member.fault_path)).collect();
+    let number = |path: &str| domains.iter().position(|known| *known == top(path)).unwrap_or(0) as u64;
+    let want = |rank: Rank| {
+        let member = system.members.get(&rank)?;
+        let (address, domain) = (member.address.clone(), number(&member.fault_path));
+        Some((rank, Wanted { address, domain, is_there: system.is_joined(rank) }))
+    };
+    ranks.filter_map(want).collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use raft::StateMachine;
+    use types::{Code, Epoch, Layout};
+
+    fn id(n: u8) -> ContainerId {
+        ContainerId::from_bytes([n; 16])
+    }
+
+    fn pool() -> PoolState {
+        let mut pool = PoolState::empty(PoolId::from_bytes([9; 16]));
+        let server = |rank| super::super::pool::PoolServer {
+            rank: Rank(rank),
+            fault_path: format!("/server{rank}"),
+            targets: 2,
+            weight: 1,
+        };
+        let servers = vec![server(0), server(1)];
+        let create = PoolCommand::Create { label: "tank".into(), bytes_per_target: 1, servers, properties: vec![] };
+        pool.apply(create).unwrap();
+        let create = PoolCommand::CreateContainer {
+            id: id(1),
+            label: None,
+            layout: Layout::Posix,
+            created: Epoch(5),
+            properties: vec![],
+            attributes: vec![],
+        };
+        pool.apply(create).unwrap();
+        pool
+    }
+
+    fn followed(version: u64, trouble: Option<(Option<ContainerId>, &str)>) -> Followed {
+        let trouble = trouble.map(|(what, text)| (what, Error::new(Code::NoSpace, text)));
+        Followed { version, trouble: trouble.into_iter().collect() }
+    }
+
+    /// Reports of ranks 0 and 1, of which `up` count, and what the leader then says of the container.
+    #[test]
+    fn the_leader_says_done_when_all_who_are_up_have_done_it() {
+        let pool = pool();
+        let version = pool.version;
+        let full = Error::new(Code::NoSpace, "full");
+        let created = vec![PoolCommand::ContainerCreated { id: id(1) }];
+        let given_up = vec![PoolCommand::DestroyContainer { id: id(1), trouble: Some(full.clone()) }];
+        let cases: [(&[u32], Option<Followed>, Option<Followed>, &Vec<PoolCommand>); 7] = [
+            (&[0], Some(followed(version, None)), None, &created),
+            (&[0, 1], Some(followed(version, None)), None, &vec![]),
+            (&[0, 1], Some(followed(version, None)), Some(followed(version - 1, None)), &vec![]),
+            (&[0, 1], Some(followed(version, None)), Some(followed(version + 3, None)), &created),
+            (&[0, 1], None, Some(followed(version, Some((Some(id(1)), "full")))), &given_up),
+            (&[0], Some(followed(version, Some((Some(id(2)), "full")))), None, &created),
+            (&[0], Some(followed(version, Some((None, "full")))), None, &given_up),
+        ];
+        for (number, (up, first, second, steps)) in cases.into_iter().enumerate() {
+            let reports: BTreeMap<Rank, Followed> =
+                [(Rank(0), first), (Rank(1), second)].into_iter().filter_map(|(r, f)| Some((r, f?))).collect();
+            let up = up.iter().copied().map(Rank).collect();
+            assert_eq!(next_steps(&pool, &Heard { up: &up, reports: &reports }), *steps, "case {number}");
+        }
+    }
+
+    #[test]
+    fn a_rollback_is_over_when_all_have_gone_back() {
+        let mut pool = pool();
+        pool.apply(PoolCommand::ContainerCreated { id: id(1) }).unwrap();
+        let rollback = super::super::pool::Rollback { to: Epoch(5), asked: Epoch(9) };
+        pool.apply(PoolCommand::Rollback { id: id(1), rollback }).unwrap();
+        let up = BTreeSet::from([Rank(0)]);
+        let steps = |version| {
+            let reports = BTreeMap::from([(Rank(0), followed(version, None))]);
+            next_steps(&pool, &Heard { up: &up, reports: &reports })
+        };
+        assert_eq!(steps(pool.version - 1), vec![]);
+        assert_eq!(steps(pool.version), vec![PoolCommand::RolledBack { id: id(1), asked: Epoch(9) }]);
+    }
+
+    #[test]
+    fn the_map_follows_who_is_there() {
+        let mut pool = pool();
+        let mut system = SystemState::empty();
+        let join = |server: u8, incarnation, token: Option<u8>| SystemCommand::Join {
+            server: types::ServerId::from_bytes([server; 16]),
+            token: token.map(|n| wire::encoding::Bytes32([n; 32])),
+            address: format!("mem://{server}"),
+            fault_path: String::new(),
+            targets: 2,
+            incarnation,
+            now: 1,
+        };
+        let hash = wire::encoding::Bytes32([1; 32]);
+        system.apply(join(10, 1, None)).unwrap();
+        system.apply(SystemCommand::AddToken { hash, expires: 100, now: 1 }).unwrap();
+        system.apply(join(11, 1, Some(1))).unwrap();
+        assert_eq!(map_steps(&pool, &system), vec![]);
+        system.apply(SystemCommand::Lost { rank: Rank(1), incarnation: 1 }).unwrap();
+        let exclude = PoolCommand::Exclude { version: 1, ranks: vec![Rank(1)] };
+        assert_eq!(map_steps(&pool, &system), vec![exclude.clone()]);
+        pool.apply(exclude).unwrap();
+        assert_eq!(map_steps(&pool, &system), vec![]);
+        system.apply(join(11, 2, None)).unwrap();
+        let back = PoolCommand::Reintegrate { version: 2, ranks: vec![Rank(1)] };
+        assert_eq!(map_steps(&pool, &system), vec![back]);
+    }
+}

@@ -1,0 +1,367 @@
+//! Coming into the system, staying in it, and noticing who does not.
+//!
+//! A server says that it is there at each start: where it answers, and in which incarnation. It does so again when the state
+//! says that it is excluded, for then it was taken for dead. Who lives is found out by all servers together
+//! (`net::membership`); only the system's leader draws conclusions, as commands.
+
+use std::cell::{Cell, RefCell};
+use std::collections::{BTreeMap, BTreeSet};
+use std::rc::Rc;
+use std::time::Duration;
+
+use net::CallError;
+use net::membership::{Event, Life, Membership, Settings};
+use tokio::sync::Notify;
+use types::{Code, Error, Rank};
+use wire::control::MemberState;
+use wire::encoding::Bytes;
+use wire::peer as msg;
+use wire::{Opcode, Wire};
+
+use super::control::hash;
+use super::identity::{Kept, Place};
+use super::peers::Peers;
+use super::system::{SystemCommand, SystemDone, SystemState};
+use super::{Service, ServiceConfig};
+use crate::target::parse;
+
+/// How long a new server looks for somebody who lets it in.
+const PLACE_PATIENCE: Duration = Duration::from_secs(60);
+/// How long one server may take to answer that.
+const ASK_MAX: Duration = Duration::from_secs(5);
+const AGAIN: Duration = Duration::from_millis(300);
+/// After a refusal that only an administrator can change.
+const REFUSED_AGAIN: Duration = Duration::from_secs(5);
+/// Whom this server has never heard of since it started counts as dead only after this: it may be about to say hello.
+const GRACE: Duration = Duration::from_secs(5);
+/// How often servers that are not heard of are greeted.
+const GREET_EVERY: Duration = Duration::from_secs(1);
+const GOSSIP_MAX: Duration = Duration::from_secs(1);
+
+/// What this server heard of who lives.
+#[derive(Default)]
+pub(super) struct Heard {
+    membership: RefCell<Option<Membership>>,
+    /// Who lived at some time since this server began to listen.
+    seen: RefCell<BTreeSet<Rank>>,
+    /// Since when who is not heard of is not.
+    missing: RefCell<BTreeMap<Rank, rt::Instant>>,
+    began: Cell<Option<rt::Instant>>,
+    came: Notify,
+}
+
+impl Heard {
+    fn now(&self) -> Duration {
+        self.began.get().map_or(Duration::ZERO, rt::Instant::elapsed)
+    }
+}
+
+/// Asks for a place in the system that the configuration names, and keeps it.
+///
+/// # Errors
+/// Why there is none; `Unreachable`: nobody answers.
+pub(super) async fn ask_for_a_place(
+    config: &ServiceConfig,
+    peers: &Peers,
+    kept: &mut Kept,
+    targets: u32,
+) -> Result<(), Error> {
+    let wanted = config.join.clone().unwrap_or_default();
+    if wanted.addresses.is_empty() {
+        let text = "this server has no place in a system yet, and is not told where to ask for one";
+        return Err(Error::new(Code::Invalid, text).remedy("start it with `--join ADDRESS --token TOKEN`"));
+    }
+    let join = msg::Join {
+        server: kept.identity.server,
+        rank: None,
+        token: wanted.token,
+        address: config.address.clone(),
+        fault_path: config.fault_path.clone(),
+        targets,
+        incarnation: kept.identity.incarnation,
+    };
+    let until = rt::now() + PLACE_PATIENCE;
+    let mut last = None;
+    while rt::now() < until {
+        for address in &wanted.addresses {
+            match peers.call(address, Opcode::Join, join.to_bytes(), ASK_MAX).await {
+                Ok(body) => {
+                    let joined: msg::Joined = parse(&body)?;
+                    let place =
+                        Place { system: joined.system, name: joined.name, rank: joined.rank, is_founder: false };
+                    tracing::info!(rank = %place.rank, system = %place.name, "joined");
+                    return kept.change(|identity| identity.place = Some(place));
+                }
+                Err(CallError::Refused(error)) if !error.is_transient() => return Err(error),
+                Err(error) => last = Some(error),
+            }
+        }
+        rt::sleep(AGAIN).await;
+    }
+    let cause = last.map(|error| error.to_string()).unwrap_or_default();
+    Err(Error::new(Code::Unreachable, format!("no server of the system lets this one in: {cause}"))
+        .remedy("check the address, and that the servers there run"))
+}
+
+impl Service {
+    fn join_message(&self) -> msg::Join {
+        let kept = self.kept.borrow();
+        msg::Join {
+            server: kept.identity.server,
+            rank: Some(self.rank),
+            token: String::new(),
+            address: self.config.address.clone(),
+            fault_path: self.config.fault_path.clone(),
+            targets: self.targets.len() as u32,
+            incarnation: kept.identity.incarnation,
+        }
+    }
+
+    /// Keeps this server in the system, from its start to its end.
+    pub(super) async fn come_in(self: Rc<Self>) {
+        let mut watch = self.system.group.watch();
+        loop {
+            if !self.is_out() {
+                if let Ok(None) = rt::timeout(REFUSED_AGAIN, watch.changed()).await {
+                    return;
+                }
+                continue;
+            }
+            let pause = match self.say_hello().await {
+                Ok(()) => continue,
+                Err(error) if error.code == Code::NoPermission => {
+                    tracing::warn!(%error, "this server may not take part");
+                    REFUSED_AGAIN
+                }
+                Err(error) => {
+                    tracing::debug!(%error, "nobody hears that this server is here");
+                    AGAIN
+                }
+            };
+            rt::sleep(pause).await;
+        }
+    }
+
+    /// True if the system does not know that this server is there.
+    fn is_out(&self) -> bool {
+        let incarnation = self.kept.borrow().identity.incarnation;
+        let is_in = self.system.group.local(|system| {
+            system.members.get(&self.rank).is_some_and(|member| {
+                member.incarnation == incarnation
+                    && member.state == MemberState::Joined
+                    && member.address == self.config.address
+            })
+        });
+        !is_in || !self.is_current.get()
+    }
+
+    async fn say_hello(&self) -> Result<(), Error> {
+        self.renew()?;
+        let applied = match self.system.confirm().await {
+            Ok(_) => {
+                self.enter_system().await?;
+                self.system.group.applied()
+            }
+            Err(_) => self.ask_around().await?,
+        };
+        let until = rt::now() + ASK_MAX;
+        while self.system.group.applied() < applied {
+            if rt::now() > until {
+                return Err(Error::new(Code::TimedOut, "the system's state does not come here"));
+            }
+            rt::sleep(Duration::from_millis(5)).await;
+        }
+        self.is_current.set(true);
+        Ok(())
+    }
+
+    /// Who was taken for dead goes on as another.
+    fn renew(&self) -> Result<(), Error> {
+        let incarnation = self.kept.borrow().identity.incarnation;
+        let is_dead = self.system.group.local(|system| {
+            let me = system.members.get(&self.rank);
+            me.is_some_and(|me| me.incarnation >= incarnation && me.state != MemberState::Joined)
+        });
+        if is_dead {
+            tracing::warn!(rank = %self.rank, "this server was excluded: it says that it is here");
+            self.kept.borrow_mut().change(|identity| identity.incarnation += 1)?;
+            *self.life.membership.borrow_mut() = None;
+        }
+        Ok(())
+    }
+
+    /// Tells whoever answers that this server is here; gives what the leader had applied then.
+    async fn ask_around(&self) -> Result<u64, Error> {
+        let leader = self.system.group.standing().leader.map(|leader| leader.rank);
+        let leader = leader.filter(|leader| *leader != self.rank).and_then(|leader| self.peers.address(leader));
+        let others = self.peers.addresses(self.rank);
+        let told = self.config.join.iter().flat_map(|join| join.addresses.clone());
+        let body = self.join_message().to_bytes();
+        let mut last = Error::new(Code::Unreachable, "this server knows no other");
+        for address in leader.into_iter().chain(others).chain(told) {
+            match self.peers.call(&address, Opcode::Join, body.clone(), ASK_MAX).await {
+                Ok(body) => {
+                    let joined: msg::Joined = parse(&body)?;
+                    for (rank, incarnation, address) in &joined.addresses {
+                        self.peers.learn(*rank, *incarnation, address);
+                    }
+                    return Ok(joined.applied);
+                }
+                Err(error) => last = error.into(),
+            }
+            // Somebody may have heard, and this server leads by now.
+            if self.system.reign().is_some() {
+                break;
+            }
+        }
+        Err(last)
+    }
+
+    /// Has the system, which is led here, know that this server is there.
+    pub(super) async fn enter_system(&self) -> Result<(), Error> {
+        let join = self.join_message();
+        self.take_in(&join).await.map(drop)
+    }
+
+    async fn take_in(&self, join: &msg::Join) -> Result<Rank, Error> {
+        let command = SystemCommand::Join {
+            server: join.server,
+            token: (!join.token.is_empty()).then(|| hash(&join.token)),
+            address: join.address.clone(),
+            fault_path: join.fault_path.clone(),
+            targets: join.targets,
+            incarnation: join.incarnation,
+            now: rt::wall_micros(),
+        };
+        match self.system.propose(None, None, &command).await?? {
+            SystemDone::Rank { rank } => Ok(rank),
+            _ => Err(Error::new(Code::Protocol, "joining gave no rank")),
+        }
+    }
+
+    /// A server joins, or is back: as the system's leader.
+    pub(super) async fn admit(&self, join: msg::Join) -> Result<Vec<u8>, Error> {
+        if join.address.parse::<net::Address>().is_err() {
+            return Err(Error::new(Code::Invalid, format!("'{}' is no address", join.address)));
+        }
+        let rank = self.take_in(&join).await?;
+        self.peers.learn(rank, join.incarnation, &join.address);
+        let addresses = self.system.group.local(|system| {
+            system.members.iter().map(|(rank, m)| (*rank, m.incarnation, m.address.clone())).collect()
+        });
+        let joined = msg::Joined {
+            system: types::SystemId::from_bytes(self.system_group().0),
+            name: self.system_name(),
+            rank,
+            applied: self.system.group.applied(),
+            addresses,
+        };
+        Ok(joined.to_bytes())
+    }
+
+    /// Remembers where a server says it is, before the state says so: there may be nobody to lead until it is found.
+    pub(super) fn note_address(&self, join: &msg::Join) {
+        let rank = self.system.group.local(|system| system.rank_of(join.server));
+        if let Some(rank) = rank.filter(|rank| *rank != self.rank) {
+            self.peers.learn(rank, join.incarnation, &join.address);
+        }
+    }
+
+    /// Takes the addresses of the others from the state.
+    pub(super) fn learn_addresses(&self) {
+        self.system.group.local(|system| {
+            for (rank, member) in system.members.iter().filter(|(rank, _)| **rank != self.rank) {
+                self.peers.learn(*rank, member.incarnation, &member.address);
+            }
+        });
+    }
+
+    /// Takes part in finding out who lives.
+    pub(super) async fn watch_life(self: Rc<Self>) {
+        let mut sending = rt::TaskSet::new();
+        let mut greeted = None;
+        loop {
+            let came = self.life.came.notified();
+            let others = self.others();
+            if others.is_empty() || !self.is_current.get() {
+                // Nobody to listen to. Woken by nothing: whoever comes is a member first, and that is no hurry.
+                rt::sleep(GREET_EVERY / 4).await;
+                continue;
+            }
+            let (messages, next) = {
+                let mut membership = self.life.membership.borrow_mut();
+                let membership = membership.get_or_insert_with(|| self.begin_to_listen(others.len()));
+                let now = self.life.now();
+                membership.tick(now);
+                if greeted.is_none_or(|at: rt::Instant| at.elapsed() >= GREET_EVERY) {
+                    let living: BTreeSet<Rank> = membership.living().map(|life| life.rank).collect();
+                    for life in others.iter().filter(|life| !living.contains(&life.rank)) {
+                        membership.join(now, *life);
+                    }
+                    greeted = Some(rt::now());
+                }
+                for event in membership.take_events() {
+                    if let Event::Up(life) = event {
+                        self.life.seen.borrow_mut().insert(life.rank);
+                    }
+                    tracing::debug!(me = %self.rank, ?event, "who lives");
+                }
+                let next = membership.next().map_or(GREET_EVERY, |at| at.saturating_sub(now));
+                (membership.take_messages(), next)
+            };
+            for (to, message) in messages {
+                let body = msg::Gossip { from: self.rank, message: Bytes(message) }.to_bytes();
+                let peers = Rc::clone(&self.peers);
+                // One that is lost is nothing bad.
+                sending.spawn_local(async move { drop(peers.ask(to.rank, Opcode::Gossip, body, GOSSIP_MAX).await) });
+            }
+            let _ = rt::timeout(next.min(GREET_EVERY), came).await;
+        }
+    }
+
+    fn begin_to_listen(&self, others: usize) -> Membership {
+        self.life.began.set(Some(rt::now()));
+        self.life.seen.borrow_mut().clear();
+        self.life.missing.borrow_mut().clear();
+        let start = self.kept.borrow().identity.incarnation;
+        let me = Life { rank: self.rank, start, renewed: 0 };
+        Membership::new(me, &Settings::default(), others + 1, rt::random_u64())
+    }
+
+    /// The other servers that the state counts as there.
+    fn others(&self) -> Vec<Life> {
+        let life = |(rank, member): (Rank, &super::system::Member)| Life {
+            rank,
+            start: member.incarnation,
+            renewed: 0,
+        };
+        self.system.group.local(|system| system.joined().filter(|(rank, _)| *rank != self.rank).map(life).collect())
+    }
+
+    pub(super) fn take_gossip(&self, gossip: msg::Gossip) -> Result<Vec<u8>, Error> {
+        // Before this server listens there is nothing to be told.
+        if let Some(membership) = &mut *self.life.membership.borrow_mut() {
+            membership.handle(self.life.now(), &gossip.message.0);
+        }
+        self.life.came.notify_one();
+        Ok(().to_bytes())
+    }
+
+    /// Who counts as there and is not, as far as this server heard: ranks and incarnations.
+    pub(super) fn lost(&self, system: &SystemState) -> Vec<(Rank, u64)> {
+        let membership = self.life.membership.borrow();
+        let Some(membership) = &*membership else { return Vec::new() };
+        let living: BTreeSet<Rank> = membership.living().map(|life| life.rank).collect();
+        let mut missing = self.life.missing.borrow_mut();
+        missing.retain(|rank, _| !living.contains(rank) && system.is_joined(*rank));
+        let seen = self.life.seen.borrow();
+        let mut lost = Vec::new();
+        for (rank, member) in system.joined().filter(|(rank, _)| *rank != self.rank && !living.contains(rank)) {
+            let since = *missing.entry(rank).or_insert_with(rt::now);
+            if seen.contains(&rank) || since.elapsed() > GRACE {
+                lost.push((rank, member.incarnation));
+            }
+        }
+        lost
+    }
+}

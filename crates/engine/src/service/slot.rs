@@ -1,0 +1,241 @@
+//! One replica of a service here, and what its leader must know beside the state.
+
+use std::cell::{Cell, RefCell};
+use std::collections::{BTreeMap, BTreeSet};
+use std::path::Path;
+use std::rc::Rc;
+use std::time::Duration;
+
+use raft::{
+    Candidate, Config, Group, GroupId, OpenError, Peer, ProposeError, ReadError, Request, Role, StateMachine,
+    choose_voters,
+};
+use tokio::sync::{Mutex, Notify};
+use types::{Code, ContainerId, Error, Rank};
+
+use super::peers::{GroupPeers, Peers};
+
+/// Voters wanted of a group: it bears two failures.
+const VOTERS_WANTED: usize = 5;
+/// A learner that lacks more entries than this does not vote yet: the group would wait for it.
+const LAG_MAX: u64 = 64;
+
+/// How far a server has followed a state.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub(super) struct Followed {
+    pub(super) version: u64,
+    /// What stood in its way: with a container, or with all of it.
+    pub(super) trouble: Vec<(Option<ContainerId>, Error)>,
+}
+
+/// A replica, the lock of its one change at a time, and the reports of those who follow it.
+pub(super) struct Slot<S: StateMachine> {
+    pub(super) group: Rc<Group<S>>,
+    pub(super) changes: Mutex<()>,
+    /// By rank. True whoever leads: what was followed stays so.
+    pub(super) reports: RefCell<BTreeMap<Rank, Followed>>,
+    /// Something was reported.
+    pub(super) reported: Notify,
+    /// This server's targets once agreed with the state, since the start.
+    pub(super) is_settled: Cell<bool>,
+    pub(super) tasks: RefCell<rt::TaskSet>,
+}
+
+impl<S: StateMachine> Slot<S> {
+    pub(super) fn new(group: Group<S>) -> Slot<S> {
+        Slot {
+            group: Rc::new(group),
+            changes: Mutex::default(),
+            reports: RefCell::default(),
+            reported: Notify::new(),
+            is_settled: Cell::new(false),
+            tasks: RefCell::default(),
+        }
+    }
+
+    /// The term in which this replica leads, if it does.
+    pub(super) fn reign(&self) -> Option<u64> {
+        let standing = self.group.standing();
+        (standing.role == Role::Leader).then_some(standing.term)
+    }
+
+    /// The term of this reign, once a majority has confirmed that it goes on; whoever asks then sees all that was answered.
+    ///
+    /// # Errors
+    /// [`ReadError`].
+    pub(super) async fn confirm(&self) -> Result<u64, ReadError> {
+        self.group.read(|_| ()).await?;
+        self.reign().ok_or(ReadError::NotLeader { leader: None })
+    }
+
+    pub(super) async fn propose(
+        &self,
+        term: Option<u64>,
+        request: Option<Request>,
+        command: &S::Command,
+    ) -> Result<S::Response, Error> {
+        let proposed = match term {
+            Some(term) => self.group.propose_as(term, request, command).await,
+            None => self.group.propose(request, command).await,
+        };
+        proposed.map_err(not_proposed)
+    }
+
+    /// Waits until the state here answers.
+    ///
+    /// # Errors
+    /// `TimedOut`; `ShuttingDown`: the replica has stopped.
+    pub(super) async fn wait<R>(
+        &self,
+        until: rt::Instant,
+        mut look: impl FnMut(&S) -> Option<R>,
+    ) -> Result<R, Error> {
+        let mut watch = self.group.watch();
+        loop {
+            if let Some(found) = self.group.local(&mut look) {
+                return Ok(found);
+            }
+            match rt::timeout(until - rt::now(), watch.changed()).await {
+                Ok(Some(_)) => {}
+                Ok(None) => return Err(Error::new(Code::ShuttingDown, "the service has stopped")),
+                Err(_) => {
+                    return Err(Error::new(Code::TimedOut, "it is under way, and not done yet").remedy("try again"));
+                }
+            }
+        }
+    }
+
+    pub(super) fn hear(&self, rank: Rank, followed: Followed) {
+        let mut reports = self.reports.borrow_mut();
+        let known = reports.entry(rank).or_default();
+        if followed.version >= known.version {
+            *known = followed;
+            self.reported.notify_waiters();
+        }
+    }
+
+    /// Brings the members of the group nearer to what they should be: all of `wanted` follow, and of those that are
+    /// there, the best vote. One step at a time.
+    pub(super) async fn tend(&self, wanted: &BTreeMap<Rank, Wanted>) {
+        let members = self.group.members();
+        if !members.is_settled {
+            return;
+        }
+        for (rank, want) in wanted {
+            if !members.addresses.contains_key(rank) {
+                let peer = Peer { rank: *rank, address: raft::Address(want.address.clone()) };
+                // Whatever it is, the next turn tries again.
+                let _ = self.group.add_learner(&peer).await;
+                return;
+            }
+        }
+        let candidate = |(rank, want): (&Rank, &Wanted)| Candidate {
+            rank: *rank,
+            domain: want.domain,
+            is_available: want.is_there
+                && (members.voters.contains(rank) || self.group.lag(*rank).is_some_and(|lag| lag <= LAG_MAX)),
+        };
+        let candidates: Vec<Candidate> = wanted.iter().map(candidate).collect();
+        let voters = choose_voters(&candidates, &members.voters, VOTERS_WANTED);
+        if voters != members.voters {
+            let _ = self.group.set_voters(&voters).await;
+            return;
+        }
+        if let Some(gone) = members.addresses.keys().find(|rank| !wanted.contains_key(rank)) {
+            let _ = self.group.remove(*gone).await;
+        }
+    }
+
+    /// Has another voter lead, if this replica does.
+    pub(super) async fn hand_over(&self, me: Rank) {
+        let heirs: BTreeSet<Rank> = self.group.members().voters.into_iter().filter(|rank| *rank != me).collect();
+        if self.reign().is_none() {
+            return;
+        }
+        let Some(heir) = heirs.iter().min_by_key(|rank| self.group.lag(**rank).unwrap_or(u64::MAX)) else { return };
+        self.group.hand_over(*heir).await;
+        for _ in 0..20 {
+            if self.reign().is_none() {
+                return;
+            }
+            rt::sleep(Duration::from_millis(10)).await;
+        }
+    }
+
+    /// Closes the replica in good order, if nobody uses it any more.
+    pub(super) async fn shutdown(self) {
+        self.tasks.borrow_mut().abort_all();
+        drop(self.tasks);
+        let mut group = self.group;
+        for _ in 0..1000 {
+            match Rc::try_unwrap(group) {
+                Ok(group) => return group.shutdown().await,
+                Err(shared) => group = shared,
+            }
+            rt::sleep(Duration::from_millis(1)).await;
+        }
+        tracing::warn!("a request still uses a replica; it stops as a crash would stop it");
+    }
+}
+
+/// A server that should follow a group.
+pub(super) struct Wanted {
+    pub(super) address: String,
+    /// What fails together with it.
+    pub(super) domain: u64,
+    pub(super) is_there: bool,
+}
+
+/// Opens the replica in a directory; makes one if there is none: the group's first, or one that waits for the leader.
+///
+/// # Errors
+/// `Io`; `BadFormat`: it is damaged, or another's.
+pub(super) async fn open_group<S: StateMachine>(
+    directory: &Path,
+    id: GroupId,
+    me: Peer,
+    machine: S,
+    peers: &Rc<Peers>,
+    is_first: bool,
+    config: Config,
+) -> Result<Group<S>, Error>
+where
+    S: Clone,
+{
+    let way = || -> Rc<dyn raft::Peers> { Rc::new(GroupPeers { peers: Rc::clone(peers), group: id }) };
+    let opened = Group::open(directory, id, me.clone(), machine.clone(), way(), config.clone()).await;
+    let never_used = |group: &Group<S>| is_first && group.members().addresses.is_empty();
+    let made = match opened {
+        // A crash came between its making and its first word.
+        Ok(group) if never_used(&group) => {
+            group.shutdown().await;
+            Group::create(directory, id, me, machine, way(), config).await
+        }
+        Err(OpenError::Missing { .. }) if is_first => Group::create(directory, id, me, machine, way(), config).await,
+        Err(OpenError::Missing { .. }) => Group::join(directory, id, me, machine, way(), config).await,
+        opened => opened,
+    };
+    made.map_err(|error| match &error {
+        OpenError::Corrupt { .. } | OpenError::Foreign { .. } => Error::new(Code::BadFormat, error.to_string())
+            .remedy("restore the directory from a copy; the data of the targets is not touched"),
+        _ => Error::new(Code::Io, error.to_string()),
+    })
+}
+
+/// Why a command has no response, as who asked should hear it.
+fn not_proposed(error: ProposeError) -> Error {
+    let text = error.to_string();
+    match error {
+        ProposeError::NotLeader { .. } => Error::new(Code::Again, text),
+        ProposeError::Busy => Error::new(Code::Overload, text).remedy("try again in a moment"),
+        ProposeError::TooLarge { .. } => Error::new(Code::ValueTooBig, text).remedy("ask for less at once"),
+        ProposeError::Unknown { .. } => Error::new(Code::TimedOut, text).remedy("try again"),
+        ProposeError::Forgotten => {
+            Error::new(Code::TimedOut, text).remedy("look at what it was to change, and decide anew")
+        }
+        ProposeError::Unreadable => Error::new(Code::Protocol, text).remedy("run the same release on all servers"),
+        ProposeError::Stopped { .. } => {
+            Error::new(Code::Io, text).remedy("look at the server's log, then restart the server")
+        }
+    }
+}

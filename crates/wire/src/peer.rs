@@ -1,0 +1,118 @@
+//! What servers ask one another's control services.
+
+use types::{ContainerId, Error, PoolId, Rank, ServerId, SystemId};
+
+use crate::control::{DeviceInfo, Space};
+use crate::encoding::{Bytes, message};
+
+/// Most servers that a request passes on its way to the leader. Two are enough when everybody is up to date.
+pub const HOPS_MAX: u8 = 4;
+
+/// Which service's group of replicas is meant.
+pub type Group = Bytes;
+
+message! {
+    /// Answered with the replica's message, as it is. A repeat is as good as the first: consensus is made for that.
+    pub struct Consensus {
+        pub group: Group,
+        pub message: Bytes,
+    }
+}
+
+message! {
+    /// A client's request, with the name the client gave it. Answered as the request would be. A repeat is known by its session
+    /// and sequence.
+    pub struct Forward {
+        pub session: u64,
+        pub sequence: u64,
+        pub opcode: u16,
+        /// Servers that it has passed.
+        pub hops: u8,
+        pub body: Bytes,
+    }
+}
+
+message! {
+    /// A command, encoded; with a request's name, a repeat takes effect once. Answered with the machine's response.
+    pub struct Propose {
+        pub group: Group,
+        pub request: Option<(u64, u64)>,
+        pub command: Bytes,
+    }
+}
+
+message! {
+    /// To the leader: the sender has done what the state wants, up to `version`. A repeat replaces what was said before.
+    pub struct Report {
+        pub group: Group,
+        pub rank: Rank,
+        pub version: u64,
+        /// Why it got no further, if something stood in the way: with a container, or with the pool itself.
+        pub trouble: Vec<(Option<ContainerId>, Error)>,
+    }
+}
+
+message! {
+    /// Answer to `Report`: what the leader had committed by then. Who has applied as much knows of everything before.
+    pub struct Reported {
+        pub applied: u64,
+    }
+}
+
+message! {
+    /// From a server that is new, or has started again, or found that it was taken for dead. A repeat changes nothing.
+    pub struct Join {
+        pub server: ServerId,
+        /// A new server has none yet.
+        pub rank: Option<Rank>,
+        pub token: String,
+        pub address: String,
+        /// Empty: it fails by itself.
+        pub fault_path: String,
+        pub targets: u32,
+        /// Grows with every start.
+        pub incarnation: u64,
+    }
+}
+
+message! {
+    /// Answer to `Join`.
+    pub struct Joined {
+        pub system: SystemId,
+        pub name: String,
+        pub rank: Rank,
+        /// What the leader had committed by then.
+        pub applied: u64,
+        /// Where each server is, since which incarnation.
+        pub addresses: Vec<(Rank, u64, String)>,
+    }
+}
+
+message! {
+    /// One message of the membership protocol; not answered.
+    pub struct Gossip {
+        pub from: Rank,
+        pub message: Bytes,
+    }
+}
+
+message! {
+    /// Answer to `ServerStorage`.
+    pub struct ServerStorage {
+        pub devices: Vec<DeviceInfo>,
+    }
+}
+
+message! {
+    /// What a pool uses of the asked server's targets.
+    pub struct ServerSpaceQuery {
+        pub pool: PoolId,
+    }
+}
+
+message! {
+    /// Answer to `ServerSpace`: by target; absent for one that does not take changes any more.
+    pub struct ServerSpace {
+        pub targets: Vec<(Space, bool)>,
+    }
+}
