@@ -72,6 +72,11 @@ impl Server {
         self.listeners.iter().map(|l| l.address().clone()).collect()
     }
 
+    /// The engine: for tests.
+    pub fn engine(&self) -> &Engine {
+        &self.engine
+    }
+
     /// Lets requests under way finish, writes everything down, ends.
     ///
     /// # Errors

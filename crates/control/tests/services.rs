@@ -22,7 +22,6 @@ const PATIENCE: Duration = Duration::from_secs(60);
 #[derive(Clone)]
 struct Node {
     node: NodeId,
-    number: u32,
     server: Rc<RefCell<Option<Server>>>,
 }
 
@@ -64,7 +63,7 @@ impl Cluster {
     /// Begins a life of a server, and waits until it serves.
     async fn start(&self, number: u32, join: Option<JoinConfig>) -> Result<(), Error> {
         let node = self.sim.node(&format!("server-{number}"));
-        let node = Node { node, number, server: Rc::default() };
+        let node = Node { node, server: Rc::default() };
         self.nodes.borrow_mut().insert(number, node.clone());
         let config = config(number, join);
         let started = self.sim.restart(node.node, async move { Server::start(&config).await });
@@ -144,5 +143,145 @@ fn one_server_is_a_system_and_remembers_what_it_did() {
         assert_eq!(again.id, first.id, "K5: a repeat over a restart");
         let other = cluster.ask::<PoolInfo>(&[0], (7, 3), Opcode::PoolCreate, &pool("tank")).await;
         assert_eq!(other.unwrap_err().code, Code::Exists);
+    });
+}
+
+/// A system of `count` servers.
+async fn form(cluster: &Cluster, count: u32) {
+    cluster.start(0, None).await.unwrap();
+    for number in 1..count {
+        let token: Token = cluster.ask(&[0], (9, u64::from(number)), Opcode::SystemToken, &TokenCreate { seconds: 60 }).await.unwrap();
+        let join = JoinConfig { addresses: vec![address(0)], token: token.token };
+        cluster.start(number, Some(join)).await.unwrap();
+    }
+}
+
+impl Cluster {
+    /// Waits until the system says what `look` wants.
+    async fn settle(&self, what: &str, to: &[u32], look: impl Fn(&SystemInfo) -> bool) -> SystemInfo {
+        let begun = rt::now();
+        loop {
+            let info: SystemInfo = self.ask(to, (0, 0), Opcode::SystemQuery, &()).await.unwrap();
+            if look(&info) {
+                return info;
+            }
+            assert!(begun.elapsed() < PATIENCE, "seed {}: {what}: {info:?}", self.sim.seed());
+            rt::sleep(Duration::from_millis(100)).await;
+        }
+    }
+
+    /// Waits until all replicas have the same state (K19).
+    async fn agree(&self, numbers: &[u32]) {
+        let begun = rt::now();
+        loop {
+            let states: Vec<_> = numbers
+                .iter()
+                .map(|number| self.node(*number).server.borrow().as_ref().expect("it is up").engine().service().states())
+                .collect();
+            if states.iter().all(|state| *state == states[0]) {
+                return;
+            }
+            assert!(begun.elapsed() < PATIENCE, "seed {}: K19: {states:?}", self.sim.seed());
+            rt::sleep(Duration::from_millis(100)).await;
+        }
+    }
+}
+
+fn states(info: &SystemInfo) -> Vec<MemberState> {
+    info.members.iter().map(|member| member.state).collect()
+}
+
+#[test]
+fn a_second_and_a_third_server_join_and_pools_use_all_of_them() {
+    for seed in 0..3 {
+        run(seed, async |cluster: Cluster| {
+            form(&cluster, 3).await;
+            let all = [0, 1, 2];
+            let info = cluster.settle("three voters", &all, |info| info.voters.len() == 3).await;
+            assert_eq!(states(&info), [MemberState::Joined; 3]);
+            let made: PoolInfo = cluster.ask(&[2, 1], (7, 1), Opcode::PoolCreate, &PoolCreate { bytes: 3 * POOL_BYTES, ..pool("tank") }).await.unwrap();
+            assert_eq!((made.targets, made.disabled_targets), (6, 0));
+            let first: ContainerInfo = cluster.ask(&[1], (7, 2), Opcode::ContainerCreate, &container("box")).await.unwrap();
+            let name = ContainerName { pool: "tank".into(), container: "box".into() };
+            for number in all {
+                let seen: ContainerInfo = cluster.ask(&[number], (0, 0), Opcode::ContainerQuery, &name).await.unwrap();
+                assert_eq!(seen.id, first.id, "asked of server {number}");
+            }
+            cluster.agree(&all).await;
+        });
+    }
+}
+
+/// A request that was answered, and one that was not, are repeated at another leader: neither takes effect twice.
+#[test]
+fn commands_go_on_when_the_leader_dies_and_take_effect_once() {
+    for seed in 0..6 {
+        run(seed, async move |cluster: Cluster| {
+            form(&cluster, 3).await;
+            let all = [0, 1, 2];
+            cluster.settle("three voters", &all, |info| info.voters.len() == 3).await;
+            let big = PoolCreate { bytes: 3 * POOL_BYTES, ..pool("tank") };
+            let made: PoolInfo = cluster.ask(&all, (7, 1), Opcode::PoolCreate, &big).await.unwrap();
+            let first: ContainerInfo = cluster.ask(&all, (7, 2), Opcode::ContainerCreate, &container("box")).await.unwrap();
+            // One more, of which nobody hears what became.
+            let lost = once(&cluster, 0, 7, 3, Opcode::ContainerCreate, container("crate").to_bytes());
+            let _ = rt::timeout(Duration::from_millis(seed * 3), lost).await;
+            // The maker leads the pool as long as nothing happens.
+            let leader = cluster.settle("a leader", &all, |info| info.leader.is_some()).await.leader.expect("looked for").0;
+            cluster.crash(leader);
+            let left: Vec<u32> = all.into_iter().filter(|number| *number != leader).collect();
+            let again: PoolInfo = cluster.ask(&left, (7, 1), Opcode::PoolCreate, &big).await.unwrap();
+            assert_eq!(again.id, made.id, "K5");
+            let again: ContainerInfo = cluster.ask(&left, (7, 2), Opcode::ContainerCreate, &container("box")).await.unwrap();
+            assert_eq!(again.id, first.id, "K5");
+            let made: ContainerInfo = cluster.ask(&left, (7, 3), Opcode::ContainerCreate, &container("crate")).await.unwrap();
+            let again: ContainerInfo = cluster.ask(&left, (7, 3), Opcode::ContainerCreate, &container("crate")).await.unwrap();
+            assert_eq!(again.id, made.id, "K5");
+            let snapshot = SnapshotCreate { pool: "tank".into(), container: "box".into(), name: "before".into() };
+            let snap: SnapshotInfo = cluster.ask(&left, (7, 4), Opcode::SnapshotCreate, &snapshot).await.unwrap();
+            cluster.settle("the dead is excluded", &left, |info| {
+                info.members[leader as usize].state == MemberState::Excluded
+            })
+            .await;
+            cluster.start(leader, None).await.unwrap();
+            cluster.settle("the dead is back", &all, |info| states(info) == [MemberState::Joined; 3]).await;
+            let list: SnapshotList = {
+                let name = ContainerName { pool: "tank".into(), container: "box".into() };
+                cluster.ask(&[leader], (0, 0), Opcode::SnapshotList, &name).await.unwrap()
+            };
+            assert_eq!(list.snapshots, [snap]);
+            let list: ContainerList = cluster.ask(&all, (0, 0), Opcode::ContainerList, &PoolName { pool: "tank".into() }).await.unwrap();
+            assert_eq!(list.containers.len(), 2);
+            cluster.agree(&all).await;
+        });
+    }
+}
+
+#[test]
+fn without_a_majority_it_is_said_who_is_missing() {
+    run(5, async |cluster: Cluster| {
+        form(&cluster, 3).await;
+        cluster.settle("three voters", &[0, 1, 2], |info| info.voters.len() == 3).await;
+        cluster.crash(1);
+        cluster.crash(2);
+        let error = once(&cluster, 0, 7, 1, Opcode::PoolCreate, pool("tank").to_bytes()).await.unwrap_err();
+        assert_eq!(error.code, Code::NoService, "{error}");
+        assert!(error.message.contains("of ranks 0, 1, 2 only 0 answer"), "{error}");
+        assert_eq!(error.remedy.as_deref(), Some("bring ranks 1, 2 back"));
+        cluster.start(1, None).await.unwrap();
+        cluster.ask::<PoolList>(&[0], (0, 0), Opcode::PoolList, &()).await.unwrap();
+    });
+}
+
+#[test]
+fn a_server_without_a_good_token_does_not_get_in() {
+    run(6, async |cluster: Cluster| {
+        cluster.start(0, None).await.unwrap();
+        let join = JoinConfig { addresses: vec![address(0)], token: "nonsense".into() };
+        let error = cluster.start(1, Some(join)).await.unwrap_err();
+        assert_eq!(error.code, Code::NoPermission, "{error}");
+        assert!(error.remedy.unwrap().contains("dmg system token"));
+        let info: SystemInfo = cluster.ask(&[0], (0, 0), Opcode::SystemQuery, &()).await.unwrap();
+        assert_eq!(info.members.len(), 1);
     });
 }

@@ -214,6 +214,7 @@ impl<S: StateMachine> Group<S> {
         let settings = settings(&config)?;
         let mut flusher = rt::TaskSet::new();
         flusher.spawn_local(log.clone().run());
+        let is_alone = last_members(&log, &state.members).voter_ids().eq([me.rank]);
         let state = Rc::new(RefCell::new(state));
         let driven = Driven::new(&files.directory, id, Rc::clone(&state), snapshot);
         let network = Network { peers, group: id, me: me.rank };
@@ -221,7 +222,6 @@ impl<S: StateMachine> Group<S> {
             .await
             .map_err(|error| OpenError::Stopped(error.to_string()))?;
         // Who votes alone need not wait for anybody: the library would, for a tick of its clock.
-        let is_alone = raft.metrics().borrow_watched().membership_config.voter_ids().eq([me.rank]);
         if is_alone {
             let _ = raft.trigger().elect(false).await;
         }

@@ -98,7 +98,6 @@ impl Service {
             let version = self.system.group.local(|system| system.version);
             if last.version != version || !last.trouble.is_empty() {
                 let trouble = self.follow_rows().await;
-                eprintln!("DBG rows {version} {trouble:?}");
                 for (_, error) in &trouble {
                     tracing::warn!(%error, "the pools here are not as the system wants them");
                 }

@@ -139,7 +139,6 @@ impl Service {
     }
 
     async fn drive_pool_once(&self, id: PoolId, slot: &Slot<PoolState>, term: u64) -> Result<(), Error> {
-        eprintln!("DBG drive {term} {:?} {:?}", slot.group.local(|p| (p.version, p.servers.len())), slot.reports.borrow());
         let Some(row) = self.system.group.local(|system| system.pools.get(&id).cloned()) else { return Ok(()) };
         if row.phase == Phase::Destroying {
             return Ok(());

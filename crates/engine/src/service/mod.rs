@@ -206,8 +206,13 @@ impl Service {
     /// Starts the tasks; a system of one server is whole when this returns.
     async fn begin(self: &Rc<Service>, place: &Place) -> Result<(), Error> {
         self.learn_addresses();
+        // Who has a replica of a group with members knows them at once; the library may take a moment to say so.
+        let begun = rt::now();
+        while place.is_founder && self.system.group.members().addresses.is_empty() && begun.elapsed() < STOP_PATIENCE {
+            rt::sleep(Duration::from_millis(1)).await;
+        }
         let is_alone = self.system.group.members().voters.iter().eq([&self.rank]);
-        if is_alone && place.is_founder {
+        if is_alone {
             self.form(place).await?;
         }
         {
@@ -233,6 +238,15 @@ impl Service {
     /// Makes the system, unless a start before did.
     async fn form(&self, place: &Place) -> Result<(), Error> {
         let Place { name, system, .. } = place.clone();
+        // Nobody else is asked: it leads as soon as it has written that down.
+        let begun = rt::now();
+        while let Err(error) = self.system.confirm().await {
+            if begun.elapsed() > SETTLE_PATIENCE {
+                return Err(Error::new(Code::Io, format!("the system's service does not begin: {error}"))
+                    .remedy("look at the disk that the server's directory lies on"));
+            }
+            rt::sleep(Duration::from_millis(1)).await;
+        }
         self.system.propose(None, None, &SystemCommand::Form { name, id: system }).await??;
         self.enter_system().await
     }

@@ -60,6 +60,9 @@ impl Service {
                 self.system.group.local(|system| system.check_label(&label, None))?;
                 let servers: Vec<Rank> =
                     self.system.group.local(|system| system.joined().map(|(rank, _)| rank).collect());
+                if servers.is_empty() {
+                    return Err(Error::new(Code::Again, "no server has joined yet").remedy("try again in a moment"));
+                }
                 let bytes_per_target = self.pool_share(label.as_str(), request.bytes, 0, &servers).await?;
                 let command = SystemCommand::CreatePool {
                     id: PoolId(rt::random_uuid()),

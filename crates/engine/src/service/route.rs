@@ -24,8 +24,8 @@ use crate::target::parse;
 const LOOK_EVERY: Duration = Duration::from_millis(50);
 /// The least time that a request is given at another server before it is sent again.
 const FORWARD_MIN: Duration = Duration::from_secs(2);
-/// Kept back of a request's time, for the answer's way.
-const WAY_BACK_MAX: Duration = Duration::from_millis(500);
+/// Kept back of a request's time, to find out who is missing, and for the answer's way.
+const WAY_BACK_MAX: Duration = Duration::from_secs(1);
 /// How long to wait for each voter when it is asked whether it is there.
 const PING: Duration = Duration::from_millis(500);
 

@@ -17,6 +17,8 @@ use super::peers::{GroupPeers, Peers};
 
 /// Voters wanted of a group: it bears two failures.
 const VOTERS_WANTED: usize = 5;
+/// How long a majority may take to confirm that this replica leads.
+const CONFIRM_MAX: Duration = Duration::from_secs(1);
 /// A learner that lacks more entries than this does not vote yet: the group would wait for it.
 const LAG_MAX: u64 = 64;
 
@@ -64,7 +66,8 @@ impl<S: StateMachine> Slot<S> {
     /// # Errors
     /// [`ReadError`].
     pub(super) async fn confirm(&self) -> Result<u64, ReadError> {
-        self.group.read(|_| ()).await?;
+        // A leader that has lost its majority finds out in its own, longer, time; who asks can look elsewhere meanwhile.
+        rt::timeout(CONFIRM_MAX, self.group.read(|_| ())).await.unwrap_or(Err(ReadError::NoMajority))?;
         self.reign().ok_or(ReadError::NotLeader { leader: None })
     }
 
@@ -203,17 +206,17 @@ where
     S: Clone,
 {
     let way = || -> Rc<dyn raft::Peers> { Rc::new(GroupPeers { peers: Rc::clone(peers), group: id }) };
-    let opened = Group::open(directory, id, me.clone(), machine.clone(), way(), config.clone()).await;
-    let never_used = |group: &Group<S>| is_first && group.members().addresses.is_empty();
-    let made = match opened {
-        // A crash came between its making and its first word.
-        Ok(group) if never_used(&group) => {
-            group.shutdown().await;
-            Group::create(directory, id, me, machine, way(), config).await
-        }
-        Err(OpenError::Missing { .. }) if is_first => Group::create(directory, id, me, machine, way(), config).await,
-        Err(OpenError::Missing { .. }) => Group::join(directory, id, me, machine, way(), config).await,
-        opened => opened,
+    let open = async |me: Peer, machine: S| Group::open(directory, id, me, machine, way(), config.clone()).await;
+    let made = match is_first {
+        // What is there and was never used, before a crash, is made anew; what was used is opened.
+        true => match Group::create(directory, id, me.clone(), machine.clone(), way(), config.clone()).await {
+            Err(OpenError::Exists { .. }) => open(me, machine).await,
+            created => created,
+        },
+        false => match open(me.clone(), machine.clone()).await {
+            Err(OpenError::Missing { .. }) => Group::join(directory, id, me, machine, way(), config.clone()).await,
+            opened => opened,
+        },
     };
     made.map_err(|error| match &error {
         OpenError::Corrupt { .. } | OpenError::Foreign { .. } => Error::new(Code::BadFormat, error.to_string())
