@@ -393,12 +393,24 @@ fn control_samples(check: &mut impl Check) {
     };
     check.one(
         "system_info",
-        SystemInfo { name: text("daos_server"), release: text("0.1.0"), members: vec![member.clone()] },
+        SystemInfo {
+            name: text("daos_server"),
+            release: text("0.1.0"),
+            members: vec![member.clone()],
+            leader: Some(Rank(2)),
+            voters: vec![Rank(2)],
+        },
     );
     check.one("member", member);
     check.one("member_state-joined", MemberState::Joined);
     check.one("member_state-stopped", MemberState::Stopped);
     check.one("member_state-excluded", MemberState::Excluded);
+    check.one("member_state-admin_excluded", MemberState::AdminExcluded);
+    check.one("token_create", TokenCreate { seconds: 3600 });
+    check.one("token", Token { token: text("00ff"), seconds: 3600 });
+    check.one("system_exclude", SystemExclude { ranks: vec![Rank(2)], exclude: true });
+    check.one("system_set_attributes", SystemSetAttributes { attributes: vec![pair("a", "b")] });
+    check.one("system_attributes", SystemAttributes { attributes: vec![pair("a", "b")] });
     let device = DeviceInfo {
         rank: Rank(1),
         target: TargetIndex(4),

@@ -127,6 +127,9 @@ impl Service {
             if let Some(term) = slot.reign() {
                 if let Err(error) = self.drive_pool_once(id, &slot, term).await {
                     tracing::debug!(pool = %id, %error, "a step of the pool's leader");
+                    // Not at once: that it was tried may be all that has changed.
+                    rt::sleep(LOOK_EVERY).await;
+                    continue;
                 }
                 let changed = std::pin::pin!(watch.changed());
                 let reported = std::pin::pin!(reported);
@@ -198,6 +201,8 @@ impl Service {
             if let Some(term) = self.system.reign() {
                 if let Err(error) = self.drive_system_once(term).await {
                     tracing::debug!(%error, "a step of the system's leader");
+                    rt::sleep(LOOK_EVERY).await;
+                    continue;
                 }
                 let changed = std::pin::pin!(watch.changed());
                 let reported = std::pin::pin!(reported);

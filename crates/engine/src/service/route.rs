@@ -112,7 +112,7 @@ impl Service {
         let scope = call.scope()?;
         let mut last = None;
         loop {
-            let outcome = match self.find(&scope).await? {
+            let outcome = match self.find(&scope, call.left()).await? {
                 Found::System { term } => Some(self.once(&call, self.answer_for_system(&call, term)).await),
                 Found::Pool { id, slot, term } => {
                     Some(self.once(&call, self.answer_for_pool(&call, id, &slot, term)).await)
@@ -149,21 +149,21 @@ impl Service {
 
     /// # Errors
     /// `NotFound`: there is no such pool.
-    async fn find(&self, scope: &Scope) -> Result<Found, Error> {
+    async fn find(&self, scope: &Scope, within: Duration) -> Result<Found, Error> {
         match scope {
             Scope::Here => Ok(Found::Nobody),
-            Scope::System => Ok(match self.system.confirm().await {
+            Scope::System => Ok(match self.system.confirm_within(within).await {
                 Ok(term) => Found::System { term },
                 Err(why) => elsewhere(why),
             }),
-            Scope::Pool(name) => self.find_pool_service(name).await,
+            Scope::Pool(name) => self.find_pool_service(name, within).await,
         }
     }
 
-    async fn find_pool_service(&self, name: &str) -> Result<Found, Error> {
+    async fn find_pool_service(&self, name: &str, within: Duration) -> Result<Found, Error> {
         let Ok(id) = self.system.group.local(|system| system.find(name)) else {
             // It may be newer than what is known here.
-            return match self.system.confirm().await {
+            return match self.system.confirm_within(within).await {
                 Ok(_) => match self.system.group.local(|system| system.find(name)) {
                     Ok(_) => Ok(Found::Nobody),
                     Err(error) => Err(error),
@@ -182,7 +182,7 @@ impl Service {
             let turn = rt::random_u64() as usize % others.len().max(1);
             return Ok(others.get(turn).map_or(Found::Nobody, |rank| Found::At(*rank)));
         };
-        Ok(match slot.confirm().await {
+        Ok(match slot.confirm_within(within).await {
             Ok(term) if slot.group.local(PoolState::is_created) => Found::Pool { id, slot, term },
             Ok(_) => Found::Nobody,
             Err(why) => elsewhere(why),

@@ -66,8 +66,13 @@ impl<S: StateMachine> Slot<S> {
     /// # Errors
     /// [`ReadError`].
     pub(super) async fn confirm(&self) -> Result<u64, ReadError> {
+        self.confirm_within(CONFIRM_MAX).await
+    }
+
+    /// As [`Slot::confirm`], for who has less time.
+    pub(super) async fn confirm_within(&self, within: Duration) -> Result<u64, ReadError> {
         // A leader that has lost its majority finds out in its own, longer, time; who asks can look elsewhere meanwhile.
-        rt::timeout(CONFIRM_MAX, self.group.read(|_| ())).await.unwrap_or(Err(ReadError::NoMajority))?;
+        rt::timeout(within.min(CONFIRM_MAX), self.group.read(|_| ())).await.unwrap_or(Err(ReadError::NoMajority))?;
         self.reign().ok_or(ReadError::NotLeader { leader: None })
     }
 
