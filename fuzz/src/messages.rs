@@ -4,6 +4,9 @@ use wire::Wire;
 use wire::control::*;
 use wire::data::*;
 use wire::hello::{Hello, Welcome};
+use wire::peer::{
+    Consensus, Forward, Gossip, Join, Joined, Propose, Reported, ServerSpace, ServerSpaceQuery, ServerStorage,
+};
 
 /// Decodes a message and, if it is one, encodes it again.
 fn round_trip<T: Wire>(data: &[u8]) {
@@ -55,6 +58,16 @@ macro_rules! round_trips {
 const MESSAGES: &[fn(&[u8])] = round_trips![
     Hello,
     Welcome,
+    Consensus,
+    Forward,
+    Gossip,
+    Join,
+    Joined,
+    Propose,
+    Reported,
+    ServerSpace,
+    ServerSpaceQuery,
+    ServerStorage,
     SystemInfo,
     StorageInfo,
     PoolCreate,

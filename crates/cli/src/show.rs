@@ -303,6 +303,7 @@ pub(crate) fn member_state(state: &wire::control::MemberState) -> &'static str {
         wire::control::MemberState::Joined => "joined",
         wire::control::MemberState::Stopped => "stopped",
         wire::control::MemberState::Excluded => "excluded",
+        wire::control::MemberState::AdminExcluded => "adminexcluded",
     }
 }
 

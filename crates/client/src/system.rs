@@ -7,10 +7,10 @@ use std::time::Duration;
 
 use ::object::retry::Failure;
 use net::{Address, Caller};
-use types::{Code, Error, Result, SessionId};
+use types::{Code, Error, Rank, Result, SessionId};
 use wire::control::{
     PoolCreate, PoolDestroy, PoolInfo, PoolList, PoolMap, PoolName, PoolResize, PoolSetProperties, Properties,
-    StorageInfo, StorageResize, SystemInfo,
+    StorageInfo, StorageResize, SystemAttributes, SystemExclude, SystemInfo, SystemSetAttributes, Token, TokenCreate,
 };
 use wire::{Opcode, Wire};
 
@@ -85,6 +85,36 @@ impl System {
     /// Members of the system.
     pub async fn info(&self) -> Result<SystemInfo> {
         self.control(Opcode::SystemQuery, &()).await
+    }
+
+    /// Makes a token with which one server may join, within `seconds`.
+    ///
+    /// # Errors
+    /// `Invalid`: no such time; `Quota`: too many wait to be used.
+    pub async fn create_token(&self, seconds: u64) -> Result<Token> {
+        self.control(Opcode::SystemToken, &TokenCreate { seconds }).await
+    }
+
+    /// Excludes ranks, or, with `exclude` false, lets them come back.
+    ///
+    /// # Errors
+    /// `NotFound`: no such rank; `Invalid`: none would be left.
+    pub async fn exclude(&self, ranks: Vec<Rank>, exclude: bool) -> Result<()> {
+        self.control(Opcode::SystemExclude, &SystemExclude { ranks, exclude }).await
+    }
+
+    /// Sets attributes of the system; an empty value removes one.
+    ///
+    /// # Errors
+    /// `Invalid`: a name or a value cannot be; `Quota`: too many.
+    pub async fn set_attributes(&self, attributes: Vec<(String, String)>) -> Result<()> {
+        self.control(Opcode::SystemSetAttributes, &SystemSetAttributes { attributes }).await
+    }
+
+    /// All attributes of the system.
+    pub async fn attributes(&self) -> Result<Vec<(String, String)>> {
+        let answer: SystemAttributes = self.control(Opcode::SystemGetAttributes, &()).await?;
+        Ok(answer.attributes)
     }
 
     /// Devices and targets of the servers.

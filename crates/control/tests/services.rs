@@ -1,7 +1,7 @@
 //! The control services over consensus, on servers of one simulation: a system forms and grows, commands go on when a leader
 //! dies, and take effect once (K5); in the end all replicas have the same state (K19).
 
-use std::cell::RefCell;
+use std::cell::{Cell, RefCell};
 use std::collections::BTreeMap;
 use std::rc::Rc;
 use std::time::Duration;
@@ -11,7 +11,7 @@ use control::server::Server;
 use engine::service::JoinConfig;
 use net::{Caller, Connection};
 use rt::sim::{NetworkConfig, NodeId, Sim, SimConfig};
-use types::{Code, Error, Layout, SessionId};
+use types::{Code, ContainerId, Error, Layout, SessionId};
 use wire::control::*;
 use wire::{Opcode, Wire};
 
@@ -84,7 +84,13 @@ impl Cluster {
     }
 
     /// A client's request, repeated at one server after another until it is answered for good.
-    async fn ask<R: Wire + 'static>(&self, to: &[u32], name: (u64, u64), opcode: Opcode, message: &impl Wire) -> Result<R, Error> {
+    async fn ask<R: Wire + 'static>(
+        &self,
+        to: &[u32],
+        name: (u64, u64),
+        opcode: Opcode,
+        message: &impl Wire,
+    ) -> Result<R, Error> {
         let (session, sequence) = name;
         let begun = rt::now();
         let mut last = Error::new(Code::Unreachable, "nobody was asked");
@@ -103,13 +109,21 @@ impl Cluster {
 }
 
 /// One attempt, from the client's node.
-async fn once(cluster: &Cluster, number: u32, session: u64, sequence: u64, opcode: Opcode, body: Vec<u8>) -> Result<Vec<u8>, Error> {
+async fn once(
+    cluster: &Cluster,
+    number: u32,
+    session: u64,
+    sequence: u64,
+    opcode: Opcode,
+    body: Vec<u8>,
+) -> Result<Vec<u8>, Error> {
     let attempt = async move {
         let caller = Caller { session: SessionId(session), system: String::new(), clock: rt::Hlc::new() };
         let to = address(number).parse().expect("a literal");
-        let connection =
-            Connection::open(&to, wire::hello::Service::Control, &caller, Duration::from_secs(1)).await?;
-        Ok::<_, net::CallError>(connection.call(opcode, sequence, body, None, Duration::from_secs(8)).await?.body.to_vec())
+        let connection = Connection::open(&to, wire::hello::Service::Control, &caller, Duration::from_secs(1)).await?;
+        Ok::<_, net::CallError>(
+            connection.call(opcode, sequence, body, None, Duration::from_secs(8)).await?.body.to_vec(),
+        )
     };
     let answer = cluster.sim.spawn_on(cluster.client, attempt).await.expect("the client does not go down");
     answer.map_err(Error::from)
@@ -150,7 +164,8 @@ fn one_server_is_a_system_and_remembers_what_it_did() {
 async fn form(cluster: &Cluster, count: u32) {
     cluster.start(0, None).await.unwrap();
     for number in 1..count {
-        let token: Token = cluster.ask(&[0], (9, u64::from(number)), Opcode::SystemToken, &TokenCreate { seconds: 60 }).await.unwrap();
+        let token: Token =
+            cluster.ask(&[0], (9, u64::from(number)), Opcode::SystemToken, &TokenCreate { seconds: 60 }).await.unwrap();
         let join = JoinConfig { addresses: vec![address(0)], token: token.token };
         cluster.start(number, Some(join)).await.unwrap();
     }
@@ -176,7 +191,9 @@ impl Cluster {
         loop {
             let states: Vec<_> = numbers
                 .iter()
-                .map(|number| self.node(*number).server.borrow().as_ref().expect("it is up").engine().service().states())
+                .map(|number| {
+                    self.node(*number).server.borrow().as_ref().expect("it is up").engine().service().states()
+                })
                 .collect();
             if states.iter().all(|state| *state == states[0]) {
                 return;
@@ -199,9 +216,13 @@ fn a_second_and_a_third_server_join_and_pools_use_all_of_them() {
             let all = [0, 1, 2];
             let info = cluster.settle("three voters", &all, |info| info.voters.len() == 3).await;
             assert_eq!(states(&info), [MemberState::Joined; 3]);
-            let made: PoolInfo = cluster.ask(&[2, 1], (7, 1), Opcode::PoolCreate, &PoolCreate { bytes: 3 * POOL_BYTES, ..pool("tank") }).await.unwrap();
+            let made: PoolInfo = cluster
+                .ask(&[2, 1], (7, 1), Opcode::PoolCreate, &PoolCreate { bytes: 3 * POOL_BYTES, ..pool("tank") })
+                .await
+                .unwrap();
             assert_eq!((made.targets, made.disabled_targets), (6, 0));
-            let first: ContainerInfo = cluster.ask(&[1], (7, 2), Opcode::ContainerCreate, &container("box")).await.unwrap();
+            let first: ContainerInfo =
+                cluster.ask(&[1], (7, 2), Opcode::ContainerCreate, &container("box")).await.unwrap();
             let name = ContainerName { pool: "tank".into(), container: "box".into() };
             for number in all {
                 let seen: ContainerInfo = cluster.ask(&[number], (0, 0), Opcode::ContainerQuery, &name).await.unwrap();
@@ -222,27 +243,33 @@ fn commands_go_on_when_the_leader_dies_and_take_effect_once() {
             cluster.settle("three voters", &all, |info| info.voters.len() == 3).await;
             let big = PoolCreate { bytes: 3 * POOL_BYTES, ..pool("tank") };
             let made: PoolInfo = cluster.ask(&all, (7, 1), Opcode::PoolCreate, &big).await.unwrap();
-            let first: ContainerInfo = cluster.ask(&all, (7, 2), Opcode::ContainerCreate, &container("box")).await.unwrap();
+            let first: ContainerInfo =
+                cluster.ask(&all, (7, 2), Opcode::ContainerCreate, &container("box")).await.unwrap();
             // One more, of which nobody hears what became.
             let lost = once(&cluster, 0, 7, 3, Opcode::ContainerCreate, container("crate").to_bytes());
             let _ = rt::timeout(Duration::from_millis(seed * 3), lost).await;
             // The maker leads the pool as long as nothing happens.
-            let leader = cluster.settle("a leader", &all, |info| info.leader.is_some()).await.leader.expect("looked for").0;
+            let leader =
+                cluster.settle("a leader", &all, |info| info.leader.is_some()).await.leader.expect("looked for").0;
             cluster.crash(leader);
             let left: Vec<u32> = all.into_iter().filter(|number| *number != leader).collect();
             let again: PoolInfo = cluster.ask(&left, (7, 1), Opcode::PoolCreate, &big).await.unwrap();
             assert_eq!(again.id, made.id, "K5");
-            let again: ContainerInfo = cluster.ask(&left, (7, 2), Opcode::ContainerCreate, &container("box")).await.unwrap();
+            let again: ContainerInfo =
+                cluster.ask(&left, (7, 2), Opcode::ContainerCreate, &container("box")).await.unwrap();
             assert_eq!(again.id, first.id, "K5");
-            let made: ContainerInfo = cluster.ask(&left, (7, 3), Opcode::ContainerCreate, &container("crate")).await.unwrap();
-            let again: ContainerInfo = cluster.ask(&left, (7, 3), Opcode::ContainerCreate, &container("crate")).await.unwrap();
+            let made: ContainerInfo =
+                cluster.ask(&left, (7, 3), Opcode::ContainerCreate, &container("crate")).await.unwrap();
+            let again: ContainerInfo =
+                cluster.ask(&left, (7, 3), Opcode::ContainerCreate, &container("crate")).await.unwrap();
             assert_eq!(again.id, made.id, "K5");
             let snapshot = SnapshotCreate { pool: "tank".into(), container: "box".into(), name: "before".into() };
             let snap: SnapshotInfo = cluster.ask(&left, (7, 4), Opcode::SnapshotCreate, &snapshot).await.unwrap();
-            cluster.settle("the dead is excluded", &left, |info| {
-                info.members[leader as usize].state == MemberState::Excluded
-            })
-            .await;
+            cluster
+                .settle("the dead is excluded", &left, |info| {
+                    info.members[leader as usize].state == MemberState::Excluded
+                })
+                .await;
             cluster.start(leader, None).await.unwrap();
             cluster.settle("the dead is back", &all, |info| states(info) == [MemberState::Joined; 3]).await;
             let list: SnapshotList = {
@@ -250,7 +277,8 @@ fn commands_go_on_when_the_leader_dies_and_take_effect_once() {
                 cluster.ask(&[leader], (0, 0), Opcode::SnapshotList, &name).await.unwrap()
             };
             assert_eq!(list.snapshots, [snap]);
-            let list: ContainerList = cluster.ask(&all, (0, 0), Opcode::ContainerList, &PoolName { pool: "tank".into() }).await.unwrap();
+            let list: ContainerList =
+                cluster.ask(&all, (0, 0), Opcode::ContainerList, &PoolName { pool: "tank".into() }).await.unwrap();
             assert_eq!(list.containers.len(), 2);
             cluster.agree(&all).await;
         });
@@ -284,4 +312,109 @@ fn a_server_without_a_good_token_does_not_get_in() {
         let info: SystemInfo = cluster.ask(&[0], (0, 0), Opcode::SystemQuery, &()).await.unwrap();
         assert_eq!(info.members.len(), 1);
     });
+}
+
+/// `SERVICES_SEEDS=n` runs n seeds, `SERVICES_SEED=s` the one seed s.
+fn seeds(default: u64) -> std::ops::Range<u64> {
+    let number = |name: &str| std::env::var(name).ok().and_then(|text| text.parse::<u64>().ok());
+    match number("SERVICES_SEED") {
+        Some(seed) => seed..seed + 1,
+        None => 0..number("SERVICES_SEEDS").unwrap_or(default),
+    }
+}
+
+fn dice(bound: u64) -> u64 {
+    rt::random_u64() % bound
+}
+
+/// Servers that die and come back, and links that part, one at a time, until told to stop.
+async fn torment(cluster: Cluster, calm: Rc<Cell<bool>>) {
+    while !calm.get() {
+        rt::sleep(Duration::from_millis(200 + dice(3000))).await;
+        let victim = dice(3) as u32;
+        let node = cluster.node(victim).node;
+        match dice(3) {
+            0 => {
+                let other = cluster.node((victim + 1) % 3).node;
+                cluster.sim.partition(node, other);
+                rt::sleep(Duration::from_millis(dice(6000))).await;
+                cluster.sim.heal(node, other);
+            }
+            how => {
+                cluster.node(victim).server.borrow_mut().take();
+                if how == 1 {
+                    cluster.sim.crash(node)
+                } else {
+                    cluster.sim.kill(node)
+                }
+                rt::sleep(Duration::from_millis(dice(5000))).await;
+                cluster.start(victim, None).await.expect("a server starts from whatever a crash leaves");
+            }
+        }
+    }
+}
+
+/// One client works while servers die and links part. No command is lost that was answered, and none happens twice: a
+/// container of a label that nobody else uses is never refused because it exists, nor its removal because it does not.
+#[test]
+fn whatever_happens_a_command_takes_effect_once() {
+    for seed in seeds(8) {
+        run(seed, async |cluster: Cluster| {
+            form(&cluster, 3).await;
+            let all = [0, 1, 2];
+            cluster.settle("three voters", &all, |info| info.voters.len() == 3).await;
+            let big = PoolCreate { bytes: 3 * POOL_BYTES, ..pool("tank") };
+            cluster.ask::<PoolInfo>(&all, (7, 1), Opcode::PoolCreate, &big).await.unwrap();
+            cluster.ask::<ContainerInfo>(&all, (7, 2), Opcode::ContainerCreate, &container("ids")).await.unwrap();
+            let calm = Rc::new(Cell::new(false));
+            let nemesis = rt::spawn_local(torment(cluster.clone(), calm.clone()));
+            let mut there: BTreeMap<String, ContainerId> = BTreeMap::new();
+            let mut next_id = 0;
+            for number in 3..40 {
+                let to = [dice(3) as u32, dice(3) as u32, 0, 1, 2];
+                let gone = there.keys().next().cloned().filter(|_| dice(3) == 0);
+                match gone {
+                    Some(label) => {
+                        let destroy = ContainerDestroy { pool: "tank".into(), container: label.clone() };
+                        let done = cluster.ask::<()>(&to, (7, number), Opcode::ContainerDestroy, &destroy).await;
+                        done.unwrap_or_else(|error| panic!("K5: {label}: {error}"));
+                        there.remove(&label);
+                    }
+                    None if dice(2) == 0 => {
+                        let count = 1 + dice(9);
+                        let ask = AllocateObjectIds { pool: "tank".into(), container: "ids".into(), count };
+                        let ids: ObjectIdRange =
+                            cluster.ask(&to, (7, number), Opcode::AllocateObjectIds, &ask).await.unwrap();
+                        assert!(ids.first >= next_id, "K5: {} was handed out before", ids.first);
+                        assert!(
+                            next_id == 0 || ids.first == next_id,
+                            "ids are handed out once: {} after {next_id}",
+                            ids.first
+                        );
+                        next_id = ids.first + count;
+                    }
+                    None => {
+                        let label = format!("box-{number}");
+                        let made: Result<ContainerInfo, _> =
+                            cluster.ask(&to, (7, number), Opcode::ContainerCreate, &container(&label)).await;
+                        let made = made.unwrap_or_else(|error| panic!("K5: {label}: {error}"));
+                        there.insert(label, made.id);
+                    }
+                }
+            }
+            calm.set(true);
+            nemesis.await.expect("it only breaks things");
+            cluster.settle("all are back", &all, |info| states(info) == [MemberState::Joined; 3]).await;
+            let list: ContainerList =
+                cluster.ask(&all, (0, 0), Opcode::ContainerList, &PoolName { pool: "tank".into() }).await.unwrap();
+            let found: BTreeMap<String, ContainerId> = list
+                .containers
+                .into_iter()
+                .map(|info| (info.label, info.id))
+                .filter(|(label, _)| label != "ids")
+                .collect();
+            assert_eq!(found, there, "seed {}", cluster.sim.seed());
+            cluster.agree(&all).await;
+        });
+    }
 }

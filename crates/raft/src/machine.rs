@@ -7,8 +7,8 @@ use wire::encoding::{Bytes, encode_bytes};
 use wire::{DecodeError, Reader, Wire};
 
 use crate::kinds::{
-    Answer, Command, Entry, LogId, Request, SnapshotMeta, StoredMembership, decode_log_id, decode_option, decode_stored,
-    encode_log_id, encode_option, encode_stored,
+    Answer, Command, Entry, LogId, Request, SnapshotMeta, StoredMembership, decode_log_id, decode_option,
+    decode_stored, encode_log_id, encode_option, encode_stored,
 };
 use crate::limits::RESPONSE_BYTES_MAX;
 use crate::sessions::{Known, Sessions};

@@ -15,8 +15,8 @@
 use std::collections::BTreeMap;
 
 use types::{
-    Code, Conditions, ContainerId, Epoch, Error, Extent, Key, Label, Layout, ObjectId, PoolId, Rank, ServerId, SystemId,
-    TargetIndex,
+    Code, Conditions, ContainerId, Epoch, Error, Extent, Key, Label, Layout, ObjectId, PoolId, Rank, ServerId,
+    SystemId, TargetIndex,
 };
 
 /// Why bytes are not the message they were taken for.

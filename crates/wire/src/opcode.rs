@@ -80,10 +80,10 @@ opcodes! {
     Diff = 0x0209, "What differs on this target between two moments.", Harmless;
     QueryKeys = 0x0208, "Highest and lowest integer keys, and the end of an array.", Harmless;
     Group = 0x0210, "Between members of a placement group: changes, decisions, leases.", Harmless;
-
     CopyList = 0x0211, "Groups of a pool that a target has records of.", Harmless;
     Copy = 0x0212, "Records of a group, for a target that is to have it.", Harmless;
     CopyDigest = 0x0213, "The sum over a group's records.", Harmless;
+
     Consensus = 0x0301, "A message between replicas of a service.", Harmless;
     Forward = 0x0302, "A client's request, for who leads the service.", Harmless;
     Propose = 0x0303, "A command of a service, for who leads it.", Harmless;

@@ -9,7 +9,10 @@ use std::collections::BTreeSet;
 use std::fmt::Debug;
 use std::path::PathBuf;
 
-use types::{Code, Conditions, ContainerId, Epoch, Error, Extent, Key, Layout, ObjectId, PoolId, Rank, TargetIndex};
+use types::{
+    Code, Conditions, ContainerId, Epoch, Error, Extent, Key, Layout, ObjectId, PoolId, Rank, ServerId, SystemId,
+    TargetIndex,
+};
 use wire::control::*;
 use wire::copy::*;
 use wire::data::Direction;
@@ -110,7 +113,7 @@ fn mutations_are_refused_or_mean_what_they_say() {
                 if let Ok(message) = T::from_bytes(&mutant) {
                     // An error's number from a newer server becomes `Misc`: its words are what counts.
                     assert!(
-                        name == "error" || name == "group_response-refused" || message.to_bytes() == mutant,
+                        ["error", "group_response-refused", "report"].contains(&name) || message.to_bytes() == mutant,
                         "{name}: {mutant:02x?}"
                     );
                 }
@@ -146,6 +149,7 @@ fn every_message_has_a_sample() {
         include_str!("../src/membership.rs"),
         include_str!("../src/group.rs"),
         include_str!("../src/copy.rs"),
+        include_str!("../src/peer.rs"),
     ]) {
         expected.extend(declared(source));
     }
@@ -233,9 +237,45 @@ fn samples(check: &mut impl Check) {
     membership_samples(check);
     group_samples(check);
     copy_samples(check);
+    peer_samples(check);
     control_samples(check);
     data_samples(check);
     check.one("error", Error::new(Code::NotFound, "no pool 'tank'").remedy("list pools with `dmg pool list`"));
+}
+
+fn peer_samples(check: &mut impl Check) {
+    use wire::peer::*;
+    let group = Bytes(vec![5; 16]);
+    check.one("consensus", Consensus { group: group.clone(), message: Bytes(vec![1, 2]) });
+    let body = Bytes(vec![1, 2, 3]);
+    check.one("forward", Forward { session: 7, sequence: 8, opcode: 0x0110, hops: 1, body: body.clone() });
+    check.one("propose", Propose { group: group.clone(), request: Some((7, 1)), command: body.clone() });
+    let trouble = vec![(Some(container_id()), Error::new(Code::NoSpace, "full")), (None, Error::new(Code::Io, "bad"))];
+    check.one("report", Report { group, rank: Rank(2), version: 9, trouble });
+    check.one("reported", Reported { applied: 77 });
+    let join = Join {
+        server: ServerId::from_bytes([6; 16]),
+        rank: Some(Rank(2)),
+        token: text("00ff"),
+        address: text("tcp://node2:10001"),
+        fault_path: text("/rack1/node2"),
+        targets: 8,
+        incarnation: 3,
+    };
+    check.one("join", join);
+    let joined = Joined {
+        system: SystemId::from_bytes([7; 16]),
+        name: text("daos_server"),
+        rank: Rank(2),
+        applied: 77,
+        addresses: vec![(Rank(0), 4, text("tcp://node0:10001"))],
+    };
+    check.one("joined", joined);
+    check.one("gossip", Gossip { from: Rank(2), message: body });
+    check.one("server_storage", ServerStorage { devices: vec![] });
+    check.one("server_space_query", ServerSpaceQuery { pool: pool_id() });
+    let space = Space { total: 4, used: 3, metadata: 1, data: 2 };
+    check.one("server_space", ServerSpace { targets: vec![(space, false)] });
 }
 
 fn group_samples(check: &mut impl Check) {

@@ -3,7 +3,7 @@
 use std::path::PathBuf;
 
 use clap::Args;
-use control::config::{Config, Storage};
+use control::config::{Config, JoinConfig, Storage};
 use serde_json::json;
 use types::{ByteSize, Code, Error};
 
@@ -33,6 +33,15 @@ pub(crate) struct Start {
     /// Port to answer on, at the default address; 0: any free one
     #[arg(short, long, conflicts_with = "listen")]
     port: Option<u16>,
+    /// A server of the system to join, host:port; may be repeated. Only for the first start
+    #[arg(long, value_name = "ADDR")]
+    join: Vec<String>,
+    /// What `dmg system token` gave, to join with
+    #[arg(long, value_name = "TOKEN", requires = "join")]
+    token: Option<String>,
+    /// What fails together with this server: /rack3/host7 [default: it fails by itself]
+    #[arg(long, value_name = "PATH")]
+    fault_path: Option<String>,
 }
 
 impl Start {
@@ -80,6 +89,17 @@ impl Start {
             };
             config.listen = self.listen.iter().map(parse).collect::<Result<_>>()?;
         }
+        if !self.join.is_empty() {
+            for text in &self.join {
+                text.parse::<net::Address>().map_err(|e: net::AddressError| {
+                    Failure::usage(format!("--join '{}': {}", e.text, e.why), "write host:port or unix:///path")
+                })?;
+            }
+            config.join = Some(JoinConfig { addresses: self.join, token: self.token.unwrap_or_default() });
+        }
+        if self.fault_path.is_some() {
+            config.fault_path = self.fault_path;
+        }
         Ok(config)
     }
 }
@@ -98,10 +118,15 @@ mod tests {
             listen: Vec::new(),
             force: true,
             port: Some(0),
+            join: vec!["node1:10001".into()],
+            token: Some("t".into()),
+            fault_path: None,
         };
         let config = start.configure().unwrap();
         assert_eq!((config.targets, config.targets_chosen, config.force), (3, true, true));
         assert_eq!(config.storage, Storage::Directory { path: "/x".into(), bytes: Some(7) });
         assert_eq!(config.listen[0].to_string(), "tcp://127.0.0.1:0");
+        let join = JoinConfig { addresses: vec!["node1:10001".into()], token: "t".into() };
+        assert_eq!(config.join, Some(join));
     }
 }

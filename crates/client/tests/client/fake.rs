@@ -345,7 +345,7 @@ impl Serving {
         Ok(match request.opcode {
             Opcode::SystemQuery => {
                 let name = fake.system.borrow().clone();
-                msg::SystemInfo { name, release: "0".into(), members: vec![] }.to_bytes()
+                msg::SystemInfo { name, release: "0".into(), members: vec![], leader: None, voters: vec![] }.to_bytes()
             }
             Opcode::PoolConnect => {
                 check_pool(&parse::<msg::PoolName>(body).pool)?;

@@ -11,7 +11,8 @@ use std::time::Duration;
 use futures_util::future::join_all;
 use raft::{Config, Group, GroupId, StateMachine};
 use rt::disk::fs;
-use types::{Code, ContainerId, Epoch, Error, PoolId, Span};
+use net::Address;
+use types::{Code, ContainerId, Epoch, Error, PoolId, Rank, Span};
 use wire::encoding::Bytes;
 use wire::peer as msg;
 use wire::{Opcode, Wire};
@@ -21,7 +22,7 @@ use super::pool::{Container, PoolState, Rollback};
 use super::slot::{Followed, Slot, open_group};
 use super::system::Phase;
 use crate::hold::Held;
-use crate::target::order::{Done, Order, PoolShare};
+use crate::target::order::{Done, Order, PoolShare, PoolView};
 use crate::target::parse;
 
 /// How soon what failed, or was not reported, is tried again.
@@ -37,6 +38,8 @@ const LET_GO: Duration = Duration::from_secs(5);
 #[derive(Default)]
 struct Told {
     share: Option<PoolShare>,
+    /// Version of the map, and where its servers were then.
+    map: Option<(u32, BTreeMap<Rank, Address>)>,
     containers: BTreeMap<ContainerId, ToldContainer>,
     /// What no state knows was removed.
     is_swept: bool,
@@ -51,17 +54,25 @@ struct ToldContainer {
 }
 
 impl Service {
-    /// Opens the replicas that lie here.
+    /// Opens the replicas that lie here and that the state, as far as it is known, wants.
     pub(super) async fn open_pools(self: &Rc<Self>) -> Result<(), Error> {
-        let directory = self.config.directory.join("pools");
-        let entries = fs::read_dir(&directory).map_err(|e| Error::new(Code::Io, e.to_string()))?;
-        for path in entries {
-            let id = path.file_name().and_then(|name| name.to_str()?.parse::<PoolId>().ok());
-            if let Some(id) = id.filter(|_| fs::exists(path.join("log"))) {
-                self.open_pool(id, false).await?;
+        for id in self.pool_directories()? {
+            let row = self.system.group.local(|system| system.pools.get(&id).map(|row| (row.phase, row.maker)));
+            match row {
+                Some((Phase::Creating, maker)) => self.open_pool(id, maker == self.rank).await?,
+                Some((Phase::Ready, _)) => self.open_pool(id, false).await?,
+                // It is removed, or opened, when the state is known to be up to date.
+                Some((Phase::Destroying, _)) | None => {}
             }
         }
         Ok(())
+    }
+
+    /// Pools of which a replica lies here.
+    fn pool_directories(&self) -> Result<BTreeSet<PoolId>, Error> {
+        let entries = fs::read_dir(self.config.directory.join("pools"));
+        let entries = entries.map_err(|e| Error::new(Code::Io, e.to_string()))?;
+        Ok(entries.iter().filter_map(|path| path.file_name()?.to_str()?.parse().ok()).collect())
     }
 
     /// Opens or makes the replica of a pool's service, and starts what works with it.
@@ -135,6 +146,10 @@ impl Service {
         }
         let wanted: BTreeSet<PoolId> = rows.iter().map(|(id, ..)| *id).collect();
         let mut strays: BTreeSet<PoolId> = self.pools.borrow().keys().copied().collect();
+        match self.pool_directories() {
+            Ok(here) => strays.extend(here),
+            Err(error) => trouble.push((None, error)),
+        }
         for held in self.tell(|done| Order::Holdings { done }).await {
             match held {
                 Ok(held) => strays.extend(held.pools.into_iter().map(|(id, _)| id)),
@@ -179,7 +194,7 @@ impl Service {
         let (mut told, mut last, mut sent) = (Told::default(), Followed::default(), None);
         loop {
             let version = slot.group.local(|pool| pool.version);
-            if last.version != version || !last.trouble.is_empty() {
+            if last.version != version || !last.trouble.is_empty() || self.has_moved(&told) {
                 let trouble = self.follow_containers(id, &slot, &mut told).await;
                 for (container, error) in &trouble {
                     tracing::warn!(pool = %id, ?container, %error, "the targets do not agree with the pool's state");
@@ -239,6 +254,9 @@ impl Service {
             }
             told.share = Some(share);
         }
+        if let Err(error) = self.tell_map(id, &state, told).await {
+            return vec![(None, error)];
+        }
         let mut trouble = Vec::new();
         let mut gone: BTreeSet<ContainerId> =
             told.containers.keys().filter(|known| !state.containers.contains_key(known)).copied().collect();
@@ -262,6 +280,29 @@ impl Service {
             }
         }
         trouble
+    }
+
+    /// Tells the targets who holds what, and where they are.
+    async fn tell_map(&self, pool: PoolId, state: &PoolState, told: &mut Told) -> Result<(), Error> {
+        let Some(map) = state.map() else { return Ok(()) };
+        let ranks = map.servers().iter().map(|server| server.rank);
+        let addresses: BTreeMap<Rank, Address> =
+            ranks.filter_map(|rank| Some((rank, self.peers.address(rank)?.parse().ok()?))).collect();
+        let now = (map.version(), addresses);
+        if told.map.as_ref() == Some(&now) {
+            return Ok(());
+        }
+        let view = PoolView { map: map.clone(), addresses: now.1.clone(), rank: self.rank };
+        self.tell_all(|done| Order::SetMap { pool, view: view.clone(), done }).await?;
+        told.map = Some(now);
+        Ok(())
+    }
+
+    /// Whether some server of a pool answers elsewhere than the targets were told.
+    fn has_moved(&self, told: &Told) -> bool {
+        let address = |rank: &Rank| self.peers.address(*rank).and_then(|text| text.parse::<Address>().ok());
+        let moved = |(rank, told): (&Rank, &Address)| address(rank).is_some_and(|now| now != *told);
+        told.map.as_ref().is_some_and(|(_, addresses)| addresses.iter().any(moved))
     }
 
     async fn follow_container(
@@ -342,7 +383,7 @@ impl Service {
         }
     }
 
-    async fn send_report(&self, leader: types::Rank, group: GroupId, followed: &Followed) -> Option<u64> {
+    async fn send_report(&self, leader: Rank, group: GroupId, followed: &Followed) -> Option<u64> {
         let Followed { version, trouble } = followed.clone();
         let report = msg::Report { group: Bytes(group.0.to_vec()), rank: self.rank, version, trouble };
         let answer = self.peers.ask(leader, Opcode::Report, report.to_bytes(), REPORT_MAX).await;
@@ -369,7 +410,7 @@ impl Service {
     }
 }
 
-async fn hear<S: StateMachine>(slot: &Slot<S>, rank: types::Rank, followed: Followed) -> Result<u64, Error> {
+async fn hear<S: StateMachine>(slot: &Slot<S>, rank: Rank, followed: Followed) -> Result<u64, Error> {
     slot.confirm().await.map_err(|error| Error::new(Code::Again, error.to_string()))?;
     slot.hear(rank, followed);
     Ok(slot.group.applied())

@@ -38,7 +38,10 @@ impl Service {
             if rank == self.rank {
                 return (rank, Ok(self.server_storage().await.devices));
             }
-            (rank, self.ask_server(rank, Opcode::ServerStorage, &()).await.map(|storage: ServerStorage| storage.devices))
+            (
+                rank,
+                self.ask_server(rank, Opcode::ServerStorage, &()).await.map(|storage: ServerStorage| storage.devices),
+            )
         });
         join_all(asked).await
     }

@@ -31,9 +31,9 @@ impl Service {
         match call.opcode {
             Opcode::ContainerCreate => Ok(self.container_create(call, slot, term, parse(body)?).await?.to_bytes()),
             Opcode::ContainerList => Ok(answers::container_list(slot).to_bytes()),
-            Opcode::ContainerQuery => look(slot, body, |pool, id, container| {
-                Ok(answers::container_info(pool, id, container).to_bytes())
-            }),
+            Opcode::ContainerQuery => {
+                look(slot, body, |pool, id, container| Ok(answers::container_info(pool, id, container).to_bytes()))
+            }
             Opcode::ContainerDestroy => Ok(self.container_destroy(call, slot, term, parse(body)?).await?.to_bytes()),
             Opcode::ContainerGetProperties => look(slot, body, |_, _, container| {
                 Ok(msg::Properties { values: answers::container_properties(container) }.to_bytes())
@@ -49,19 +49,12 @@ impl Service {
                     Ok(answers::attributes(container, &wanted.names)?.to_bytes())
                 })
             }
-            Opcode::SnapshotList => {
-                look(slot, body, |_, _, container| Ok(answers::snapshots(container).to_bytes()))
-            }
+            Opcode::SnapshotList => look(slot, body, |_, _, container| Ok(answers::snapshots(container).to_bytes())),
             Opcode::ContainerSetProperties => {
                 let change: msg::ContainerSetProperties = parse(body)?;
-                let _change = slot.changes.lock().await;
-                let done = self
-                    .change(call, slot, term, &change.container, |_, id| {
-                        Ok(PoolCommand::SetContainerProperties { id, values: change.properties })
-                    })
-                    .await?;
-                self.followed(slot, &done, call.until).await?;
-                Ok(().to_bytes())
+                let make =
+                    |_: &PoolState, id| Ok(PoolCommand::SetContainerProperties { id, values: change.properties });
+                Ok(self.change_and_follow(call, slot, term, &change.container, make).await?.to_bytes())
             }
             Opcode::ContainerSetAttributes => {
                 let change: msg::SetAttributes = parse(body)?;
@@ -84,15 +77,11 @@ impl Service {
             Opcode::SnapshotCreate => Ok(self.snapshot_create(call, slot, term, parse(body)?).await?.to_bytes()),
             Opcode::SnapshotDestroy => {
                 let gone: msg::SnapshotDestroy = parse(body)?;
-                let _change = slot.changes.lock().await;
-                let done = self
-                    .change(call, slot, term, &gone.container, |pool, id| {
-                        let epoch = pool.find_snapshot(id, &gone.snapshot)?;
-                        Ok(PoolCommand::DestroySnapshot { id, epoch })
-                    })
-                    .await?;
-                self.followed(slot, &done, call.until).await?;
-                Ok(().to_bytes())
+                let make = |pool: &PoolState, id| {
+                    let epoch = pool.find_snapshot(id, &gone.snapshot)?;
+                    Ok(PoolCommand::DestroySnapshot { id, epoch })
+                };
+                Ok(self.change_and_follow(call, slot, term, &gone.container, make).await?.to_bytes())
             }
             Opcode::ContainerRollback => Ok(self.rollback(call, slot, term, parse(body)?).await?.to_bytes()),
             Opcode::AllocateObjectIds => {
@@ -127,14 +116,22 @@ impl Service {
         slot.propose(Some(term), call.name(), &command).await?
     }
 
-    /// Waits until all have followed what was done.
-    async fn followed(&self, slot: &Slot<PoolState>, done: &PoolDone, until: rt::Instant) -> Result<(), Error> {
-        let version = match done {
-            PoolDone::Version { version } | PoolDone::Snapshot { version, .. } => *version,
-            PoolDone::Container { .. } | PoolDone::Ids { .. } => return Ok(()),
-        };
-        // About which container is not known after a repeat: what stands in the way of any of them counts.
-        self.done(slot, version, None, until).await
+    /// One command about a container that targets must follow.
+    async fn change_and_follow(
+        &self,
+        call: &Call,
+        slot: &Slot<PoolState>,
+        term: u64,
+        container: &str,
+        command: impl FnOnce(&PoolState, ContainerId) -> Result<PoolCommand, Error>,
+    ) -> Result<(), Error> {
+        let _change = slot.changes.lock().await;
+        // Before it may be on its way out. After a repeat it may be gone, and in nobody's way.
+        let id = slot.group.local(|pool| pool.find(container)).ok();
+        match self.change(call, slot, term, container, command).await? {
+            PoolDone::Version { version } => self.done(slot, version, id, call.until).await,
+            _ => Ok(()),
+        }
     }
 
     async fn container_create(
@@ -182,10 +179,8 @@ impl Service {
         term: u64,
         request: msg::ContainerDestroy,
     ) -> Result<(), Error> {
-        let _change = slot.changes.lock().await;
         let make = |_: &PoolState, id| Ok(PoolCommand::DestroyContainer { id, trouble: None });
-        let done = self.change(call, slot, term, &request.container, make).await?;
-        self.followed(slot, &done, call.until).await
+        self.change_and_follow(call, slot, term, &request.container, make).await
     }
 
     /// Keeps a container as it is now (K17).
@@ -254,6 +249,7 @@ impl Service {
     ) -> Result<msg::SnapshotInfo, Error> {
         let _change = slot.changes.lock().await;
         let asked = self.hlc.now();
+        let id = slot.group.local(|pool| pool.find(&request.container)).ok();
         let done = self
             .change(call, slot, term, &request.container, |pool, id| {
                 let to = pool.find_snapshot(id, &request.snapshot)?;
@@ -261,12 +257,12 @@ impl Service {
             })
             .await?;
         let PoolDone::Snapshot { epoch, name, version } = done else { return Err(other_request()) };
-        if let Err(error) = self.done(slot, version, None, call.until).await {
+        if let Err(error) = self.done(slot, version, id, call.until).await {
             // Left to be finished later, it would undo what a target takes until then. One that has ended takes nothing.
             if matches!(error.code, Code::ShuttingDown | Code::TimedOut) {
                 return Err(error);
             }
-            if let Ok(id) = slot.group.local(|pool| pool.find(&request.container)) {
+            if let Some(id) = id {
                 slot.propose(Some(term), None, &PoolCommand::RolledBack { id, asked }).await??;
             }
             return Err(error.remedy("a part of the container may have gone back: ask for the rollback again"));

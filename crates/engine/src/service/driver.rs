@@ -18,6 +18,8 @@ use super::system::{Phase, SystemCommand, SystemState};
 
 /// How often a leader looks whether something is to be done, unless it is woken.
 const LOOK_EVERY: Duration = Duration::from_millis(250);
+/// How often it looks although nothing has changed that it knows of: who follows its log may have caught up.
+const TEND_EVERY: Duration = Duration::from_secs(1);
 
 /// What the leader knows of those who follow a state.
 pub(super) struct Heard<'a> {
@@ -122,10 +124,16 @@ impl Service {
     /// Drives a pool whenever the replica here leads.
     pub(super) async fn drive_pool(self: Rc<Self>, id: PoolId, slot: Rc<Slot<PoolState>>) {
         let mut watch = slot.group.watch();
+        let mut seen = None;
         loop {
             let reported = slot.reported.notified();
             if let Some(term) = slot.reign() {
-                if let Err(error) = self.drive_pool_once(id, &slot, term).await {
+                let now = (term, slot.group.applied(), slot.heard.get(), self.system.group.applied());
+                let is_idle = seen.is_some_and(|(at, what): (rt::Instant, _)| what == now && at.elapsed() < TEND_EVERY);
+                seen = if is_idle { seen } else { Some((rt::now(), now)) };
+                if is_idle {
+                    // The metrics of the replica change with every heartbeat.
+                } else if let Err(error) = self.drive_pool_once(id, &slot, term).await {
                     tracing::debug!(pool = %id, %error, "a step of the pool's leader");
                     // Not at once: that it was tried may be all that has changed.
                     rt::sleep(LOOK_EVERY).await;
@@ -302,10 +310,8 @@ impl Service {
             return Err(Error::new(types::Code::Protocol, "only commands of the system come from other servers"));
         }
         let command: SystemCommand = crate::target::parse(&message.command.0)?;
-        let request = message.request.map(|(session, number)| raft::Request {
-            session: types::SessionId(session),
-            number,
-        });
+        let request =
+            message.request.map(|(session, number)| raft::Request { session: types::SessionId(session), number });
         let done = self.system.propose(None, request, &command).await?;
         Ok(done.to_bytes())
     }

@@ -246,9 +246,10 @@ impl Service {
         }
         let rank = self.take_in(&join).await?;
         self.peers.learn(rank, join.incarnation, &join.address);
-        let addresses = self.system.group.local(|system| {
-            system.members.iter().map(|(rank, m)| (*rank, m.incarnation, m.address.clone())).collect()
-        });
+        let addresses = self
+            .system
+            .group
+            .local(|system| system.members.iter().map(|(rank, m)| (*rank, m.incarnation, m.address.clone())).collect());
         let joined = msg::Joined {
             system: types::SystemId::from_bytes(self.system_group().0),
             name: self.system_name(),
@@ -330,11 +331,8 @@ impl Service {
 
     /// The other servers that the state counts as there.
     fn others(&self) -> Vec<Life> {
-        let life = |(rank, member): (Rank, &super::system::Member)| Life {
-            rank,
-            start: member.incarnation,
-            renewed: 0,
-        };
+        let life =
+            |(rank, member): (Rank, &super::system::Member)| Life { rank, start: member.incarnation, renewed: 0 };
         self.system.group.local(|system| system.joined().filter(|(rank, _)| *rank != self.rank).map(life).collect())
     }
 

@@ -29,6 +29,8 @@ mod answers;
 mod containers;
 mod control;
 mod driver;
+#[cfg(test)]
+mod golden;
 pub mod identity;
 mod life;
 mod peers;
@@ -156,9 +158,11 @@ impl Service {
         let mut kept = Kept::take(&config.directory)?;
         let place = kept.identity.place.clone();
         kept.change(|identity| {
+            // Whoever is told of no system makes one, and remembers that before it does. One that was told of a system once,
+            // and has no place in it yet, does not: it would be a second one.
+            let is_new = identity.incarnation == 0;
             identity.incarnation += 1;
-            // Whoever is told of no system makes one, and remembers that before it does.
-            if place.is_none() && config.join.is_none() {
+            if place.is_none() && config.join.is_none() && is_new {
                 let system = SystemId(rt::random_uuid());
                 let name = config.system_name.clone();
                 identity.place = Some(Place { system, name, rank: Rank(0), is_founder: true });

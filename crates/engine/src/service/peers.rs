@@ -70,7 +70,12 @@ impl Peers {
 
     /// Where all others are.
     pub(super) fn addresses(&self, except: Rank) -> Vec<String> {
-        self.book.borrow().iter().filter(|(rank, _)| **rank != except).map(|(_, (_, address))| address.clone()).collect()
+        self.book
+            .borrow()
+            .iter()
+            .filter(|(rank, _)| **rank != except)
+            .map(|(_, (_, address))| address.clone())
+            .collect()
     }
 
     /// Asks a rank.
@@ -129,9 +134,9 @@ impl Peers {
         if let Some(connection) = line.working() {
             return Ok(connection);
         }
-        let to: Address = address.parse().map_err(|error: net::AddressError| {
-            CallError::Refused(Error::new(Code::Invalid, error.to_string()))
-        })?;
+        let to: Address = address
+            .parse()
+            .map_err(|error: net::AddressError| CallError::Refused(Error::new(Code::Invalid, error.to_string())))?;
         let connection = Connection::open(&to, Service::Control, &self.caller, within.min(OPEN_MAX)).await?;
         line.silent_since.set(None);
         *line.connection.borrow_mut() = Some(connection.clone());

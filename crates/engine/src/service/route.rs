@@ -246,7 +246,8 @@ impl Service {
         });
         let there = join_all(pings).await;
         let text = |wanted: bool| {
-            let some = voters.iter().zip(&there).filter(|(_, there)| **there == wanted).map(|(rank, _)| rank.to_string());
+            let some =
+                voters.iter().zip(&there).filter(|(_, there)| **there == wanted).map(|(rank, _)| rank.to_string());
             some.collect::<Vec<_>>().join(", ")
         };
         if there.iter().filter(|there| **there).count() * 2 > voters.len() {
@@ -286,10 +287,9 @@ pub(super) fn group_id(bytes: &[u8]) -> Result<GroupId, Error> {
 fn elsewhere(why: ReadError) -> Found {
     match why {
         ReadError::NotLeader { leader: Some(leader) } => Found::At(leader.rank),
-        ReadError::NotLeader { leader: None }
-        | ReadError::Busy
-        | ReadError::NoMajority
-        | ReadError::Stopped { .. } => Found::Nobody,
+        ReadError::NotLeader { leader: None } | ReadError::Busy | ReadError::NoMajority | ReadError::Stopped { .. } => {
+            Found::Nobody
+        }
     }
 }
 

@@ -36,8 +36,9 @@ pub(super) struct Slot<S: StateMachine> {
     pub(super) changes: Mutex<()>,
     /// By rank. True whoever leads: what was followed stays so.
     pub(super) reports: RefCell<BTreeMap<Rank, Followed>>,
-    /// Something was reported.
+    /// Something was reported, so many times.
     pub(super) reported: Notify,
+    pub(super) heard: Cell<u64>,
     /// This server's targets once agreed with the state, since the start.
     pub(super) is_settled: Cell<bool>,
     pub(super) tasks: RefCell<rt::TaskSet>,
@@ -50,6 +51,7 @@ impl<S: StateMachine> Slot<S> {
             changes: Mutex::default(),
             reports: RefCell::default(),
             reported: Notify::new(),
+            heard: Cell::new(0),
             is_settled: Cell::new(false),
             tasks: RefCell::default(),
         }
@@ -93,11 +95,7 @@ impl<S: StateMachine> Slot<S> {
     ///
     /// # Errors
     /// `TimedOut`; `ShuttingDown`: the replica has stopped.
-    pub(super) async fn wait<R>(
-        &self,
-        until: rt::Instant,
-        mut look: impl FnMut(&S) -> Option<R>,
-    ) -> Result<R, Error> {
+    pub(super) async fn wait<R>(&self, until: rt::Instant, mut look: impl FnMut(&S) -> Option<R>) -> Result<R, Error> {
         let mut watch = self.group.watch();
         loop {
             if let Some(found) = self.group.local(&mut look) {
@@ -118,6 +116,7 @@ impl<S: StateMachine> Slot<S> {
         let known = reports.entry(rank).or_default();
         if followed.version >= known.version {
             *known = followed;
+            self.heard.set(self.heard.get() + 1);
             self.reported.notify_waiters();
         }
     }

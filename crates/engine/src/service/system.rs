@@ -173,8 +173,7 @@ impl raft::StateMachine for SystemState {
                 }
                 self.version += 1;
                 let (label, phase, since) = (label.to_string(), Phase::Creating, self.version);
-                let row =
-                    PoolRow { label, bytes_per_target, phase, since, servers, maker, properties, trouble: None };
+                let row = PoolRow { label, bytes_per_target, phase, since, servers, maker, properties, trouble: None };
                 self.pools.insert(id, row);
                 return Ok(SystemDone::Pool { id });
             }
@@ -332,7 +331,8 @@ impl SystemState {
     }
 
     fn check_token(&self, token: Option<&Hash>, server: ServerId, now: u64) -> Result<(), Error> {
-        const REMEDY: &str = "make one with `dmg system token`, and start the server with `--join ADDRESS --token TOKEN`";
+        const REMEDY: &str =
+            "make one with `dmg system token`, and start the server with `--join ADDRESS --token TOKEN`";
         let refused = |why: &str| Err(Error::new(Code::NoPermission, why.to_string()).remedy(REMEDY));
         match token.map(|hash| self.tokens.get(hash)) {
             None => refused("a server needs a token to join"),
