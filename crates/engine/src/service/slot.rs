@@ -197,7 +197,7 @@ pub(super) struct Wanted {
 ///
 /// # Errors
 /// `Io`; `BadFormat`: it is damaged, or another's.
-pub(super) async fn open_group<S: StateMachine>(
+pub(super) async fn open_group<S: StateMachine + Clone>(
     directory: &Path,
     id: GroupId,
     me: Peer,
@@ -205,10 +205,7 @@ pub(super) async fn open_group<S: StateMachine>(
     peers: &Rc<Peers>,
     is_first: bool,
     config: Config,
-) -> Result<Group<S>, Error>
-where
-    S: Clone,
-{
+) -> Result<Group<S>, Error> {
     let way = || -> Rc<dyn raft::Peers> { Rc::new(GroupPeers { peers: Rc::clone(peers), group: id }) };
     let open = async |me: Peer, machine: S| Group::open(directory, id, me, machine, way(), config.clone()).await;
     let made = match is_first {
