@@ -73,10 +73,23 @@ impl Operation {
 
     /// Sends once and waits for the answer, or for this attempt's share of the time.
     pub(crate) async fn attempt(&self, links: &Links, link: &Link, out: Outgoing) -> Result<Reply, Failure> {
+        self.attempt_of(1, links, link, out).await
+    }
+
+    /// As [`Operation::attempt`], when `candidates`, this one among them, are to be asked in the time that is left: one that
+    /// is dead must not take it all.
+    pub(crate) async fn attempt_of(
+        &self,
+        candidates: usize,
+        links: &Links,
+        link: &Link,
+        out: Outgoing,
+    ) -> Result<Reply, Failure> {
         if links.is_closed() {
             return Err(Failure::Final(Error::new(Code::NoHandle, "the system was closed").remedy("open it again")));
         }
-        let limit = retry::attempt_limit(self.left());
+        let share = self.left() / u32::try_from(candidates).unwrap_or(u32::MAX).max(1);
+        let limit = retry::attempt_limit(self.left()).min(share);
         let opened = link.connection(limit).await.map_err(|error| match failure_of(error) {
             // What was refused is the greeting, not the request.
             Failure::Refused(error) if error.code == Code::Protocol => Failure::Broken(error),

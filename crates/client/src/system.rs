@@ -251,13 +251,20 @@ impl System {
         loop {
             let (address, preferred, known) = self.preferred();
             let link = self.inner.links.control(&address);
-            let failure =
-                match operation.attempt(&self.inner.links, &link, Outgoing { body: body.clone(), bulk: None }).await {
-                    Ok(reply) => return decode(opcode, &reply),
-                    // Here a thing in use is an answer (a pool with containers), not a crowd to wait out.
-                    Err(Failure::Refused(error)) if error.code == Code::Busy => return Err(error),
-                    Err(failure) => failure,
-                };
+            let failure = match operation
+                .attempt_of(
+                    known.saturating_sub(passed_over),
+                    &self.inner.links,
+                    &link,
+                    Outgoing { body: body.clone(), bulk: None },
+                )
+                .await
+            {
+                Ok(reply) => return decode(opcode, &reply),
+                // Here a thing in use is an answer (a pool with containers), not a crowd to wait out.
+                Err(Failure::Refused(error)) if error.code == Code::Busy => return Err(error),
+                Err(failure) => failure,
+            };
             let elsewhere = match &failure {
                 // It is no replica of the service, or not the one that answers; or belongs to another system by now.
                 Failure::Refused(error) => {

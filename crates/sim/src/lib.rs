@@ -6,6 +6,7 @@
 //! - [`workload`]: what a client does; [`oracle`]: what it may then read.
 //! - [`once`]: a scenario of its own: clients that meet on the same keys, and answers that get lost.
 //! - [`resize`]: another one: storage that gets another size meanwhile.
+//! - [`cluster`]: several servers that form a system.
 //! - [`nemesis`]: what goes wrong.
 //! - [`scale`]: no scenario: what placement does in pools of thousands of servers.
 //!
@@ -16,6 +17,7 @@
 
 #![forbid(unsafe_code)]
 
+pub mod cluster;
 pub mod nemesis;
 pub mod once;
 pub mod oracle;

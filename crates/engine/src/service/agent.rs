@@ -9,9 +9,9 @@ use std::rc::Rc;
 use std::time::Duration;
 
 use futures_util::future::join_all;
+use net::Address;
 use raft::{Config, Group, GroupId, StateMachine};
 use rt::disk::fs;
-use net::Address;
 use types::{Code, ContainerId, Epoch, Error, PoolId, Rank, Span};
 use wire::encoding::Bytes;
 use wire::peer as msg;

@@ -1,0 +1,79 @@
+//! Objects with copies, in a system of three servers: what was acknowledged is read, whoever is down.
+
+use std::time::Duration;
+
+use client::{ContainerSpec, Kv, System};
+use rt::sim::{NetworkConfig, Sim, SimConfig};
+use sim::cluster::Cluster;
+use types::{ObjectClass, ObjectType};
+
+const POOL_BYTES: u64 = 3 * (200 << 20);
+const DEADLINE: Duration = Duration::from_secs(60);
+
+fn value(n: u64) -> Vec<u8> {
+    let len = [10, 3000, 50_000][(n % 3) as usize];
+    (0..len).map(|at| (n + at) as u8).collect()
+}
+
+/// A store of keys with so many copies.
+async fn store(system: &System, copies: usize) -> Kv {
+    system.create_pool("tank", POOL_BYTES, Vec::new()).await.expect("there is room for a pool");
+    let pool = system.pool("tank").await.unwrap();
+    let factor = (copies - 1).to_string();
+    let spec = ContainerSpec {
+        label: Some("box".into()),
+        properties: vec![("rd_fac".into(), factor)],
+        ..ContainerSpec::default()
+    };
+    pool.create_container(spec).await.unwrap();
+    let container = pool.container("box").await.unwrap();
+    let class: ObjectClass = format!("RP_{copies}GX").parse().unwrap();
+    let oid = container.new_object(ObjectType::KvHashed, Some(class)).await.unwrap();
+    container.kv(oid)
+}
+
+async fn put(kv: &Kv, keys: std::ops::Range<u64>) {
+    for n in keys {
+        kv.put(n, &value(n)).await.unwrap_or_else(|error| panic!("key {n}: {error}"));
+    }
+}
+
+async fn is_whole(kv: &Kv, keys: std::ops::Range<u64>) {
+    for n in keys {
+        let found = kv.get(n).await.unwrap_or_else(|error| panic!("key {n}: {error}"));
+        assert_eq!(found.as_deref(), Some(&value(n)[..]), "key {n}");
+    }
+}
+
+fn run(seed: u64, copies: usize) {
+    let delay = Duration::from_micros(20)..=Duration::from_millis(2);
+    let network = NetworkConfig { delay, drop: 0.002, duplicate: 0.005 };
+    let sim = Sim::new(SimConfig { network, time_limit: Duration::from_secs(3600), ..SimConfig::seeded(seed) });
+    sim.run(async move {
+        let cluster = Cluster::form(3).await;
+        let system = cluster.connect(DEADLINE).await;
+        let kv = store(&system, copies).await;
+        put(&kv, 0..60).await;
+        is_whole(&kv, 0..60).await;
+        // The pool's service has all its replicas by now.
+        rt::sleep(Duration::from_secs(10)).await;
+        // Whoever it is: reads and writes go on, without an error.
+        let down = (seed % 3) as usize;
+        cluster.crash(down);
+        put(&kv, 60..120).await;
+        is_whole(&kv, 0..120).await;
+        cluster.restart(down).await;
+        put(&kv, 120..150).await;
+        is_whole(&kv, 0..150).await;
+    });
+}
+
+#[test]
+fn two_copies_bear_the_death_of_any_server() {
+    (0..3).for_each(|seed| run(seed, 2));
+}
+
+#[test]
+fn three_copies_bear_the_death_of_any_server() {
+    (3..6).for_each(|seed| run(seed, 3));
+}
