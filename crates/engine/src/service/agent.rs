@@ -284,7 +284,8 @@ impl Service {
 
     /// Tells the targets who holds what, and where they are.
     async fn tell_map(&self, pool: PoolId, state: &PoolState, told: &mut Told) -> Result<(), Error> {
-        let Some(map) = state.map() else { return Ok(()) };
+        // On one server nobody has copies, and there is nobody to ask: its targets need no map, and go the shorter way.
+        let Some(map) = state.map().filter(|map| map.servers().len() > 1) else { return Ok(()) };
         let addresses = self.addresses_of(state);
         let now = (map.version(), addresses);
         if told.map.as_ref() == Some(&now) {
