@@ -185,6 +185,20 @@ impl Cluster {
         }
     }
 
+    /// Waits until the map of the pool is as `look` wants it.
+    async fn map_settles(&self, to: &[u32], look: impl Fn(&PoolMap) -> bool) {
+        let begun = rt::now();
+        loop {
+            let map: PoolMap =
+                self.ask(to, (0, 0), Opcode::PoolConnect, &PoolName { pool: "tank".into() }).await.unwrap();
+            if look(&map) {
+                return;
+            }
+            assert!(begun.elapsed() < PATIENCE, "seed {}: {map:?}", self.sim.seed());
+            rt::sleep(Duration::from_millis(100)).await;
+        }
+    }
+
     /// Waits until all replicas have the same state (K19).
     async fn agree(&self, numbers: &[u32]) {
         let begun = rt::now();
@@ -202,6 +216,17 @@ impl Cluster {
             rt::sleep(Duration::from_millis(100)).await;
         }
     }
+}
+
+/// What a map says now of the targets of a rank.
+fn states_of(map: &PoolMap, rank: u32) -> Vec<TargetState> {
+    let before = map.servers.iter().take_while(|server| server.rank.0 != rank);
+    let first: u32 = before.map(|server| server.targets).sum();
+    let newest = |position: u32| {
+        let said = map.standings.iter().filter(|run| (run.first..run.first + run.count).contains(&position));
+        said.max_by_key(|run| run.since).map(|run| run.state).expect("something is said of every target")
+    };
+    (first..first + 2).map(newest).collect()
 }
 
 fn states(info: &SystemInfo) -> Vec<MemberState> {
@@ -270,8 +295,13 @@ fn commands_go_on_when_the_leader_dies_and_take_effect_once() {
                     info.members[leader as usize].state == MemberState::Excluded
                 })
                 .await;
+            // The pool's leader follows with the map: its targets are down.
+            let of_the_dead = move |map: &PoolMap| states_of(map, leader);
+            cluster.map_settles(&left, |map| of_the_dead(map) == [TargetState::Down; 2]).await;
             cluster.start(leader, None).await.unwrap();
             cluster.settle("the dead is back", &all, |info| states(info) == [MemberState::Joined; 3]).await;
+            // What they hold is to be brought up to date: they are up, and not in.
+            cluster.map_settles(&all, |map| of_the_dead(map) == [TargetState::UpFromDown; 2]).await;
             let list: SnapshotList = {
                 let name = ContainerName { pool: "tank".into(), container: "box".into() };
                 cluster.ask(&[leader], (0, 0), Opcode::SnapshotList, &name).await.unwrap()

@@ -98,7 +98,7 @@ fn shown(config: &Config) -> Outcome {
             "io_timeout_s": config.io_timeout.as_secs(),
         },
         "memory": config.memory,
-        "fault_path": config.fault_path,
+        "fault_path": config.fault_path.as_deref().unwrap_or_default(),
     });
     Outcome::new(response, pairs(&rows))
 }

@@ -194,7 +194,7 @@ impl Service {
         let (mut told, mut last, mut sent) = (Told::default(), Followed::default(), None);
         loop {
             let version = slot.group.local(|pool| pool.version);
-            if last.version != version || !last.trouble.is_empty() || self.has_moved(&told) {
+            if last.version != version || !last.trouble.is_empty() || self.has_moved(&slot, &told) {
                 let trouble = self.follow_containers(id, &slot, &mut told).await;
                 for (container, error) in &trouble {
                     tracing::warn!(pool = %id, ?container, %error, "the targets do not agree with the pool's state");
@@ -284,10 +284,9 @@ impl Service {
 
     /// Tells the targets who holds what, and where they are.
     async fn tell_map(&self, pool: PoolId, state: &PoolState, told: &mut Told) -> Result<(), Error> {
-        let Some(map) = state.map() else { return Ok(()) };
-        let ranks = map.servers().iter().map(|server| server.rank);
-        let addresses: BTreeMap<Rank, Address> =
-            ranks.filter_map(|rank| Some((rank, self.peers.address(rank)?.parse().ok()?))).collect();
+        // On one server nobody has copies, and there is nobody to ask: its targets need no map, and go the shorter way.
+        let Some(map) = state.map().filter(|map| map.servers().len() > 1) else { return Ok(()) };
+        let addresses = self.addresses_of(state);
         let now = (map.version(), addresses);
         if told.map.as_ref() == Some(&now) {
             return Ok(());
@@ -298,11 +297,16 @@ impl Service {
         Ok(())
     }
 
+    /// Where the pool's servers are, as far as it is known here.
+    fn addresses_of(&self, pool: &PoolState) -> BTreeMap<Rank, Address> {
+        let ranks = pool.servers().iter().map(|server| server.rank);
+        ranks.filter_map(|rank| Some((rank, self.peers.address(rank)?.parse().ok()?))).collect()
+    }
+
     /// Whether some server of a pool answers elsewhere than the targets were told.
-    fn has_moved(&self, told: &Told) -> bool {
-        let address = |rank: &Rank| self.peers.address(*rank).and_then(|text| text.parse::<Address>().ok());
-        let moved = |(rank, told): (&Rank, &Address)| address(rank).is_some_and(|now| now != *told);
-        told.map.as_ref().is_some_and(|(_, addresses)| addresses.iter().any(moved))
+    fn has_moved(&self, slot: &Slot<PoolState>, told: &Told) -> bool {
+        let known = told.map.as_ref().map(|(_, addresses)| addresses);
+        known.is_some_and(|known| slot.group.local(|pool| self.addresses_of(pool)) != *known)
     }
 
     async fn follow_container(

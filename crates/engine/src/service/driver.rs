@@ -387,7 +387,8 @@ mod tests {
         let full = Error::new(Code::NoSpace, "full");
         let created = vec![PoolCommand::ContainerCreated { id: id(1) }];
         let given_up = vec![PoolCommand::DestroyContainer { id: id(1), trouble: Some(full.clone()) }];
-        let cases: [(&[u32], Option<Followed>, Option<Followed>, &Vec<PoolCommand>); 7] = [
+        type Case<'a> = (&'a [u32], Option<Followed>, Option<Followed>, &'a Vec<PoolCommand>);
+        let cases: [Case; 7] = [
             (&[0], Some(followed(version, None)), None, &created),
             (&[0, 1], Some(followed(version, None)), None, &vec![]),
             (&[0, 1], Some(followed(version, None)), Some(followed(version - 1, None)), &vec![]),
