@@ -116,7 +116,10 @@ impl Lead {
         let is_all = decided.len() <= DECISIONS_MAX;
         decided.truncate(DECISIONS_MAX);
         let open = self.work.values().map(|work| work.epoch).min();
-        let closed = match (is_all && *self.machine.phase() == Phase::Serving, open) {
+        // Under the lease: whoever leads next does so later by more than clocks may differ.
+        let others = self.machine.members().filter(|peer| *peer != self.view.me);
+        let may_close = is_all && *self.machine.phase() == Phase::Serving && self.lease.holds(others, rt::now());
+        let closed = match (may_close, open) {
             (false, _) => Epoch::ZERO,
             (true, None) => now,
             (true, Some(open)) => Epoch(open.0.saturating_sub(1)),
