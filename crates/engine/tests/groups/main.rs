@@ -126,8 +126,14 @@ async fn torment(cluster: Rc<Cluster>, mut dice: Rng, calm: Rc<Cell<bool>>) -> H
                     excluded = Some(victim);
                     harm.excluded += 1;
                     excluded_at = rt::now();
-                    // It comes back all the same, and has yet to hear of it.
-                    rt::sleep(Duration::from_millis(dice.below(500))).await;
+                    // It comes back all the same, and has yet to hear of it; or only hears that it is to be filled.
+                    if returns && dice.below(2) == 0 {
+                        rt::sleep(Duration::from_millis(500 + dice.below(2500))).await;
+                        cluster.reintegrate();
+                        harm.returned += 1;
+                    } else {
+                        rt::sleep(Duration::from_millis(dice.below(500))).await;
+                    }
                 }
                 cluster.start(victim);
             }
