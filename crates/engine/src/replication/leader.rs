@@ -231,6 +231,11 @@ impl<E: Clone> Leader<E> {
         self.untold.get(&peer).is_some_and(|news| !news.decided.is_empty() || news.settled < self.settled)
     }
 
+    /// This member has yet to prepare it, as far as is known.
+    pub fn is_missing(&self, peer: Peer, change: Change) -> bool {
+        self.open.get(&change).is_some_and(|open| open.missing.contains(&peer))
+    }
+
     /// Some member has yet to prepare it, as far as is known.
     pub fn is_open(&self, change: Change) -> bool {
         self.open.contains_key(&change)

@@ -209,6 +209,29 @@ impl Member {
         }
     }
 
+    /// Refuses a change that there is no place for here, unless it came before and is kept.
+    ///
+    /// # Errors
+    /// `Aborted`: it is refused; of another term; the store's failure.
+    pub fn refuse<L: Ledger>(
+        &mut self,
+        change: Change,
+        ledger: &mut L,
+    ) -> Result<(), PrepareError<L::Refusal, L::Failure>> {
+        if change.term != self.term {
+            return Err(PrepareError::Term(self.term));
+        }
+        match self.outcome(change) {
+            _ if self.prepared.contains_key(&change) => return Ok(()),
+            Some(Outcome::Committed) => return Ok(()),
+            Some(Outcome::Aborted) => return Err(PrepareError::Aborted),
+            None => {}
+        }
+        ledger.decide(change, Outcome::Aborted).map_err(PrepareError::Failed)?;
+        self.decided.insert(change, Outcome::Aborted);
+        Err(PrepareError::Aborted)
+    }
+
     /// Prepares a change of the leader whose own member this is. One that it refuses leaves nothing behind: nobody else
     /// has heard of it, or ever will.
     ///

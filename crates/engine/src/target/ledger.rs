@@ -225,6 +225,7 @@ mod tests {
         match next(8) {
             0 => drop(member.recover(term(next(9)), next(4) as u32, &mut ledger)),
             7 if next(20) == 0 => member.leave(&mut ledger).unwrap(),
+            1..=4 if next(8) == 0 => drop(member.refuse(change, &mut ledger)),
             1..=4 => {
                 let (dkey, akey) = (Key::from(next(4)), Key::literal("a"));
                 let bytes = vec![7; next(600) as usize];

@@ -161,6 +161,13 @@ impl Cluster {
         handle.ask(|done| Order::SetMap { pool: POOL, view, done }).await
     }
 
+    /// Gives the pool less room on one server than on the others.
+    pub async fn set_quota(&self, n: usize, quota: u64) {
+        let handle = self.handles.borrow()[n].clone().expect("it lives");
+        let share = PoolShare { quota, reserve: 0, scrub: Span::FOREVER };
+        handle.ask(|done| Order::SetPool { id: POOL, share, done }).await.unwrap();
+    }
+
     fn view(&self, n: usize) -> PoolView {
         let addresses = (0..self.servers()).map(|n| (Rank(n as u32), address(n))).collect();
         PoolView { map: self.map.borrow().clone(), addresses, rank: Rank(n as u32) }
@@ -220,6 +227,8 @@ pub struct Stored {
     /// By group, key and epoch.
     pub values: BTreeMap<(u32, String, Epoch), String>,
     pub undecided: Vec<vos::Undecided>,
+    /// Outcomes that it remembers.
+    pub unsettled: usize,
     /// Of which it knows anything.
     pub groups: Vec<u32>,
 }
@@ -230,6 +239,7 @@ impl Stored {
         store.check().expect_clean();
         let mut values = BTreeMap::new();
         let undecided = GROUPS.iter().flat_map(|group| store.standing(POOL, *group).unwrap().prepared).collect();
+        let unsettled = GROUPS.iter().map(|group| store.standing(POOL, *group).unwrap().decided.len()).sum();
         let groups = store.groups(POOL).unwrap();
         let mut branches = vec![vos::Branch::default()];
         while let Some(branch) = branches.pop() {
@@ -255,7 +265,7 @@ impl Stored {
                 values.insert((group, key.clone(), version.epoch), String::from_utf8(bytes).unwrap());
             }
         }
-        Stored { values, undecided, groups }
+        Stored { values, undecided, unsettled, groups }
     }
 }
 

@@ -17,6 +17,24 @@ use crate::target::parse;
 use crate::target::punch::with_punch;
 use crate::target::update::with_update;
 
+/// What a leader asked for.
+struct Asked<'a> {
+    group: &'a Group,
+    message: &'a GroupRequest,
+    from: Peer,
+    deadline: Instant,
+}
+
+impl Asked<'_> {
+    fn term(&self) -> Term {
+        term_in(self.message.term)
+    }
+
+    fn name(&self, change: &GroupPrepare) -> Change {
+        Change { term: self.term(), number: change.number }
+    }
+}
+
 /// Why a step was not done.
 enum Undone {
     Term(Term),
@@ -55,6 +73,7 @@ impl Target {
             return Err(super::stale(&view, map_version));
         }
         let group = self.group(pool, number)?;
+        let asked = Asked { group: &group, message: &message, from, deadline };
         let answer = match &message.step {
             GroupStep::Wake => {
                 if reign.leader == Some(view.me) {
@@ -62,11 +81,11 @@ impl Target {
                 }
                 Ok(GroupResponse::Done)
             }
-            GroupStep::Recover { since } => self.recover(&group, &message, from, *since).await,
-            GroupStep::Tell => self.hear(&group, &message, from, deadline).await,
+            GroupStep::Recover { since } => self.recover(&asked, *since).await,
+            GroupStep::Tell => self.hear(&asked).await,
             GroupStep::Prepare { change } => {
                 let bulk = request.bulk.take().unwrap_or_default();
-                self.prepare(&group, &message, from, change, bulk, deadline).await
+                self.prepare(&asked, change, bulk).await
             }
         };
         match answer {
@@ -90,14 +109,8 @@ impl Target {
     }
 
     /// A leader begins.
-    async fn recover(
-        &self,
-        group: &Group,
-        message: &GroupRequest,
-        from: Peer,
-        since: u32,
-    ) -> Result<GroupResponse, Undone> {
-        let term = term_in(message.term);
+    async fn recover(&self, asked: &Asked<'_>, since: u32) -> Result<GroupResponse, Undone> {
+        let (group, from, term) = (asked.group, asked.from, asked.term());
         let own = group.lead.borrow().as_ref().map(|lead| lead.term());
         if own.is_some_and(|own| own < term) {
             // Before this target's member follows: its leader must not count on it any more.
@@ -120,16 +133,10 @@ impl Target {
     }
 
     /// Hears what was decided.
-    async fn hear(
-        &self,
-        group: &Group,
-        message: &GroupRequest,
-        from: Peer,
-        deadline: Instant,
-    ) -> Result<GroupResponse, Undone> {
+    async fn hear(&self, asked: &Asked<'_>) -> Result<GroupResponse, Undone> {
         let lsn = loop {
-            match self.decide(group, message, from) {
-                Err(Undone::Failed(error)) if is_pressure(&error) => self.pressed(error, deadline).await?,
+            match self.decide(asked) {
+                Err(Undone::Failed(error)) if is_pressure(&error) => self.pressed(error, asked.deadline).await?,
                 done => break done?,
             }
         };
@@ -138,8 +145,9 @@ impl Target {
     }
 
     /// Does what was decided, and grants the lease to whoever decided it.
-    fn decide(&self, group: &Group, message: &GroupRequest, from: Peer) -> Result<media::Lsn, Undone> {
-        let term = term_in(message.term);
+    fn decide(&self, asked: &Asked<'_>) -> Result<media::Lsn, Undone> {
+        let Asked { group, message, from, .. } = *asked;
+        let term = asked.term();
         let decisions = Decisions { decided: decisions_in(&message.decided), settled: change_in(message.settled) };
         let ((), lsn) = group.step(self, |member, ledger| member.decide(term, &decisions, ledger))?;
         group.grants.borrow_mut().grant(from, rt::now());
@@ -151,58 +159,83 @@ impl Target {
     /// Keeps a change.
     async fn prepare(
         &self,
-        group: &Group,
-        message: &GroupRequest,
-        from: Peer,
+        asked: &Asked<'_>,
         change: &GroupPrepare,
         bulk: rt::disk::IoBuf,
-        deadline: Instant,
     ) -> Result<GroupResponse, Undone> {
-        let term = term_in(message.term);
-        let known = group.member.borrow().term();
+        let term = asked.term();
+        let known = asked.group.member.borrow().term();
         if known != term {
             // Before anything is written for it.
             return Err(Undone::Term(known));
         }
-        let lsn = match &change.work {
-            GroupWork::Update { body } => {
-                let update = parse(&body.0).map_err(Undone::Refused)?;
-                let placed = self.place(&update, bulk, deadline).await.map_err(refused)?;
-                let with_op = |keep: &mut dyn FnMut(&Op<'_>)| {
-                    with_update(&update, &placed, |update| keep(&Op::Update(*update)));
-                };
-                let container = update.place.container;
-                self.keep_change(group, message, from, change, container, &with_op, deadline).await?
-            }
-            GroupWork::Punch { body } => {
-                let punch: wire::data::PunchRequest = parse(&body.0).map_err(Undone::Refused)?;
-                let with_op = |keep: &mut dyn FnMut(&Op<'_>)| with_punch(&punch, |punch| keep(&Op::Punch(*punch)));
-                let container = punch.place.container;
-                self.keep_change(group, message, from, change, container, &with_op, deadline).await?
-            }
+        let kept = match &change.work {
+            GroupWork::Update { body } => self.keep_update(asked, change, &body.0, bulk).await,
+            GroupWork::Punch { body } => self.keep_punch(asked, change, &body.0).await,
+        };
+        let lsn = match kept {
+            // Refused before anything was done: not even what was decided before.
+            Err(Undone::Refused(error)) => self.refuse(asked, change, error).await?,
+            kept => kept?,
         };
         self.upkeep.written();
         self.on_device(lsn).await?;
         Ok(GroupResponse::Done)
     }
 
+    async fn keep_update(
+        &self,
+        asked: &Asked<'_>,
+        change: &GroupPrepare,
+        body: &[u8],
+        bulk: rt::disk::IoBuf,
+    ) -> Result<media::Lsn, Undone> {
+        let update: wire::data::UpdateRequest = parse(body).map_err(Undone::Refused)?;
+        let placed = self.place(&update, bulk, asked.deadline).await.map_err(refused)?;
+        let with_op = |keep: &mut dyn FnMut(&Op<'_>)| {
+            with_update(&update, &placed, |update| keep(&Op::Update(*update)));
+        };
+        self.keep_change(asked, change, update.place.container, &with_op).await
+    }
+
+    async fn keep_punch(&self, asked: &Asked<'_>, change: &GroupPrepare, body: &[u8]) -> Result<media::Lsn, Undone> {
+        let punch: wire::data::PunchRequest = parse(body).map_err(Undone::Refused)?;
+        let with_op = |keep: &mut dyn FnMut(&Op<'_>)| with_punch(&punch, |punch| keep(&Op::Punch(*punch)));
+        self.keep_change(asked, change, punch.place.container, &with_op).await
+    }
+
+    /// First what was decided before; then the change is refused for good, unless it came before and is kept.
+    async fn refuse(&self, asked: &Asked<'_>, change: &GroupPrepare, error: Error) -> Result<media::Lsn, Undone> {
+        let (group, name) = (asked.group, asked.name(change));
+        loop {
+            let refused = self.decide(asked).and_then(|lsn| {
+                match group.step(self, |member, ledger| member.refuse(name, ledger)) {
+                    Ok(((), own)) => Ok(lsn.max(own)),
+                    Err(PrepareError::Term(known)) => Err(Undone::Term(known)),
+                    Err(PrepareError::Failed(error)) => Err(Undone::Failed(error)),
+                    Err(PrepareError::Aborted | PrepareError::Refused(_)) => Err(Undone::Refused(error.clone())),
+                }
+            });
+            match refused {
+                Err(Undone::Failed(error)) if is_pressure(&error) => self.pressed(error, asked.deadline).await?,
+                refused => return refused,
+            }
+        }
+    }
+
     /// First what was decided before, then the change, in one call.
-    #[allow(clippy::too_many_arguments)]
     async fn keep_change(
         &self,
-        group: &Group,
-        message: &GroupRequest,
-        from: Peer,
+        asked: &Asked<'_>,
         change: &GroupPrepare,
         container: ContainerId,
         with_op: &Lend<'_>,
-        deadline: Instant,
     ) -> Result<media::Lsn, Undone> {
-        let name = Change { term: term_in(message.term), number: change.number };
+        let (group, name) = (asked.group, asked.name(change));
         let members: Vec<Peer> = change.members.iter().map(peer_in).collect();
         let origin = Origin { session: SessionId(change.session), seq: change.sequence };
         loop {
-            let decided = self.decide(group, message, from);
+            let decided = self.decide(asked);
             let kept = decided.and_then(|lsn| {
                 let mut kept = None;
                 with_op(&mut |op| {
@@ -222,7 +255,7 @@ impl Target {
             match kept {
                 Ok(Ok(lsn)) => return Ok(lsn),
                 Ok(Err(error)) => return Err(Undone::Refused(self.refusal(container, error))),
-                Err(Undone::Failed(error)) if is_pressure(&error) => self.pressed(error, deadline).await?,
+                Err(Undone::Failed(error)) if is_pressure(&error) => self.pressed(error, asked.deadline).await?,
                 Err(why) => return Err(why),
             }
         }

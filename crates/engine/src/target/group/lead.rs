@@ -42,7 +42,8 @@ pub(super) struct Lead {
     waiting: BTreeMap<Request, oneshot::Sender<Answer>>,
     /// What is decided, and will be said when this target's own member has done it.
     answers: Vec<(Request, Answer)>,
-    /// What changes are to do, as long as some member has yet to prepare them.
+    /// What changes are to do, as long as some member has yet to prepare them. In the order of their names, which is that
+    /// of their epochs.
     work: BTreeMap<Change, Rc<Work>>,
     /// Who tells a member what it lacks, and how to hurry them.
     tellers: BTreeMap<Peer, Rc<Notify>>,
@@ -95,7 +96,12 @@ impl Lead {
 
     /// No change that is under way has an epoch up to `at`.
     pub(super) fn is_closed(&self, at: Epoch) -> bool {
-        self.answers.is_empty() && self.work.values().all(|work| work.epoch > at)
+        self.answers.is_empty() && self.first_epoch().is_none_or(|first| first > at)
+    }
+
+    /// Of the changes that are under way.
+    fn first_epoch(&self) -> Option<Epoch> {
+        self.work.first_key_value().map(|(_, work)| work.epoch)
     }
 
     /// Takes a request up: its name, and where its answer will come.
@@ -115,8 +121,10 @@ impl Lead {
         let Decisions { mut decided, settled } = self.machine.decisions_for(peer);
         let is_all = decided.len() <= DECISIONS_MAX;
         decided.truncate(DECISIONS_MAX);
-        let open = self.work.values().map(|work| work.epoch).min();
-        let closed = match (is_all && *self.machine.phase() == Phase::Serving, open) {
+        // Under the lease: whoever leads next does so later by more than clocks may differ.
+        let others = self.machine.members().filter(|peer| *peer != self.view.me);
+        let may_close = is_all && *self.machine.phase() == Phase::Serving && self.lease.holds(others, rt::now());
+        let closed = match (may_close, self.first_epoch()) {
             (false, _) => Epoch::ZERO,
             (true, None) => now,
             (true, Some(open)) => Epoch(open.0.saturating_sub(1)),
@@ -457,10 +465,8 @@ impl Target {
         let (term, mut pause) = (change.term, RETRY_MIN);
         loop {
             let is_missing = |lead: &mut Lead| {
-                lead.machine
-                    .missing_from(peer)
-                    .any(|missing| missing == change)
-                    .then(|| lead.machine.members().map(peer_out).collect::<Vec<_>>())
+                let members = || lead.machine.members().map(peer_out).collect::<Vec<_>>();
+                lead.machine.is_missing(peer, change).then(members)
             };
             let Some(members) = group.with_lead(term, is_missing).flatten() else { return };
             let body = wire::encoding::Bytes(work.body.to_vec());
