@@ -9,6 +9,8 @@ use types::{ObjectClass, ObjectType};
 
 const POOL_BYTES: u64 = 3 * (200 << 20);
 const DEADLINE: Duration = Duration::from_secs(60);
+/// How long a server may take until it has what it missed.
+const PATIENCE: Duration = Duration::from_secs(120);
 
 fn value(n: u64) -> Vec<u8> {
     let len = [10, 3000, 50_000][(n % 3) as usize];
@@ -38,6 +40,27 @@ async fn put(kv: &Kv, keys: std::ops::Range<u64>) {
     }
 }
 
+/// Removes keys, and writes them again.
+async fn overwrite(kv: &Kv, keys: std::ops::Range<u64>) {
+    for n in keys {
+        kv.remove(n).await.unwrap_or_else(|error| panic!("key {n}: {error}"));
+        kv.put(n, &value(n)).await.unwrap_or_else(|error| panic!("key {n}: {error}"));
+    }
+}
+
+/// Waits until all targets are in service.
+async fn in_service(system: &System) {
+    let begun = rt::now();
+    loop {
+        let info = system.pool_info("tank").await.unwrap();
+        if info.disabled_targets == 0 {
+            return;
+        }
+        assert!(begun.elapsed() < PATIENCE, "some targets do not come back: {info:?}");
+        rt::sleep(Duration::from_millis(200)).await;
+    }
+}
+
 async fn is_whole(kv: &Kv, keys: std::ops::Range<u64>) {
     for n in keys {
         let found = kv.get(n).await.unwrap_or_else(|error| panic!("key {n}: {error}"));
@@ -57,14 +80,22 @@ fn run(seed: u64, copies: usize) {
         is_whole(&kv, 0..60).await;
         // The pool's service has all its replicas by now.
         rt::sleep(Duration::from_secs(10)).await;
-        // Whoever it is: reads and writes go on, without an error.
-        let down = (seed % 3) as usize;
-        cluster.crash(down);
-        put(&kv, 60..120).await;
-        is_whole(&kv, 0..120).await;
-        cluster.restart(down).await;
-        put(&kv, 120..150).await;
-        is_whole(&kv, 0..150).await;
+        // One after the other, whoever it is: reads and writes go on, without an error. What one misses is brought to it,
+        // for the next to die may have the only other copy.
+        let mut written = 60;
+        for turn in 0..3 {
+            let down = (seed as usize + turn) % 3;
+            cluster.crash(down);
+            put(&kv, written..written + 40).await;
+            written += 40;
+            is_whole(&kv, 0..written).await;
+            overwrite(&kv, 0..10).await;
+            cluster.restart(down).await;
+            put(&kv, written..written + 10).await;
+            written += 10;
+            in_service(&system).await;
+            is_whole(&kv, 0..written).await;
+        }
     });
 }
 

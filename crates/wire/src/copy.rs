@@ -12,6 +12,8 @@ message! {
     /// Target to target: of which groups of a pool's containers the asked one has records, after `after`.
     pub struct CopyListRequest {
         pub pool: PoolId,
+        /// The pool map that the sender goes by. What was begun by older ones is decided before the answer.
+        pub map_version: u32,
         pub after: Option<(ContainerId, u32)>,
     }
 }
@@ -30,6 +32,7 @@ message! {
     pub struct CopyRequest {
         pub container: ContainerId,
         pub group: u32,
+        pub map_version: u32,
         pub since: Epoch,
         /// Empty: from the beginning.
         pub after: Bytes,

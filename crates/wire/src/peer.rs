@@ -47,6 +47,9 @@ message! {
         pub group: Group,
         pub rank: Rank,
         pub version: u64,
+        /// Of a pool: for which version of the map each of its targets has all that it is to have. Empty: nothing is on
+        /// its way.
+        pub filled: Vec<u32>,
         /// Why it got no further, if something stood in the way: with a container, or with the pool itself.
         pub trouble: Vec<(Option<ContainerId>, Error)>,
     }

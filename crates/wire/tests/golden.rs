@@ -251,7 +251,7 @@ fn peer_samples(check: &mut impl Check) {
     check.one("forward", Forward { session: 7, sequence: 8, opcode: 0x0110, hops: 1, body: body.clone() });
     check.one("propose", Propose { group: group.clone(), request: Some((7, 1)), command: body.clone() });
     let trouble = vec![(Some(container_id()), Error::new(Code::NoSpace, "full")), (None, Error::new(Code::Io, "bad"))];
-    check.one("report", Report { group, rank: Rank(2), version: 9, trouble });
+    check.one("report", Report { group, rank: Rank(2), version: 9, filled: vec![3, 4], trouble });
     check.one("reported", Reported { applied: 77 });
     let join = Join {
         server: ServerId::from_bytes([6; 16]),
@@ -328,10 +328,10 @@ fn group_samples(check: &mut impl Check) {
 fn copy_samples(check: &mut impl Check) {
     let (container, group) = (container_id(), 0x0103);
     let after = Some((container, group));
-    check.one("copy_list_request", CopyListRequest { pool: pool_id(), after });
+    check.one("copy_list_request", CopyListRequest { pool: pool_id(), map_version: 4, after });
     check.one("copy_list_response", CopyListResponse { groups: vec![(container, group)], next: after });
     let (since, after) = (Epoch(5), Bytes(vec![1, 2]));
-    check.one("copy_request", CopyRequest { container, group, since, after: after.clone() });
+    check.one("copy_request", CopyRequest { container, group, map_version: 4, since, after: after.clone() });
     let payload = || Payload::Inline { bytes: Bytes(b"v".to_vec()), checksums: vec![9] };
     let values = [
         ("punch", CopyValue::Punch),

@@ -10,6 +10,7 @@ use std::time::Duration;
 
 use futures_util::future::join_all;
 use net::Address;
+use placement::{PoolMap, TargetState};
 use raft::{Config, Group, GroupId, StateMachine};
 use rt::disk::fs;
 use types::{Code, ContainerId, Epoch, Error, PoolId, Rank, Span};
@@ -112,7 +113,7 @@ impl Service {
                 for (_, error) in &trouble {
                     tracing::warn!(%error, "the pools here are not as the system wants them");
                 }
-                last = Followed { version, trouble };
+                last = Followed { version, trouble, ..Followed::default() };
                 self.followed.set(version);
                 sent = None;
             }
@@ -199,22 +200,40 @@ impl Service {
                 for (container, error) in &trouble {
                     tracing::warn!(pool = %id, ?container, %error, "the targets do not agree with the pool's state");
                 }
-                last = Followed { version, trouble };
+                last = Followed { version, filled: last.filled, trouble };
                 slot.is_settled.set(last.trouble.is_empty());
                 sent = None;
             } else if version == 0 {
                 // Nobody made it yet.
                 slot.is_settled.set(true);
             }
+            let (filled, is_filling) = self.filled(id, &slot).await;
+            if last.filled != filled {
+                last.filled = filled;
+                sent = None;
+            }
             let leader = slot.group.standing().leader.map(|leader| leader.rank);
             if sent.is_none() || sent != leader {
                 sent = self.report(&slot, GroupId(id.to_bytes()), &last).await.then_some(leader).flatten();
             }
-            let pause = if sent.is_none() || !last.trouble.is_empty() { AGAIN } else { IDLE };
+            let pause = if sent.is_none() || !last.trouble.is_empty() || is_filling { AGAIN } else { IDLE };
             if let Ok(None) = rt::timeout(pause, watch.changed()).await {
                 return;
             }
         }
+    }
+
+    /// For which version of the pool's map each target here has all that it is to have, and whether they still work at it;
+    /// nothing when nothing is on its way.
+    async fn filled(&self, pool: PoolId, slot: &Slot<PoolState>) -> (Vec<u32>, bool) {
+        let Some(version) = slot.group.local(|pool| pool.map().filter(|map| is_changing(map)).map(PoolMap::version))
+        else {
+            return (Vec::new(), false);
+        };
+        let filled = self.tell(|done| Order::Filled { pool, done }).await;
+        let filled: Vec<u32> = filled.into_iter().map(|version| version.unwrap_or(0)).collect();
+        let is_filling = filled.iter().any(|filled| *filled != version);
+        (filled, is_filling)
     }
 
     /// Waits until the replica here knows all that was answered before.
@@ -388,8 +407,8 @@ impl Service {
     }
 
     async fn send_report(&self, leader: Rank, group: GroupId, followed: &Followed) -> Option<u64> {
-        let Followed { version, trouble } = followed.clone();
-        let report = msg::Report { group: Bytes(group.0.to_vec()), rank: self.rank, version, trouble };
+        let Followed { version, filled, trouble } = followed.clone();
+        let report = msg::Report { group: Bytes(group.0.to_vec()), rank: self.rank, version, filled, trouble };
         let answer = self.peers.ask(leader, Opcode::Report, report.to_bytes(), REPORT_MAX).await;
         let body = answer.inspect_err(|error| tracing::debug!(%leader, %error, "a report was not heard")).ok()?;
         msg::Reported::from_bytes(&body).ok().map(|reported| reported.applied)
@@ -402,7 +421,7 @@ impl Service {
     pub(super) async fn reported(&self, body: &[u8]) -> Result<Vec<u8>, Error> {
         let report: msg::Report = parse(body)?;
         let id = super::route::group_id(&report.group.0)?;
-        let followed = Followed { version: report.version, trouble: report.trouble };
+        let followed = Followed { version: report.version, filled: report.filled, trouble: report.trouble };
         let applied = if id == self.system_group() {
             hear(&self.system, report.rank, followed).await?
         } else {
@@ -412,6 +431,11 @@ impl Service {
         };
         Ok(msg::Reported { applied }.to_bytes())
     }
+}
+
+/// Whether targets are on their way in.
+fn is_changing(map: &PoolMap) -> bool {
+    map.targets().iter().any(|target| matches!(target.state(), TargetState::Up(_)))
 }
 
 async fn hear<S: StateMachine>(slot: &Slot<S>, rank: Rank, followed: Followed) -> Result<u64, Error> {

@@ -1,5 +1,6 @@
 //! Queries: states and targets, told in messages. What lies on other servers is gathered from them, within a time limit.
 
+use std::collections::BTreeSet;
 use std::rc::Rc;
 use std::time::Duration;
 
@@ -119,7 +120,11 @@ impl Service {
 
     pub(super) async fn pool_info(&self, id: PoolId, slot: &Slot<PoolState>) -> Result<msg::PoolInfo, Error> {
         let mut shares = Vec::new();
-        let mut disabled = 0;
+        // Targets that the map says are out, or not in yet, that failed, or whose servers do not answer.
+        let mut disabled: BTreeSet<(Rank, u32)> = slot.group.local(|pool| {
+            let targets = pool.map().map_or(&[][..], placement::PoolMap::targets).iter();
+            targets.filter(|target| !target.state().serves()).map(|target| (target.rank, target.index.0)).collect()
+        });
         let targets_of = |rank| {
             let servers = |pool: &PoolState| pool.servers().iter().find(|s| s.rank == rank).map_or(0, |s| s.targets);
             slot.group.local(servers)
@@ -127,14 +132,15 @@ impl Service {
         for (rank, answer) in self.all_spaces(id, slot).await {
             match answer {
                 Ok(spaces) => {
-                    disabled += spaces.iter().filter(|(_, is_failed)| *is_failed).count() as u32;
+                    let failed = spaces.iter().zip(0..).filter(|((_, is_failed), _)| *is_failed);
+                    disabled.extend(failed.map(|(_, index)| (rank, index)));
                     shares.extend(spaces.into_iter().map(|(space, _)| space));
                 }
                 // Here it is an answer, from elsewhere there is none.
                 Err(error) if rank == self.rank => return Err(error),
                 Err(error) => {
                     tracing::debug!(%rank, %error, "it does not say what a pool uses");
-                    disabled += targets_of(rank);
+                    disabled.extend((0..targets_of(rank)).map(|index| (rank, index)));
                 }
             }
         }
@@ -148,7 +154,7 @@ impl Service {
                 label: pool.label.clone(),
                 map_version: pool.map().map_or(0, placement::PoolMap::version),
                 targets: pool.targets(),
-                disabled_targets: disabled,
+                disabled_targets: disabled.len() as u32,
                 containers: ready as u32,
                 space: msg::Space { total: sum(|s| s.total), used: metadata + data, metadata, data },
                 free_min: shares.iter().map(free).min().unwrap_or(0),

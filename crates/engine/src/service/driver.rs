@@ -8,7 +8,7 @@ use std::rc::Rc;
 use std::time::Duration;
 
 use futures_util::future::select;
-use placement::Event;
+use placement::{CameFrom, Event, PoolMap, Target, TargetState};
 use types::{ContainerId, Error, PoolId, Rank};
 
 use super::Service;
@@ -91,7 +91,11 @@ pub(super) fn next_steps(pool: &PoolState, heard: &Heard<'_>) -> Vec<PoolCommand
 }
 
 /// What the map says next, after what the system knows of the pool's servers.
-pub(super) fn map_steps(pool: &PoolState, system: &SystemState) -> Vec<PoolCommand> {
+pub(super) fn map_steps(
+    pool: &PoolState,
+    system: &SystemState,
+    reports: &BTreeMap<Rank, Followed>,
+) -> Vec<PoolCommand> {
     let Some(map) = pool.map() else { return Vec::new() };
     let means = |rank: Rank, event: Event| {
         let mut targets = map.targets().iter().filter(|target| target.rank == rank);
@@ -110,8 +114,28 @@ pub(super) fn map_steps(pool: &PoolState, system: &SystemState) -> Vec<PoolComma
     match (lost.is_empty(), back.is_empty()) {
         (false, _) => vec![PoolCommand::Exclude { version, ranks: lost }],
         (true, false) => vec![PoolCommand::Reintegrate { version, ranks: back }],
-        (true, true) => Vec::new(),
+        (true, true) => {
+            let rank = returned(map).filter(|rank| {
+                let filled = reports.get(rank).map_or(&[][..], |followed| &followed.filled);
+                !filled.is_empty() && filled.iter().all(|filled| *filled == version)
+            });
+            rank.map(|rank| PoolCommand::Reintegrated { version, ranks: vec![rank] }).into_iter().collect()
+        }
     }
+}
+
+/// The server that was out, is on its way in, and may be taken in when it has all that it is to have.
+///
+/// Only when it was out alone, from before it left until now: then every group with another copy was served all the time,
+/// and what the leaders have is all there is; and a group without another copy was not written meanwhile, so that what the
+/// server has is all there is. Had another been out too, each might have what the other lacks.
+fn returned(map: &PoolMap) -> Option<Rank> {
+    let coming = |target: &&Target| target.state() == TargetState::Up(CameFrom::Down);
+    let rank = map.targets().iter().find(coming)?.rank;
+    let (mine, others): (Vec<&Target>, Vec<&Target>) = map.targets().iter().partition(|target| target.rank == rank);
+    let left = mine.iter().map(|target| target.standing().left).min()?;
+    let was_there = |target: &&Target| target.state() == TargetState::UpIn && target.standing().since <= left;
+    (left > map.floor() && mine.iter().all(coming) && others.iter().all(was_there)).then_some(rank)
 }
 
 impl Service {
@@ -167,7 +191,10 @@ impl Service {
             let heard = Heard { up: &up, reports: &slot.reports.borrow() };
             (next_steps(&state, &heard), heard.progress(1, None))
         };
-        steps.extend(self.system.group.local(|system| map_steps(&state, system)));
+        {
+            let reports = slot.reports.borrow();
+            steps.extend(self.system.group.local(|system| map_steps(&state, system, &reports)));
+        }
         for step in steps {
             slot.propose(Some(term), None, &step).await??;
         }
@@ -376,7 +403,7 @@ mod tests {
 
     fn followed(version: u64, trouble: Option<(Option<ContainerId>, &str)>) -> Followed {
         let trouble = trouble.map(|(what, text)| (what, Error::new(Code::NoSpace, text)));
-        Followed { version, trouble: trouble.into_iter().collect() }
+        Followed { version, trouble: trouble.into_iter().collect(), ..Followed::default() }
     }
 
     /// Reports of ranks 0 and 1, of which `up` count, and what the leader then says of the container.
@@ -424,6 +451,7 @@ mod tests {
     fn the_map_follows_who_is_there() {
         let mut pool = pool();
         let mut system = SystemState::empty();
+        let nobody = BTreeMap::new();
         let join = |server: u8, incarnation, token: Option<u8>| SystemCommand::Join {
             server: types::ServerId::from_bytes([server; 16]),
             token: token.map(|n| wire::encoding::Bytes32([n; 32])),
@@ -437,14 +465,29 @@ mod tests {
         system.apply(join(10, 1, None)).unwrap();
         system.apply(SystemCommand::AddToken { hash, expires: 100, now: 1 }).unwrap();
         system.apply(join(11, 1, Some(1))).unwrap();
-        assert_eq!(map_steps(&pool, &system), vec![]);
+        assert_eq!(map_steps(&pool, &system, &nobody), vec![]);
         system.apply(SystemCommand::Lost { rank: Rank(1), incarnation: 1 }).unwrap();
         let exclude = PoolCommand::Exclude { version: 1, ranks: vec![Rank(1)] };
-        assert_eq!(map_steps(&pool, &system), vec![exclude.clone()]);
+        assert_eq!(map_steps(&pool, &system, &nobody), vec![exclude.clone()]);
         pool.apply(exclude).unwrap();
-        assert_eq!(map_steps(&pool, &system), vec![]);
+        assert_eq!(map_steps(&pool, &system, &nobody), vec![]);
         system.apply(join(11, 2, None)).unwrap();
         let back = PoolCommand::Reintegrate { version: 2, ranks: vec![Rank(1)] };
-        assert_eq!(map_steps(&pool, &system), vec![back]);
+        assert_eq!(map_steps(&pool, &system, &nobody), vec![back.clone()]);
+        pool.apply(back).unwrap();
+        let said =
+            |filled: &[u32]| BTreeMap::from([(Rank(1), Followed { filled: filled.to_vec(), ..Followed::default() })]);
+        for not_all in [nobody, said(&[]), said(&[3, 2]), said(&[2, 2])] {
+            assert_eq!(map_steps(&pool, &system, &not_all), vec![]);
+        }
+        let whole = PoolCommand::Reintegrated { version: 3, ranks: vec![Rank(1)] };
+        assert_eq!(map_steps(&pool, &system, &said(&[3, 3])), vec![whole.clone()]);
+        // Another that was out meanwhile may have what this one lacks.
+        let mut other = pool.clone();
+        other.apply(PoolCommand::Exclude { version: 3, ranks: vec![Rank(0)] }).unwrap();
+        other.apply(PoolCommand::Reintegrate { version: 4, ranks: vec![Rank(0)] }).unwrap();
+        assert_eq!(map_steps(&other, &system, &said(&[5, 5])), vec![]);
+        pool.apply(whole).unwrap();
+        assert_eq!(map_steps(&pool, &system, &said(&[4, 4])), vec![]);
     }
 }

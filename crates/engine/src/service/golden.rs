@@ -113,6 +113,7 @@ fn pool_commands() -> Vec<PoolCommand> {
         PoolCommand::AllocateObjectIds { id: one, count: 10 },
         PoolCommand::Exclude { version: 1, ranks: vec![Rank(1)] },
         PoolCommand::Reintegrate { version: 2, ranks: vec![Rank(1)] },
+        PoolCommand::Reintegrated { version: 3, ranks: vec![Rank(1)] },
     ]
 }
 

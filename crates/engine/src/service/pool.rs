@@ -135,6 +135,8 @@ message! {
         Exclude { version: u32, ranks: Vec<Rank> } = 18,
         /// Their servers are back: what they hold is brought up to date.
         Reintegrate { version: u32, ranks: Vec<Rank> } = 19,
+        /// Targets of these ranks have all that they are to have, by the map of `version`.
+        Reintegrated { version: u32, ranks: Vec<Rank> } = 20,
     }
 }
 
@@ -236,6 +238,7 @@ impl raft::StateMachine for PoolState {
             }
             PoolCommand::Exclude { version, ranks } => self.change_map(version, &ranks, Event::Exclude)?,
             PoolCommand::Reintegrate { version, ranks } => self.change_map(version, &ranks, Event::Reintegrate)?,
+            PoolCommand::Reintegrated { version, ranks } => self.change_map(version, &ranks, Event::Reintegrated)?,
         }
         Ok(PoolDone::Version { version: self.version })
     }

@@ -26,6 +26,8 @@ const LAG_MAX: u64 = 64;
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub(super) struct Followed {
     pub(super) version: u64,
+    /// For which version of the pool's map each of its targets has all that it is to have, while something is on its way.
+    pub(super) filled: Vec<u32>,
     /// What stood in its way: with a container, or with all of it.
     pub(super) trouble: Vec<(Option<ContainerId>, Error)>,
 }

@@ -187,7 +187,7 @@ impl Target {
             Opcode::ListAkeys => Ok(self.list_akeys(&request).await?.to_bytes()),
             Opcode::ListExtents => Ok(self.list_extents(&request).await?.to_bytes()),
             Opcode::Diff => Ok(self.diff(&request)?.to_bytes()),
-            Opcode::CopyList => Ok(self.copy_list(&request)?.to_bytes()),
+            Opcode::CopyList => Ok(self.copy_list(&request).await?.to_bytes()),
             Opcode::CopyDigest => Ok(self.copy_digest(&request)?.to_bytes()),
             Opcode::QueryKeys => Ok(self.query_keys(&request).await?.to_bytes()),
             other => {

@@ -40,6 +40,11 @@ pub enum Order {
         view: PoolView,
         done: Done<()>,
     },
+    /// For which version of a pool's map the target has all that it is to have; zero for none.
+    Filled {
+        pool: PoolId,
+        done: Done<u32>,
+    },
     PoolSpace {
         id: PoolId,
         done: Done<PoolSpace>,

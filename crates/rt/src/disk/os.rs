@@ -6,6 +6,7 @@ use std::os::fd::{AsRawFd, RawFd};
 use std::os::unix::fs::{FileExt, FileTypeExt, MetadataExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
+use std::time::Duration;
 
 use tokio::sync::oneshot;
 
@@ -170,19 +171,32 @@ impl OsFile {
     }
 }
 
-/// Locks a file against every other opener that asks for the lock.
+/// How often a lock of this process itself is asked for again, and the pause between.
+const LOCK_TRIES: u32 = 25;
+const LOCK_PAUSE: Duration = Duration::from_millis(10);
+
+/// Locks a file against every other opener that asks for the lock. A file that this process has closed may be locked for a
+/// moment longer: a child that another thread is starting has it open until it runs its program.
 pub(super) fn lock(file: &File, path: &Path) -> Result<(), DiskError> {
-    // SAFETY: a plain system call on a descriptor that is open.
-    let outcome = unsafe { libc::flock(file.as_raw_fd(), libc::LOCK_EX | libc::LOCK_NB) };
-    if outcome == 0 {
-        return Ok(());
-    }
-    match io::Error::last_os_error() {
-        error if error.kind() == io::ErrorKind::WouldBlock => {
-            Err(DiskError::Locked { path: path.to_owned(), holder: lock_holder(file) })
+    for turn in 1.. {
+        // SAFETY: a plain system call on a descriptor that is open.
+        let outcome = unsafe { libc::flock(file.as_raw_fd(), libc::LOCK_EX | libc::LOCK_NB) };
+        if outcome == 0 {
+            break;
         }
-        error => Err(DiskError::new("lock", path, error)),
+        match io::Error::last_os_error() {
+            error if error.kind() == io::ErrorKind::WouldBlock => {
+                let holder = lock_holder(file);
+                let is_own = holder.as_ref().is_some_and(|holder| holder.pid == std::process::id());
+                if !is_own || turn >= LOCK_TRIES {
+                    return Err(DiskError::Locked { path: path.to_owned(), holder });
+                }
+                std::thread::sleep(LOCK_PAUSE);
+            }
+            error => return Err(DiskError::new("lock", path, error)),
+        }
     }
+    Ok(())
 }
 
 /// Reads `/proc/locks`, whose lines are `1: FLOCK  ADVISORY  WRITE 4711 fe:00:1234 0 EOF`.

@@ -20,6 +20,7 @@
 //! # Not here
 //! Filling members that came (rebuild). Who decides maps (`service`).
 
+mod fill;
 mod follow;
 mod lead;
 mod message;
@@ -64,6 +65,8 @@ pub(super) struct Groups {
     /// Told when a map is replaced.
     mapped: Notify,
     peers: Peers,
+    /// Grows with the pools.
+    fills: RefCell<BTreeMap<PoolId, Rc<fill::Fill>>>,
     /// An earlier life of the target may have granted leases until then.
     opened: Instant,
 }
@@ -110,6 +113,7 @@ impl Groups {
             groups: RefCell::default(),
             mapped: Notify::new(),
             peers: Peers::new(clock),
+            fills: RefCell::default(),
             opened: rt::now(),
         }
     }
@@ -126,6 +130,8 @@ impl Groups {
     /// The pool is gone.
     pub(super) fn forget(&self, pool: PoolId) {
         self.views.borrow_mut().remove(&pool);
+        self.fills.borrow_mut().remove(&pool);
+        self.mapped.notify_waiters();
         let mut groups = self.groups.borrow_mut();
         for group in groups.values().filter(|group| group.pool == pool) {
             group.abdicate();
@@ -159,7 +165,39 @@ impl Target {
                 tracing::error!(target_index = %self.index, %pool, group = number, %error, "a group is not served");
             }
         }
+        self.begin_to_fill(pool);
         Ok(())
+    }
+
+    /// Waits until what earlier reigns left behind in a pool is decided, in all groups that this target leads.
+    ///
+    /// # Errors
+    /// `Again`: not yet, or no map so new has come.
+    pub(super) async fn all_serve(self: &Rc<Self>, pool: PoolId, version: u32, deadline: Instant) -> Result<(), Error> {
+        if self.view_of(pool, version, deadline).await?.is_none() {
+            return Ok(());
+        }
+        let led: Vec<Rc<Group>> = {
+            let groups = self.groups.groups.borrow();
+            let of_pool = groups.range((pool, 0)..=(pool, u32::MAX)).map(|(_, group)| group);
+            of_pool.filter(|group| group.lead.borrow().is_some()).cloned().collect()
+        };
+        for group in led {
+            self.serving(&group, deadline).await?;
+        }
+        Ok(())
+    }
+
+    /// Waits until this target leads a group and serves it.
+    ///
+    /// # Errors
+    /// `Stale`: it does not lead it; `Again`.
+    pub(super) async fn leads(self: &Rc<Self>, place: &Place, deadline: Instant) -> Result<(), Error> {
+        match self.door(place, deadline).await? {
+            Door::Single => Ok(()),
+            Door::Lead(group) => self.serving(&group, deadline).await,
+            Door::Follow { .. } => Err(self.not_leader(place)),
+        }
     }
 
     /// What the map makes of a group that this target knows.

@@ -5,7 +5,7 @@ use std::collections::BTreeMap;
 use std::rc::Rc;
 use std::time::Duration;
 
-use net::{Address, Caller, Connection};
+use net::{Address, Caller, Connection, Reply};
 use rt::Hlc;
 use rt::disk::IoBuf;
 use types::{Code, Error, SessionId};
@@ -52,20 +52,36 @@ impl Peers {
         message: &GroupRequest,
         bulk: Option<IoBuf>,
     ) -> Result<GroupResponse, Error> {
+        // Repeats are harmless, so that none has to be told by its number.
+        let reply = self.ask(view, peer, Opcode::Group, message.to_bytes(), bulk).await?;
+        GroupResponse::from_bytes(&reply.body)
+            .map_err(|error| Error::new(Code::Protocol, format!("the answer of {peer} does not decode: {error}")))
+    }
+
+    /// Asks another target for something that may be asked again.
+    ///
+    /// # Errors
+    /// Its refusal; or it did not answer.
+    pub(super) async fn ask(
+        &self,
+        view: &View,
+        peer: Peer,
+        opcode: Opcode,
+        body: Vec<u8>,
+        bulk: Option<IoBuf>,
+    ) -> Result<Reply, Error> {
         let Some(address) = view.address(peer) else {
             return Err(Error::new(Code::Unreachable, format!("nobody knows where server {} listens", peer.rank)));
         };
         let link = self.links.borrow_mut().entry((address.clone(), peer.target.0)).or_default().clone();
         let connection = self.open(&link, address, peer).await?;
-        // Repeats are harmless, so that none has to be told by its number.
-        let reply = connection.call(Opcode::Group, 0, message.to_bytes(), bulk, ANSWER_MAX).await;
+        let reply = connection.call(opcode, 0, body, bulk, ANSWER_MAX).await;
         let reply = reply.inspect_err(|error| {
             if !matches!(error, net::CallError::Refused(_)) {
                 link.current.borrow_mut().take();
             }
         })?;
-        GroupResponse::from_bytes(&reply.body)
-            .map_err(|error| Error::new(Code::Protocol, format!("the answer of {peer} does not decode: {error}")))
+        Ok(reply)
     }
 
     async fn open(&self, link: &Link, address: &Address, peer: Peer) -> Result<Connection, Error> {

@@ -5,7 +5,7 @@ use std::collections::BTreeMap;
 use std::rc::Rc;
 
 use net::Address;
-use placement::{GroupNumber, Layout, PoolMap};
+use placement::{GroupNumber, Layout, PoolMap, TargetState};
 use types::{Code, Error, Rank, TargetIndex};
 
 use crate::replication::{Peer, Seat};
@@ -60,6 +60,26 @@ impl View {
     /// The pool has targets beside this one.
     pub(super) fn has_others(&self) -> bool {
         self.layout.map().targets().len() > 1
+    }
+
+    /// All targets are in service, or out: nothing has to be brought anywhere.
+    pub(super) fn is_settled(&self) -> bool {
+        let at_rest = |state| matches!(state, TargetState::UpIn | TargetState::DownOut | TargetState::New);
+        self.layout.map().targets().iter().all(|target| at_rest(target.state()))
+    }
+
+    /// This target is on its way in.
+    pub(super) fn is_coming(&self) -> bool {
+        let map = self.layout.map();
+        let mine = map.position(self.me.rank, self.me.target).and_then(|at| map.targets().get(at as usize));
+        mine.is_some_and(|target| matches!(target.state(), TargetState::Up(_)))
+    }
+
+    /// Other targets that are in service.
+    pub(super) fn others(&self) -> Vec<Peer> {
+        let targets = self.layout.map().targets().iter().filter(|target| target.state().serves());
+        let peers = targets.map(|target| Peer { rank: target.rank, target: target.index });
+        peers.filter(|peer| *peer != self.me).collect()
     }
 
     pub(super) fn address(&self, peer: Peer) -> Option<&Address> {

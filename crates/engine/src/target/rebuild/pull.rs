@@ -22,7 +22,7 @@ const PATIENCE: Duration = Duration::from_secs(30);
 
 /// Who has the data.
 pub trait Source {
-    /// Records, and the bulk data behind them.
+    /// Records, and the bulk data behind them. The source knows by which map it is asked.
     fn copy(&self, request: CopyRequest) -> impl Future<Output = Result<(CopyResponse, IoBuf), Error>>;
 
     fn digest(&self, request: CopyDigestRequest) -> impl Future<Output = Result<CopyDigestResponse, Error>>;
@@ -88,7 +88,7 @@ impl Target {
         let mut after = Bytes(Vec::new());
         loop {
             let own = self.hold(container)?;
-            let (part, bulk) = source.copy(CopyRequest { container, group, since, after }).await?;
+            let (part, bulk) = source.copy(CopyRequest { container, group, map_version: 0, since, after }).await?;
             if *holds.get_or_insert((own, part.hold)) != (own, part.hold) {
                 return Ok(Attempt::Lapsed);
             }
@@ -180,7 +180,7 @@ impl Target {
     }
 
     /// Drops what this target has of a group; its leader has what came to it as a member, too.
-    async fn drop_whole(&self, container: ContainerId, group: u32) -> Result<(), Error> {
+    pub(in crate::target) async fn drop_whole(&self, container: ContainerId, group: u32) -> Result<(), Error> {
         let deadline = rt::now() + PATIENCE;
         loop {
             let dropped = self.store.borrow_mut().drop_group(container, group);

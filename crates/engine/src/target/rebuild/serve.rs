@@ -1,16 +1,18 @@
 //! The side that has the data.
 
+use std::rc::Rc;
+
 use media::PinGuard;
 use net::{Reply, Request};
 use rt::disk::IoBuf;
-use types::{Code, ContainerId, Epoch, Error};
+use types::{Code, ContainerId, Epoch, Error, ObjectId};
 use vos::{CopiedPayload, CopiedValue};
 use wire::Wire;
 use wire::copy::{
     CopyDigestRequest, CopyDigestResponse, CopyListRequest, CopyListResponse, CopyRecord, CopyRequest, CopyResponse,
     CopyValue,
 };
-use wire::data::Payload;
+use wire::data::{Payload, Place};
 use wire::encoding::Bytes;
 
 use crate::target::{Target, parse};
@@ -21,8 +23,9 @@ const GROUPS_MAX: usize = 1024;
 const BULK_BYTES_MAX: usize = 4 << 20;
 
 impl Target {
-    pub(in crate::target) fn copy_list(&self, request: &Request) -> Result<CopyListResponse, Error> {
-        let CopyListRequest { pool, after } = parse(&request.body)?;
+    pub(in crate::target) async fn copy_list(self: &Rc<Self>, request: &Request) -> Result<CopyListResponse, Error> {
+        let CopyListRequest { pool, map_version, after } = parse(&request.body)?;
+        self.all_serve(pool, map_version, request.deadline).await?;
         let containers = self.store.borrow().containers(pool);
         let mut groups = Vec::new();
         for container in containers.into_iter().filter(|id| after.is_none_or(|(first, _)| *id >= first)) {
@@ -39,8 +42,11 @@ impl Target {
     }
 
     /// Records of a group, their bulk data behind them.
-    pub(in crate::target) async fn copy(&self, request: &Request) -> Result<Reply, Error> {
-        let CopyRequest { container, group, since, after } = parse(&request.body)?;
+    pub(in crate::target) async fn copy(self: &Rc<Self>, request: &Request) -> Result<Reply, Error> {
+        let CopyRequest { container, group, map_version, since, after } = parse(&request.body)?;
+        // Whoever is to have the group is a member for all that comes from now on.
+        let place = Place { container, oid: ObjectId { hi: 0, lo: 0 }, group, map_version };
+        self.leads(&place, request.deadline).await?;
         let hold = self.hold(container)?;
         // Before the look: whatever is named stays where it is.
         let pin = self.media.pin();
