@@ -300,8 +300,8 @@ fn commands_go_on_when_the_leader_dies_and_take_effect_once() {
             cluster.map_settles(&left, |map| of_the_dead(map) == [TargetState::Down; 2]).await;
             cluster.start(leader, None).await.unwrap();
             cluster.settle("the dead is back", &all, |info| states(info) == [MemberState::Joined; 3]).await;
-            // What they hold is to be brought up to date: they are up, and not in.
-            cluster.map_settles(&all, |map| of_the_dead(map) == [TargetState::UpFromDown; 2]).await;
+            // What they hold is brought up to date, and they serve again.
+            cluster.map_settles(&all, |map| of_the_dead(map) == [TargetState::UpIn; 2]).await;
             let list: SnapshotList = {
                 let name = ContainerName { pool: "tank".into(), container: "box".into() };
                 cluster.ask(&[leader], (0, 0), Opcode::SnapshotList, &name).await.unwrap()

@@ -7,6 +7,7 @@ use rt::sim::{NetworkConfig, Sim, SimConfig};
 use sim::cluster::Cluster;
 use types::{ObjectClass, ObjectType};
 
+/// Fits two servers as well as five.
 const POOL_BYTES: u64 = 3 * (200 << 20);
 const DEADLINE: Duration = Duration::from_secs(60);
 /// How long a server may take until it has what it missed.
@@ -97,6 +98,38 @@ fn run(seed: u64, copies: usize) {
             is_whole(&kv, 0..written).await;
         }
     });
+}
+
+/// Of five servers two die, one after the other; what has both its copies there is awaited, and nothing is lost, whichever of
+/// them is back first: the one that served last knows what the other has missed.
+fn two_are_out(seed: u64) {
+    let sim = Sim::new(SimConfig { time_limit: Duration::from_secs(3600), ..SimConfig::seeded(seed) });
+    sim.run(async move {
+        let cluster = Cluster::form(5).await;
+        let system = cluster.connect(DEADLINE).await;
+        let kv = store(&system, 2).await;
+        put(&kv, 0..40).await;
+        rt::sleep(Duration::from_secs(10)).await;
+        let (first, second) = ((seed % 5) as usize, ((seed + 1 + seed % 3) % 5) as usize);
+        cluster.crash(first);
+        put(&kv, 0..80).await;
+        // Both are out by the map before anybody returns.
+        cluster.crash(second);
+        rt::sleep(Duration::from_secs(20)).await;
+        for rank in if seed.is_multiple_of(2) { [first, second] } else { [second, first] } {
+            cluster.restart(rank).await;
+            rt::sleep(Duration::from_secs(10)).await;
+        }
+        in_service(&system).await;
+        is_whole(&kv, 0..80).await;
+        put(&kv, 80..100).await;
+        is_whole(&kv, 0..100).await;
+    });
+}
+
+#[test]
+fn two_servers_that_were_out_at_once_return_in_the_right_order() {
+    (0..4).for_each(two_are_out);
 }
 
 #[test]

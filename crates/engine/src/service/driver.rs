@@ -124,18 +124,31 @@ pub(super) fn map_steps(
     }
 }
 
-/// The server that was out, is on its way in, and may be taken in when it has all that it is to have.
+/// The server that was out, is on its way in, and may be taken in when it has all that it is to have from those who serve.
 ///
-/// Only when it was out alone, from before it left until now: then every group with another copy was served all the time,
-/// and what the leaders have is all there is; and a group without another copy was not written meanwhile, so that what the
-/// server has is all there is. Had another been out too, each might have what the other lacks.
+/// Who is in service has all of its groups. When all others are, whatever this one is to have was to be had from them; and
+/// a group without another copy was written by nobody while it was out. While others are out, too, it must be the last of
+/// them to have served: a group that nobody serves was not written since, so that it has all of that group, where one that
+/// served before may lack something.
 fn returned(map: &PoolMap) -> Option<Rank> {
-    let coming = |target: &&Target| target.state() == TargetState::Up(CameFrom::Down);
-    let rank = map.targets().iter().find(coming)?.rank;
-    let (mine, others): (Vec<&Target>, Vec<&Target>) = map.targets().iter().partition(|target| target.rank == rank);
-    let left = mine.iter().map(|target| target.standing().left).min()?;
-    let was_there = |target: &&Target| target.state() == TargetState::UpIn && target.standing().since <= left;
-    (left > map.floor() && mine.iter().all(coming) && others.iter().all(was_there)).then_some(rank)
+    let out = || {
+        let is_out = |target: &&Target| matches!(target.state(), TargetState::Down | TargetState::Up(CameFrom::Down));
+        map.targets().iter().filter(is_out)
+    };
+    // What lies before the map's history is before all that lies in it.
+    let served = |target: &Target| {
+        let is_in = |version: &u32| target.standing_at(*version).is_some_and(|then| then.state == TargetState::UpIn);
+        (map.floor()..=map.version()).rev().find(is_in).unwrap_or(0)
+    };
+    let last = out().map(served).max()?;
+    let may_come = |rank: &Rank| {
+        let is_alone = out().all(|target| target.rank == *rank);
+        map.targets().iter().filter(|target| target.rank == *rank).all(|target| {
+            let is_last = || last > 0 && served(target) == last;
+            target.state() == TargetState::Up(CameFrom::Down) && (is_alone || is_last())
+        })
+    };
+    map.servers().iter().map(|server| server.rank).find(may_come)
 }
 
 impl Service {
@@ -482,11 +495,32 @@ mod tests {
         }
         let whole = PoolCommand::Reintegrated { version: 3, ranks: vec![Rank(1)] };
         assert_eq!(map_steps(&pool, &system, &said(&[3, 3])), vec![whole.clone()]);
-        // Another that was out meanwhile may have what this one lacks.
+        // One that was out before may lack what the one that left last has, and waits for it.
+        let out = |version, rank| PoolCommand::Exclude { version, ranks: vec![Rank(rank)] };
+        let back = |version, rank| PoolCommand::Reintegrate { version, ranks: vec![Rank(rank)] };
+        let by_both = |n: u32| -> BTreeMap<_, _> {
+            (0..2).map(|rank| (Rank(rank), Followed { filled: vec![n; 2], ..Followed::default() })).collect()
+        };
         let mut other = pool.clone();
-        other.apply(PoolCommand::Exclude { version: 3, ranks: vec![Rank(0)] }).unwrap();
-        other.apply(PoolCommand::Reintegrate { version: 4, ranks: vec![Rank(0)] }).unwrap();
-        assert_eq!(map_steps(&other, &system, &said(&[5, 5])), vec![]);
+        other.apply(out(3, 0)).unwrap();
+        system.apply(SystemCommand::Lost { rank: Rank(0), incarnation: 1 }).unwrap();
+        assert_eq!(map_steps(&other, &system, &by_both(4)), vec![]);
+        system.apply(join(10, 2, None)).unwrap();
+        other.apply(back(4, 0)).unwrap();
+        let first = PoolCommand::Reintegrated { version: 5, ranks: vec![Rank(0)] };
+        assert_eq!(map_steps(&other, &system, &by_both(5)), vec![first.clone()]);
+        other.apply(first).unwrap();
+        let second = PoolCommand::Reintegrated { version: 6, ranks: vec![Rank(1)] };
+        assert_eq!(map_steps(&other, &system, &by_both(6)), vec![second]);
+        // One that left on its way in did not serve then, and waits for the one that did.
+        let mut twice = pool.clone();
+        twice.apply(out(3, 0)).unwrap();
+        twice.apply(out(4, 1)).unwrap();
+        twice.apply(back(5, 1)).unwrap();
+        assert_eq!(map_steps(&twice, &system, &by_both(6)), vec![back(6, 0)]);
+        twice.apply(back(6, 0)).unwrap();
+        let first = PoolCommand::Reintegrated { version: 7, ranks: vec![Rank(0)] };
+        assert_eq!(map_steps(&twice, &system, &by_both(7)), vec![first]);
         pool.apply(whole).unwrap();
         assert_eq!(map_steps(&pool, &system, &said(&[4, 4])), vec![]);
     }
