@@ -18,8 +18,8 @@
 //! # Not here
 //! Memory across restarts. A target's store remembers which requests took effect, and the target asks it
 //! before it runs one that is in doubt (`target::recall`). Refusals took no effect: after a
-//! restart they may be run again. The control service has no such memory yet: a client that repeats a
-//! creation over a restart may be told that the thing exists.
+//! restart they may be run again. The control services have that of their
+//! replicas (`raft`).
 
 use std::cell::RefCell;
 use std::collections::BTreeMap;

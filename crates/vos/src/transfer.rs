@@ -74,10 +74,7 @@ impl Store {
         pages.begin_op();
         let shard = self.catalog.shard(container)?;
         shard.at_rest()?;
-        let prefix = group.to_be_bytes();
-        if after.is_some_and(|after| !after.starts_with(&prefix)) {
-            return Err(Error::Invalid("a copy goes on in the group in which it began"));
-        }
+        let prefix = prefix_of(group, after)?;
         let mut part = CopyPart { records: Vec::new(), next: None, horizon: shard.horizon, undone: shard.undone };
         let mut cursor = Cursor::at(&shard.tree, &pages, after.unwrap_or(&prefix))?;
         cursor.seek_changed(since.0)?;
@@ -170,10 +167,7 @@ impl Store {
         pages.begin_op();
         let shard = self.catalog.shard(container)?;
         shard.at_rest()?;
-        let prefix = group.to_be_bytes();
-        if after.is_some_and(|after| !after.starts_with(&prefix)) {
-            return Err(Error::Invalid("a digest goes on in the group in which it began"));
-        }
+        let prefix = prefix_of(group, after)?;
         let mut cursor = Cursor::at(&shard.tree, &pages, after.unwrap_or(&prefix))?;
         let (mut sum, mut bytes) = (0u64, Vec::new());
         for _ in 0..LOOKED_MAX {
@@ -227,5 +221,17 @@ impl Store {
         let record = Record::Drop { container, group, limit: DROP_STEP };
         self.change_after(touch, Origin::default(), Reserve::Critical, &record)?;
         Ok(true)
+    }
+}
+
+/// What the keys of a group begin with.
+///
+/// # Errors
+/// `Invalid`: it does not go on where the group is.
+fn prefix_of(group: u32, after: Option<&[u8]>) -> Result<[u8; 4]> {
+    let prefix = group.to_be_bytes();
+    match after.is_none_or(|after| after.starts_with(&prefix)) {
+        true => Ok(prefix),
+        false => Err(Error::Invalid("a copy goes on in the group in which it began")),
     }
 }

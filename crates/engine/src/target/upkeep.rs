@@ -31,7 +31,7 @@ const PAUSE: Duration = Duration::from_millis(5);
 /// A horizon moves at most this often: what is overwritten many times meanwhile is looked at once.
 const STRIDE_MIN: Duration = Duration::from_secs(5);
 /// Where a pool has members elsewhere, horizons keep this distance at least: a change that comes from a leader has an
-/// epoch of a moment ago, and one below the horizon is refused.
+/// epoch of a moment ago, and what comes below a horizon has to be looked at again.
 const UNDER_WAY: Duration = Duration::from_secs(30);
 /// Parts of the retention that a horizon may lie behind where it could be.
 const STRIDES: u32 = 16;

@@ -101,6 +101,7 @@ impl Target {
     /// Gets all that is missing by one map.
     async fn fill_once(self: &Rc<Self>, view: &View, pool: PoolId, fill: &Fill) -> Result<(), Error> {
         if view.is_settled() {
+            fill.done.borrow_mut().clear();
             return self.drop_strangers(view, pool).await;
         }
         // Who stands in for one that is down gets what is written, and no more: that one is expected back.
@@ -115,6 +116,9 @@ impl Target {
                 let (found, _) = leader.ask::<CopyListResponse>(Opcode::CopyList, list.to_bytes()).await?;
                 for (container, number) in found.groups {
                     self.fill_group(&leader, container, number, fill).await?;
+                }
+                if found.next.is_some() && found.next <= after {
+                    return Err(Error::new(Code::Protocol, format!("the list of {peer} does not lead any further")));
                 }
                 after = found.next;
                 if after.is_none() {

@@ -5,6 +5,7 @@
 //! - [`Group`]: one group here: its member, its lease, and its leader while this target leads.
 //! - [`lead`]: does what the leader's machine wants done: asks, sends, tells, answers.
 //! - [`write`], [`read`]: requests of clients. [`follow`]: what leaders want of this target.
+//! - [`fill`]: gets what members that came are to have.
 //! - [`peers`]: links to other targets; [`message`]: the bytes.
 //!
 //! A group comes to be when it is first asked for, or when the map comes and the store knows it. Groups of width one
@@ -18,7 +19,7 @@
 //!    answered when that is decided, or when somebody else leads (K5: run again, it would be a second change).
 //!
 //! # Not here
-//! Filling members that came (rebuild). Who decides maps (`service`).
+//! How a group's data is copied (`rebuild`). Who decides maps (`service`).
 
 mod fill;
 mod follow;

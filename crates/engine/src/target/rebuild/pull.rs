@@ -88,10 +88,12 @@ impl Target {
         let mut after = Bytes(Vec::new());
         loop {
             let own = self.hold(container)?;
+            let asked = after.clone();
             let (part, bulk) = source.copy(CopyRequest { container, group, map_version: 0, since, after }).await?;
             if *holds.get_or_insert((own, part.hold)) != (own, part.hold) {
                 return Ok(Attempt::Lapsed);
             }
+            self.check(&part, group, bulk.len(), &asked)?;
             let closed = *closed.get_or_insert(part.closed);
             pulled.records += part.records.len() as u64;
             pulled.bytes += part.records.iter().filter_map(payload).map(|payload| payload.len() as u64).sum::<u64>();
@@ -101,6 +103,31 @@ impl Target {
             }
             after = part.next;
         }
+    }
+
+    /// Whether a part is one of what was asked for, before anything is done with it. What its records are, the store looks at.
+    ///
+    /// # Errors
+    /// `Checksum`, with what is wrong.
+    fn check(&self, part: &CopyResponse, group: u32, bulk: usize, asked: &Bytes) -> Result<(), Error> {
+        let wanted = part.records.iter().filter_map(payload).map(|payload| match payload {
+            Payload::Bulk { bytes, .. } => *bytes as usize,
+            Payload::Inline { .. } => 0,
+        });
+        let is_empty = |payload: &Payload| matches!(payload, Payload::Bulk { bytes: 0, .. });
+        if part.records.iter().any(|record| !record.key.0.starts_with(&group.to_be_bytes())) {
+            return Err(damaged("a record is of another group"));
+        }
+        if part.records.iter().filter_map(payload).any(is_empty) || wanted.sum::<usize>() > bulk {
+            return Err(damaged("its bulk data is not what its records say"));
+        }
+        if !part.next.0.is_empty() && part.next.0 <= asked.0 {
+            return Err(damaged("it does not lead any further"));
+        }
+        if part.horizon > self.hlc.now() {
+            return Err(damaged("it forgets what is yet to come"));
+        }
+        Ok(())
     }
 
     /// Keeps the records of a part; they are durable then.
@@ -209,8 +236,12 @@ impl Target {
             let (mut theirs, mut after) = (0u64, Bytes(Vec::new()));
             loop {
                 self.hold(container)?;
-                let part = source.digest(CopyDigestRequest { container, group, since, upto, after }).await?;
+                let asked = CopyDigestRequest { container, group, since, upto, after: after.clone() };
+                let part = source.digest(asked).await?;
                 theirs = theirs.wrapping_add(part.sum);
+                if !part.next.0.is_empty() && part.next.0 <= after.0 {
+                    return Err(damaged("its sum does not lead any further"));
+                }
                 after = part.next;
                 if after.0.is_empty() {
                     break;

@@ -7,8 +7,8 @@ use std::time::Duration;
 use net::Handler;
 use rt::disk::IoBuf;
 use types::{Code, Conditions, Epoch, Error, Key};
-use wire::copy::{CopyDigestRequest, CopyDigestResponse, CopyRequest, CopyResponse};
-use wire::data::{AkeyRead, FetchRequest, FetchResponse, Selection};
+use wire::copy::{CopyDigestRequest, CopyDigestResponse, CopyRecord, CopyRequest, CopyResponse, CopyValue};
+use wire::data::{AkeyRead, FetchRequest, FetchResponse, Payload, Selection};
 use wire::{Opcode, Wire};
 
 use super::{Pulled, Source};
@@ -195,11 +195,50 @@ fn what_arrives_damaged_or_not_at_all_is_noticed() {
         assert!(pulled.records > KEYS * 3, "it was begun again: {pulled:?}");
         is_whole(&empty).await;
         let never = |_: u32, response: &mut CopyResponse, _: &mut IoBuf| {
-            response.records.retain(|record| !matches!(record.value, wire::copy::CopyValue::Punch));
+            response.records.retain(|record| !matches!(record.value, CopyValue::Punch));
             Duration::ZERO
         };
         let fresh = Rc::new(RefCell::new(Machine::named("fresh").await));
         assert_eq!(pull(&full, &fresh, never).await.unwrap_err().code, Code::DataLoss);
+    });
+}
+
+/// What a source says is not believed where it cannot be: records of other groups, places that lead nowhere, bulk data that
+/// is not there, a horizon that is yet to come. Nothing of it is kept.
+#[test]
+fn what_no_honest_source_says_is_refused() {
+    simulated(async {
+        let (full, _) = two().await;
+        let lies: [fn(&mut CopyResponse); 5] = [
+            |part| part.records[2].key.0[3] ^= 1,
+            |part| part.next.0 = vec![0],
+            |part| part.horizon = Epoch(u64::MAX - 1),
+            |part| {
+                for record in &mut part.records {
+                    if let CopyValue::Single { payload: Payload::Bulk { bytes, .. } } = &mut record.value {
+                        *bytes = 0;
+                    }
+                }
+            },
+            |part| {
+                let bulk =
+                    |record: &CopyRecord| matches!(&record.value, CopyValue::Single { payload: Payload::Bulk { .. } });
+                let large = part.records.iter().find(|record| bulk(record)).unwrap().clone();
+                part.records.extend(vec![large; 200]);
+            },
+        ];
+        for (number, lie) in lies.into_iter().enumerate() {
+            let empty = Rc::new(RefCell::new(Machine::named(&format!("empty-{number}")).await));
+            let later = usize::from(number == 1) as u32;
+            let meddle = move |asked, part: &mut CopyResponse, _: &mut IoBuf| {
+                if asked == later {
+                    lie(part);
+                }
+                Duration::ZERO
+            };
+            assert_eq!(pull(&full, &empty, meddle).await.unwrap_err().code, Code::Checksum, "lie {number}");
+            on(&empty, |target| async move { target.store.borrow().check().expect_clean() }).await;
+        }
     });
 }
 
