@@ -14,7 +14,7 @@ use types::{ContainerId, Error, PoolId, Rank};
 use super::Service;
 use super::pool::{PoolCommand, PoolState};
 use super::slot::{Followed, Slot, Wanted};
-use super::system::{Phase, SystemCommand, SystemState};
+use super::system::{Phase, PoolRow, SystemCommand, SystemState};
 
 /// How often a leader looks whether something is to be done, unless it is woken.
 const LOOK_EVERY: Duration = Duration::from_millis(250);
@@ -98,24 +98,27 @@ pub(super) fn map_steps(
 ) -> Vec<PoolCommand> {
     let Some(map) = pool.map() else { return Vec::new() };
     let means = |rank: Rank, event: Event| {
-        let mut targets = map.targets().iter().filter(|target| target.rank == rank);
-        targets.any(|target| matches!(target.state().after(event), Ok(Some(_))))
+        let mut targets = (0..).zip(map.targets()).filter(|(_, target)| target.rank == rank);
+        targets.any(|(position, target)| pool.may_happen(event, target.state(), position))
     };
-    let (mut lost, mut back) = (Vec::new(), Vec::new());
+    let may_lose = may_lose(pool, system);
+    let (mut lost, mut back, mut new) = (Vec::new(), Vec::new(), Vec::new());
     for rank in map.servers().iter().map(|server| server.rank) {
         match system.is_joined(rank) {
-            false if means(rank, Event::Exclude) => lost.push(rank),
+            false if may_lose && means(rank, Event::Exclude) => lost.push(rank),
             true if means(rank, Event::Reintegrate) => back.push(rank),
+            true if means(rank, Event::Extend) && is_prepared(pool, reports.get(&rank)) => new.push(rank),
             _ => {}
         }
     }
     // One a turn: the second is decided by the map that the first makes.
     let version = map.version();
-    match (lost.is_empty(), back.is_empty()) {
-        (false, _) => vec![PoolCommand::Exclude { version, ranks: lost }],
-        (true, false) => vec![PoolCommand::Reintegrate { version, ranks: back }],
-        (true, true) => {
-            let rank = returned(map).filter(|rank| {
+    match (lost.is_empty(), back.is_empty(), new.is_empty()) {
+        (false, _, _) => vec![PoolCommand::Exclude { version, ranks: lost }],
+        (true, false, _) => vec![PoolCommand::Reintegrate { version, ranks: back }],
+        (true, true, false) => vec![PoolCommand::Extend { version, ranks: new }],
+        (true, true, true) => {
+            let rank = returned(pool, map).filter(|rank| {
                 let filled = reports.get(rank).map_or(&[][..], |followed| &followed.filled);
                 !filled.is_empty() && filled.iter().all(|filled| *filled == version)
             });
@@ -124,17 +127,37 @@ pub(super) fn map_steps(
     }
 }
 
+/// Whether servers that do not take part are excluded from the pool: if its policy says so, and anybody is left to go on.
+/// When a whole system is stopped nobody writes, so that nobody misses anything.
+fn may_lose(pool: &PoolState, system: &SystemState) -> bool {
+    pool.self_heal().exclude && pool.servers().iter().any(|server| system.is_joined(server.rank))
+}
+
+/// Whether the targets of a server that is new to the pool have all made their shares of it.
+fn is_prepared(pool: &PoolState, report: Option<&Followed>) -> bool {
+    let stands_in_the_way = |(what, _): &(Option<ContainerId>, Error)| what.is_none();
+    report.is_some_and(|report| report.version >= pool.version && !report.trouble.iter().any(stands_in_the_way))
+}
+
+/// The servers that the system's row of a pool names, and its map does not know yet.
+fn added(pool: &PoolState, row: &PoolRow, system: &SystemState) -> Option<PoolCommand> {
+    let known: BTreeSet<Rank> = pool.servers().iter().map(|server| server.rank).collect();
+    let new: Vec<Rank> = row.servers.iter().copied().filter(|rank| !known.contains(rank)).collect();
+    let servers = pool_servers(system, &new);
+    (!servers.is_empty()).then_some(PoolCommand::AddServers { servers })
+}
+
 /// The server that was out, is on its way in, and may be taken in when it has all that it is to have from those who serve.
 ///
 /// Who is in service has all of its groups. When all others are, whatever this one is to have was to be had from them; and
 /// a group without another copy was written by nobody while it was out. While others are out, too, it must be the last of
 /// them to have served: a group that nobody serves was not written since, so that it has all of that group, where one that
 /// served before may lack something.
-fn returned(map: &PoolMap) -> Option<Rank> {
-    let out = || {
-        let is_out = |target: &&Target| matches!(target.state(), TargetState::Down | TargetState::Up(CameFrom::Down));
-        map.targets().iter().filter(is_out)
-    };
+///
+/// Targets that an administrator keeps out stay behind; they still count among those that are out.
+fn returned(pool: &PoolState, map: &PoolMap) -> Option<Rank> {
+    let is_out = |target: &Target| matches!(target.state(), TargetState::Down | TargetState::Up(CameFrom::Down));
+    let out = || map.targets().iter().filter(|target| is_out(target));
     // What lies before the map's history is before all that lies in it.
     let served = |target: &Target| {
         let is_in = |version: &u32| target.standing_at(*version).is_some_and(|then| then.state == TargetState::UpIn);
@@ -143,10 +166,14 @@ fn returned(map: &PoolMap) -> Option<Rank> {
     let last = out().map(served).max()?;
     let may_come = |rank: &Rank| {
         let is_alone = out().all(|target| target.rank == *rank);
-        map.targets().iter().filter(|target| target.rank == *rank).all(|target| {
-            let is_last = || last > 0 && served(target) == last;
-            target.state() == TargetState::Up(CameFrom::Down) && (is_alone || is_last())
-        })
+        let stays = |position: u32, target: &Target| target.state() == TargetState::Down && !pool.may_return(position);
+        let of_it = (0..).zip(map.targets()).filter(|(_, target)| target.rank == *rank && is_out(target));
+        let mut coming = of_it.filter(|(position, target)| !stays(*position, target)).peekable();
+        coming.peek().is_some()
+            && coming.all(|(_, target)| {
+                let is_last = || last > 0 && served(target) == last;
+                target.state() == TargetState::Up(CameFrom::Down) && (is_alone || is_last())
+            })
     };
     map.servers().iter().map(|server| server.rank).find(may_come)
 }
@@ -206,6 +233,7 @@ impl Service {
         };
         {
             let reports = slot.reports.borrow();
+            steps.extend(self.system.group.local(|system| added(&state, &row, system)));
             steps.extend(self.system.group.local(|system| map_steps(&state, system, &reports)));
         }
         for step in steps {

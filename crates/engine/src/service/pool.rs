@@ -1,12 +1,13 @@
 //! A pool's state: properties, map version, containers, snapshots.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
-use placement::{Change, Event, PoolMap, Server};
+use placement::{Event, PoolMap, Server, TargetState};
 use types::{
     Code, ContainerId, ContainerProperty, Epoch, Error, Label, Layout, PoolId, PoolProperty, Property, PropertyError,
-    Rank, Span, check_property,
+    Rank, Span, TargetIndex, check_property,
 };
+use wire::control::TargetChange;
 use wire::encoding::Bytes;
 use wire::{DecodeError, Reader, Wire, message};
 
@@ -35,6 +36,8 @@ message! {
         pub version: u64,
         /// Which servers and targets it has, and how they stand.
         pub map: Option<Map>,
+        /// Positions of targets that an administrator excluded or drained: they come back when he wants it.
+        pub kept_out: BTreeSet<u32>,
         pub bytes_per_target: u64,
         /// Only those that were set; the table has the defaults.
         pub properties: BTreeMap<String, String>,
@@ -137,6 +140,12 @@ message! {
         Reintegrate { version: u32, ranks: Vec<Rank> } = 19,
         /// Targets of these ranks have all that they are to have, by the map of `version`.
         Reintegrated { version: u32, ranks: Vec<Rank> } = 20,
+        /// An administrator's word about targets: of each rank those with these numbers, or all.
+        ChangeTargets { change: TargetChange, ranks: Vec<Rank>, indices: Vec<TargetIndex>, force: bool } = 24,
+        /// The system's row of the pool names servers that the map does not have.
+        AddServers { servers: Vec<PoolServer> } = 25,
+        /// New targets of these ranks have made their shares, by the map of `version`: they take their part.
+        Extend { version: u32, ranks: Vec<Rank> } = 26,
     }
 }
 
@@ -239,6 +248,11 @@ impl raft::StateMachine for PoolState {
             PoolCommand::Exclude { version, ranks } => self.change_map(version, &ranks, Event::Exclude)?,
             PoolCommand::Reintegrate { version, ranks } => self.change_map(version, &ranks, Event::Reintegrate)?,
             PoolCommand::Reintegrated { version, ranks } => self.change_map(version, &ranks, Event::Reintegrated)?,
+            PoolCommand::ChangeTargets { change, ranks, indices, force } => {
+                self.change_targets(change, &ranks, &indices, force)?;
+            }
+            PoolCommand::AddServers { servers } => self.add_servers(servers)?,
+            PoolCommand::Extend { version, ranks } => self.change_map(version, &ranks, Event::Extend)?,
         }
         Ok(PoolDone::Version { version: self.version })
     }
@@ -253,6 +267,7 @@ impl PoolState {
             label: String::new(),
             version: 0,
             map: None,
+            kept_out: BTreeSet::new(),
             bytes_per_target: 0,
             properties: BTreeMap::new(),
             containers: BTreeMap::new(),
@@ -277,19 +292,23 @@ impl PoolState {
         self.servers().iter().map(|server| server.targets).sum()
     }
 
-    /// Lets something happen to all targets of some servers for which it means anything.
+    /// Lets something happen to all targets of some servers for which it means anything, unless an administrator keeps
+    /// them out.
     fn change_map(&mut self, version: u32, ranks: &[Rank], event: Event) -> Result<(), Error> {
-        let Some(Map(map)) = &mut self.map else { return Ok(()) };
+        let Some(Map(map)) = &self.map else { return Ok(()) };
         // Decided by another map: whoever decided looks again.
         if map.version() != version {
             return Ok(());
         }
         let targets = map.targets().iter().zip(0..).filter(|(target, _)| ranks.contains(&target.rank));
-        let events = targets.filter(|(target, _)| matches!(target.state().after(event), Ok(Some(_))));
-        let change = Change::Happen(events.map(|(_, position)| (position, event)).collect());
-        let after = map.apply(&change).map_err(|error| Error::new(Code::Invalid, error.to_string()))?;
-        self.version += u64::from(after != version);
-        Ok(())
+        let targets = targets.filter(|(target, position)| self.may_happen(event, target.state(), *position));
+        self.happen(targets.map(|(_, position)| (position, event)).collect())
+    }
+
+    /// Whether an event that nobody asked for means anything to a target, and is not against an administrator's word.
+    pub(super) fn may_happen(&self, event: Event, state: TargetState, position: u32) -> bool {
+        let is_way_in = matches!(event, Event::Reintegrate | Event::Extend);
+        matches!(state.after(event), Ok(Some(_))) && (!is_way_in || self.may_return(position))
     }
 
     /// What each target gives.
@@ -491,14 +510,16 @@ impl Container {
 
 /// The map of a pool that is made of these servers.
 fn first_map(servers: Vec<PoolServer>) -> Result<PoolMap, Error> {
-    let invalid = |text: String| Error::new(Code::Invalid, text);
-    let server = |server: PoolServer| {
-        let PoolServer { rank, fault_path, targets, weight } = server;
-        let path = fault_path.parse().map_err(|error: placement::PathError| invalid(error.to_string()))?;
-        Ok(Server { rank, path, targets, weight })
-    };
-    let servers = servers.into_iter().map(server).collect::<Result<_, Error>>()?;
-    PoolMap::create(servers).map_err(|error| invalid(error.to_string()))
+    let servers = servers.into_iter().map(server_of).collect::<Result<_, Error>>()?;
+    PoolMap::create(servers).map_err(|error| Error::new(Code::Invalid, error.to_string()))
+}
+
+/// A server as the map has it.
+pub(super) fn server_of(server: PoolServer) -> Result<Server, Error> {
+    let PoolServer { rank, fault_path, targets, weight } = server;
+    let path = fault_path.parse();
+    let path = path.map_err(|error: placement::PathError| Error::new(Code::Invalid, error.to_string()))?;
+    Ok(Server { rank, path, targets, weight })
 }
 
 /// The row of a property that may take this value now.

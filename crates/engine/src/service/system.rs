@@ -1,6 +1,6 @@
 //! The system's state: its servers, and which pools there are.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 use types::{Code, Error, Label, PoolId, Rank, ServerId, SystemId};
 use wire::control::MemberState;
@@ -115,6 +115,10 @@ message! {
         PoolDestroyed { id: PoolId } = 10,
         RelabelPool { id: PoolId, label: Label } = 11,
         ResizePool { id: PoolId, bytes_per_target: u64 } = 12,
+        /// A pool is to have these servers, too.
+        ExtendPool { id: PoolId, servers: Vec<Rank> } = 13,
+        /// An administrator has ranks serve no more for now, or serve again. None named: all.
+        Stop { ranks: Vec<Rank>, stop: bool } = 14,
     }
 }
 
@@ -199,6 +203,11 @@ impl raft::StateMachine for SystemState {
                 self.row(id)?.label = label.to_string();
             }
             SystemCommand::ResizePool { id, bytes_per_target } => self.row(id)?.bytes_per_target = bytes_per_target,
+            SystemCommand::ExtendPool { id, servers } => {
+                self.extend_pool(id, servers)?;
+                return Ok(SystemDone::Pool { id });
+            }
+            SystemCommand::Stop { ranks, stop } => self.stop(&ranks, stop)?,
         }
         Ok(SystemDone::Nothing)
     }
@@ -363,10 +372,75 @@ impl SystemState {
         }
     }
 
-    fn exclude(&mut self, ranks: &[Rank], exclude: bool) -> Result<(), Error> {
-        if let Some(rank) = ranks.iter().find(|rank| !self.members.contains_key(rank)) {
-            return Err(Error::new(Code::NotFound, format!("no rank {rank}")).remedy("see `dmg system query`"));
+    /// # Errors
+    /// `NotFound`: the system has no such rank.
+    pub(super) fn check_ranks(&self, ranks: &[Rank]) -> Result<(), Error> {
+        match ranks.iter().find(|rank| !self.members.contains_key(rank)) {
+            Some(rank) => Err(Error::new(Code::NotFound, format!("no rank {rank}")).remedy("see `dmg system query`")),
+            None => Ok(()),
         }
+    }
+
+    /// # Errors
+    /// `NotFound`: a rank is unknown; `Invalid`: one does not take part, so that its targets could not serve a pool.
+    pub(super) fn check_joined(&self, ranks: &[Rank]) -> Result<(), Error> {
+        self.check_ranks(ranks)?;
+        match ranks.iter().find(|rank| !self.is_joined(**rank)) {
+            Some(rank) => {
+                let remedy = match self.members.get(rank).map(|member| member.state) {
+                    Some(MemberState::Stopped) => format!("start it with `dmg system start --ranks {rank}`"),
+                    Some(MemberState::AdminExcluded) => {
+                        format!("let it come back with `dmg system clear-exclude --ranks {rank}`")
+                    }
+                    _ => "start its server; `dmg system query` shows when it is there".to_string(),
+                };
+                Err(Error::new(Code::Invalid, format!("rank {rank} does not take part at the moment")).remedy(remedy))
+            }
+            None => Ok(()),
+        }
+    }
+
+    fn extend_pool(&mut self, id: PoolId, servers: Vec<Rank>) -> Result<(), Error> {
+        self.check_joined(&servers)?;
+        let version = self.version + 1;
+        let row = self.row(id)?;
+        if row.phase != Phase::Ready {
+            return Err(Error::new(Code::Busy, format!("pool '{}' is being made or destroyed", row.label))
+                .remedy("try again when that is done"));
+        }
+        if servers.is_empty() {
+            return Err(Error::new(Code::Invalid, "no rank is named").remedy("name some: `--ranks 1,3`"));
+        }
+        if let Some(known) = servers.iter().find(|rank| row.servers.contains(rank)) {
+            let text = format!("rank {known} is in pool '{}' already", row.label);
+            return Err(Error::new(Code::Exists, text)
+                .remedy("name new ones only; targets that are out come back by `dmg pool reintegrate`"));
+        }
+        let new: BTreeSet<Rank> = servers.into_iter().collect();
+        row.servers.extend(new);
+        self.version = version;
+        Ok(())
+    }
+
+    fn stop(&mut self, ranks: &[Rank], stop: bool) -> Result<(), Error> {
+        self.check_ranks(ranks)?;
+        let mut has_changed = false;
+        for (_, member) in self.members.iter_mut().filter(|(rank, _)| ranks.is_empty() || ranks.contains(rank)) {
+            let after = match (stop, member.state) {
+                (true, MemberState::Joined | MemberState::Excluded) => MemberState::Stopped,
+                // It is in again when it says that it is there.
+                (false, MemberState::Stopped) => MemberState::Excluded,
+                (_, other) => other,
+            };
+            has_changed |= after != member.state;
+            member.state = after;
+        }
+        self.version += u64::from(has_changed);
+        Ok(())
+    }
+
+    fn exclude(&mut self, ranks: &[Rank], exclude: bool) -> Result<(), Error> {
+        self.check_ranks(ranks)?;
         let left = self.joined().filter(|(rank, _)| !ranks.contains(rank)).count();
         if exclude && left == 0 {
             return Err(Error::new(Code::Invalid, "no server would be left").remedy("leave one in"));
