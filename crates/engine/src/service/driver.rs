@@ -414,6 +414,7 @@ mod tests {
     use super::*;
     use raft::StateMachine;
     use types::{Code, Epoch, Layout};
+    use wire::control::TargetChange;
 
     fn id(n: u8) -> ContainerId {
         ContainerId::from_bytes([n; 16])
@@ -488,12 +489,9 @@ mod tests {
         assert_eq!(steps(pool.version), vec![PoolCommand::RolledBack { id: id(1), asked: Epoch(9) }]);
     }
 
-    #[test]
-    fn the_map_follows_who_is_there() {
-        let mut pool = pool();
-        let mut system = SystemState::empty();
-        let nobody = BTreeMap::new();
-        let join = |server: u8, incarnation, token: Option<u8>| SystemCommand::Join {
+    /// Server 10 and on are rank 0 and on.
+    fn join(server: u8, incarnation: u64, token: Option<u8>) -> SystemCommand {
+        SystemCommand::Join {
             server: types::ServerId::from_bytes([server; 16]),
             token: token.map(|n| wire::encoding::Bytes32([n; 32])),
             address: format!("mem://{server}"),
@@ -501,11 +499,133 @@ mod tests {
             targets: 2,
             incarnation,
             now: 1,
+        }
+    }
+
+    /// A system of `count` servers that are all there.
+    fn system_of(count: u8) -> SystemState {
+        let mut system = SystemState::empty();
+        for n in 0..count {
+            let hash = wire::encoding::Bytes32([n; 32]);
+            system.apply(SystemCommand::AddToken { hash, expires: 100, now: 1 }).unwrap();
+            system.apply(join(10 + n, 1, Some(n))).unwrap();
+        }
+        system
+    }
+
+    fn targets(change: TargetChange, rank: u32, indices: &[u32]) -> PoolCommand {
+        let indices = indices.iter().copied().map(types::TargetIndex).collect();
+        PoolCommand::ChangeTargets { change, ranks: vec![Rank(rank)], indices, force: true }
+    }
+
+    fn lose(system: &mut SystemState, rank: u32) {
+        system.apply(SystemCommand::Lost { rank: Rank(rank), incarnation: 1 }).unwrap();
+    }
+
+    #[test]
+    fn the_policy_says_whether_the_dead_are_excluded() {
+        for (policy, is_excluded) in [
+            ("exclude;rebuild", true),
+            ("exclude", true),
+            ("rebuild", false),
+            ("none", false),
+            ("delay_rebuild", false),
+        ] {
+            let (mut pool, mut system) = (pool(), system_of(2));
+            lose(&mut system, 1);
+            let values = vec![("self_heal".to_string(), policy.to_string())];
+            pool.apply(PoolCommand::SetProperties { values }).unwrap();
+            let expected = is_excluded.then_some(PoolCommand::Exclude { version: 1, ranks: vec![Rank(1)] });
+            assert_eq!(map_steps(&pool, &system, &BTreeMap::new()), Vec::from_iter(expected), "{policy}");
+        }
+    }
+
+    /// Of a system that is stopped as a whole nobody misses anything; of one that goes on, who is stopped does.
+    #[test]
+    fn who_is_stopped_is_excluded_when_somebody_goes_on() {
+        let (pool, mut system) = (pool(), system_of(3));
+        let stop = |ranks: &[u32]| SystemCommand::Stop { ranks: ranks.iter().copied().map(Rank).collect(), stop: true };
+        system.apply(stop(&[1])).unwrap();
+        let exclude = PoolCommand::Exclude { version: 1, ranks: vec![Rank(1)] };
+        assert_eq!(map_steps(&pool, &system, &BTreeMap::new()), [exclude]);
+        // Rank 2 goes on, and is not in the pool.
+        system.apply(stop(&[0])).unwrap();
+        assert_eq!(map_steps(&pool, &system, &BTreeMap::new()), []);
+    }
+
+    #[test]
+    fn what_an_administrator_keeps_out_does_not_come_back_by_itself() {
+        let (mut pool, mut system) = (pool(), system_of(2));
+        let nobody = BTreeMap::new();
+        pool.apply(targets(TargetChange::Exclude, 1, &[0])).unwrap();
+        assert_eq!(map_steps(&pool, &system, &nobody), [], "its server lives");
+        // The server dies and is back: only the other of its targets returns.
+        lose(&mut system, 1);
+        let out = PoolCommand::Exclude { version: 2, ranks: vec![Rank(1)] };
+        assert_eq!(map_steps(&pool, &system, &nobody), [out.clone()]);
+        pool.apply(out).unwrap();
+        system.apply(join(11, 2, None)).unwrap();
+        let back = PoolCommand::Reintegrate { version: 3, ranks: vec![Rank(1)] };
+        assert_eq!(map_steps(&pool, &system, &nobody), [back.clone()]);
+        pool.apply(back).unwrap();
+        let states =
+            |pool: &PoolState| pool.map().unwrap().targets()[2..].iter().map(Target::state).collect::<Vec<_>>();
+        assert_eq!(states(&pool), [TargetState::Down, TargetState::Up(CameFrom::Down)]);
+        pool.apply(targets(TargetChange::Reintegrate, 1, &[])).unwrap();
+        assert_eq!(states(&pool), [TargetState::Up(CameFrom::Down); 2]);
+    }
+
+    #[test]
+    fn a_server_that_the_row_names_is_added_and_takes_its_part_when_its_shares_are_made() {
+        let (mut pool, system) = (pool(), system_of(4));
+        let row = |servers: &[u32]| PoolRow {
+            label: "tank".into(),
+            bytes_per_target: 1,
+            phase: Phase::Ready,
+            since: 1,
+            servers: servers.iter().copied().map(Rank).collect(),
+            maker: Rank(0),
+            properties: vec![],
+            trouble: None,
         };
-        let hash = wire::encoding::Bytes32([1; 32]);
-        system.apply(join(10, 1, None)).unwrap();
-        system.apply(SystemCommand::AddToken { hash, expires: 100, now: 1 }).unwrap();
-        system.apply(join(11, 1, Some(1))).unwrap();
+        assert_eq!(added(&pool, &row(&[0, 1]), &system), None);
+        let servers = pool_servers(&system, &[Rank(3), Rank(2)]);
+        let add = added(&pool, &row(&[0, 1, 3, 2]), &system).unwrap();
+        assert_eq!(add, PoolCommand::AddServers { servers });
+        pool.apply(add.clone()).unwrap();
+        let once = pool.clone();
+        pool.apply(add).unwrap();
+        assert_eq!(pool, once, "a repeat changes nothing");
+        assert_eq!(added(&pool, &row(&[0, 1, 3, 2]), &system), None);
+        let version = pool.version;
+        let extend = |ranks: &[u32]| {
+            let ranks = ranks.iter().copied().map(Rank).collect();
+            vec![PoolCommand::Extend { version: 2, ranks }]
+        };
+        let of_a_container = followed(version, Some((Some(id(1)), "full")));
+        type Case<'a> = (Option<Followed>, Option<Followed>, Vec<PoolCommand>);
+        let cases: [Case; 5] = [
+            (None, None, vec![]),
+            (Some(followed(version - 1, None)), None, vec![]),
+            (Some(followed(version, Some((None, "full")))), Some(followed(version, None)), extend(&[2])),
+            (Some(of_a_container), None, extend(&[3])),
+            (Some(followed(version, None)), Some(followed(version + 1, None)), extend(&[3, 2])),
+        ];
+        for (number, (third, second, steps)) in cases.into_iter().enumerate() {
+            let reports =
+                [(Rank(3), third), (Rank(2), second)].into_iter().filter_map(|(r, f)| Some((r, f?))).collect();
+            assert_eq!(map_steps(&pool, &system, &reports), steps, "case {number}");
+        }
+        // One that an administrator excluded before it came stays new.
+        pool.apply(targets(TargetChange::Exclude, 3, &[])).unwrap();
+        let reports = BTreeMap::from([(Rank(3), followed(pool.version, None))]);
+        assert_eq!(map_steps(&pool, &system, &reports), []);
+    }
+
+    #[test]
+    fn the_map_follows_who_is_there() {
+        let (mut pool, mut system) = (pool(), system_of(2));
+        let nobody = BTreeMap::new();
         assert_eq!(map_steps(&pool, &system, &nobody), vec![]);
         system.apply(SystemCommand::Lost { rank: Rank(1), incarnation: 1 }).unwrap();
         let exclude = PoolCommand::Exclude { version: 1, ranks: vec![Rank(1)] };

@@ -242,3 +242,180 @@ fn redundancy(container: &Container) -> usize {
     let default = ContainerProperty::TABLE.iter().find(|row| row.name == "rd_fac").map_or("0", |row| row.default);
     container.properties.get("rd_fac").map_or(default, String::as_str).parse().unwrap_or(0)
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::service::pool::PoolCommand;
+    use placement::TargetState::{Down, Drain, New, Up, UpIn};
+    use raft::StateMachine;
+    use types::{ContainerId, Epoch, Layout, PoolId};
+    use wire::Wire;
+    use wire::control::TargetChange::{Exclude, Reintegrate};
+
+    fn server(rank: u32) -> PoolServer {
+        PoolServer { rank: Rank(rank), fault_path: format!("/server{rank}"), targets: 2, weight: 1 }
+    }
+
+    /// A pool of three servers with two targets each, and a container of this redundancy.
+    fn pool(factor: u32) -> PoolState {
+        let mut pool = PoolState::empty(PoolId::from_bytes([9; 16]));
+        let servers = (0..3).map(server).collect();
+        pool.apply(PoolCommand::Create { label: "tank".into(), bytes_per_target: 1, servers, properties: vec![] })
+            .unwrap();
+        let container = PoolCommand::CreateContainer {
+            id: ContainerId::from_bytes([1; 16]),
+            label: None,
+            layout: Layout::Posix,
+            created: Epoch(5),
+            properties: vec![("rd_fac".into(), factor.to_string())],
+            attributes: vec![],
+        };
+        pool.apply(container).unwrap();
+        pool
+    }
+
+    fn command(change: TargetChange, ranks: &[u32], indices: &[u32], force: bool) -> PoolCommand {
+        let ranks = ranks.iter().copied().map(Rank).collect();
+        let indices = indices.iter().copied().map(TargetIndex).collect();
+        PoolCommand::ChangeTargets { change, ranks, indices, force }
+    }
+
+    fn states(pool: &PoolState) -> Vec<TargetState> {
+        pool.map().unwrap().targets().iter().map(Target::state).collect()
+    }
+
+    fn kept_out(pool: &PoolState) -> Vec<u32> {
+        pool.kept_out.iter().copied().collect()
+    }
+
+    #[test]
+    fn a_word_is_about_single_targets_or_all_of_a_rank() {
+        let mut pool = pool(1);
+        pool.apply(command(Exclude, &[2], &[1], false)).unwrap();
+        assert_eq!((states(&pool), kept_out(&pool)), (vec![UpIn, UpIn, UpIn, UpIn, UpIn, Down], vec![5]));
+        // Of a rank, one is out already; the other drains.
+        pool.apply(command(TargetChange::Drain, &[2], &[], false)).unwrap();
+        assert_eq!((states(&pool), kept_out(&pool)), (vec![UpIn, UpIn, UpIn, UpIn, Drain, Down], vec![4, 5]));
+        // Back: the one stays where it is, the other is on its way in.
+        pool.apply(command(Reintegrate, &[2], &[], false)).unwrap();
+        let back = Up(CameFrom::Down);
+        assert_eq!((states(&pool), kept_out(&pool)), (vec![UpIn, UpIn, UpIn, UpIn, UpIn, back], vec![]));
+    }
+
+    #[test]
+    fn a_repeat_changes_nothing() {
+        let mut pool = pool(1);
+        for change in [Exclude, TargetChange::Drain] {
+            let command = command(change, &[if change == Exclude { 0 } else { 1 }], &[0], true);
+            pool.apply(command.clone()).unwrap();
+            let once = pool.clone();
+            pool.apply(command).unwrap();
+            assert_eq!(pool, once, "{change:?}");
+        }
+    }
+
+    /// Its server is dead, so that it is down by itself; the administrator wants it out also when that is back.
+    #[test]
+    fn a_target_that_is_down_can_be_kept_out_without_a_new_map() {
+        let mut pool = pool(1);
+        pool.apply(PoolCommand::Exclude { version: 1, ranks: vec![Rank(2)] }).unwrap();
+        let (map, version) = (pool.map.clone(), pool.version);
+        pool.apply(command(Exclude, &[2], &[], false)).unwrap();
+        assert_eq!((&pool.map, pool.version, kept_out(&pool)), (&map, version, vec![4, 5]));
+        assert!(!pool.may_return(4) && pool.may_return(3));
+    }
+
+    #[test]
+    fn what_cannot_be_is_refused_with_cause_and_remedy_and_changes_nothing() {
+        type Case<'a> = (&'a str, TargetChange, &'a [u32], &'a [u32], bool, Code, &'a str, &'a str);
+        let cases: [Case; 10] = [
+            ("no rank", Exclude, &[], &[], false, Code::Invalid, "no rank is named", "--ranks"),
+            (
+                "a rank elsewhere",
+                Exclude,
+                &[0, 7],
+                &[],
+                false,
+                Code::NotFound,
+                "rank 7 is not in pool 'tank'",
+                "extend",
+            ),
+            (
+                "no such target",
+                Exclude,
+                &[0],
+                &[1, 2],
+                false,
+                Code::NotFound,
+                "rank 0 has no target 2",
+                "query-targets",
+            ),
+            ("all of them", Exclude, &[0, 1, 2], &[], true, Code::Invalid, "no target of pool 'tank'", "leave some in"),
+            ("too many", Exclude, &[0, 1], &[], false, Code::Invalid, "bears the loss of 1", "--force"),
+            ("one of each", Exclude, &[0, 1], &[0], false, Code::Invalid, "of 2 some targets", "--force"),
+            (
+                "too few places",
+                TargetChange::Drain,
+                &[1, 2],
+                &[],
+                true,
+                Code::Invalid,
+                "1 fault domains",
+                "pool extend",
+            ),
+            ("drain all", TargetChange::Drain, &[0, 1, 2], &[], true, Code::Invalid, "no target of pool", "extend"),
+            ("drain what fails", TargetChange::Drain, &[2], &[1], false, Code::Invalid, "is down", "exclude it"),
+            ("it serves", Reintegrate, &[0], &[], false, Code::Invalid, "it is in service", "nothing to do"),
+        ];
+        for (case, change, ranks, indices, force, code, cause, remedy) in cases {
+            let mut pool = pool(1);
+            if case == "drain what fails" {
+                pool.apply(PoolCommand::Exclude { version: 1, ranks: vec![Rank(2)] }).unwrap();
+            }
+            let before = pool.clone();
+            let error = pool.apply(command(change, ranks, indices, force)).unwrap_err();
+            assert_eq!(error.code, code, "{case}");
+            assert!(error.message.contains(cause), "{case}: {error}");
+            assert!(error.remedy.as_ref().is_some_and(|text| text.contains(remedy)), "{case}: {error:?}");
+            assert_eq!(pool, before, "{case}");
+        }
+    }
+
+    /// Failures that the data bears are not refused; one more is, unless it is meant.
+    #[test]
+    fn an_exclusion_may_take_as_many_domains_as_the_data_bears() {
+        for (factor, ranks, is_taken) in
+            [(0, &[1][..], false), (1, &[1], true), (1, &[1, 2], false), (2, &[1, 2], true)]
+        {
+            let mut pool = pool(factor);
+            let taken = pool.apply(command(Exclude, ranks, &[], false));
+            assert_eq!(taken.is_ok(), is_taken, "{factor} {ranks:?}: {taken:?}");
+            assert!(pool.apply(command(Exclude, ranks, &[], true)).is_ok());
+        }
+        // What is out already counts.
+        let mut pool = pool(1);
+        pool.apply(PoolCommand::Exclude { version: 1, ranks: vec![Rank(0)] }).unwrap();
+        assert!(pool.apply(command(Exclude, &[1], &[0], false)).is_err());
+        // Without a container there is nothing to lose.
+        pool.containers.clear();
+        assert!(pool.apply(command(Exclude, &[1], &[0], false)).is_ok());
+    }
+
+    #[test]
+    fn new_targets_that_are_excluded_go_back_and_come_when_they_are_wanted_again() {
+        let mut pool = pool(1);
+        pool.apply(PoolCommand::AddServers { servers: vec![server(3), server(0)] }).unwrap();
+        assert_eq!(states(&pool)[6..], [New; 2]);
+        assert_eq!(pool.servers().len(), 4, "one that it has is passed by");
+        pool.apply(PoolCommand::Extend { version: 2, ranks: vec![Rank(3)] }).unwrap();
+        assert_eq!(states(&pool)[6..], [Up(CameFrom::New); 2]);
+        pool.apply(command(Exclude, &[3], &[1], false)).unwrap();
+        assert_eq!((states(&pool)[6..].to_vec(), kept_out(&pool)), (vec![Up(CameFrom::New), New], vec![7]));
+        pool.apply(PoolCommand::Extend { version: 4, ranks: vec![Rank(3)] }).unwrap();
+        assert_eq!(states(&pool)[7], New, "not by itself");
+        pool.apply(command(Reintegrate, &[3], &[1], false)).unwrap();
+        assert_eq!((states(&pool)[6..].to_vec(), kept_out(&pool)), (vec![Up(CameFrom::New); 2], vec![]));
+        assert_eq!(PoolState::from_bytes(&pool.to_bytes()), Ok(pool));
+    }
+}
