@@ -9,6 +9,7 @@
 //! | `Option<T>` | `u8` 0 or 1, then the value |
 //! | `Result<T, Error>` | `u8` 0 and the error, or 1 and the value |
 //! | `BTreeMap<K, V>` | `u32` count, then keys and values, keys strictly ascending |
+//! | `BTreeSet<T>` | `u32` count, then the items, strictly ascending |
 //! | ids | 16 bytes, in text order |
 //! | structs | their fields in order; enums: a `u8` tag, then the variant's fields |
 

@@ -11,12 +11,12 @@ use wire::control::{self as msg, TargetChange};
 use wire::peer::ServerSpaceQuery;
 use wire::{Opcode, Wire};
 
-use super::Service;
 use super::driver::{Heard, Progress};
 use super::pool::{PoolCommand, PoolDone, PoolState};
 use super::route::Call;
 use super::slot::Slot;
 use super::system::{Phase, SystemCommand};
+use super::{Service, healing};
 
 /// How often to look how far an extension has come, unless something is reported.
 const LOOK_EVERY: Duration = Duration::from_millis(250);
@@ -65,6 +65,7 @@ impl Service {
         // Of a repeat, the system remembers what was done; there is nothing to be looked for.
         if new.len() == ranks.len() {
             self.system.group.local(|system| system.check_joined(&new))?;
+            nobody_is_awaited(slot)?;
             self.check_room(slot, &new).await?;
         }
         self.tell_system(call.name(), SystemCommand::ExtendPool { id, servers: ranks.clone() }).await?;
@@ -268,6 +269,21 @@ impl Service {
             (rank, answer.err().map(Error::from))
         });
         Ok(msg::LogMasksSet { servers: join_all(asked).await })
+    }
+}
+
+/// # Errors
+/// `Busy`: a server that is new might take the places of one that is out, and what only that one has.
+fn nobody_is_awaited(slot: &Slot<PoolState>) -> Result<(), Error> {
+    let awaited: Vec<Rank> = slot.group.local(|pool| pool.map().map(healing::awaited)).into_iter().flatten().collect();
+    match awaited.is_empty() {
+        true => Ok(()),
+        false => {
+            let text = format!("ranks {} are out, and may have what nobody else has", listed(&awaited));
+            Err(Error::new(Code::Busy, text).remedy(
+                "bring them back (`dmg pool reintegrate`), or give up what only they have, before the pool grows",
+            ))
+        }
     }
 }
 

@@ -32,6 +32,7 @@ mod control;
 mod driver;
 #[cfg(test)]
 mod golden;
+mod healing;
 pub mod identity;
 mod life;
 mod peers;
@@ -130,6 +131,8 @@ pub struct Service {
     followed: Cell<u64>,
     /// Who lives, as far as this server heard.
     life: life::Heard,
+    /// What a look at all groups of a pool found last.
+    served: Cell<Option<healing::Served>>,
     tasks: RefCell<rt::TaskSet>,
 }
 
@@ -202,6 +205,7 @@ impl Service {
             is_current: Cell::new(false),
             followed: Cell::new(0),
             life: life::Heard::default(),
+            served: Cell::new(None),
             tasks: RefCell::default(),
         });
         let tasks = Tasks(Rc::clone(&service));

@@ -2,7 +2,7 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use placement::{Event, PoolMap, Server, TargetState};
+use placement::{Change, Event, PoolMap, Server, TargetState};
 use types::{
     Code, ContainerId, ContainerProperty, Epoch, Error, Label, Layout, PoolId, PoolProperty, Property, PropertyError,
     Rank, Span, TargetIndex, check_property,
@@ -11,6 +11,7 @@ use wire::control::TargetChange;
 use wire::encoding::Bytes;
 use wire::{DecodeError, Reader, Wire, message};
 
+use super::healing;
 use super::state::Format;
 use super::system::{Phase, unknown};
 use crate::target::order::PoolShare;
@@ -42,6 +43,8 @@ message! {
         /// Only those that were set; the table has the defaults.
         pub properties: BTreeMap<String, String>,
         pub containers: BTreeMap<ContainerId, Container>,
+        /// Positions of targets that are out, and that nobody waits for any more.
+        pub given_up: BTreeSet<u32>,
     }
 }
 
@@ -140,12 +143,33 @@ message! {
         Reintegrate { version: u32, ranks: Vec<Rank> } = 19,
         /// Targets of these ranks have all that they are to have, by the map of `version`.
         Reintegrated { version: u32, ranks: Vec<Rank> } = 20,
+        /// What was under way by the map of `version` has come to its end.
+        Finish { version: u32, what: Finished } = 21,
+        /// Nobody waits any more for what only these ranks, which are out, had.
+        GiveUp { ranks: Vec<Rank> } = 23,
         /// An administrator's word about targets: of each rank those with these numbers, or all.
         ChangeTargets { change: TargetChange, ranks: Vec<Rank>, indices: Vec<TargetIndex>, force: bool } = 24,
         /// The system's row of the pool names servers that the map does not have.
         AddServers { servers: Vec<PoolServer> } = 25,
         /// New targets of these ranks have made their shares, by the map of `version`: they take their part.
         Extend { version: u32, ranks: Vec<Rank> } = 26,
+        /// What an administrator drains, and was put off for a failure, begins anew, by the map of `version`.
+        DrainAnew { version: u32 } = 27,
+    }
+}
+
+message! {
+    /// What comes to its end in a pool's map.
+    #[derive(Copy)]
+    pub enum Finished {
+        /// What failed targets held, and others too, is elsewhere.
+        Rebuilt = 1,
+        /// Who drained is empty; who is new, or has come back, has all that it is to have.
+        Arrived = 2,
+        /// What only given-up targets had is written off.
+        GivenUp = 3,
+        /// What might take places from those that are awaited is put off until they are there.
+        PutOff = 4,
     }
 }
 
@@ -246,13 +270,20 @@ impl raft::StateMachine for PoolState {
                 return Ok(PoolDone::Ids { first });
             }
             PoolCommand::Exclude { version, ranks } => self.change_map(version, &ranks, Event::Exclude)?,
-            PoolCommand::Reintegrate { version, ranks } => self.change_map(version, &ranks, Event::Reintegrate)?,
+            PoolCommand::Reintegrate { version, ranks } => {
+                self.happen(version, |pool, map| healing::returning(map, &pool.kept_out, &ranks))?;
+            }
             PoolCommand::Reintegrated { version, ranks } => self.change_map(version, &ranks, Event::Reintegrated)?,
+            PoolCommand::Finish { version, what } => {
+                self.happen(version, |pool, map| healing::events(map, &pool.given_up, what))?;
+            }
+            PoolCommand::GiveUp { ranks } => self.give_up(&ranks)?,
             PoolCommand::ChangeTargets { change, ranks, indices, force } => {
                 self.change_targets(change, &ranks, &indices, force)?;
             }
             PoolCommand::AddServers { servers } => self.add_servers(servers)?,
             PoolCommand::Extend { version, ranks } => self.change_map(version, &ranks, Event::Extend)?,
+            PoolCommand::DrainAnew { version } => self.happen(version, |pool, _| pool.put_off())?,
         }
         Ok(PoolDone::Version { version: self.version })
     }
@@ -271,6 +302,7 @@ impl PoolState {
             bytes_per_target: 0,
             properties: BTreeMap::new(),
             containers: BTreeMap::new(),
+            given_up: BTreeSet::new(),
         }
     }
 
@@ -295,20 +327,48 @@ impl PoolState {
     /// Lets something happen to all targets of some servers for which it means anything, unless an administrator keeps
     /// them out.
     fn change_map(&mut self, version: u32, ranks: &[Rank], event: Event) -> Result<(), Error> {
+        self.happen(version, |pool, map| {
+            let targets = map.targets().iter().zip(0..).filter(|(target, _)| ranks.contains(&target.rank));
+            let meant = targets.filter(|(target, position)| pool.may_happen(event, target.state(), *position));
+            meant.map(|(_, position)| (position, event)).collect()
+        })
+    }
+
+    /// Lets happen what a map of that version makes of it.
+    fn happen(
+        &mut self,
+        version: u32,
+        events: impl FnOnce(&PoolState, &PoolMap) -> Vec<(u32, Event)>,
+    ) -> Result<(), Error> {
         let Some(Map(map)) = &self.map else { return Ok(()) };
         // Decided by another map: whoever decided looks again.
         if map.version() != version {
             return Ok(());
         }
-        let targets = map.targets().iter().zip(0..).filter(|(target, _)| ranks.contains(&target.rank));
-        let targets = targets.filter(|(target, position)| self.may_happen(event, target.state(), *position));
-        self.happen(targets.map(|(_, position)| (position, event)).collect())
+        let events = events(self, map);
+        self.change(&Change::Happen(events))
     }
 
     /// Whether an event that nobody asked for means anything to a target, and is not against an administrator's word.
     pub(super) fn may_happen(&self, event: Event, state: TargetState, position: u32) -> bool {
         let is_way_in = matches!(event, Event::Reintegrate | Event::Extend);
         matches!(state.after(event), Ok(Some(_))) && (!is_way_in || self.may_return(position))
+    }
+
+    fn give_up(&mut self, ranks: &[Rank]) -> Result<(), Error> {
+        let Some(Map(map)) = &self.map else { return Ok(()) };
+        for rank in ranks {
+            let out: Vec<u32> = map
+                .positions_of(*rank)
+                .filter(|&position| map.targets().get(position as usize).is_some_and(|t| healing::is_out(t.state())))
+                .collect();
+            if out.is_empty() {
+                let text = format!("no target of rank {rank} in pool '{}' is out and waited for", self.label);
+                return Err(Error::new(Code::Invalid, text).remedy("see `dmg pool query`"));
+            }
+            self.given_up.extend(out);
+        }
+        Ok(())
     }
 
     /// What each target gives.

@@ -16,10 +16,11 @@
 
 use std::collections::BTreeSet;
 
-use placement::{CameFrom, Change, Event, FaultPath, PoolMap, Server, Target, TargetState};
+use placement::{CameFrom, Change, Event, FaultPath, MapError, PoolMap, Server, Target, TargetState};
 use types::{Code, ContainerProperty, Error, PoolProperty, Rank, SelfHeal, TargetIndex};
 use wire::control::TargetChange;
 
+use super::healing;
 use super::pool::{Container, Map, PoolServer, PoolState, server_of};
 
 impl PoolState {
@@ -74,7 +75,7 @@ impl PoolState {
             TargetChange::Drain => self.check_drain(map, &leaving)?,
             TargetChange::Reintegrate => {}
         }
-        self.happen(events)?;
+        self.change(&Change::Happen(events))?;
         match change {
             TargetChange::Exclude | TargetChange::Drain => self.kept_out.extend(positions),
             TargetChange::Reintegrate => self.kept_out.retain(|position| !positions.contains(position)),
@@ -93,16 +94,32 @@ impl PoolState {
         self.change(&Change::Add(new))
     }
 
-    /// Lets something happen to targets, by position.
-    pub(super) fn happen(&mut self, events: Vec<(u32, Event)>) -> Result<(), Error> {
-        self.change(&Change::Happen(events))
+    /// What an administrator drains and is in service all the same: a failure came in between.
+    pub(super) fn put_off(&self) -> Vec<(u32, Event)> {
+        let targets = self.map().into_iter().flat_map(numbered);
+        let drained =
+            targets.filter(|(position, target)| target.state() == TargetState::UpIn && !self.may_return(*position));
+        drained.map(|(position, _)| (position, Event::Drain)).collect()
     }
 
-    fn change(&mut self, change: &Change) -> Result<(), Error> {
+    /// Whether there is something to be drained anew, and it can be.
+    pub(super) fn has_put_off(&self) -> bool {
+        let events = self.put_off();
+        !events.is_empty() && self.map().is_some_and(|map| map.clone().apply(&Change::Happen(events)).is_ok())
+    }
+
+    /// Changes the map.
+    ///
+    /// # Errors
+    /// `Invalid`: there is no such map; nothing has changed.
+    pub(super) fn change(&mut self, change: &Change) -> Result<(), Error> {
         let Some(Map(map)) = &mut self.map else { return Ok(()) };
         let before = map.version();
-        let after = map.apply(change).map_err(|error| Error::new(Code::Invalid, error.to_string()))?;
+        let after = map.apply(change).map_err(impossible)?;
         self.version += u64::from(after != before);
+        // Who comes back is waited for the next time.
+        let is_out = |position: &u32| map.targets().get(*position as usize).is_some_and(|t| healing::is_out(t.state()));
+        self.given_up.retain(is_out);
         Ok(())
     }
 
@@ -146,7 +163,9 @@ impl PoolState {
         let is_out = |(position, target): &(u32, &Target)| match target.state() {
             TargetState::UpIn | TargetState::Drain => leaving.contains(position),
             TargetState::Down | TargetState::Up(CameFrom::Down) => true,
-            TargetState::New | TargetState::Up(CameFrom::New | CameFrom::DownOut) | TargetState::DownOut => false,
+            // What had copies has them elsewhere.
+            TargetState::Away | TargetState::DownOut => false,
+            TargetState::New | TargetState::Up(CameFrom::New | CameFrom::Away | CameFrom::DownOut) => false,
         };
         let out = domains(map, is_out).len();
         match self.redundancies().min_by_key(|(_, factor)| *factor) {
@@ -223,6 +242,22 @@ fn meaningless(change: TargetChange, target: &Target) -> Error {
     Error::new(Code::Invalid, text).remedy(remedy)
 }
 
+/// Why there is no such map, as an administrator hears it.
+fn impossible(error: MapError) -> Error {
+    let remedy = match &error {
+        MapError::Awaited { rank, .. } => {
+            format!("bring rank {rank} back first, or give up what only it has; `dmg pool query` says who is awaited")
+        }
+        MapError::FailureFirst { .. } | MapError::Together { .. } => {
+            "wait until what is under way is done: see `dmg pool query`".to_string()
+        }
+        MapError::Last { .. } => "extend the pool first, or drain fewer".to_string(),
+        MapError::Depth { .. } => "give all servers fault paths of as many names (`fault_path`)".to_string(),
+        _ => "see `dmg pool query` and `dmg pool query-targets`".to_string(),
+    };
+    Error::new(Code::Invalid, error.to_string()).remedy(remedy)
+}
+
 fn none_left(label: &str) -> Error {
     Error::new(Code::Invalid, format!("no target of pool '{label}' would be left in service"))
         .remedy("leave some in, or extend the pool first")
@@ -246,7 +281,7 @@ fn redundancy(container: &Container) -> usize {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::service::pool::PoolCommand;
+    use crate::service::pool::{Finished, PoolCommand};
     use placement::TargetState::{Down, Drain, New, Up, UpIn};
     use raft::StateMachine;
     use types::{ContainerId, Epoch, Layout, PoolId};
@@ -400,6 +435,30 @@ mod tests {
         // Without a container there is nothing to lose.
         pool.containers.clear();
         assert!(pool.apply(command(Exclude, &[1], &[0], false)).is_ok());
+    }
+
+    /// A failure puts a drain off, for what drains would take places of who failed; what an administrator wants is
+    /// not forgotten.
+    #[test]
+    fn a_drain_that_was_put_off_begins_anew() {
+        let mut pool = pool(0);
+        pool.apply(command(TargetChange::Drain, &[2], &[1], false)).unwrap();
+        assert!(!pool.has_put_off());
+        pool.apply(PoolCommand::Exclude { version: 2, ranks: vec![Rank(1)] }).unwrap();
+        let finish = |version, what| PoolCommand::Finish { version, what };
+        pool.apply(finish(3, Finished::Rebuilt)).unwrap();
+        pool.apply(finish(4, Finished::PutOff)).unwrap();
+        assert_eq!((states(&pool)[5], kept_out(&pool)), (UpIn, vec![5]));
+        assert!(pool.has_put_off());
+        pool.apply(PoolCommand::DrainAnew { version: 4 }).unwrap();
+        assert_eq!(states(&pool)[5], UpIn, "decided by another map");
+        pool.apply(PoolCommand::DrainAnew { version: 5 }).unwrap();
+        assert_eq!(states(&pool)[5], Drain);
+        assert!(healing::finished(pool.map().unwrap(), &pool.given_up, |_| true, true) == Some(Finished::Arrived));
+        // Where nobody would be left it is not begun.
+        let mut pool = super::tests::pool(0);
+        pool.kept_out.extend(0..6);
+        assert!(!pool.has_put_off());
     }
 
     #[test]
