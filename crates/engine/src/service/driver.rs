@@ -104,14 +104,17 @@ pub(super) fn map_steps(
         targets.any(|(position, target)| pool.may_happen(event, target.state(), position))
     };
     let may_lose = may_lose(pool, system);
-    // While somebody is awaited, it would be put off, and begun again, for ever.
-    let may_extend = healing::awaited(map).is_empty();
     let (mut lost, mut back, mut new) = (Vec::new(), Vec::new(), Vec::new());
     for rank in map.servers().iter().map(|server| server.rank) {
         match system.is_joined(rank) {
             false if may_lose && means(rank, Event::Exclude) => lost.push(rank),
-            true if !healing::returning(map, &pool.kept_out, &[rank]).is_empty() => back.push(rank),
-            true if may_extend && means(rank, Event::Extend) && is_prepared(pool, reports.get(&rank)) => new.push(rank),
+            true if !healing::returning(map, &[rank], &pool.kept_out).is_empty() => back.push(rank),
+            true if means(rank, Event::Extend)
+                && !healing::is_awaiting(map)
+                && is_prepared(pool, reports.get(&rank)) =>
+            {
+                new.push(rank);
+            }
             _ => {}
         }
     }
@@ -121,13 +124,13 @@ pub(super) fn map_steps(
         (false, _, _) => vec![PoolCommand::Exclude { version, ranks: lost }],
         (true, false, _) => vec![PoolCommand::Reintegrate { version, ranks: back }],
         (true, true, false) => vec![PoolCommand::Extend { version, ranks: new }],
-        (true, true, true) if pool.has_put_off() => vec![PoolCommand::DrainAnew { version }],
         (true, true, true) => {
             let is_full = |rank| reports.get(&rank).is_some_and(|followed| followed.is_full(version));
-            if let Some(rank) = healing::returned(map, &pool.given_up, &pool.kept_out).filter(|rank| is_full(*rank)) {
+            let returned = healing::returned(map, &pool.given_up, &pool.kept_out);
+            if let Some(rank) = returned.filter(|rank| is_full(*rank)) {
                 return vec![PoolCommand::Reintegrated { version, ranks: vec![rank] }];
             }
-            let what = healing::finished(map, &pool.given_up, is_full, is_served);
+            let what = healing::finished(map, &pool.given_up, &pool.kept_out, is_full, is_served);
             what.map(|what| PoolCommand::Finish { version, what }).into_iter().collect()
         }
     }

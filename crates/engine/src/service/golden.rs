@@ -119,18 +119,18 @@ fn pool_commands() -> Vec<PoolCommand> {
         PoolCommand::Exclude { version: 1, ranks: vec![Rank(1)] },
         PoolCommand::Reintegrate { version: 2, ranks: vec![Rank(1)] },
         PoolCommand::Reintegrated { version: 3, ranks: vec![Rank(1)] },
-        PoolCommand::Exclude { version: 4, ranks: vec![Rank(1)] },
-        PoolCommand::Finish { version: 5, what: Finished::Rebuilt },
-        PoolCommand::GiveUp { ranks: vec![Rank(1)] },
         PoolCommand::ChangeTargets {
             change: TargetChange::Drain,
-            ranks: vec![Rank(0)],
+            ranks: vec![Rank(1)],
             indices: vec![TargetIndex(1)],
             force: true,
         },
         PoolCommand::AddServers { servers: vec![server(2)] },
-        PoolCommand::Extend { version: 7, ranks: vec![Rank(2)] },
-        PoolCommand::DrainAnew { version: 8 },
+        PoolCommand::Extend { version: 6, ranks: vec![Rank(2)] },
+        PoolCommand::Exclude { version: 7, ranks: vec![Rank(2)] },
+        PoolCommand::Exclude { version: 8, ranks: vec![Rank(1)] },
+        PoolCommand::Finish { version: 9, what: Finished::Rebuilt },
+        PoolCommand::GiveUp { ranks: vec![Rank(1)] },
     ]
 }
 

@@ -153,8 +153,6 @@ message! {
         AddServers { servers: Vec<PoolServer> } = 25,
         /// New targets of these ranks have made their shares, by the map of `version`: they take their part.
         Extend { version: u32, ranks: Vec<Rank> } = 26,
-        /// What an administrator drains, and was put off for a failure, begins anew, by the map of `version`.
-        DrainAnew { version: u32 } = 27,
     }
 }
 
@@ -170,6 +168,8 @@ message! {
         GivenUp = 3,
         /// What might take places from those that are awaited is put off until they are there.
         PutOff = 4,
+        /// What was put off, and an administrator still wants, begins anew.
+        Resumed = 5,
     }
 }
 
@@ -271,11 +271,11 @@ impl raft::StateMachine for PoolState {
             }
             PoolCommand::Exclude { version, ranks } => self.change_map(version, &ranks, Event::Exclude)?,
             PoolCommand::Reintegrate { version, ranks } => {
-                self.happen(version, |pool, map| healing::returning(map, &pool.kept_out, &ranks))?;
+                self.happen_by(version, |pool, map| healing::returning(map, &ranks, &pool.kept_out))?;
             }
             PoolCommand::Reintegrated { version, ranks } => self.change_map(version, &ranks, Event::Reintegrated)?,
             PoolCommand::Finish { version, what } => {
-                self.happen(version, |pool, map| healing::events(map, &pool.given_up, what))?;
+                self.happen_by(version, |pool, map| healing::events(map, &pool.given_up, &pool.kept_out, what))?;
             }
             PoolCommand::GiveUp { ranks } => self.give_up(&ranks)?,
             PoolCommand::ChangeTargets { change, ranks, indices, force } => {
@@ -283,7 +283,6 @@ impl raft::StateMachine for PoolState {
             }
             PoolCommand::AddServers { servers } => self.add_servers(servers)?,
             PoolCommand::Extend { version, ranks } => self.change_map(version, &ranks, Event::Extend)?,
-            PoolCommand::DrainAnew { version } => self.happen(version, |pool, _| pool.put_off())?,
         }
         Ok(PoolDone::Version { version: self.version })
     }
@@ -327,15 +326,15 @@ impl PoolState {
     /// Lets something happen to all targets of some servers for which it means anything, unless an administrator keeps
     /// them out.
     fn change_map(&mut self, version: u32, ranks: &[Rank], event: Event) -> Result<(), Error> {
-        self.happen(version, |pool, map| {
+        self.happen_by(version, |pool, map| {
             let targets = map.targets().iter().zip(0..).filter(|(target, _)| ranks.contains(&target.rank));
             let meant = targets.filter(|(target, position)| pool.may_happen(event, target.state(), *position));
             meant.map(|(_, position)| (position, event)).collect()
         })
     }
 
-    /// Lets happen what a map of that version makes of it.
-    fn happen(
+    /// Lets happen what is to happen by a map of that version.
+    fn happen_by(
         &mut self,
         version: u32,
         events: impl FnOnce(&PoolState, &PoolMap) -> Vec<(u32, Event)>,
@@ -346,29 +345,29 @@ impl PoolState {
             return Ok(());
         }
         let events = events(self, map);
-        self.change(&Change::Happen(events))
+        self.happen(events)
+    }
+
+    fn give_up(&mut self, ranks: &[Rank]) -> Result<(), Error> {
+        let Some(Map(map)) = &self.map else { return Ok(()) };
+        let is_out = |position: &u32| map.targets().get(*position as usize).is_some_and(|t| healing::is_out(t.state()));
+        let mut given_up = BTreeSet::new();
+        for rank in ranks {
+            let before = given_up.len();
+            given_up.extend(map.positions_of(*rank).filter(is_out));
+            if given_up.len() == before {
+                let text = format!("no target of rank {rank} in pool '{}' is out", self.label);
+                return Err(Error::new(Code::Invalid, text).remedy("see `dmg pool query`"));
+            }
+        }
+        self.given_up.extend(given_up);
+        Ok(())
     }
 
     /// Whether an event that nobody asked for means anything to a target, and is not against an administrator's word.
     pub(super) fn may_happen(&self, event: Event, state: TargetState, position: u32) -> bool {
         let is_way_in = matches!(event, Event::Reintegrate | Event::Extend);
         matches!(state.after(event), Ok(Some(_))) && (!is_way_in || self.may_return(position))
-    }
-
-    fn give_up(&mut self, ranks: &[Rank]) -> Result<(), Error> {
-        let Some(Map(map)) = &self.map else { return Ok(()) };
-        for rank in ranks {
-            let out: Vec<u32> = map
-                .positions_of(*rank)
-                .filter(|&position| map.targets().get(position as usize).is_some_and(|t| healing::is_out(t.state())))
-                .collect();
-            if out.is_empty() {
-                let text = format!("no target of rank {rank} in pool '{}' is out and waited for", self.label);
-                return Err(Error::new(Code::Invalid, text).remedy("see `dmg pool query`"));
-            }
-            self.given_up.extend(out);
-        }
-        Ok(())
     }
 
     /// What each target gives.

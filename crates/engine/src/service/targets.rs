@@ -94,30 +94,21 @@ impl PoolState {
         self.change(&Change::Add(new))
     }
 
-    /// What an administrator drains and is in service all the same: a failure came in between.
-    pub(super) fn put_off(&self) -> Vec<(u32, Event)> {
-        let targets = self.map().into_iter().flat_map(numbered);
-        let drained =
-            targets.filter(|(position, target)| target.state() == TargetState::UpIn && !self.may_return(*position));
-        drained.map(|(position, _)| (position, Event::Drain)).collect()
-    }
-
-    /// Whether there is something to be drained anew, and it can be.
-    pub(super) fn has_put_off(&self) -> bool {
-        let events = self.put_off();
-        !events.is_empty() && self.map().is_some_and(|map| map.clone().apply(&Change::Happen(events)).is_ok())
+    /// Lets something happen to targets, by position.
+    pub(super) fn happen(&mut self, events: Vec<(u32, Event)>) -> Result<(), Error> {
+        self.change(&Change::Happen(events))
     }
 
     /// Changes the map.
     ///
     /// # Errors
     /// `Invalid`: there is no such map; nothing has changed.
-    pub(super) fn change(&mut self, change: &Change) -> Result<(), Error> {
+    fn change(&mut self, change: &Change) -> Result<(), Error> {
         let Some(Map(map)) = &mut self.map else { return Ok(()) };
         let before = map.version();
         let after = map.apply(change).map_err(impossible)?;
         self.version += u64::from(after != before);
-        // Who comes back is waited for the next time.
+        // Who comes back is waited for the next time that it is out.
         let is_out = |position: &u32| map.targets().get(*position as usize).is_some_and(|t| healing::is_out(t.state()));
         self.given_up.retain(is_out);
         Ok(())
@@ -163,9 +154,9 @@ impl PoolState {
         let is_out = |(position, target): &(u32, &Target)| match target.state() {
             TargetState::UpIn | TargetState::Drain => leaving.contains(position),
             TargetState::Down | TargetState::Up(CameFrom::Down) => true,
-            // What had copies has them elsewhere.
-            TargetState::Away | TargetState::DownOut => false,
-            TargetState::New | TargetState::Up(CameFrom::New | CameFrom::Away | CameFrom::DownOut) => false,
+            // What they had copies of is elsewhere by now.
+            TargetState::New | TargetState::Away | TargetState::DownOut => false,
+            TargetState::Up(CameFrom::New | CameFrom::Away | CameFrom::DownOut) => false,
         };
         let out = domains(map, is_out).len();
         match self.redundancies().min_by_key(|(_, factor)| *factor) {
@@ -281,7 +272,7 @@ fn redundancy(container: &Container) -> usize {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::service::pool::{Finished, PoolCommand};
+    use crate::service::pool::PoolCommand;
     use placement::TargetState::{Down, Drain, New, Up, UpIn};
     use raft::StateMachine;
     use types::{ContainerId, Epoch, Layout, PoolId};
@@ -435,30 +426,6 @@ mod tests {
         // Without a container there is nothing to lose.
         pool.containers.clear();
         assert!(pool.apply(command(Exclude, &[1], &[0], false)).is_ok());
-    }
-
-    /// A failure puts a drain off, for what drains would take places of who failed; what an administrator wants is
-    /// not forgotten.
-    #[test]
-    fn a_drain_that_was_put_off_begins_anew() {
-        let mut pool = pool(0);
-        pool.apply(command(TargetChange::Drain, &[2], &[1], false)).unwrap();
-        assert!(!pool.has_put_off());
-        pool.apply(PoolCommand::Exclude { version: 2, ranks: vec![Rank(1)] }).unwrap();
-        let finish = |version, what| PoolCommand::Finish { version, what };
-        pool.apply(finish(3, Finished::Rebuilt)).unwrap();
-        pool.apply(finish(4, Finished::PutOff)).unwrap();
-        assert_eq!((states(&pool)[5], kept_out(&pool)), (UpIn, vec![5]));
-        assert!(pool.has_put_off());
-        pool.apply(PoolCommand::DrainAnew { version: 4 }).unwrap();
-        assert_eq!(states(&pool)[5], UpIn, "decided by another map");
-        pool.apply(PoolCommand::DrainAnew { version: 5 }).unwrap();
-        assert_eq!(states(&pool)[5], Drain);
-        assert!(healing::finished(pool.map().unwrap(), &pool.given_up, |_| true, true) == Some(Finished::Arrived));
-        // Where nobody would be left it is not begun.
-        let mut pool = super::tests::pool(0);
-        pool.kept_out.extend(0..6);
-        assert!(!pool.has_put_off());
     }
 
     #[test]
