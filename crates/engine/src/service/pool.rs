@@ -2,7 +2,7 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use placement::{Change, Event, PoolMap, Server, TargetState};
+use placement::{Event, PoolMap, Server, TargetState};
 use types::{
     Code, ContainerId, ContainerProperty, Epoch, Error, Label, Layout, PoolId, PoolProperty, Property, PropertyError,
     Rank, Span, TargetIndex, check_property,
