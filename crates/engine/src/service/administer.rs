@@ -281,7 +281,7 @@ fn nobody_is_awaited(slot: &Slot<PoolState>) -> Result<(), Error> {
         false => {
             let text = format!("ranks {} are out, and may have what nobody else has", listed(&awaited));
             Err(Error::new(Code::Busy, text).remedy(
-                "bring them back (`dmg pool reintegrate`), or give up what only they have, before the pool grows",
+                "bring them back (`dmg pool reintegrate`), or give up what only they have (`dmg pool give-up`), before the pool grows",
             ))
         }
     }

@@ -237,7 +237,7 @@ fn meaningless(change: TargetChange, target: &Target) -> Error {
 fn impossible(error: MapError) -> Error {
     let remedy = match &error {
         MapError::Awaited { rank, .. } => {
-            format!("bring rank {rank} back first, or give up what only it has; `dmg pool query` says who is awaited")
+            format!("bring rank {rank} back first, or give up what only it has (`dmg pool give-up`)")
         }
         MapError::FailureFirst { .. } | MapError::Together { .. } => {
             "wait until what is under way is done: see `dmg pool query`".to_string()
