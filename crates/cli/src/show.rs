@@ -3,7 +3,7 @@
 //! Field names are upstream's.
 
 use serde::Serialize;
-use types::{ByteSize, Epoch};
+use types::{ByteSize, Epoch, Rank};
 use wire::control::{ContainerInfo, PoolInfo, RebuildState, SystemInfo};
 
 use crate::table::{pairs, table};
@@ -19,6 +19,9 @@ struct PoolView {
     active_targets: u32,
     disabled_targets: u32,
     num_containers: u32,
+    ranks: Vec<u32>,
+    /// Of these: they do not say what the pool uses there.
+    dead_ranks: Vec<u32>,
     /// None while the pool's service changes its leader.
     svc_ldr: Option<u32>,
     svc_reps: Vec<u32>,
@@ -95,6 +98,15 @@ fn rebuild(pool: &PoolInfo) -> String {
     }
 }
 
+/// The servers of a pool, and which of them do not answer.
+fn ranks(pool: &PoolInfo) -> String {
+    let list = |ranks: &[Rank]| ranks.iter().map(ToString::to_string).collect::<Vec<_>>().join(", ");
+    match pool.silent_ranks.is_empty() {
+        true => list(&pool.ranks),
+        false => format!("{}; no answer from {}", list(&pool.ranks), list(&pool.silent_ranks)),
+    }
+}
+
 /// Share of `total` in whole percent, rounded up so that a little is not nothing.
 fn percent(part: u64, total: u64) -> u64 {
     if total == 0 { 0 } else { (u128::from(part) * 100).div_ceil(u128::from(total)) as u64 }
@@ -117,6 +129,8 @@ pub(crate) fn pool(info: &PoolInfo) -> (serde_json::Value, String) {
         active_targets: info.targets.saturating_sub(info.disabled_targets),
         disabled_targets: info.disabled_targets,
         num_containers: info.containers,
+        ranks: info.ranks.iter().map(|rank| rank.0).collect(),
+        dead_ranks: info.silent_ranks.iter().map(|rank| rank.0).collect(),
         svc_ldr: info.leader.map(|rank| rank.0),
         svc_reps: info.voters.iter().map(|rank| rank.0).collect(),
         rebuild: Rebuild {
@@ -151,6 +165,7 @@ pub(crate) fn pool(info: &PoolInfo) -> (serde_json::Value, String) {
                 "  Targets",
                 format!("{} ({} disabled), map version {}", info.targets, info.disabled_targets, info.map_version)
             ),
+            ("  Ranks", ranks(info)),
             ("  Rebuild", rebuild(info)),
             ("  Containers", info.containers.to_string()),
             ("  Size", ByteSize(space.total).to_string()),

@@ -229,6 +229,11 @@ fn states_of(map: &PoolMap, rank: u32) -> Vec<TargetState> {
     (first..first + 2).map(newest).collect()
 }
 
+/// It failed; what it held is elsewhere soon after.
+fn is_out(state: TargetState) -> bool {
+    matches!(state, TargetState::Down | TargetState::Away)
+}
+
 fn states(info: &SystemInfo) -> Vec<MemberState> {
     info.members.iter().map(|member| member.state).collect()
 }
@@ -297,7 +302,7 @@ fn commands_go_on_when_the_leader_dies_and_take_effect_once() {
                 .await;
             // The pool's leader follows with the map: its targets are down.
             let of_the_dead = move |map: &PoolMap| states_of(map, leader);
-            cluster.map_settles(&left, |map| of_the_dead(map) == [TargetState::Down; 2]).await;
+            cluster.map_settles(&left, |map| of_the_dead(map).into_iter().all(is_out)).await;
             cluster.start(leader, None).await.unwrap();
             cluster.settle("the dead is back", &all, |info| states(info) == [MemberState::Joined; 3]).await;
             // What they hold is brought up to date, and they serve again.
@@ -382,17 +387,95 @@ fn what_an_administrator_excluded_stays_out_until_he_takes_it_back() {
             assert_eq!(again.map_version, info.map_version, "a repeat changes nothing");
             // Its server dies and is back: the other target comes back by itself, this one does not.
             cluster.crash(1);
-            cluster.map_settles(&[0, 2], |map| states_of(map, 1)[0] == TargetState::Down).await;
+            cluster.map_settles(&[0, 2], |map| is_out(states_of(map, 1)[0])).await;
             cluster.start(1, None).await.unwrap();
             cluster.map_settles(&all, |map| states_of(map, 1)[0] == TargetState::UpIn).await;
             rt::sleep(Duration::from_secs(3)).await;
-            cluster.map_settles(&all, |map| states_of(map, 1)[1] != TargetState::UpIn).await;
+            cluster.map_settles(&all, |map| is_out(states_of(map, 1)[1])).await;
             let back = PoolChangeTargets { change: TargetChange::Reintegrate, ..one.clone() };
             cluster.ask::<PoolInfo>(&all, (7, 4), Opcode::PoolChangeTargets, &back).await.unwrap();
             cluster.map_settles(&all, |map| states_of(map, 1) == [TargetState::UpIn; 2]).await;
             cluster.agree(&all).await;
         });
     }
+}
+
+/// A link to a target of a server, from the client's node: whether somebody serves there.
+async fn serves(cluster: &Cluster, number: u32) -> bool {
+    let attempt = async move {
+        let caller = Caller { session: SessionId(99), system: String::new(), clock: rt::Hlc::new() };
+        let to = address(number).parse().expect("a literal");
+        let target = wire::hello::Service::Target { index: 0 };
+        let connection = Connection::open(&to, target, &caller, Duration::from_secs(2)).await?;
+        connection.call(Opcode::Echo, 1, vec![], None, Duration::from_secs(2)).await
+    };
+    cluster.sim.spawn_on(cluster.client, attempt).await.expect("the client does not go down").is_ok()
+}
+
+fn stop(ranks: &[u32], stop: bool) -> SystemStop {
+    SystemStop { ranks: ranks.iter().copied().map(Rank).collect(), stop }
+}
+
+#[test]
+fn a_rank_that_is_stopped_serves_no_more_until_it_is_started() {
+    for seed in 0..3 {
+        run(seed, async |cluster: Cluster| {
+            form(&cluster, 3).await;
+            let all = [0, 1, 2];
+            cluster.settle("three voters", &all, |info| info.voters.len() == 3).await;
+            let big = PoolCreate { bytes: 3 * POOL_BYTES, ..pool("tank") };
+            cluster.ask::<PoolInfo>(&all, (7, 1), Opcode::PoolCreate, &big).await.unwrap();
+            assert!(serves(&cluster, 1).await);
+            cluster.ask::<()>(&all, (7, 2), Opcode::SystemStop, &stop(&[1], true)).await.unwrap();
+            assert!(!serves(&cluster, 1).await);
+            cluster.map_settles(&all, |map| states_of(map, 1).into_iter().all(is_out)).await;
+            // It stays so, answers for the services, and keeps its vote.
+            rt::sleep(Duration::from_secs(20)).await;
+            let info: SystemInfo = cluster.ask(&[1], (0, 0), Opcode::SystemQuery, &()).await.unwrap();
+            assert_eq!(states(&info), [MemberState::Joined, MemberState::Stopped, MemberState::Joined]);
+            assert_eq!(info.voters.len(), 3);
+            let shown: PoolInfo =
+                cluster.ask(&all, (0, 0), Opcode::PoolQuery, &PoolName { pool: "tank".into() }).await.unwrap();
+            assert_eq!((shown.disabled_targets, shown.silent_ranks), (2, vec![Rank(1)]));
+            cluster.ask::<()>(&[1], (7, 3), Opcode::SystemStop, &stop(&[1], false)).await.unwrap();
+            assert!(serves(&cluster, 1).await);
+            cluster.map_settles(&all, |map| states_of(map, 1) == [TargetState::UpIn; 2]).await;
+            cluster.agree(&all).await;
+        });
+    }
+}
+
+/// Nobody writes to a system that is stopped as a whole, so that nobody has missed anything when it is started; a server
+/// whose process is started meanwhile is meant to serve.
+#[test]
+fn a_system_that_is_stopped_as_a_whole_is_started_as_it_was() {
+    run(1, async |cluster: Cluster| {
+        form(&cluster, 3).await;
+        let all = [0, 1, 2];
+        cluster.settle("three voters", &all, |info| info.voters.len() == 3).await;
+        let big = PoolCreate { bytes: 3 * POOL_BYTES, ..pool("tank") };
+        let made: PoolInfo = cluster.ask(&all, (7, 1), Opcode::PoolCreate, &big).await.unwrap();
+        cluster.ask::<()>(&all, (7, 2), Opcode::SystemStop, &stop(&[], true)).await.unwrap();
+        for number in all {
+            assert!(!serves(&cluster, number).await, "{number}");
+        }
+        rt::sleep(Duration::from_secs(60)).await;
+        let info: SystemInfo = cluster.ask(&all, (0, 0), Opcode::SystemQuery, &()).await.unwrap();
+        assert_eq!((states(&info), info.voters.len()), (vec![MemberState::Stopped; 3], 3));
+        cluster.ask::<()>(&all, (7, 3), Opcode::SystemStop, &stop(&[], false)).await.unwrap();
+        for number in all {
+            assert!(serves(&cluster, number).await, "{number}");
+        }
+        rt::sleep(Duration::from_secs(20)).await;
+        let shown: PoolInfo =
+            cluster.ask(&all, (0, 0), Opcode::PoolQuery, &PoolName { pool: "tank".into() }).await.unwrap();
+        assert_eq!((shown.map_version, shown.disabled_targets), (made.map_version, 0), "nobody was taken for lost");
+        cluster.ask::<()>(&all, (7, 4), Opcode::SystemStop, &stop(&[2], true)).await.unwrap();
+        cluster.crash(2);
+        cluster.start(2, None).await.unwrap();
+        cluster.settle("it is back", &all, |info| states(info) == [MemberState::Joined; 3]).await;
+        cluster.agree(&all).await;
+    });
 }
 
 #[test]

@@ -7,7 +7,7 @@ use std::sync::OnceLock;
 
 /// Sets the filter to some text, or, when that is empty, to what it was at the program's start. The error says what cannot be
 /// read in the text.
-pub type SetFilter = fn(&str) -> Result<(), String>;
+pub type SetFilter = Box<dyn Fn(&str) -> Result<(), String> + Send + Sync>;
 
 static SET: OnceLock<SetFilter> = OnceLock::new();
 

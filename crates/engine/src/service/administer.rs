@@ -1,5 +1,6 @@
 //! What an administrator does to servers and targets: a pool's, as its leader; all pools', as the system's.
 
+use std::collections::BTreeSet;
 use std::rc::Rc;
 use std::time::Duration;
 
@@ -10,12 +11,12 @@ use wire::control::{self as msg, TargetChange};
 use wire::peer::ServerSpaceQuery;
 use wire::{Opcode, Wire};
 
-use super::Service;
 use super::driver::{Heard, Progress};
 use super::pool::{PoolCommand, PoolDone, PoolState};
 use super::route::Call;
 use super::slot::Slot;
 use super::system::{Phase, SystemCommand};
+use super::{Service, healing};
 
 /// How often to look how far an extension has come, unless something is reported.
 const LOOK_EVERY: Duration = Duration::from_millis(250);
@@ -64,6 +65,7 @@ impl Service {
         // Of a repeat, the system remembers what was done; there is nothing to be looked for.
         if new.len() == ranks.len() {
             self.system.group.local(|system| system.check_joined(&new))?;
+            nobody_is_awaited(slot)?;
             self.check_room(slot, &new).await?;
         }
         self.tell_system(call.name(), SystemCommand::ExtendPool { id, servers: ranks.clone() }).await?;
@@ -124,8 +126,7 @@ impl Service {
                     .remedy("it is taken in as soon as it can; see its log, and `dmg storage query`"));
             }
             if rt::now() >= until {
-                let left: Vec<String> = left.iter().map(ToString::to_string).collect();
-                let text = format!("it is decided, but ranks {} have not made their shares yet", left.join(", "));
+                let text = format!("it is decided, but ranks {} have not made their shares yet", listed(&left));
                 return Err(
                     Error::new(Code::TimedOut, text).remedy("they are taken in when they have; see `dmg pool query`")
                 );
@@ -182,6 +183,40 @@ impl Service {
         Ok(msg::PoolTargets { targets })
     }
 
+    /// Has ranks stop serving, or serve again; done when they have.
+    ///
+    /// Nobody is to be pulled out of the services by it: a system that is stopped as a whole still has them, to be started by.
+    pub(super) async fn system_stop(&self, call: &Call, term: u64, request: msg::SystemStop) -> Result<(), Error> {
+        let msg::SystemStop { ranks, stop } = request;
+        self.system.propose(Some(term), call.name(), &SystemCommand::Stop { ranks: ranks.clone(), stop }).await??;
+        loop {
+            let reported = self.system.reported.notified();
+            let (version, wanted) = self.system.group.local(|system| {
+                let is_meant = |rank: &Rank| ranks.is_empty() || ranks.contains(rank);
+                let has_to = |rank: &Rank| if stop { system.is_stopped(*rank) } else { system.is_joined(*rank) };
+                let wanted = system.members.keys().copied().filter(|rank| is_meant(rank) && has_to(rank));
+                (system.version, wanted.collect::<BTreeSet<Rank>>())
+            });
+            // Of who is dead there is nothing to wait for.
+            let wanted = wanted.intersection(&self.living()).copied().collect();
+            let progress = Heard { up: &wanted, reports: &self.system.reports.borrow() }.progress(version, None);
+            match progress {
+                Progress::Done => return Ok(()),
+                Progress::Stuck(rank, error) => {
+                    let text = format!("rank {rank}: {}", error.message);
+                    return Err(Error::new(error.code, text).remedy("look at its log"));
+                }
+                Progress::Waiting(ranks) if rt::now() >= call.until => {
+                    let text = format!("it is decided, but ranks {} have not done it yet", listed(&ranks));
+                    return Err(Error::new(Code::TimedOut, text)
+                        .remedy("see `dmg system query`; it is done when they answer again"));
+                }
+                Progress::Waiting(_) => {}
+            }
+            let _ = rt::timeout(LOOK_EVERY.min(call.until - rt::now()), reported).await;
+        }
+    }
+
     /// Drains or reintegrates ranks in every pool that they are in: one after the other, each as `dmg pool` does it.
     pub(super) async fn system_change_targets(
         self: &Rc<Self>,
@@ -235,6 +270,25 @@ impl Service {
         });
         Ok(msg::LogMasksSet { servers: join_all(asked).await })
     }
+}
+
+/// # Errors
+/// `Busy`: a server that is new might take the places of one that is out, and what only that one has.
+fn nobody_is_awaited(slot: &Slot<PoolState>) -> Result<(), Error> {
+    let awaited: Vec<Rank> = slot.group.local(|pool| pool.map().map(healing::awaited)).into_iter().flatten().collect();
+    match awaited.is_empty() {
+        true => Ok(()),
+        false => {
+            let text = format!("ranks {} are out, and may have what nobody else has", listed(&awaited));
+            Err(Error::new(Code::Busy, text).remedy(
+                "bring them back (`dmg pool reintegrate`), or give up what only they have (`dmg pool give-up`), before the pool grows",
+            ))
+        }
+    }
+}
+
+fn listed(ranks: &[Rank]) -> String {
+    ranks.iter().map(ToString::to_string).collect::<Vec<_>>().join(", ")
 }
 
 /// Changes what this server logs; nothing named: what it logged at its start.

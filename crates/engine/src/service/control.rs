@@ -29,10 +29,7 @@ impl Service {
                 let msg::SystemExclude { ranks, exclude } = parse(body)?;
                 self.change_system(call, term, SystemCommand::Exclude { ranks, exclude }).await
             }
-            Opcode::SystemStop => {
-                let msg::SystemStop { ranks, stop } = parse(body)?;
-                self.change_system(call, term, SystemCommand::Stop { ranks, stop }).await
-            }
+            Opcode::SystemStop => Ok(self.system_stop(call, term, parse(body)?).await?.to_bytes()),
             Opcode::SystemChangeTargets => Ok(self.system_change_targets(call, parse(body)?).await?.to_bytes()),
             Opcode::SystemSetAttributes => {
                 let msg::SystemSetAttributes { attributes } = parse(body)?;

@@ -231,7 +231,8 @@ impl Service {
             }
         }
         self.let_go_of_orphans(slot, &state, term).await?;
-        let wanted = self.system.group.local(|system| wanted(system, row.servers.iter().copied()));
+        let living = self.living();
+        let wanted = self.system.group.local(|system| wanted(system, row.servers.iter().copied(), &living));
         slot.tend(&wanted).await;
         Ok(())
     }
@@ -285,7 +286,7 @@ impl Service {
         for step in steps {
             self.system.propose(Some(term), None, &step).await??;
         }
-        self.system.tend(&wanted(&system, system.members.keys().copied())).await;
+        self.system.tend(&wanted(&system, system.members.keys().copied(), &self.living())).await;
         Ok(())
     }
 
@@ -374,8 +375,9 @@ fn pool_servers(system: &SystemState, ranks: &[Rank]) -> Vec<super::pool::PoolSe
     ranks.iter().filter_map(server).collect()
 }
 
-/// Who should follow a group: of `ranks`, those that the system knows.
-fn wanted(system: &SystemState, ranks: impl Iterator<Item = Rank>) -> BTreeMap<Rank, Wanted> {
+/// Who should follow a group: of `ranks`, those that the system knows. Of the stopped, those that live go on voting: they
+/// are needed to be started again.
+fn wanted(system: &SystemState, ranks: impl Iterator<Item = Rank>, living: &BTreeSet<Rank>) -> BTreeMap<Rank, Wanted> {
     let top = |path: &str| path.split('/').nth(1).unwrap_or_default().to_string();
     // Numbers of the largest domains: replicas stand in as many of them as there are.
     let domains: BTreeSet<String> = system.members.values().map(|member| top(&member.fault_path)).collect();
@@ -383,7 +385,8 @@ fn wanted(system: &SystemState, ranks: impl Iterator<Item = Rank>) -> BTreeMap<R
     let want = |rank: Rank| {
         let member = system.members.get(&rank)?;
         let (address, domain) = (member.address.clone(), number(&member.fault_path));
-        Some((rank, Wanted { address, domain, is_there: system.is_joined(rank) }))
+        let is_there = system.is_joined(rank) || (system.is_stopped(rank) && living.contains(&rank));
+        Some((rank, Wanted { address, domain, is_there }))
     };
     ranks.filter_map(want).collect()
 }

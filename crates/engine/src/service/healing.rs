@@ -18,7 +18,7 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use placement::{CameFrom, Event, Layout, PoolMap, SLOTS_MAX, Target, TargetState};
+use placement::{CameFrom, Change, Event, Layout, PoolMap, SLOTS_MAX, Target, TargetState};
 use types::{PoolId, Rank};
 use wire::control::{Rebuild, RebuildState};
 use wire::peer::Filling;
@@ -89,7 +89,9 @@ pub(super) fn finished(
     if would(Finished::PutOff) {
         return Some(Finished::PutOff);
     }
-    if would(Finished::Resumed) {
+    // Not while nobody else is in service who could take what it has: the leader would try again and again, and do nothing else.
+    let can = |what| map.clone().apply(&Change::Happen(events(map, given_up, kept_out, what))).is_ok();
+    if would(Finished::Resumed) && can(Finished::Resumed) {
         return Some(Finished::Resumed);
     }
     (would(Finished::Arrived) && all_full()).then_some(Finished::Arrived)
@@ -164,9 +166,17 @@ pub(super) fn is_awaiting(map: &PoolMap) -> bool {
     last_awaited(map) > 0
 }
 
+/// Who is awaited.
+pub(super) fn awaited(map: &PoolMap) -> BTreeSet<Rank> {
+    map.targets().iter().filter(|target| is_awaited(target.state())).map(|target| target.rank).collect()
+}
+
+fn is_awaited(state: TargetState) -> bool {
+    matches!(state, TargetState::Down | TargetState::Away | TargetState::Up(CameFrom::Away))
+}
+
 /// When the last of those left that are awaited; zero: nobody is.
 fn last_awaited(map: &PoolMap) -> u32 {
-    let is_awaited = |state| matches!(state, TargetState::Down | TargetState::Away | TargetState::Up(CameFrom::Away));
     let awaited = map.targets().iter().map(Target::standing).filter(|standing| is_awaited(standing.state));
     awaited.map(|standing| standing.left).max().unwrap_or(0)
 }
@@ -252,7 +262,7 @@ pub(super) type Served = ((PoolId, u32), bool);
 
 #[cfg(test)]
 mod tests {
-    use placement::{Change, FaultPath, Server};
+    use placement::{FaultPath, Server};
 
     use super::*;
 
@@ -331,11 +341,32 @@ mod tests {
         let resumed = events(&map, &NOBODY, &drained, Finished::Resumed);
         happen(&mut map, &resumed);
         assert_eq!(map.targets()[3].state(), TargetState::Drain);
+        // Nobody would be left in service.
+        assert_eq!(finished(&self::map(1), &NOBODY, &BTreeSet::from([0]), |_| true, true), None);
         assert_eq!(finished(&map, &NOBODY, &NOBODY, |_| true, true), Some(Finished::Arrived));
         // Of two that are away, who left last may come.
         finish(&mut map, &NOBODY, Finished::Arrived);
         happen(&mut map, &[(1, Event::Exclude)]);
         finish(&mut map, &NOBODY, Finished::Rebuilt);
         assert_eq!(returning(&map, &[Rank(1), Rank(2)], &NOBODY), [(1, Event::Reintegrate)]);
+    }
+
+    #[test]
+    fn what_an_administrator_keeps_out_stays_behind_and_holds_up_nobody_of_its_server() {
+        let server = |rank| Server { rank: Rank(rank), path: FaultPath::of_rank(Rank(rank)), targets: 2, weight: 1 };
+        let mut map = PoolMap::create((0..2).map(server).collect()).unwrap();
+        let kept_out = BTreeSet::from([2]);
+        happen(&mut map, &[(2, Event::Exclude)]);
+        happen(&mut map, &[(3, Event::Exclude)]);
+        let back = returning(&map, &[Rank(1)], &kept_out);
+        assert_eq!(back, [(3, Event::Reintegrate)]);
+        happen(&mut map, &back);
+        assert_eq!(returned(&map, &NOBODY, &kept_out), Some(Rank(1)));
+        assert_eq!(returned(&map, &NOBODY, &NOBODY), None, "the other is expected");
+        // Of another server, it may have what is missing here.
+        happen(&mut map, &[(3, Event::Reintegrated)]);
+        happen(&mut map, &[(0, Event::Exclude)]);
+        happen(&mut map, &[(2, Event::Reintegrate)]);
+        assert_eq!(returned(&map, &NOBODY, &BTreeSet::from([0])), None);
     }
 }

@@ -148,8 +148,9 @@ impl Service {
         let incarnation = self.kept.borrow().identity.incarnation;
         let is_in = self.system.group.local(|system| {
             system.members.get(&self.rank).is_some_and(|member| {
+                // Who was stopped is known to be there, and waits until it is started.
                 member.incarnation == incarnation
-                    && member.state == MemberState::Joined
+                    && matches!(member.state, MemberState::Joined | MemberState::Stopped)
                     && member.address == self.config.address
             })
         });
@@ -330,11 +331,23 @@ impl Service {
         Membership::new(me, &Settings::default(), others + 1, rt::random_u64())
     }
 
-    /// The other servers that the state counts as there.
+    /// The other servers that the state counts as there; those that were stopped live, too.
     fn others(&self) -> Vec<Life> {
         let life =
             |(rank, member): (Rank, &super::system::Member)| Life { rank, start: member.incarnation, renewed: 0 };
-        self.system.group.local(|system| system.joined().filter(|(rank, _)| *rank != self.rank).map(life).collect())
+        self.system.group.local(|system| {
+            let members = system.members.iter().map(|(rank, member)| (*rank, member));
+            let there =
+                members.filter(|(_, member)| matches!(member.state, MemberState::Joined | MemberState::Stopped));
+            there.filter(|(rank, _)| *rank != self.rank).map(life).collect()
+        })
+    }
+
+    /// Who lives, as far as this server heard, itself included.
+    pub(super) fn living(&self) -> BTreeSet<Rank> {
+        let membership = self.life.membership.borrow();
+        let others = membership.iter().flat_map(|membership| membership.living().map(|life| life.rank));
+        others.chain([self.rank]).collect()
     }
 
     pub(super) fn take_gossip(&self, gossip: msg::Gossip) -> Result<Vec<u8>, Error> {

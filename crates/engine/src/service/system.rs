@@ -250,6 +250,11 @@ impl SystemState {
         self.members.iter().filter(|(_, m)| m.state == MemberState::Joined).map(|(rank, m)| (*rank, m))
     }
 
+    /// Whether an administrator stopped it.
+    pub fn is_stopped(&self, rank: Rank) -> bool {
+        self.members.get(&rank).is_some_and(|m| m.state == MemberState::Stopped)
+    }
+
     pub fn is_joined(&self, rank: Rank) -> bool {
         self.members.get(&rank).is_some_and(|m| m.state == MemberState::Joined)
     }
@@ -434,8 +439,8 @@ impl SystemState {
         for (_, member) in self.members.iter_mut().filter(|(rank, _)| ranks.is_empty() || ranks.contains(rank)) {
             let after = match (stop, member.state) {
                 (true, MemberState::Joined | MemberState::Excluded) => MemberState::Stopped,
-                // It is in again when it says that it is there.
-                (false, MemberState::Stopped) => MemberState::Excluded,
+                // It waits for this. One that has died meanwhile is found out like any other.
+                (false, MemberState::Stopped) => MemberState::Joined,
                 (_, other) => other,
             };
             has_changed |= after != member.state;
@@ -623,15 +628,14 @@ mod tests {
         assert_eq!(error.code, Code::NoPermission, "it runs, and was told to wait");
         assert!(error.remedy.unwrap().contains("dmg system start --ranks 1"));
         system.apply(stop(&[1], false)).unwrap();
-        assert_eq!(state(&system, 1), MemberState::Excluded, "until it says that it is there");
-        system.apply(join(11, None, 2, 70)).unwrap();
+        assert!(system.is_joined(Rank(1)), "it need not say that it is there");
         // All of them; and a process that is started is meant to serve.
         system.apply(stop(&[], true)).unwrap();
         assert_eq!(system.joined().count(), 0);
         system.apply(join(10, None, 3, 80)).unwrap();
         assert!(system.is_joined(Rank(0)));
         system.apply(stop(&[], false)).unwrap();
-        assert_eq!((state(&system, 0), state(&system, 1)), (MemberState::Joined, MemberState::Excluded));
+        assert_eq!(system.joined().count(), 2);
     }
 
     /// What a server says when it comes, and what it is told.

@@ -16,7 +16,7 @@
 
 use std::collections::BTreeSet;
 
-use placement::{CameFrom, Change, Event, FaultPath, PoolMap, Server, Target, TargetState};
+use placement::{CameFrom, Change, Event, FaultPath, MapError, PoolMap, Server, Target, TargetState};
 use types::{Code, ContainerProperty, Error, PoolProperty, Rank, SelfHeal, TargetIndex};
 use wire::control::TargetChange;
 
@@ -75,7 +75,7 @@ impl PoolState {
             TargetChange::Drain => self.check_drain(map, &leaving)?,
             TargetChange::Reintegrate => {}
         }
-        self.happen(events)?;
+        self.change(&Change::Happen(events))?;
         match change {
             TargetChange::Exclude | TargetChange::Drain => self.kept_out.extend(positions),
             TargetChange::Reintegrate => self.kept_out.retain(|position| !positions.contains(position)),
@@ -99,10 +99,14 @@ impl PoolState {
         self.change(&Change::Happen(events))
     }
 
+    /// Changes the map.
+    ///
+    /// # Errors
+    /// `Invalid`: there is no such map; nothing has changed.
     fn change(&mut self, change: &Change) -> Result<(), Error> {
         let Some(Map(map)) = &mut self.map else { return Ok(()) };
         let before = map.version();
-        let after = map.apply(change).map_err(|error| Error::new(Code::Invalid, error.to_string()))?;
+        let after = map.apply(change).map_err(impossible)?;
         self.version += u64::from(after != before);
         // Who comes back is waited for the next time that it is out.
         let is_out = |position: &u32| map.targets().get(*position as usize).is_some_and(|t| healing::is_out(t.state()));
@@ -227,6 +231,22 @@ fn meaningless(change: TargetChange, target: &Target) -> Error {
     };
     let text = format!("target {index} of rank {rank} is {} and cannot {what}", target.state());
     Error::new(Code::Invalid, text).remedy(remedy)
+}
+
+/// Why there is no such map, as an administrator hears it.
+fn impossible(error: MapError) -> Error {
+    let remedy = match &error {
+        MapError::Awaited { rank, .. } => {
+            format!("bring rank {rank} back first, or give up what only it has (`dmg pool give-up`)")
+        }
+        MapError::FailureFirst { .. } | MapError::Together { .. } => {
+            "wait until what is under way is done: see `dmg pool query`".to_string()
+        }
+        MapError::Last { .. } => "extend the pool first, or drain fewer".to_string(),
+        MapError::Depth { .. } => "give all servers fault paths of as many names (`fault_path`)".to_string(),
+        _ => "see `dmg pool query` and `dmg pool query-targets`".to_string(),
+    };
+    Error::new(Code::Invalid, error.to_string()).remedy(remedy)
 }
 
 fn none_left(label: &str) -> Error {
