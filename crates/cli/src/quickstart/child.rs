@@ -27,7 +27,21 @@ pub(super) const SOCKET_DIRECTORY_BYTES_MAX: usize = 70;
 pub(super) struct Child {
     process: std::process::Child,
     socket: PathBuf,
-    log: PathBuf,
+    log: Log,
+}
+
+/// Where a server's log goes.
+enum Log {
+    /// Gone with the server.
+    Passing(PathBuf),
+    Kept(PathBuf),
+}
+
+impl Log {
+    fn path(&self) -> &Path {
+        let (Log::Passing(path) | Log::Kept(path)) = self;
+        path
+    }
 }
 
 /// How a server is started.
@@ -35,6 +49,8 @@ pub(super) struct Child {
 pub(super) struct ChildOptions {
     /// Where it answers; `None`: on a socket that nobody else knows.
     pub(super) socket: Option<PathBuf>,
+    /// Where its log goes, behind what is there; `None`: it is not kept.
+    pub(super) log: Option<PathBuf>,
     /// Storage and targets, when it is laid out.
     pub(super) bytes: Option<u64>,
     pub(super) targets: Option<u32>,
@@ -50,8 +66,12 @@ impl Child {
         let name = format!("daos-quickstart-{}-{:08x}", std::process::id(), rt::random_u64() as u32);
         let directory = short_directory();
         let socket = options.socket.clone().unwrap_or_else(|| directory.join(format!("{name}.sock")));
-        let log = directory.join(format!("{name}.log"));
-        let output = std::fs::File::create(&log).map_err(|e| failure::local("create", &log, &e))?;
+        let log = match &options.log {
+            Some(path) => Log::Kept(path.clone()),
+            None => Log::Passing(directory.join(format!("{name}.log"))),
+        };
+        let output = std::fs::OpenOptions::new().create(true).append(true).open(log.path());
+        let output = output.map_err(|e| failure::local("create", log.path(), &e))?;
         let program = std::env::current_exe().map_err(|e| Error::new(Code::Io, failure::reason(&e)))?;
         let mut command = Command::new(program);
         // One file is all our programs; the name says which to be.
@@ -142,10 +162,10 @@ impl Child {
 
     /// Why the server ended, in its own words.
     pub(super) fn explain(&self) -> Option<failure::Failure> {
-        let log = std::fs::read_to_string(&self.log).ok()?;
+        let log = std::fs::read_to_string(self.log.path()).ok()?;
         let lines: Vec<&str> = log.lines().filter(|line| !line.trim().is_empty()).collect();
-        let cause = lines.iter().find_map(|line| line.strip_prefix("error: "));
-        let remedy = lines.iter().find_map(|line| line.strip_prefix("remedy: "));
+        let cause = lines.iter().rev().find_map(|line| line.strip_prefix("error: "));
+        let remedy = lines.iter().rev().find_map(|line| line.strip_prefix("remedy: "));
         let tail = lines[lines.len().saturating_sub(LOG_LINES)..].join("; ");
         let text = cause.map(str::to_string).unwrap_or(tail);
         if text.is_empty() {
@@ -175,6 +195,8 @@ impl Drop for Child {
         let _ = self.process.kill();
         let _ = self.process.wait();
         let _ = std::fs::remove_file(&self.socket);
-        let _ = std::fs::remove_file(&self.log);
+        if let Log::Passing(log) = &self.log {
+            let _ = std::fs::remove_file(log);
+        }
     }
 }

@@ -122,6 +122,7 @@ impl Cluster {
         let others = self.sockets.iter().enumerate().filter(|(other, _)| *other != number);
         let options = ChildOptions {
             socket: Some(self.sockets[number].clone()),
+            log: Some(self.path.join(format!("server-{number}.log"))),
             bytes: is_new.then_some(self.bytes),
             targets: is_new.then_some(self.targets),
             // The founder has nobody to join. Later all are told of all: the directory may have been moved meanwhile.
