@@ -52,6 +52,11 @@ pub fn address(rank: usize) -> Address {
     format!("mem://server-{rank}").parse().expect("a literal")
 }
 
+/// How many of so many servers vote: an odd number, five at most.
+pub fn voters(servers: usize) -> usize {
+    (servers - (servers + 1) % 2).min(5)
+}
+
 fn config(rank: usize, domains: Domains, join: Option<JoinConfig>) -> Config {
     let fault_path = match domains {
         Domains::Servers => None,
@@ -69,7 +74,7 @@ fn config(rank: usize, domains: Domains, join: Option<JoinConfig>) -> Config {
 }
 
 impl Cluster {
-    /// A system of `count` servers, at most five, all of which vote: it bears the death of any. Panics when it does not form.
+    /// A system of `count` servers, at most five, of which as many vote as can: it bears the death of any. Panics when it does not form.
     pub async fn form(count: usize) -> Cluster {
         Cluster::form_in(count, Domains::Servers).await
     }
@@ -86,7 +91,7 @@ impl Cluster {
             let token = first.create_token(TOKEN_SECONDS).await.expect("the first server makes tokens").token;
             cluster.begin(rank, Some(JoinConfig { addresses: vec![address(0).to_string()], token })).await;
         }
-        while first.info().await.expect("the system answers").voters.len() < count {
+        while first.info().await.expect("the system answers").voters.len() < voters(count) {
             rt::sleep(Duration::from_millis(100)).await;
         }
         cluster

@@ -16,7 +16,7 @@ use rt::Rng;
 use rt::sim::{NetworkConfig, NodeId, Sim, SimConfig};
 use types::{ObjectClass, ObjectId, ObjectType};
 
-use crate::cluster::{Cluster, Domains};
+use crate::cluster::{Cluster, Domains, voters};
 use crate::contents::Contents;
 use crate::nemesis::cluster::{Harm, Menu, Nemesis};
 use crate::work::{self, DEADLINE, Ledger, Load, Place};
@@ -85,7 +85,7 @@ pub fn run(seed: u64, plan: &Plan, judge: impl FnOnce(&Evidence)) -> Report {
         drop: [0.0, 0.002, 0.005][seed as usize % 3],
         duplicate: [0.0, 0.005, 0.01][seed as usize % 3],
     };
-    let config = SimConfig { network, time_limit: Duration::from_secs(3600), ..SimConfig::seeded(seed) };
+    let config = SimConfig { network, time_limit: Duration::from_secs(900), ..SimConfig::seeded(seed) };
     let sim = Sim::new(config.clone());
     let mut dice = Rng::seeded(seed ^ 0x0007_121a);
     let servers = pick(&plan.servers, &mut dice);
@@ -111,7 +111,9 @@ async fn play(plan: Plan, servers: usize, copies: usize, network: NetworkConfig,
     let sim = rt::sim::current();
     let cluster = Rc::new(Cluster::form_in(servers, plan.domains).await);
     let system = cluster.connect(DEADLINE).await;
+    step("formed");
     let object = set_up(&system, servers, copies).await;
+    step("set up");
     let ledger = Rc::new(RefCell::new(Ledger::default()));
     let clients: Vec<NodeId> = (0..plan.load.clients).map(|number| sim.node(&format!("client-{number}"))).collect();
     let calm = Rc::new(Cell::new(false));
@@ -136,16 +138,19 @@ async fn play(plan: Plan, servers: usize, copies: usize, network: NetworkConfig,
     for client in working {
         client.await.expect("a client that was cheated has said how");
     }
+    step("work done");
     calm.set(true);
     let harm = torment.await.expect("it puts right what it did");
     let healed = rt::now();
     heal(&cluster, &system, &maps).await;
     let healing = healed.elapsed();
+    step("healed");
     rt::sleep(REST).await;
 
     let ledger = ledger.take();
     let mut evidence = look_again(&cluster, &system, object, ledger).await;
     watching.abort();
+    step("looked");
     evidence.maps = maps.take();
     evidence.maps.push(patiently(|| cluster.map(0, "tank")).await);
     evidence.states = agreed_states(&cluster).await;
@@ -155,6 +160,7 @@ async fn play(plan: Plan, servers: usize, copies: usize, network: NetworkConfig,
     for rank in 0..servers {
         evidence.contents.push(cluster.contents(rank).await);
     }
+    step("read");
     Evidence { harm, healing, ..evidence }
 }
 
@@ -192,11 +198,15 @@ async fn heal(cluster: &Cluster, system: &System, maps: &RefCell<Vec<PoolMap>>) 
         let pool = system.pool_info("tank").await;
         if let (Ok(info), Ok(pool)) = (&info, &pool)
             && info.members.iter().all(|member| member.state == client::MemberState::Joined)
-            && info.voters.len() == cluster.servers().min(5)
+            && info.voters.len() >= voters(cluster.servers())
             && pool.disabled_targets == 0
         {
             return;
         }
+        let states: Vec<String> = maps.borrow().last().map_or(vec![], |map: &PoolMap| {
+            map.targets().iter().step_by(2).map(|target| target.state().to_string()).collect()
+        });
+        step(&format!("healing: {:?} {:?} {states:?}", pool.as_ref().map(|p| p.map_version), info.as_ref().map(|i| (i.leader, i.voters.len()))));
         if begun.elapsed() > HEALING_MAX {
             let map = maps.borrow().last().cloned();
             let states = map.map(|map| map.targets().iter().map(|target| target.standing()).collect::<Vec<_>>());
@@ -253,5 +263,12 @@ async fn agreed_states(cluster: &Cluster) -> Vec<BTreeMap<String, Vec<u8>>> {
             return states;
         }
         rt::sleep(LOOK_EVERY).await;
+    }
+}
+
+/// Says how far a run is, when somebody asked for that.
+fn step(what: &str) {
+    if std::env::var_os("SIM_TALK").is_some() {
+        println!("{:>9.3} s: {what}", rt::sim::current().elapsed().as_secs_f64());
     }
 }
