@@ -204,6 +204,38 @@ message! {
         /// Free space of the fullest and the emptiest target.
         pub free_min: u64,
         pub free_max: u64,
+        /// Who leads the pool's service, and who votes in it.
+        pub leader: Option<Rank>,
+        pub voters: Vec<Rank>,
+        pub rebuild: Rebuild,
+    }
+}
+
+message! {
+    /// What is on its way in a pool: for who failed, comes back, drains or is new.
+    pub struct Rebuild {
+        pub state: RebuildState,
+        /// Placement groups that came to where they are to be, and those that are known to be missing there.
+        pub groups: u64,
+        pub left: u64,
+        pub records: u64,
+        /// Of their payloads.
+        pub bytes: u64,
+        /// By what it took so far; nothing is known at the beginning.
+        pub seconds_left: Option<u64>,
+        /// Servers that are out and may have what nobody else has: until they come back, or are given up.
+        pub awaited: Vec<Rank>,
+    }
+}
+
+message! {
+    #[derive(Copy)]
+    pub enum RebuildState {
+        /// Everything is where it is to be.
+        Idle = 1,
+        Busy = 2,
+        /// All that can be had is where it is to be; who is awaited has the rest.
+        Waiting = 3,
     }
 }
 
@@ -286,6 +318,8 @@ message! {
         Down = 6,
         DownOut = 7,
         Drain = 8,
+        Away = 9,
+        UpFromAway = 10,
     }
 }
 

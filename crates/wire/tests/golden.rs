@@ -251,7 +251,9 @@ fn peer_samples(check: &mut impl Check) {
     check.one("forward", Forward { session: 7, sequence: 8, opcode: 0x0110, hops: 1, body: body.clone() });
     check.one("propose", Propose { group: group.clone(), request: Some((7, 1)), command: body.clone() });
     let trouble = vec![(Some(container_id()), Error::new(Code::NoSpace, "full")), (None, Error::new(Code::Io, "bad"))];
-    check.one("report", Report { group, rank: Rank(2), version: 9, filled: vec![3, 4], trouble });
+    let filling = Filling { version: 3, groups: 40, left: 2, records: 9000, bytes: 1 << 30, spent_ms: 2500 };
+    check.one("report", Report { group, rank: Rank(2), version: 9, filling: vec![filling], trouble });
+    check.one("filling", filling);
     check.one("reported", Reported { applied: 77 });
     let join = Join {
         server: ServerId::from_bytes([6; 16]),
@@ -499,6 +501,21 @@ fn control_samples(check: &mut impl Check) {
     );
     check.one("properties", Properties { values: vec![pair("label", "tank"), pair("", "")] });
     let space = Space { total: 400, used: 300, metadata: 100, data: 200 };
+    let rebuild = Rebuild {
+        state: RebuildState::Waiting,
+        groups: 40,
+        left: 2,
+        records: 9000,
+        bytes: 1 << 30,
+        seconds_left: Some(7),
+        awaited: vec![Rank(3)],
+    };
+    for (name, state) in
+        [("idle", RebuildState::Idle), ("busy", RebuildState::Busy), ("waiting", RebuildState::Waiting)]
+    {
+        check.one(&format!("rebuild_state-{name}"), state);
+    }
+    check.one("rebuild", rebuild.clone());
     let pool = PoolInfo {
         id: pool_id(),
         label: text("tank"),
@@ -509,6 +526,9 @@ fn control_samples(check: &mut impl Check) {
         space: space.clone(),
         free_min: 5,
         free_max: 95,
+        leader: Some(Rank(1)),
+        voters: vec![Rank(1), Rank(2)],
+        rebuild,
     };
     check.one("space", space);
     check.one("pool_list", PoolList { pools: vec![pool.clone()] });
@@ -548,6 +568,8 @@ fn map_samples(check: &mut impl Check) {
         ("down", TargetState::Down),
         ("down_out", TargetState::DownOut),
         ("drain", TargetState::Drain),
+        ("away", TargetState::Away),
+        ("up_from_away", TargetState::UpFromAway),
     ];
     for (name, state) in states {
         check.one(&format!("target_state-{name}"), state);

@@ -147,6 +147,10 @@ impl Service {
         let sum = |field: fn(&msg::Space) -> u64| shares.iter().map(field).sum::<u64>();
         let free = |space: &msg::Space| space.total.saturating_sub(space.used);
         let (metadata, data) = (sum(|s| s.metadata), sum(|s| s.data));
+        let state = slot.group.local(Clone::clone);
+        let reports = slot.reports.borrow().clone();
+        let rebuild = self.rebuild(&state, reports).await;
+        let (leader, voters) = (slot.group.standing().leader, slot.group.members().voters);
         Ok(slot.group.local(|pool| {
             let ready = pool.containers.values().filter(|c| c.phase == Phase::Ready).count();
             msg::PoolInfo {
@@ -159,6 +163,9 @@ impl Service {
                 space: msg::Space { total: sum(|s| s.total), used: metadata + data, metadata, data },
                 free_min: shares.iter().map(free).min().unwrap_or(0),
                 free_max: shares.iter().map(free).max().unwrap_or(0),
+                leader: leader.map(|leader| leader.rank),
+                voters: voters.into_iter().collect(),
+                rebuild,
             }
         }))
     }

@@ -8,13 +8,13 @@ use std::rc::Rc;
 use std::time::Duration;
 
 use futures_util::future::select;
-use placement::{CameFrom, Event, PoolMap, Target, TargetState};
+use placement::Event;
 use types::{ContainerId, Error, PoolId, Rank};
 
-use super::Service;
 use super::pool::{PoolCommand, PoolState};
 use super::slot::{Followed, Slot, Wanted};
 use super::system::{Phase, SystemCommand, SystemState};
+use super::{Service, healing};
 
 /// How often a leader looks whether something is to be done, unless it is woken.
 const LOOK_EVERY: Duration = Duration::from_millis(250);
@@ -90,11 +90,13 @@ pub(super) fn next_steps(pool: &PoolState, heard: &Heard<'_>) -> Vec<PoolCommand
     steps
 }
 
-/// What the map says next, after what the system knows of the pool's servers.
+/// What the map says next, after what the system knows of the pool's servers. `is_served`: somebody serves each of its
+/// groups that have copies.
 pub(super) fn map_steps(
     pool: &PoolState,
     system: &SystemState,
     reports: &BTreeMap<Rank, Followed>,
+    is_served: bool,
 ) -> Vec<PoolCommand> {
     let Some(map) = pool.map() else { return Vec::new() };
     let means = |rank: Rank, event: Event| {
@@ -105,7 +107,7 @@ pub(super) fn map_steps(
     for rank in map.servers().iter().map(|server| server.rank) {
         match system.is_joined(rank) {
             false if means(rank, Event::Exclude) => lost.push(rank),
-            true if means(rank, Event::Reintegrate) => back.push(rank),
+            true if !healing::returning(map, &[rank]).is_empty() => back.push(rank),
             _ => {}
         }
     }
@@ -115,40 +117,14 @@ pub(super) fn map_steps(
         (false, _) => vec![PoolCommand::Exclude { version, ranks: lost }],
         (true, false) => vec![PoolCommand::Reintegrate { version, ranks: back }],
         (true, true) => {
-            let rank = returned(map).filter(|rank| {
-                let filled = reports.get(rank).map_or(&[][..], |followed| &followed.filled);
-                !filled.is_empty() && filled.iter().all(|filled| *filled == version)
-            });
-            rank.map(|rank| PoolCommand::Reintegrated { version, ranks: vec![rank] }).into_iter().collect()
+            let is_full = |rank| reports.get(&rank).is_some_and(|followed| followed.is_full(version));
+            if let Some(rank) = healing::returned(map, &pool.given_up).filter(|rank| is_full(*rank)) {
+                return vec![PoolCommand::Reintegrated { version, ranks: vec![rank] }];
+            }
+            let what = healing::finished(map, &pool.given_up, is_full, is_served);
+            what.map(|what| PoolCommand::Finish { version, what }).into_iter().collect()
         }
     }
-}
-
-/// The server that was out, is on its way in, and may be taken in when it has all that it is to have from those who serve.
-///
-/// Who is in service has all of its groups. When all others are, whatever this one is to have was to be had from them; and
-/// a group without another copy was written by nobody while it was out. While others are out, too, it must be the last of
-/// them to have served: a group that nobody serves was not written since, so that it has all of that group, where one that
-/// served before may lack something.
-fn returned(map: &PoolMap) -> Option<Rank> {
-    let out = || {
-        let is_out = |target: &&Target| matches!(target.state(), TargetState::Down | TargetState::Up(CameFrom::Down));
-        map.targets().iter().filter(is_out)
-    };
-    // What lies before the map's history is before all that lies in it.
-    let served = |target: &Target| {
-        let is_in = |version: &u32| target.standing_at(*version).is_some_and(|then| then.state == TargetState::UpIn);
-        (map.floor()..=map.version()).rev().find(is_in).unwrap_or(0)
-    };
-    let last = out().map(served).max()?;
-    let may_come = |rank: &Rank| {
-        let is_alone = out().all(|target| target.rank == *rank);
-        map.targets().iter().filter(|target| target.rank == *rank).all(|target| {
-            let is_last = || last > 0 && served(target) == last;
-            target.state() == TargetState::Up(CameFrom::Down) && (is_alone || is_last())
-        })
-    };
-    map.servers().iter().map(|server| server.rank).find(may_come)
 }
 
 impl Service {
@@ -204,9 +180,10 @@ impl Service {
             let heard = Heard { up: &up, reports: &slot.reports.borrow() };
             (next_steps(&state, &heard), heard.progress(1, None))
         };
+        let is_served = self.is_served(&state).await;
         {
             let reports = slot.reports.borrow();
-            steps.extend(self.system.group.local(|system| map_steps(&state, system, &reports)));
+            steps.extend(self.system.group.local(|system| map_steps(&state, system, &reports, is_served)));
         }
         for step in steps {
             slot.propose(Some(term), None, &step).await??;
@@ -478,50 +455,51 @@ mod tests {
         system.apply(join(10, 1, None)).unwrap();
         system.apply(SystemCommand::AddToken { hash, expires: 100, now: 1 }).unwrap();
         system.apply(join(11, 1, Some(1))).unwrap();
-        assert_eq!(map_steps(&pool, &system, &nobody), vec![]);
+        assert_eq!(map_steps(&pool, &system, &nobody, true), vec![]);
         system.apply(SystemCommand::Lost { rank: Rank(1), incarnation: 1 }).unwrap();
         let exclude = PoolCommand::Exclude { version: 1, ranks: vec![Rank(1)] };
-        assert_eq!(map_steps(&pool, &system, &nobody), vec![exclude.clone()]);
+        assert_eq!(map_steps(&pool, &system, &nobody, true), vec![exclude.clone()]);
         pool.apply(exclude).unwrap();
-        assert_eq!(map_steps(&pool, &system, &nobody), vec![]);
+        assert_eq!(map_steps(&pool, &system, &nobody, true), vec![]);
         system.apply(join(11, 2, None)).unwrap();
         let back = PoolCommand::Reintegrate { version: 2, ranks: vec![Rank(1)] };
-        assert_eq!(map_steps(&pool, &system, &nobody), vec![back.clone()]);
+        assert_eq!(map_steps(&pool, &system, &nobody, true), vec![back.clone()]);
         pool.apply(back).unwrap();
-        let said =
-            |filled: &[u32]| BTreeMap::from([(Rank(1), Followed { filled: filled.to_vec(), ..Followed::default() })]);
+        let full = |versions: &[u32]| {
+            let filling = |&version| wire::peer::Filling { version, ..wire::peer::Filling::default() };
+            Followed { filling: versions.iter().map(filling).collect(), ..Followed::default() }
+        };
+        let said = |versions: &[u32]| BTreeMap::from([(Rank(1), full(versions))]);
         for not_all in [nobody, said(&[]), said(&[3, 2]), said(&[2, 2])] {
-            assert_eq!(map_steps(&pool, &system, &not_all), vec![]);
+            assert_eq!(map_steps(&pool, &system, &not_all, true), vec![]);
         }
         let whole = PoolCommand::Reintegrated { version: 3, ranks: vec![Rank(1)] };
-        assert_eq!(map_steps(&pool, &system, &said(&[3, 3])), vec![whole.clone()]);
+        assert_eq!(map_steps(&pool, &system, &said(&[3, 3]), true), vec![whole.clone()]);
         // One that was out before may lack what the one that left last has, and waits for it.
         let out = |version, rank| PoolCommand::Exclude { version, ranks: vec![Rank(rank)] };
         let back = |version, rank| PoolCommand::Reintegrate { version, ranks: vec![Rank(rank)] };
-        let by_both = |n: u32| -> BTreeMap<_, _> {
-            (0..2).map(|rank| (Rank(rank), Followed { filled: vec![n; 2], ..Followed::default() })).collect()
-        };
+        let by_both = |n: u32| -> BTreeMap<_, _> { (0..2).map(|rank| (Rank(rank), full(&[n; 2]))).collect() };
         let mut other = pool.clone();
         other.apply(out(3, 0)).unwrap();
         system.apply(SystemCommand::Lost { rank: Rank(0), incarnation: 1 }).unwrap();
-        assert_eq!(map_steps(&other, &system, &by_both(4)), vec![]);
+        assert_eq!(map_steps(&other, &system, &by_both(4), false), vec![]);
         system.apply(join(10, 2, None)).unwrap();
         other.apply(back(4, 0)).unwrap();
         let first = PoolCommand::Reintegrated { version: 5, ranks: vec![Rank(0)] };
-        assert_eq!(map_steps(&other, &system, &by_both(5)), vec![first.clone()]);
+        assert_eq!(map_steps(&other, &system, &by_both(5), false), vec![first.clone()]);
         other.apply(first).unwrap();
         let second = PoolCommand::Reintegrated { version: 6, ranks: vec![Rank(1)] };
-        assert_eq!(map_steps(&other, &system, &by_both(6)), vec![second]);
+        assert_eq!(map_steps(&other, &system, &by_both(6), false), vec![second]);
         // One that left on its way in did not serve then, and waits for the one that did.
         let mut twice = pool.clone();
         twice.apply(out(3, 0)).unwrap();
         twice.apply(out(4, 1)).unwrap();
         twice.apply(back(5, 1)).unwrap();
-        assert_eq!(map_steps(&twice, &system, &by_both(6)), vec![back(6, 0)]);
+        assert_eq!(map_steps(&twice, &system, &by_both(6), false), vec![back(6, 0)]);
         twice.apply(back(6, 0)).unwrap();
         let first = PoolCommand::Reintegrated { version: 7, ranks: vec![Rank(0)] };
-        assert_eq!(map_steps(&twice, &system, &by_both(7)), vec![first]);
+        assert_eq!(map_steps(&twice, &system, &by_both(7), false), vec![first]);
         pool.apply(whole).unwrap();
-        assert_eq!(map_steps(&pool, &system, &said(&[4, 4])), vec![]);
+        assert_eq!(map_steps(&pool, &system, &said(&[4, 4]), true), vec![]);
     }
 }

@@ -8,7 +8,7 @@ use types::{Code, ContainerId, Epoch, Error, Label, Layout, PoolId, Rank, Server
 use wire::Wire;
 use wire::encoding::{Bytes, Bytes32};
 
-use super::pool::{PoolCommand, PoolDone, PoolServer, PoolState, Rollback};
+use super::pool::{Finished, PoolCommand, PoolDone, PoolServer, PoolState, Rollback};
 use super::system::{SystemCommand, SystemDone, SystemState};
 
 /// Compares with the golden file `name`. `GOLDEN=write cargo test -p engine` writes missing ones.
@@ -114,6 +114,9 @@ fn pool_commands() -> Vec<PoolCommand> {
         PoolCommand::Exclude { version: 1, ranks: vec![Rank(1)] },
         PoolCommand::Reintegrate { version: 2, ranks: vec![Rank(1)] },
         PoolCommand::Reintegrated { version: 3, ranks: vec![Rank(1)] },
+        PoolCommand::Exclude { version: 4, ranks: vec![Rank(1)] },
+        PoolCommand::Finish { version: 5, what: Finished::Rebuilt },
+        PoolCommand::GiveUp { ranks: vec![Rank(1)] },
     ]
 }
 

@@ -31,6 +31,7 @@ mod control;
 mod driver;
 #[cfg(test)]
 mod golden;
+mod healing;
 pub mod identity;
 mod life;
 mod peers;
@@ -127,6 +128,8 @@ pub struct Service {
     followed: Cell<u64>,
     /// Who lives, as far as this server heard.
     life: life::Heard,
+    /// What a look at all groups of a pool found last.
+    served: Cell<Option<healing::Served>>,
     tasks: RefCell<rt::TaskSet>,
 }
 
@@ -199,6 +202,7 @@ impl Service {
             is_current: Cell::new(false),
             followed: Cell::new(0),
             life: life::Heard::default(),
+            served: Cell::new(None),
             tasks: RefCell::default(),
         });
         let tasks = Tasks(Rc::clone(&service));

@@ -1,6 +1,6 @@
 //! A pool's state: properties, map version, containers, snapshots.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 use placement::{Change, Event, PoolMap, Server};
 use types::{
@@ -10,6 +10,7 @@ use types::{
 use wire::encoding::Bytes;
 use wire::{DecodeError, Reader, Wire, message};
 
+use super::healing;
 use super::state::Format;
 use super::system::{Phase, unknown};
 use crate::target::order::PoolShare;
@@ -39,6 +40,8 @@ message! {
         /// Only those that were set; the table has the defaults.
         pub properties: BTreeMap<String, String>,
         pub containers: BTreeMap<ContainerId, Container>,
+        /// Positions of targets that are out, and that nobody waits for any more.
+        pub given_up: BTreeSet<u32>,
     }
 }
 
@@ -137,6 +140,25 @@ message! {
         Reintegrate { version: u32, ranks: Vec<Rank> } = 19,
         /// Targets of these ranks have all that they are to have, by the map of `version`.
         Reintegrated { version: u32, ranks: Vec<Rank> } = 20,
+        /// What was under way by the map of `version` has come to its end.
+        Finish { version: u32, what: Finished } = 21,
+        /// Nobody waits any more for what only these ranks, which are out, had.
+        GiveUp { ranks: Vec<Rank> } = 23,
+    }
+}
+
+message! {
+    /// What comes to its end in a pool's map.
+    #[derive(Copy)]
+    pub enum Finished {
+        /// What failed targets held, and others too, is elsewhere.
+        Rebuilt = 1,
+        /// Who drained is empty; who is new, or has come back, has all that it is to have.
+        Arrived = 2,
+        /// What only given-up targets had is written off.
+        GivenUp = 3,
+        /// What might take places from those that are awaited is put off until they are there.
+        PutOff = 4,
     }
 }
 
@@ -237,8 +259,14 @@ impl raft::StateMachine for PoolState {
                 return Ok(PoolDone::Ids { first });
             }
             PoolCommand::Exclude { version, ranks } => self.change_map(version, &ranks, Event::Exclude)?,
-            PoolCommand::Reintegrate { version, ranks } => self.change_map(version, &ranks, Event::Reintegrate)?,
+            PoolCommand::Reintegrate { version, ranks } => {
+                self.happen(version, |map, _| healing::returning(map, &ranks))?;
+            }
             PoolCommand::Reintegrated { version, ranks } => self.change_map(version, &ranks, Event::Reintegrated)?,
+            PoolCommand::Finish { version, what } => {
+                self.happen(version, |map, given_up| healing::events(map, given_up, what))?;
+            }
+            PoolCommand::GiveUp { ranks } => self.give_up(&ranks)?,
         }
         Ok(PoolDone::Version { version: self.version })
     }
@@ -256,6 +284,7 @@ impl PoolState {
             bytes_per_target: 0,
             properties: BTreeMap::new(),
             containers: BTreeMap::new(),
+            given_up: BTreeSet::new(),
         }
     }
 
@@ -279,16 +308,46 @@ impl PoolState {
 
     /// Lets something happen to all targets of some servers for which it means anything.
     fn change_map(&mut self, version: u32, ranks: &[Rank], event: Event) -> Result<(), Error> {
+        self.happen(version, |map, _| {
+            let targets = map.targets().iter().zip(0..).filter(|(target, _)| ranks.contains(&target.rank));
+            let meant = targets.filter(|(target, _)| matches!(target.state().after(event), Ok(Some(_))));
+            meant.map(|(_, position)| (position, event)).collect()
+        })
+    }
+
+    /// Lets happen what a map of that version makes of it.
+    fn happen(
+        &mut self,
+        version: u32,
+        events: impl FnOnce(&PoolMap, &BTreeSet<u32>) -> Vec<(u32, Event)>,
+    ) -> Result<(), Error> {
         let Some(Map(map)) = &mut self.map else { return Ok(()) };
         // Decided by another map: whoever decided looks again.
         if map.version() != version {
             return Ok(());
         }
-        let targets = map.targets().iter().zip(0..).filter(|(target, _)| ranks.contains(&target.rank));
-        let events = targets.filter(|(target, _)| matches!(target.state().after(event), Ok(Some(_))));
-        let change = Change::Happen(events.map(|(_, position)| (position, event)).collect());
+        let change = Change::Happen(events(map, &self.given_up));
         let after = map.apply(&change).map_err(|error| Error::new(Code::Invalid, error.to_string()))?;
         self.version += u64::from(after != version);
+        // Who comes back is waited for the next time.
+        let is_out = |position: &u32| map.targets().get(*position as usize).is_some_and(|t| healing::is_out(t.state()));
+        self.given_up.retain(is_out);
+        Ok(())
+    }
+
+    fn give_up(&mut self, ranks: &[Rank]) -> Result<(), Error> {
+        let Some(Map(map)) = &self.map else { return Ok(()) };
+        for rank in ranks {
+            let out: Vec<u32> = map
+                .positions_of(*rank)
+                .filter(|&position| map.targets().get(position as usize).is_some_and(|t| healing::is_out(t.state())))
+                .collect();
+            if out.is_empty() {
+                let text = format!("no target of rank {rank} in pool '{}' is out and waited for", self.label);
+                return Err(Error::new(Code::Invalid, text).remedy("see `dmg pool query`"));
+            }
+            self.given_up.extend(out);
+        }
         Ok(())
     }
 

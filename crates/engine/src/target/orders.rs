@@ -28,7 +28,7 @@ impl Target {
                 Order::SetPool { id, share, done } => drop(done.send(self.set_pool(id, share).await)),
                 Order::DestroyPool { id, done } => drop(done.send(self.destroy_pool(id).await)),
                 Order::SetMap { pool, view, done } => drop(done.send(self.set_map(pool, view))),
-                Order::Filled { pool, done } => drop(done.send(Ok(self.filled(pool)))),
+                Order::Filling { pool, done } => drop(done.send(Ok(self.filling(pool)))),
                 Order::PoolSpace { id, done } => drop(done.send(self.pool_space(id))),
                 Order::CreateContainer { pool, id, done } => drop(done.send(self.create_container(pool, id).await)),
                 Order::DestroyContainer { id, done } => drop(done.send(self.destroy_container(id).await)),
