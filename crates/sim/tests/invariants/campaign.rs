@@ -1,7 +1,7 @@
 //! Many seeds, over all processors: what `cargo xtask sim` runs.
 //!
 //! `SIM_SEEDS`: how many; `SIM_FIRST`: from which on; `SIM_SCENARIO`: of one scenario only. Every seed is run with
-//! every scenario. What fails is said at once, with the command that runs it again, and the others go on.
+//! every scenario. `SIM_LOG=debug` shows what servers and clients log, `SIM_TALK=1` how far a run is. What fails is said at once, with the command that runs it again, and the others go on.
 
 use std::sync::Mutex;
 use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
@@ -29,6 +29,9 @@ fn chosen() -> Vec<&'static Scenario> {
 #[test]
 #[ignore = "a campaign takes as long as one likes: cargo xtask sim"]
 fn campaign() {
+    if let Ok(filter) = std::env::var("SIM_LOG") {
+        tracing_subscriber::fmt().with_env_filter(filter).without_time().with_ansi(false).init();
+    }
     let (first, seeds, scenarios) = (number("SIM_FIRST", 0), number("SIM_SEEDS", 10), chosen());
     let count = seeds * scenarios.len() as u64;
     let (next, failed) = (AtomicU64::new(0), Mutex::new(Vec::new()));
