@@ -58,13 +58,14 @@ impl Program {
     }
 }
 
-/// Log filter by default: a client is silent unless something is wrong, a server tells its life.
+/// Log filter by default: a client is silent unless something is wrong, a server tells its life. The library for consensus
+/// would tell each message that it could not send to a server that is down, fifty times a second.
 const CLIENT_LOG: &str = "warn";
-const SERVER_LOG: &str = "info";
+const SERVER_LOG: &str = "info,openraft=error";
 /// An inspector says in its answer what is wrong.
 const INSPECTOR_LOG: &str = "off";
 /// Ours at length, other people's crates still quiet.
-const DEBUG_LOG: &str = "debug";
+const DEBUG_LOG: &str = "debug,openraft=error";
 /// Overrides both, in `tracing`'s filter language.
 const LOG_VARIABLE: &str = "DAOS_LOG";
 

@@ -42,10 +42,11 @@ const GOSSIP_MAX: Duration = Duration::from_secs(1);
 #[derive(Default)]
 pub(super) struct Heard {
     membership: RefCell<Option<Membership>>,
-    /// Who lived at some time since this server began to listen.
-    seen: RefCell<BTreeSet<Rank>>,
-    /// Since when who is not heard of is not.
-    missing: RefCell<BTreeMap<Rank, rt::Instant>>,
+    /// Who lived at some time since this server began to listen, and in which incarnation: that one is heard of no more
+    /// says nothing of the next.
+    seen: RefCell<BTreeSet<(Rank, u64)>>,
+    /// Since when who is not heard of is not, and in which incarnation.
+    missing: RefCell<BTreeMap<(Rank, u64), rt::Instant>>,
     began: Cell<Option<rt::Instant>>,
     came: Notify,
 }
@@ -304,7 +305,7 @@ impl Service {
                 }
                 for event in membership.take_events() {
                     if let Event::Up(life) = event {
-                        self.life.seen.borrow_mut().insert(life.rank);
+                        self.life.seen.borrow_mut().insert((life.rank, life.start));
                     }
                     tracing::debug!(me = %self.rank, ?event, "who lives");
                 }
@@ -363,14 +364,17 @@ impl Service {
         let membership = self.life.membership.borrow();
         let Some(membership) = &*membership else { return Vec::new() };
         let living: BTreeSet<Rank> = membership.living().map(|life| life.rank).collect();
+        let is_there = |rank, incarnation| system.joined().any(|(r, m)| (r, m.incarnation) == (rank, incarnation));
         let mut missing = self.life.missing.borrow_mut();
-        missing.retain(|rank, _| !living.contains(rank) && system.is_joined(*rank));
-        let seen = self.life.seen.borrow();
+        missing.retain(|(rank, incarnation), _| !living.contains(rank) && is_there(*rank, *incarnation));
+        let mut seen = self.life.seen.borrow_mut();
+        seen.retain(|(rank, incarnation)| living.contains(rank) || is_there(*rank, *incarnation));
         let mut lost = Vec::new();
         for (rank, member) in system.joined().filter(|(rank, _)| *rank != self.rank && !living.contains(rank)) {
-            let since = *missing.entry(rank).or_insert_with(rt::now);
-            if seen.contains(&rank) || since.elapsed() > GRACE {
-                lost.push((rank, member.incarnation));
+            let life = (rank, member.incarnation);
+            let since = *missing.entry(life).or_insert_with(rt::now);
+            if seen.contains(&life) || since.elapsed() > GRACE {
+                lost.push(life);
             }
         }
         lost
