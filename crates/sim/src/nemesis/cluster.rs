@@ -187,7 +187,9 @@ impl Nemesis {
         let victim = victims.first().copied().unwrap_or(0);
         let node = cluster.node(victim);
         let other = cluster.node((victim + 1 + dice.below(cluster.servers() as u64 - 1) as usize) % cluster.servers());
-        if std::env::var_os("SIM_TALK").is_some() { println!("{:?} {fault:?} {victims:?} other {other:?} for {time:?}", rt::sim::current().elapsed()); }
+        if std::env::var_os("SIM_TALK").is_some() {
+            println!("{:?} {fault:?} {victims:?} other {other:?} for {time:?}", rt::sim::current().elapsed());
+        }
         match fault {
             Fault::PowerCut => {
                 cluster.crash(victim);
