@@ -132,10 +132,15 @@ fn a_rank_is_stopped_and_started() {
     let servers = system(at.path(), 2);
     let reach = servers[0].reach();
     dmg(&reach, &["pool", "create", "tank", "--size", "256MiB"]);
+    reach.daos(&["container", "create", "tank", "data", "--properties", "rd_fac:1"]).ok();
+    reach.daos(&["kv", "put", "tank", "data", "before", "value"]).ok();
     let stopped = dmg(&reach, &["system", "stop", "--ranks", "1"]);
     assert_eq!(stopped["results"], json!([{ "rank": 1, "state": "stopped" }]));
     let pool = until(&reach, &["pool", "query", "tank"], |pool| pool["disabled_targets"] == 2);
     assert_eq!(pool["dead_ranks"], json!([1]));
+    // The other has copies of all, and goes on.
+    reach.daos(&["kv", "put", "tank", "data", "meanwhile", "value"]).ok();
+    assert_eq!(reach.daos(&["kv", "get", "tank", "data", "before"]).ok().stdout.trim(), "value");
     refused(
         reach.dmg(&["pool", "reintegrate", "tank", "--ranks", "1"]),
         "rank 1 does not take part",
@@ -144,4 +149,12 @@ fn a_rank_is_stopped_and_started() {
     let started = dmg(&servers[1].reach(), &["system", "start"]);
     assert_eq!(started["results"][1], json!({ "rank": 1, "state": "joined" }));
     states_become(&reach, "1", &["up_in", "up_in"]);
+    // All of it, and all is as it was.
+    let map = until(&reach, &["pool", "query", "tank"], |pool| pool["rebuild"]["state"] == "idle")["version"].clone();
+    dmg(&reach, &["system", "stop"]);
+    dmg(&reach, &["system", "start"]);
+    for key in ["before", "meanwhile"] {
+        assert_eq!(reach.daos(&["kv", "get", "tank", "data", key]).ok().stdout.trim(), "value", "{key}");
+    }
+    assert_eq!(dmg(&reach, &["pool", "query", "tank"])["version"], map, "nobody was taken for lost");
 }
