@@ -132,15 +132,21 @@ fn a_rank_is_stopped_and_started() {
     let servers = system(at.path(), 2);
     let reach = servers[0].reach();
     dmg(&reach, &["pool", "create", "tank", "--size", "256MiB"]);
-    reach.daos(&["container", "create", "tank", "data", "--properties", "rd_fac:1"]).ok();
-    reach.daos(&["kv", "put", "tank", "data", "before", "value"]).ok();
+    reach.daos(&["container", "create", "tank", "files", "--type", "POSIX", "--properties", "rd_fac:1"]).ok();
+    let tree = support::small_tree(at.path());
+    let copy = |to: &str| reach.daos(&["filesystem", "copy", tree.to_str().unwrap(), to]).ok();
+    let read = |path: &str| {
+        let ran = reach.daos(&["filesystem", "cat", path]).ok();
+        assert_eq!(ran.stdout.trim(), "# A small tree", "{path}");
+    };
+    copy("daos://tank/files/before");
     let stopped = dmg(&reach, &["system", "stop", "--ranks", "1"]);
     assert_eq!(stopped["results"], json!([{ "rank": 1, "state": "stopped" }]));
     let pool = until(&reach, &["pool", "query", "tank"], |pool| pool["disabled_targets"] == 2);
     assert_eq!(pool["dead_ranks"], json!([1]));
     // The other has copies of all, and goes on.
-    reach.daos(&["kv", "put", "tank", "data", "meanwhile", "value"]).ok();
-    assert_eq!(reach.daos(&["kv", "get", "tank", "data", "before"]).ok().stdout.trim(), "value");
+    copy("daos://tank/files/meanwhile");
+    read("daos://tank/files/before/README.md");
     refused(
         reach.dmg(&["pool", "reintegrate", "tank", "--ranks", "1"]),
         "rank 1 does not take part",
@@ -153,8 +159,7 @@ fn a_rank_is_stopped_and_started() {
     let map = until(&reach, &["pool", "query", "tank"], |pool| pool["rebuild"]["state"] == "idle")["version"].clone();
     dmg(&reach, &["system", "stop"]);
     dmg(&reach, &["system", "start"]);
-    for key in ["before", "meanwhile"] {
-        assert_eq!(reach.daos(&["kv", "get", "tank", "data", key]).ok().stdout.trim(), "value", "{key}");
-    }
+    read("daos://tank/files/before/README.md");
+    read("daos://tank/files/meanwhile/README.md");
     assert_eq!(dmg(&reach, &["pool", "query", "tank"])["version"], map, "nobody was taken for lost");
 }
