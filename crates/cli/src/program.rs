@@ -135,12 +135,21 @@ fn misunderstood(error: &clap::Error, arguments: &[OsString]) -> u8 {
 
 fn start_log(default: &str) {
     let filter = std::env::var(LOG_VARIABLE).ok().and_then(|text| EnvFilter::try_new(text).ok());
-    tracing_subscriber::fmt()
-        .with_env_filter(filter.unwrap_or_else(|| EnvFilter::new(default)))
+    let filter = filter.unwrap_or_else(|| EnvFilter::new(default));
+    let at_start = filter.to_string();
+    let log = tracing_subscriber::fmt()
+        .with_env_filter(filter)
         .with_writer(std::io::stderr)
         .with_ansi(std::io::IsTerminal::is_terminal(&std::io::stderr()) && std::env::var_os("NO_COLOR").is_none())
         .with_target(false)
-        .init();
+        .with_filter_reloading();
+    let filter = log.reload_handle();
+    rt::log::install(Box::new(move |text| {
+        let wanted = if text.is_empty() { &at_start } else { text };
+        let wanted = EnvFilter::try_new(wanted).map_err(|error| error.to_string())?;
+        filter.reload(wanted).map_err(|error| error.to_string())
+    }));
+    log.init();
 }
 
 /// `version` of any of the programs.

@@ -63,7 +63,7 @@ impl View {
     pub(crate) fn new(map: PoolMap, texts: Vec<String>) -> View {
         let addresses = texts.iter().map(|text| text.parse().ok()).collect();
         let links = map.targets().iter().map(|_| OnceLock::new()).collect();
-        let failed = map.targets().iter().filter(|target| has_failed(target.state()));
+        let failed = map.targets().iter().filter(|target| has_failed(target.state(), usize::MAX));
         let failed_servers = failed.map(|target| target.server).collect::<BTreeSet<_>>().len();
         let (placement, leaders) = (Placement::new(map), Leaders::default());
         View { placement, failed_servers, texts, addresses, links, leaders }
@@ -192,7 +192,8 @@ impl View {
 
     pub(crate) fn is_witness(&self, position: u32, copies: usize) -> bool {
         let state = self.map().targets().get(position as usize).map(placement::Target::state);
-        state.is_some_and(|state| state.serves() || (has_failed(state) && self.failed_servers >= copies))
+        let is_needed = copies == 1 || self.failed_servers >= copies;
+        state.is_some_and(|state| state.serves() || (has_failed(state, copies) && is_needed))
     }
 
     /// The target that leads a group. For telling apart what several hold.
@@ -233,6 +234,13 @@ impl View {
             .remedy("see `dmg system query`, and start the server again")
     }
 
+    /// Why an answer of a target is not waited for any longer.
+    pub(crate) fn excluded(&self, position: u32) -> Error {
+        let (rank, index) = self.name(position);
+        Error::new(Code::Unreachable, format!("target {index} of server {rank} was excluded before it answered"))
+            .remedy("see `dmg system query`, and start the server again")
+    }
+
     fn all_out(&self, pg: u32, width: usize) -> Error {
         let mut ranks: Vec<Rank> = self.placement.awaited(pg, width).map(|position| self.name(position).0).collect();
         ranks.sort_unstable();
@@ -248,8 +256,14 @@ impl View {
     }
 }
 
-fn has_failed(state: TargetState) -> bool {
-    matches!(state, TargetState::Down | TargetState::Up(CameFrom::Down))
+/// What is stored with `copies` may be there, and nowhere else.
+fn has_failed(state: TargetState, copies: usize) -> bool {
+    match state {
+        TargetState::Down | TargetState::Up(CameFrom::Down) => true,
+        // What had copies is elsewhere by now.
+        TargetState::Away | TargetState::Up(CameFrom::Away) => copies == 1,
+        _ => false,
+    }
 }
 
 /// Leaders that were asked for lately: working one out takes several allocations, and most requests go to few groups.

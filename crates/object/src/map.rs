@@ -129,7 +129,8 @@ fn standings(runs: &[StandingRun]) -> std::result::Result<Vec<(u32, Standing)>, 
     Ok(standings)
 }
 
-fn state_to_message(state: TargetState) -> control::TargetState {
+/// A target's state, as messages say it.
+pub fn state_to_message(state: TargetState) -> control::TargetState {
     match state {
         TargetState::New => control::TargetState::New,
         TargetState::Up(CameFrom::New) => control::TargetState::UpFromNew,
@@ -137,6 +138,8 @@ fn state_to_message(state: TargetState) -> control::TargetState {
         TargetState::Up(CameFrom::DownOut) => control::TargetState::UpFromDownOut,
         TargetState::UpIn => control::TargetState::UpIn,
         TargetState::Down => control::TargetState::Down,
+        TargetState::Up(CameFrom::Away) => control::TargetState::UpFromAway,
+        TargetState::Away => control::TargetState::Away,
         TargetState::DownOut => control::TargetState::DownOut,
         TargetState::Drain => control::TargetState::Drain,
     }
@@ -150,6 +153,8 @@ fn state_from_message(state: control::TargetState) -> TargetState {
         control::TargetState::UpFromDownOut => TargetState::Up(CameFrom::DownOut),
         control::TargetState::UpIn => TargetState::UpIn,
         control::TargetState::Down => TargetState::Down,
+        control::TargetState::UpFromAway => TargetState::Up(CameFrom::Away),
+        control::TargetState::Away => TargetState::Away,
         control::TargetState::DownOut => TargetState::DownOut,
         control::TargetState::Drain => TargetState::Drain,
     }

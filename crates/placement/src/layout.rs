@@ -235,7 +235,7 @@ impl Layout {
             Slot {
                 serving,
                 lost: before.filter(|_| serving.is_none()),
-                substitute: next.filter(|_| next != serving),
+                substitute: next.filter(|&target| next != serving && self.gets_writes(target, *version)),
                 joining: last.filter(|_| last != next && last != serving),
             }
         };
@@ -245,6 +245,11 @@ impl Layout {
     fn serves(&self, target: u32, version: u32) -> bool {
         let standing = self.map.targets()[target as usize].standing_at(version);
         standing.is_some_and(|standing| standing.state.serves())
+    }
+
+    fn gets_writes(&self, target: u32, version: u32) -> bool {
+        let standing = self.map.targets()[target as usize].standing_at(version);
+        standing.is_some_and(|standing| standing.state.gets_writes())
     }
 
     fn stages(&self, version: u32) -> Stages {

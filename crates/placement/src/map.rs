@@ -136,9 +136,14 @@ pub enum MapError {
     NoTarget { version: u32, position: u32 },
     #[error("target {index} of rank {rank}: {refused}")]
     Refused { rank: Rank, index: TargetIndex, refused: Refused },
-    /// Finish the rebuild of what failed before, in the same change at the latest.
-    #[error("target {index} of rank {rank} is down since before, and its data not rebuilt")]
+    /// Finish the rebuild of what failed before, in the same change at the latest, or its return.
+    #[error("target {index} of rank {rank} is down, or on its way back from there: that is dealt with first")]
     FailureFirst { rank: Rank, index: TargetIndex },
+    /// Bring it back, or give it up, first.
+    #[error("what only target {index} of rank {rank} has waits for it, and might be taken from it: it comes first")]
+    Awaited { rank: Rank, index: TargetIndex },
+    #[error("nobody is in service who could take what target {index} of rank {rank} has")]
+    Last { rank: Rank, index: TargetIndex },
     /// Finish all wanted changes together.
     #[error("target {index} of rank {rank} is {state}: wanted changes of a pool finish together")]
     Together { rank: Rank, index: TargetIndex, state: TargetState },
@@ -244,8 +249,13 @@ impl PoolMap {
     /// - *Failures in their order.* A target's rebuild finishes after those of targets that failed before it.
     ///   Replacements are chosen in this order, and an earlier choice counts for a later one.
     /// - *Wanted changes together, and after failures.* What drains, extends or comes back from
-    ///   [`TargetState::DownOut`] arrives in one change, while nothing is down. Each alone would give a layout that
-    ///   nobody moved data for.
+    ///   [`TargetState::DownOut`] or [`TargetState::Away`] arrives in one change, while nothing is down or on its way back from there.
+    ///   Each alone would give a layout that nobody moved data for.
+    /// - *Who drains leaves somebody behind* who is in service.
+    /// - *Nobody takes what is awaited.* While a target is [`TargetState::Away`], or on its way back from there, no
+    ///   other arrives that might take its places (what only it has is not to be had), or leave places to it. Those
+    ///   are who is new, and who left, or began to leave, before; so of several that are away, who left last comes back
+    ///   first.
     ///
     /// Cost: a walk over the targets.
     ///
@@ -388,7 +398,7 @@ impl PoolMap {
                 (_, TargetState::Down) | (_, TargetState::Drain) => since,
                 // Back in, or not in yet.
                 (_, TargetState::UpIn | TargetState::New) => 0,
-                (_, TargetState::DownOut | TargetState::Up(_)) => old.left,
+                (_, TargetState::Away | TargetState::DownOut | TargetState::Up(_)) => old.left,
             };
             let joined = match state {
                 TargetState::New => 0,
@@ -402,36 +412,60 @@ impl PoolMap {
         Ok(changed)
     }
 
-    /// Failures first and in their order, wanted changes together: see [`PoolMap::apply`].
+    /// Failures first and in their order, wanted changes together, awaited ones before who might take their places: see
+    /// [`PoolMap::apply`].
     fn check_order(&self, changed: &BTreeMap<u32, Standing>) -> Result<(), MapError> {
         let after = |position: usize| {
             let old = self.targets[position].standing();
             (old, changed.get(&(position as u32)).copied().unwrap_or(old))
         };
-        let mut rebuilt = 0;
-        let mut arrived = false;
+        let (mut rebuilt, mut arrived) = (0, false);
+        // Who left before this, or was never there, changes who has places: when it arrives, and when it is on its way.
+        let (mut arriving, mut coming) = (u32::MAX, u32::MAX);
         for &position in changed.keys() {
             let (old, new) = after(position as usize);
             match (old.state, new.state) {
-                (TargetState::Down, TargetState::DownOut) => rebuilt = rebuilt.max(old.left),
+                (TargetState::Down, TargetState::Away) => rebuilt = rebuilt.max(old.left),
                 (TargetState::Drain, TargetState::DownOut)
-                | (TargetState::Up(CameFrom::New | CameFrom::DownOut), TargetState::UpIn) => arrived = true,
+                | (TargetState::Up(CameFrom::New | CameFrom::Away | CameFrom::DownOut), TargetState::UpIn) => {
+                    (arrived, arriving) = (true, arriving.min(old.left));
+                }
+                (TargetState::Away | TargetState::DownOut, TargetState::Up(_)) => coming = coming.min(old.left),
                 _ => {}
             }
+        }
+        let drains = |position: &u32| {
+            let (old, new) = after(*position as usize);
+            new.state == TargetState::Drain || (old.state, new.state) == (TargetState::Drain, TargetState::DownOut)
+        };
+        let stays = |position| after(position).1.state == TargetState::UpIn;
+        if let Some(last) = changed.keys().find(|position| drains(position))
+            && !(0..self.targets.len()).any(stays)
+        {
+            let Target { rank, index, .. } = self.targets[*last as usize];
+            return Err(MapError::Last { rank, index });
         }
         for (position, target) in self.targets.iter().enumerate() {
             let (old, new) = after(position);
             let Target { rank, index, .. } = *target;
             match old.state {
                 // What failed before and comes back at the same moment is not where the rebuild took it for.
-                TargetState::Down if arrived || (old.left <= rebuilt && new.state != TargetState::DownOut) => {
+                TargetState::Down if arrived || (old.left <= rebuilt && new.state != TargetState::Away) => {
                     return Err(MapError::FailureFirst { rank, index });
+                }
+                // It may be about to get what is moved, and would have it without serving it.
+                TargetState::Up(CameFrom::Down) if arrived => return Err(MapError::FailureFirst { rank, index }),
+                TargetState::Down if old.left > coming => return Err(MapError::Awaited { rank, index }),
+                TargetState::Away | TargetState::Up(CameFrom::Away) if old.left > coming.min(arriving) => {
+                    return Err(MapError::Awaited { rank, index });
                 }
                 // Who changes his mind at the same moment does not arrive, either.
                 TargetState::Drain if arrived && new.state != TargetState::DownOut => {
                     return Err(MapError::Together { rank, index, state: new.state });
                 }
-                TargetState::Up(CameFrom::New | CameFrom::DownOut) if arrived && new.state != TargetState::UpIn => {
+                TargetState::Up(CameFrom::New | CameFrom::Away | CameFrom::DownOut)
+                    if arrived && new.state != TargetState::UpIn =>
+                {
                     return Err(MapError::Together { rank, index, state: new.state });
                 }
                 _ => {}

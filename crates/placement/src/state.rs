@@ -5,16 +5,20 @@
 //!   Up(new)        --extended-->  UpIn          --exclude, cancel-->  New
 //!   UpIn           --exclude-->  Down           --drain-->  Drain
 //!   Drain          --drained-->  DownOut        --exclude-->  Down         --cancel-->  UpIn
-//!   Down           --rebuilt-->  DownOut        --reintegrate-->  Up(down)
+//!   Down           --rebuilt-->  Away           --reintegrate-->  Up(down)
 //!   Up(down)       --reintegrated-->  UpIn      --exclude, cancel-->  Down
+//!   Away           --give up-->  DownOut        --reintegrate-->  Up(away)
+//!   Up(away)       --reintegrated-->  UpIn      --exclude, cancel-->  Away
 //!   DownOut        --reintegrate-->  Up(down-out)
 //!   Up(down-out)   --reintegrated-->  UpIn      --exclude, cancel-->  DownOut
 //! ```
 //! What changes nothing is left out; the whole table is in `golden/transitions.txt`.
 //!
-//! Names and meanings are upstream's (`PO_COMP_ST_*`), with two differences. A draining target that
+//! Names and meanings are upstream's (`PO_COMP_ST_*`), with three differences. A draining target that
 //! fails goes [`TargetState::Down`], where upstream ignores its failure. A target that fails on its way in goes
-//! back where it came from, where upstream takes it for down and rebuilds what it never held alone.
+//! back where it came from, where upstream takes it for down and rebuilds what it never held alone. And
+//! [`TargetState::Away`] is new: a target whose copies are elsewhere by now may still have what nobody had a copy of,
+//! and that is not written off until somebody says so.
 
 use std::fmt;
 
@@ -29,7 +33,9 @@ pub enum TargetState {
     UpIn,
     /// Failed: what it held is being rebuilt elsewhere.
     Down,
-    /// Out: others hold what it held.
+    /// Failed, and others hold what they had copies of. What it alone had waits for it.
+    Away,
+    /// Out: nothing waits for it.
     DownOut,
     /// In service, and on its way out: what it holds is being copied elsewhere.
     Drain,
@@ -42,6 +48,8 @@ pub enum CameFrom {
     New,
     /// It keeps the places it had, and what was written meanwhile is brought to it.
     Down,
+    /// It takes back the places that others stand in for, and has those that nobody could.
+    Away,
     /// It takes back the places that others stand in for.
     DownOut,
 }
@@ -51,8 +59,10 @@ pub enum CameFrom {
 pub enum Event {
     /// It failed, or is taken for failed.
     Exclude,
-    /// All that a target which is down held is elsewhere.
+    /// All that a target which is down held, and others too, is elsewhere.
     Rebuilt,
+    /// Nobody waits any more for what only this target had.
+    GiveUp,
     /// An operator wants it empty.
     Drain,
     /// All that a draining target held is elsewhere.
@@ -78,13 +88,15 @@ pub struct Refused {
 }
 
 impl TargetState {
-    pub const ALL: [TargetState; 8] = [
+    pub const ALL: [TargetState; 10] = [
         TargetState::New,
         TargetState::Up(CameFrom::New),
         TargetState::Up(CameFrom::Down),
+        TargetState::Up(CameFrom::Away),
         TargetState::Up(CameFrom::DownOut),
         TargetState::UpIn,
         TargetState::Down,
+        TargetState::Away,
         TargetState::DownOut,
         TargetState::Drain,
     ];
@@ -94,7 +106,7 @@ impl TargetState {
     /// # Errors
     /// [`Refused`]: the event means nothing in this state.
     pub fn after(self, event: Event) -> Result<Option<TargetState>, Refused> {
-        use TargetState::{Down, DownOut, Drain, New, Up, UpIn};
+        use TargetState::{Away, Down, DownOut, Drain, New, Up, UpIn};
         let refused = Err(Refused { state: self, event });
         match (self, event) {
             (New, Event::Extend) => Ok(Some(Up(CameFrom::New))),
@@ -106,10 +118,11 @@ impl TargetState {
             (Up(CameFrom::New), Event::Extend) => Ok(None),
             (Up(CameFrom::Down), Event::Reintegrated) => Ok(Some(UpIn)),
             (Up(CameFrom::Down), Event::Exclude | Event::Cancel) => Ok(Some(Down)),
-            (Up(CameFrom::DownOut), Event::Reintegrated) => Ok(Some(UpIn)),
+            (Up(CameFrom::Away | CameFrom::DownOut), Event::Reintegrated) => Ok(Some(UpIn)),
             // Whoever stands in for it still does: nothing is lost, and nothing is to be rebuilt.
+            (Up(CameFrom::Away), Event::Exclude | Event::Cancel) => Ok(Some(Away)),
             (Up(CameFrom::DownOut), Event::Exclude | Event::Cancel) => Ok(Some(DownOut)),
-            (Up(CameFrom::Down | CameFrom::DownOut), Event::Reintegrate) => Ok(None),
+            (Up(CameFrom::Down | CameFrom::Away | CameFrom::DownOut), Event::Reintegrate) => Ok(None),
             (Up(_), _) => refused,
 
             (UpIn, Event::Exclude) => Ok(Some(Down)),
@@ -117,13 +130,18 @@ impl TargetState {
             (UpIn, Event::Extended | Event::Reintegrated | Event::Cancel) => Ok(None),
             (UpIn, _) => refused,
 
-            (Down, Event::Rebuilt) => Ok(Some(DownOut)),
+            (Down, Event::Rebuilt) => Ok(Some(Away)),
             (Down, Event::Reintegrate) => Ok(Some(Up(CameFrom::Down))),
             (Down, Event::Exclude) => Ok(None),
             (Down, _) => refused,
 
+            (Away, Event::Reintegrate) => Ok(Some(Up(CameFrom::Away))),
+            (Away, Event::GiveUp) => Ok(Some(DownOut)),
+            (Away, Event::Exclude | Event::Rebuilt) => Ok(None),
+            (Away, _) => refused,
+
             (DownOut, Event::Reintegrate) => Ok(Some(Up(CameFrom::DownOut))),
-            (DownOut, Event::Exclude | Event::Rebuilt | Event::Drained) => Ok(None),
+            (DownOut, Event::Exclude | Event::Drained | Event::GiveUp) => Ok(None),
             (DownOut, _) => refused,
 
             (Drain, Event::Drained) => Ok(Some(DownOut)),
@@ -139,6 +157,16 @@ impl TargetState {
         matches!(self, TargetState::UpIn | TargetState::Drain)
     }
 
+    /// It gets what is written to its places.
+    pub fn gets_writes(self) -> bool {
+        matches!(self, TargetState::Up(_) | TargetState::UpIn | TargetState::Drain)
+    }
+
+    /// It failed, and what only it had is not written off.
+    pub(crate) fn is_awaited(self) -> bool {
+        matches!(self, TargetState::Down | TargetState::Away | TargetState::Up(CameFrom::Away))
+    }
+
     /// Something is under way that ends with an event of its own.
     pub fn in_change(self) -> bool {
         matches!(self, TargetState::Up(_) | TargetState::Down | TargetState::Drain)
@@ -146,9 +174,10 @@ impl TargetState {
 }
 
 impl Event {
-    pub const ALL: [Event; 9] = [
+    pub const ALL: [Event; 10] = [
         Event::Exclude,
         Event::Rebuilt,
+        Event::GiveUp,
         Event::Drain,
         Event::Drained,
         Event::Reintegrate,
@@ -165,9 +194,11 @@ impl fmt::Display for TargetState {
             TargetState::New => "new",
             TargetState::Up(CameFrom::New) => "up (new)",
             TargetState::Up(CameFrom::Down) => "up (down)",
+            TargetState::Up(CameFrom::Away) => "up (away)",
             TargetState::Up(CameFrom::DownOut) => "up (down-out)",
             TargetState::UpIn => "up-in",
             TargetState::Down => "down",
+            TargetState::Away => "away",
             TargetState::DownOut => "down-out",
             TargetState::Drain => "drain",
         })
@@ -179,6 +210,7 @@ impl fmt::Display for Event {
         f.pad(match self {
             Event::Exclude => "exclude",
             Event::Rebuilt => "rebuilt",
+            Event::GiveUp => "give-up",
             Event::Drain => "drain",
             Event::Drained => "drained",
             Event::Reintegrate => "reintegrate",

@@ -9,6 +9,9 @@
 //! | [`Stage::Restored`] | is out | have not begun |
 //! | [`Stage::Settled`] | is out | are done |
 //!
+//! A group of one slot knows no substitutes: what it held is nowhere else. Its target keeps it, failed or not, until
+//! it is given up.
+//!
 //! Data moves from the first towards the last; [`crate::PoolMap::apply`] sees to it that the base of the next
 //! version is the restored or the settled stage of this one, or its own.
 
@@ -48,6 +51,8 @@ pub(crate) struct View {
     fates: Vec<Fate>,
     /// By position: the version at which it was taken in.
     joined: Vec<u32>,
+    /// By position: it failed, and what only it had waits for it.
+    awaited: Vec<bool>,
     /// All versions at which targets were taken in, in order.
     generations: Vec<u32>,
     /// By domain.
@@ -89,15 +94,15 @@ impl Stage {
         let Some(Standing { state, left, .. }) = standing else { return ABSENT };
         match (self, state) {
             (_, TargetState::New) => ABSENT,
-            (_, TargetState::DownOut) => left,
+            (_, TargetState::Away | TargetState::DownOut) => left,
             (_, TargetState::UpIn | TargetState::Up(CameFrom::Down)) => STAYS,
             (Stage::Base, TargetState::Down) => STAYS,
             (Stage::Restored | Stage::Settled, TargetState::Down) => left,
             (Stage::Base | Stage::Restored, TargetState::Drain) => STAYS,
             (Stage::Settled, TargetState::Drain) => left,
             (Stage::Base | Stage::Restored, TargetState::Up(CameFrom::New)) => ABSENT,
-            (Stage::Base | Stage::Restored, TargetState::Up(CameFrom::DownOut)) => left,
-            (Stage::Settled, TargetState::Up(CameFrom::New | CameFrom::DownOut)) => STAYS,
+            (Stage::Base | Stage::Restored, TargetState::Up(CameFrom::Away | CameFrom::DownOut)) => left,
+            (Stage::Settled, TargetState::Up(CameFrom::New | CameFrom::Away | CameFrom::DownOut)) => STAYS,
         }
     }
 }
@@ -113,7 +118,9 @@ impl View {
     pub(crate) fn new(ground: &Ground, map: &PoolMap, version: u32, stage: Stage) -> View {
         let standings = || map.targets().iter().map(|target| target.standing_at(version));
         let joined = standings().map(|standing| standing.map_or(0, |standing| standing.joined)).collect();
-        View::of_fates(ground, standings().map(|standing| stage.fate(standing)).collect(), joined)
+        let awaited = standings().map(|standing| standing.is_some_and(|standing| standing.state.is_awaited()));
+        let fates = standings().map(|standing| stage.fate(standing)).collect();
+        View { awaited: awaited.collect(), ..View::of_fates(ground, fates, joined) }
     }
 
     /// The targets that the pool was made of, as if nothing had happened since.
@@ -159,13 +166,14 @@ impl View {
         }
         let mut generations = rooms[ROOT as usize].joining.clone();
         generations.dedup();
-        View { fates, joined, generations, rooms }
+        View { awaited: vec![false; fates.len()], fates, joined, generations, rooms }
     }
 
     /// The targets of `count` slots of a placement group, fewer if there are not as many targets.
     ///
     /// First as if nobody were leaving; then, failure by failure, a substitute takes the place of who left, chosen
-    /// among those who were there at that moment. A target that has no substitute keeps its place.
+    /// among those who were there at that moment. A slot without a substitute is empty; so is one whose only substitute
+    /// would stand on a machine that has another slot, where who left did not.
     pub(crate) fn fill(&self, ground: &Ground, pg: u32, count: usize) -> Vec<Option<u32>> {
         let mut members = self.homes(ground, pg, count);
         let leaving = |&(_, member): &(usize, u32)| self.fates[member as usize] != STAYS;
@@ -176,8 +184,16 @@ impl View {
             let Some((slot, gone)) = next.min_by_key(|&(_, member)| (self.fates[member as usize], member)) else {
                 break;
             };
+            if count == 1 && self.awaited[gone as usize] {
+                break;
+            }
             let moment = Moment { joined: u32::MAX, after: self.fates[gone as usize] };
-            match self.choose(ground, pg, slot, &without(&members, slot), moment) {
+            let others = without(&members, slot);
+            let machine = |target: u32| ground.tree.above(target).last();
+            let is_beside = |target: u32| others.iter().any(|&other| machine(other) == machine(target));
+            // A copy beside another takes its room, and dies with it: the slot rather waits for who left.
+            let stands_well = |target: u32| !is_beside(target) || is_beside(gone);
+            match self.choose(ground, pg, slot, &others, moment, &stands_well) {
                 Some(substitute) => members[slot] = substitute,
                 None => lost.push(slot),
             }
@@ -215,7 +231,7 @@ impl View {
                 if let Some((at, newcomer)) = taken {
                     members[at] = newcomer;
                 } else if crowded && !suits_in(&slot, members[slot]) {
-                    let chosen = self.choose(ground, pg, slot, &without(&members, slot), moment);
+                    let chosen = self.choose(ground, pg, slot, &without(&members, slot), moment, &|_| true);
                     members[slot] = chosen.unwrap_or(members[slot]);
                 }
             }
@@ -228,7 +244,7 @@ impl View {
         let moment = Moment { joined, after: 0 };
         let count = count.min(self.rooms[ROOT as usize].left(moment) as usize);
         for slot in members.len()..count {
-            let chosen = self.choose(ground, pg, slot, members, moment);
+            let chosen = self.choose(ground, pg, slot, members, moment, &|_| true);
             members.push(chosen.expect("there are more targets than slots before this one"));
         }
     }
@@ -245,8 +261,16 @@ impl View {
         drawn.filter(|&target| self.fates[target as usize] != ABSENT).take(DRAWS_MAX)
     }
 
-    /// A target for a slot, among those of the moment, that stands apart from `others`.
-    fn choose(&self, ground: &Ground, pg: u32, slot: usize, others: &[u32], moment: Moment) -> Option<u32> {
+    /// A target for a slot, among those of the moment that will do, which stands apart from `others`.
+    fn choose(
+        &self,
+        ground: &Ground,
+        pg: u32,
+        slot: usize,
+        others: &[u32],
+        moment: Moment,
+        will_do: &dyn Fn(u32) -> bool,
+    ) -> Option<u32> {
         let mut draws = Draws::new(&ground.line, pg, slot);
         let there =
             |&target: &u32| self.fates[target as usize] != ABSENT && self.joined[target as usize] <= moment.joined;
@@ -254,8 +278,8 @@ impl View {
             .filter_map(|_| draws.next())
             .filter(there)
             .take(DRAWS_MAX)
-            .find(|&target| self.suits(ground, target, others, moment))
-            .or_else(|| self.search(ground, pg, slot, others, moment))
+            .find(|&target| self.suits(ground, target, others, moment) && will_do(target))
+            .or_else(|| self.search(ground, pg, slot, others, moment).filter(|&target| will_do(target)))
     }
 
     fn is_there(&self, target: u32, moment: Moment) -> bool {

@@ -1,8 +1,8 @@
 //! Random histories of failures, repairs and wanted changes, and what must hold at every version.
 //!
 //! An oracle beside the map knows who has the data of each slot: it fills a target only when the map says that
-//! something is finished, and takes the data from everybody who is no member for one version. A failed history prints
-//! its seed; `PLACEMENT_SEED=n` repeats it alone.
+//! something is finished, and takes the data from everybody who is no member for one version. Of groups of one slot it
+//! knows who has the only copy, and for how long. A failed history prints its seed; `PLACEMENT_SEED=n` repeats it alone.
 
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -55,8 +55,11 @@ fn change(chance: &mut Chance, map: &PoolMap, shape: &Shape) -> Option<Change> {
         Some(Change::Happen(vec![(target, event)]))
     };
     let all = |event, positions: Vec<u32>| positions.into_iter().map(move |position| (position, event));
+    let left = |position: u32| map.targets()[position as usize].standing().left;
     let down = in_state(&|state| state == TargetState::Down);
-    match chance.below(12) {
+    let is_awaited = |s| matches!(s, TargetState::Down | TargetState::Away | TargetState::Up(CameFrom::Away));
+    let last_awaited = in_state(&is_awaited).into_iter().map(left).max().unwrap_or(0);
+    match chance.below(13) {
         0 | 1 => one(chance, Event::Exclude, &|state| state != TargetState::New),
         2 => {
             let rank = map.servers()[chance.below(map.servers().len())].rank;
@@ -65,27 +68,47 @@ fn change(chance: &mut Chance, map: &PoolMap, shape: &Shape) -> Option<Change> {
         }
         3 => {
             // Some of those that are down, in their order: all up to one of them.
-            let left = |position: u32| map.targets()[position as usize].standing().left;
             let until = left(chance.one(&down)?);
             Some(Change::Happen(
                 all(Event::Rebuilt, down.into_iter().filter(|&p| left(p) <= until).collect()).collect(),
             ))
         }
-        4 | 5 if down.is_empty() => {
+        4 | 5 if down.is_empty() && in_state(&|s| s == TargetState::Up(CameFrom::Down)).is_empty() => {
+            let arriving = |s| s == TargetState::Drain || matches!(s, TargetState::Up(came) if came != CameFrom::Down);
+            let blocked: Vec<u32> =
+                in_state(&arriving).into_iter().filter(|&target| last_awaited > left(target)).collect();
+            if !blocked.is_empty() {
+                return Some(Change::Happen(all(Event::Cancel, blocked).collect()));
+            }
             let mut events: Vec<(u32, Event)> = all(Event::Drained, in_state(&|s| s == TargetState::Drain)).collect();
             events.extend(all(Event::Extended, in_state(&|s| s == TargetState::Up(CameFrom::New))));
-            events.extend(all(Event::Reintegrated, in_state(&|s| s == TargetState::Up(CameFrom::DownOut))));
+            if !events.is_empty() && in_state(&|s| s == TargetState::UpIn).is_empty() {
+                return None;
+            }
+            let back = |s| matches!(s, TargetState::Up(CameFrom::Away | CameFrom::DownOut));
+            events.extend(all(Event::Reintegrated, in_state(&back)));
             Some(Change::Happen(events))
         }
         4 | 5 => Some(Change::Happen(all(Event::Rebuilt, down).collect())),
-        6 => one(chance, Event::Drain, &|state| state == TargetState::UpIn),
-        7 => one(chance, Event::Reintegrate, &|state| matches!(state, TargetState::Down | TargetState::DownOut)),
+        6 => {
+            let able = in_state(&|state| state == TargetState::UpIn);
+            (able.len() > 1).then(|| Change::Happen(vec![(able[chance.below(able.len())], Event::Drain)]))
+        }
+        7 => {
+            let out = in_state(&|s| matches!(s, TargetState::Down | TargetState::Away | TargetState::DownOut));
+            let may = |&target: &u32| {
+                map.targets()[target as usize].state() == TargetState::Down || left(target) >= last_awaited
+            };
+            let target = chance.one(&out.into_iter().filter(may).collect::<Vec<_>>())?;
+            Some(Change::Happen(vec![(target, Event::Reintegrate)]))
+        }
         8 => one(chance, Event::Reintegrated, &|state| state == TargetState::Up(CameFrom::Down)),
         9 => one(chance, Event::Cancel, &|state| matches!(state, TargetState::Drain | TargetState::Up(_))),
         10 => {
             let rank = map.servers().len() as u32;
             (rank < 2 * shape.racks * shape.hosts).then(|| Change::Add(vec![server(shape, rank)]))
         }
+        11 => one(chance, Event::GiveUp, &|state| state == TargetState::Away),
         _ => {
             let rank = map.servers()[chance.below(map.servers().len())].rank;
             let able = map.positions_of(rank).filter(|&p| map.targets()[p as usize].state() == TargetState::New);
@@ -138,6 +161,39 @@ impl Holders {
     }
 }
 
+/// Who has the data of groups of one slot: by group, everybody who has all of it; nobody if it was given up.
+struct OnlyCopies(Vec<BTreeSet<u32>>);
+
+impl OnlyCopies {
+    fn slot(layout: &Layout, pg: u32) -> Slot {
+        layout.slots(pg, 1).first().copied().expect("a pool has targets")
+    }
+
+    fn new(layout: &Layout) -> OnlyCopies {
+        OnlyCopies(
+            (0..layout.pg_count()).map(|pg| OnlyCopies::slot(layout, pg).serving.into_iter().collect()).collect(),
+        )
+    }
+
+    /// Whoever serves now has the data: it did before, or was filled by who did, or the data was given up.
+    fn follow(&mut self, before: &Layout, after: &Layout, events: &[(u32, Event)]) {
+        let is_given_up = |target: Option<u32>| target.is_some_and(|t| events.contains(&(t, Event::GiveUp)));
+        for (pg, held) in self.0.iter_mut().enumerate() {
+            let (was, is) = (OnlyCopies::slot(before, pg as u32), OnlyCopies::slot(after, pg as u32));
+            if is_given_up(was.lost) {
+                held.clear();
+            }
+            let Some(serving) = is.serving else { continue };
+            // Who comes next may be awaited, too: nobody has anything until it is there.
+            if held.is_empty() || (was.serving.is_some() && was.joining == Some(serving)) {
+                held.insert(serving);
+            }
+            assert!(held.contains(&serving), "group {pg}: {was:?} became {is:?}, and {held:?} have the data");
+            held.retain(|&target| is.writers().any(|writer| writer == target));
+        }
+    }
+}
+
 fn check_holders(holders: &mut Holders, slots: &Slots) {
     holders.each(slots, |slot, held| {
         assert!(slot.serving.is_none_or(|target| held.contains(&target)), "{slot:?} is read, and {held:?} have data");
@@ -154,6 +210,7 @@ fn check_domains(map: &PoolMap, slots: &Slots) {
         let server = &map.servers()[map.targets()[target as usize].server as usize];
         server.path.parts().next().unwrap().to_string()
     };
+    let machines: BTreeSet<u32> = live.iter().map(|&target| map.targets()[target as usize].server).collect();
     let racks: BTreeSet<String> = live.iter().map(|&target| rack(target)).collect();
     for group in slots {
         for slot in group {
@@ -162,7 +219,8 @@ fn check_domains(map: &PoolMap, slots: &Slots) {
         }
         let now: Vec<u32> = group.iter().filter_map(|slot| slot.serving.or(slot.substitute)).collect();
         assert_eq!(now.len(), now.iter().collect::<BTreeSet<_>>().len(), "a target twice: {group:?}");
-        assert_eq!(now.len(), SLOTS.min(live.len()).min(group.len()), "live targets, and no place: {group:?}");
+        let least = SLOTS.min(machines.len()).min(group.len());
+        assert!((least..=SLOTS.min(live.len())).contains(&now.len()), "machines, and no place: {group:?}");
         // Racks that were empty when a substitute was chosen may be there again: a later version mends it.
         let settled = map.targets().iter().all(|t| matches!(t.state(), TargetState::UpIn | TargetState::New));
         if settled {
@@ -244,6 +302,7 @@ fn run(seed: u64) -> u32 {
     let mut follower = map.clone();
     let mut layout = Layout::new(map.clone());
     let mut holders = Holders::new(&slots(&layout));
+    let mut only = OnlyCopies::new(&layout);
     let mut past = vec![(map.version(), slots(&layout))];
     for step in 0..STEPS {
         let Some(change) = change(&mut chance, &map, &shape) else { continue };
@@ -264,6 +323,7 @@ fn run(seed: u64) -> u32 {
             holders.finish(&before, &after);
         }
         holders.lapse(&after);
+        only.follow(&layout, &next, events);
         check_holders(&mut holders, &after);
         check_domains(&map, &after);
         let failed = |(target, event): &(u32, Event)| (*event == Event::Exclude).then_some(*target);

@@ -674,6 +674,70 @@ fn a_partition_swallows_frames_until_it_heals() {
     });
 }
 
+/// What is sent one way is lost, and what is sent the other way arrives: a server that hears everybody, and whom
+/// nobody hears.
+#[test]
+fn a_way_that_is_cut_leaves_the_other_one() {
+    let sim = Sim::new(SimConfig::seeded(15));
+    let node = sim.node("n");
+    let heard = std::rc::Rc::new(std::cell::Cell::new(0));
+    let count = heard.clone();
+    sim.run(async move {
+        let sim = sim::current();
+        sim.spawn_on(node, async move {
+            let mut listener = mem::listen("s").unwrap();
+            let mut link = listener.accept().await.unwrap();
+            while let Some(frame) = link.recv().await {
+                count.set(count.get() + 1);
+                let _ = link.send(frame).await;
+            }
+        });
+        rt::sleep(MS).await;
+        let mut link = mem::connect("s").await.unwrap();
+        assert!(echoed(&mut link, "before").await);
+        let outside = sim::current_node();
+        sim.cut(node, outside);
+        assert!(!echoed(&mut link, "nobody answers").await);
+        assert_eq!(heard.get(), 2, "it was heard");
+        assert!(matches!(mem::connect("s").await, Err(LinkError::Unreachable { .. })), "no answer comes back");
+        sim.heal(outside, node);
+        sim.cut(outside, node);
+        assert!(!echoed(&mut link, "nobody hears").await);
+        assert_eq!(heard.get(), 2);
+        sim.heal_all();
+        assert!(echoed(&mut link, "after").await);
+    });
+}
+
+/// A process that is stopped does nothing, and loses nothing: what came meanwhile is done when it goes on.
+#[test]
+fn a_paused_node_goes_on_with_what_came_meanwhile() {
+    let sim = Sim::new(SimConfig::seeded(16));
+    let node = sim.node("n");
+    sim.run(async {
+        let sim = sim::current();
+        sim.spawn_on(node, echo("s"));
+        rt::sleep(MS).await;
+        let mut link = mem::connect("s").await.unwrap();
+        assert!(echoed(&mut link, "before").await);
+        sim.pause(node);
+        let slept = sim.spawn_on(node, async { rt::sleep(MS).await });
+        link.send(frame("during")).await.unwrap();
+        assert!(rt::timeout(Duration::from_secs(5), link.recv()).await.is_err(), "it does nothing");
+        assert!(!slept.is_finished(), "none of its tasks goes on");
+        sim.resume(node);
+        assert!(rt::timeout(Duration::from_secs(1), link.recv()).await.unwrap().is_some(), "and nothing is lost");
+        slept.await.unwrap();
+        // Its power may be cut while it stands still.
+        sim.pause(node);
+        sim.crash(node);
+        sim.restart(node, echo("s"));
+        rt::sleep(MS).await;
+        let mut link = mem::connect("s").await.unwrap();
+        assert!(echoed(&mut link, "another life").await);
+    });
+}
+
 /// What a client with an open link sees when the server goes: the end of the link, or nothing.
 fn sees_end(seed: u64, stop: impl Fn(&Sim, rt::sim::NodeId)) -> bool {
     let sim = Sim::new(SimConfig::seeded(seed));

@@ -6,8 +6,10 @@
 //! - [`workload`]: what a client does; [`oracle`]: what it may then read.
 //! - [`once`]: a scenario of its own: clients that meet on the same keys, and answers that get lost.
 //! - [`resize`]: another one: storage that gets another size meanwhile.
-//! - [`cluster`]: several servers that form a system.
-//! - [`nemesis`]: what goes wrong.
+//! - [`cluster`]: several servers that form a system; [`contents`]: what their stores hold at rest.
+//! - [`trial`]: a run of a cluster: [`work`] that clients do, harm that [`nemesis::cluster`] does, healing, evidence;
+//!   [`verdict`]: what must hold of it, by [`history`] (single keys) and [`serial`] (several at once).
+//! - [`nemesis`]: what goes wrong with one server.
 //! - [`scale`]: no scenario: what placement does in pools of thousands of servers.
 //!
 //! A failed request is *unknown*, never *absent*: it may have happened, or may yet.
@@ -18,10 +20,16 @@
 #![forbid(unsafe_code)]
 
 pub mod cluster;
+pub mod contents;
+pub mod history;
 pub mod nemesis;
 pub mod once;
 pub mod oracle;
 pub mod resize;
 pub mod scale;
 pub mod scenario;
+pub mod serial;
+pub mod trial;
+pub mod verdict;
+pub mod work;
 pub mod workload;

@@ -2,6 +2,8 @@
 //!
 //! Loss, duplication and delay of messages are on all the time; see the scenario's configuration.
 
+pub mod cluster;
+
 use std::cell::Cell;
 use std::rc::Rc;
 use std::time::Duration;

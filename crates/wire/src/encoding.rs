@@ -9,10 +9,11 @@
 //! | `Option<T>` | `u8` 0 or 1, then the value |
 //! | `Result<T, Error>` | `u8` 0 and the error, or 1 and the value |
 //! | `BTreeMap<K, V>` | `u32` count, then keys and values, keys strictly ascending |
+//! | `BTreeSet<T>` | `u32` count, then the items, strictly ascending |
 //! | ids | 16 bytes, in text order |
 //! | structs | their fields in order; enums: a `u8` tag, then the variant's fields |
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 use types::{
     Code, Conditions, ContainerId, Epoch, Error, Extent, Key, Label, Layout, ObjectId, PoolId, Rank, ServerId,
@@ -237,6 +238,24 @@ impl<K: Wire + Ord, V: Wire> Wire for BTreeMap<K, V> {
             map.insert(key, V::decode(from)?);
         }
         Ok(map)
+    }
+}
+
+impl<T: Wire + Ord> Wire for BTreeSet<T> {
+    fn encode(&self, out: &mut Vec<u8>) {
+        u32::try_from(self.len()).expect("a set is far below 4 Gi items").encode(out);
+        self.iter().for_each(|item| item.encode(out));
+    }
+    fn decode(from: &mut Reader<'_>) -> Result<Self, DecodeError> {
+        let mut set = BTreeSet::new();
+        for _ in 0..u32::decode(from)? {
+            let item = T::decode(from)?;
+            if set.last().is_some_and(|last| *last >= item) {
+                return Err(DecodeError::Invalid { what: "the order of a set" });
+            }
+            set.insert(item);
+        }
+        Ok(set)
     }
 }
 

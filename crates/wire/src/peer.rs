@@ -47,11 +47,27 @@ message! {
         pub group: Group,
         pub rank: Rank,
         pub version: u64,
-        /// Of a pool: for which version of the map each of its targets has all that it is to have. Empty: nothing is on
-        /// its way.
-        pub filled: Vec<u32>,
+        /// Of a pool: how far each of its targets has got with what it is to have. Empty: nothing is on its way.
+        pub filling: Vec<Filling>,
         /// Why it got no further, if something stood in the way: with a container, or with the pool itself.
         pub trouble: Vec<(Option<ContainerId>, Error)>,
+    }
+}
+
+message! {
+    /// How far a target has got with what it is to have.
+    #[derive(Copy, Default)]
+    pub struct Filling {
+        /// The version of the pool's map for which all is there; zero for none.
+        pub version: u32,
+        /// Groups that came since the last time that nothing was missing, and those that are known to be missing.
+        pub groups: u64,
+        pub left: u64,
+        pub records: u64,
+        /// Of their payloads.
+        pub bytes: u64,
+        /// What that took, in milliseconds.
+        pub spent_ms: u64,
     }
 }
 
@@ -117,5 +133,12 @@ message! {
     /// Answer to `ServerSpace`: by target; absent for one that does not take changes any more.
     pub struct ServerSpace {
         pub targets: Vec<(Space, bool)>,
+    }
+}
+
+message! {
+    /// What the asked server logs from now on; empty: what it logged at its start. A repeat changes nothing.
+    pub struct ServerLog {
+        pub masks: String,
     }
 }

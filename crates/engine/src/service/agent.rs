@@ -10,12 +10,12 @@ use std::time::Duration;
 
 use futures_util::future::join_all;
 use net::Address;
-use placement::{PoolMap, TargetState};
+use placement::PoolMap;
 use raft::{Config, Group, GroupId, StateMachine};
 use rt::disk::fs;
 use types::{Code, ContainerId, Epoch, Error, PoolId, Rank, Span};
 use wire::encoding::Bytes;
-use wire::peer as msg;
+use wire::peer::{self as msg, Filling};
 use wire::{Opcode, Wire};
 
 use super::Service;
@@ -105,11 +105,14 @@ impl Service {
         }
         let mut watch = self.system.group.watch();
         let (mut last, mut sent) = (Followed::default(), None);
+        let mut is_serving = true;
         loop {
             self.learn_addresses();
             let version = self.system.group.local(|system| system.version);
             if last.version != version || !last.trouble.is_empty() {
-                let trouble = self.follow_rows().await;
+                let mut trouble: Vec<_> =
+                    self.follow_stop(&mut is_serving).await.err().map(|error| (None, error)).into_iter().collect();
+                trouble.extend(self.follow_rows().await);
                 for (_, error) in &trouble {
                     tracing::warn!(%error, "the pools here are not as the system wants them");
                 }
@@ -126,6 +129,17 @@ impl Service {
                 return;
             }
         }
+    }
+
+    /// Has the targets here serve, or stop serving, as an administrator wants it. The replicas here go on in any case.
+    async fn follow_stop(&self, is_serving: &mut bool) -> Result<(), Error> {
+        let wanted = !self.system.group.local(|system| system.is_stopped(self.rank));
+        if wanted != *is_serving {
+            self.tell_all(|done| Order::SetServing { is_serving: wanted, done }).await?;
+            *is_serving = wanted;
+            tracing::info!(rank = %self.rank, is_serving = wanted, "an administrator wants it so");
+        }
+        Ok(())
     }
 
     /// Makes the replicas and pools here those that the system's state names.
@@ -200,16 +214,16 @@ impl Service {
                 for (container, error) in &trouble {
                     tracing::warn!(pool = %id, ?container, %error, "the targets do not agree with the pool's state");
                 }
-                last = Followed { version, filled: last.filled, trouble };
+                last = Followed { version, filling: last.filling, trouble };
                 slot.is_settled.set(last.trouble.is_empty());
                 sent = None;
             } else if version == 0 {
                 // Nobody made it yet.
                 slot.is_settled.set(true);
             }
-            let (filled, is_filling) = self.filled(id, &slot).await;
-            if last.filled != filled {
-                last.filled = filled;
+            let (filling, is_filling) = self.filling(id, &slot).await;
+            if last.filling != filling {
+                last.filling = filling;
                 sent = None;
             }
             let leader = slot.group.standing().leader.map(|leader| leader.rank);
@@ -223,17 +237,17 @@ impl Service {
         }
     }
 
-    /// For which version of the pool's map each target here has all that it is to have, and whether they still work at it;
-    /// nothing when nothing is on its way.
-    async fn filled(&self, pool: PoolId, slot: &Slot<PoolState>) -> (Vec<u32>, bool) {
+    /// How far each target here has got with what it is to have, and whether they still work at it; nothing when nothing
+    /// is on its way.
+    async fn filling(&self, pool: PoolId, slot: &Slot<PoolState>) -> (Vec<Filling>, bool) {
         let Some(version) = slot.group.local(|pool| pool.map().filter(|map| is_changing(map)).map(PoolMap::version))
         else {
             return (Vec::new(), false);
         };
-        let filled = self.tell(|done| Order::Filled { pool, done }).await;
-        let filled: Vec<u32> = filled.into_iter().map(|version| version.unwrap_or(0)).collect();
-        let is_filling = filled.iter().any(|filled| *filled != version);
-        (filled, is_filling)
+        let filling = self.tell(|done| Order::Filling { pool, done }).await;
+        let filling: Vec<Filling> = filling.into_iter().map(Result::unwrap_or_default).collect();
+        let is_filling = filling.iter().any(|filling| filling.version != version);
+        (filling, is_filling)
     }
 
     /// Waits until the replica here knows all that was answered before.
@@ -303,8 +317,10 @@ impl Service {
 
     /// Tells the targets who holds what, and where they are.
     async fn tell_map(&self, pool: PoolId, state: &PoolState, told: &mut Told) -> Result<(), Error> {
-        // On one server nobody has copies, and there is nobody to ask: its targets need no map, and go the shorter way.
-        let Some(map) = state.map().filter(|map| map.servers().len() > 1) else { return Ok(()) };
+        // On one server, where nothing ever changed, nobody has copies, and there is nobody to ask: its targets need no
+        // map, and go the shorter way.
+        let is_needed = |map: &&PoolMap| map.servers().len() > 1 || map.version() > 1;
+        let Some(map) = state.map().filter(is_needed) else { return Ok(()) };
         let addresses = self.addresses_of(state);
         let now = (map.version(), addresses);
         if told.map.as_ref() == Some(&now) {
@@ -407,8 +423,8 @@ impl Service {
     }
 
     async fn send_report(&self, leader: Rank, group: GroupId, followed: &Followed) -> Option<u64> {
-        let Followed { version, filled, trouble } = followed.clone();
-        let report = msg::Report { group: Bytes(group.0.to_vec()), rank: self.rank, version, filled, trouble };
+        let Followed { version, filling, trouble } = followed.clone();
+        let report = msg::Report { group: Bytes(group.0.to_vec()), rank: self.rank, version, filling, trouble };
         let answer = self.peers.ask(leader, Opcode::Report, report.to_bytes(), REPORT_MAX).await;
         let body = answer.inspect_err(|error| tracing::debug!(%leader, %error, "a report was not heard")).ok()?;
         msg::Reported::from_bytes(&body).ok().map(|reported| reported.applied)
@@ -421,7 +437,7 @@ impl Service {
     pub(super) async fn reported(&self, body: &[u8]) -> Result<Vec<u8>, Error> {
         let report: msg::Report = parse(body)?;
         let id = super::route::group_id(&report.group.0)?;
-        let followed = Followed { version: report.version, filled: report.filled, trouble: report.trouble };
+        let followed = Followed { version: report.version, filling: report.filling, trouble: report.trouble };
         let applied = if id == self.system_group() {
             hear(&self.system, report.rank, followed).await?
         } else {
@@ -433,9 +449,9 @@ impl Service {
     }
 }
 
-/// Whether targets are on their way in.
+/// Whether something is on its way.
 fn is_changing(map: &PoolMap) -> bool {
-    map.targets().iter().any(|target| matches!(target.state(), TargetState::Up(_)))
+    map.targets().iter().any(|target| target.state().in_change())
 }
 
 async fn hear<S: StateMachine>(slot: &Slot<S>, rank: Rank, followed: Followed) -> Result<u64, Error> {

@@ -47,7 +47,12 @@ impl Service {
         join_all(asked).await
     }
 
-    async fn ask_server<R: Wire>(&self, rank: Rank, opcode: Opcode, message: &impl Wire) -> Result<R, Error> {
+    pub(super) async fn ask_server<R: Wire>(
+        &self,
+        rank: Rank,
+        opcode: Opcode,
+        message: &impl Wire,
+    ) -> Result<R, Error> {
         let body = self.peers.ask(rank, opcode, message.to_bytes(), GATHER_MAX).await.map_err(Error::from)?;
         crate::target::parse(&body)
     }
@@ -125,11 +130,13 @@ impl Service {
             let targets = pool.map().map_or(&[][..], placement::PoolMap::targets).iter();
             targets.filter(|target| !target.state().serves()).map(|target| (target.rank, target.index.0)).collect()
         });
+        let (mut ranks, mut silent_ranks) = (Vec::new(), Vec::new());
         let targets_of = |rank| {
             let servers = |pool: &PoolState| pool.servers().iter().find(|s| s.rank == rank).map_or(0, |s| s.targets);
             slot.group.local(servers)
         };
         for (rank, answer) in self.all_spaces(id, slot).await {
+            ranks.push(rank);
             match answer {
                 Ok(spaces) => {
                     let failed = spaces.iter().zip(0..).filter(|((_, is_failed), _)| *is_failed);
@@ -141,12 +148,17 @@ impl Service {
                 Err(error) => {
                     tracing::debug!(%rank, %error, "it does not say what a pool uses");
                     disabled.extend((0..targets_of(rank)).map(|index| (rank, index)));
+                    silent_ranks.push(rank);
                 }
             }
         }
         let sum = |field: fn(&msg::Space) -> u64| shares.iter().map(field).sum::<u64>();
         let free = |space: &msg::Space| space.total.saturating_sub(space.used);
         let (metadata, data) = (sum(|s| s.metadata), sum(|s| s.data));
+        let state = slot.group.local(Clone::clone);
+        let reports = slot.reports.borrow().clone();
+        let rebuild = self.rebuild(&state, reports).await;
+        let (leader, voters) = (slot.group.standing().leader, slot.group.members().voters);
         Ok(slot.group.local(|pool| {
             let ready = pool.containers.values().filter(|c| c.phase == Phase::Ready).count();
             msg::PoolInfo {
@@ -155,10 +167,15 @@ impl Service {
                 map_version: pool.map().map_or(0, placement::PoolMap::version),
                 targets: pool.targets(),
                 disabled_targets: disabled.len() as u32,
+                ranks,
+                silent_ranks,
                 containers: ready as u32,
                 space: msg::Space { total: sum(|s| s.total), used: metadata + data, metadata, data },
                 free_min: shares.iter().map(free).min().unwrap_or(0),
                 free_max: shares.iter().map(free).max().unwrap_or(0),
+                leader: leader.map(|leader| leader.rank),
+                voters: voters.into_iter().collect(),
+                rebuild,
             }
         }))
     }

@@ -8,13 +8,13 @@ use std::rc::Rc;
 use std::time::Duration;
 
 use futures_util::future::select;
-use placement::{CameFrom, Event, PoolMap, Target, TargetState};
+use placement::Event;
 use types::{ContainerId, Error, PoolId, Rank};
 
-use super::Service;
 use super::pool::{PoolCommand, PoolState};
 use super::slot::{Followed, Slot, Wanted};
-use super::system::{Phase, SystemCommand, SystemState};
+use super::system::{Phase, PoolRow, SystemCommand, SystemState};
+use super::{Service, healing};
 
 /// How often a leader looks whether something is to be done, unless it is woken.
 const LOOK_EVERY: Duration = Duration::from_millis(250);
@@ -90,65 +90,70 @@ pub(super) fn next_steps(pool: &PoolState, heard: &Heard<'_>) -> Vec<PoolCommand
     steps
 }
 
-/// What the map says next, after what the system knows of the pool's servers.
+/// What the map says next, after what the system knows of the pool's servers. `is_served`: somebody serves each of its
+/// groups that have copies.
 pub(super) fn map_steps(
     pool: &PoolState,
     system: &SystemState,
     reports: &BTreeMap<Rank, Followed>,
+    is_served: bool,
 ) -> Vec<PoolCommand> {
     let Some(map) = pool.map() else { return Vec::new() };
     let means = |rank: Rank, event: Event| {
-        let mut targets = map.targets().iter().filter(|target| target.rank == rank);
-        targets.any(|target| matches!(target.state().after(event), Ok(Some(_))))
+        let mut targets = (0..).zip(map.targets()).filter(|(_, target)| target.rank == rank);
+        targets.any(|(position, target)| pool.may_happen(event, target.state(), position))
     };
-    let (mut lost, mut back) = (Vec::new(), Vec::new());
+    let may_lose = may_lose(pool, system);
+    let (mut lost, mut back, mut new) = (Vec::new(), Vec::new(), Vec::new());
     for rank in map.servers().iter().map(|server| server.rank) {
         match system.is_joined(rank) {
-            false if means(rank, Event::Exclude) => lost.push(rank),
-            true if means(rank, Event::Reintegrate) => back.push(rank),
+            false if may_lose && means(rank, Event::Exclude) => lost.push(rank),
+            true if !healing::returning(map, &[rank], &pool.kept_out).is_empty() => back.push(rank),
+            true if means(rank, Event::Extend)
+                && !healing::is_awaiting(map)
+                && is_prepared(pool, reports.get(&rank)) =>
+            {
+                new.push(rank);
+            }
             _ => {}
         }
     }
     // One a turn: the second is decided by the map that the first makes.
     let version = map.version();
-    match (lost.is_empty(), back.is_empty()) {
-        (false, _) => vec![PoolCommand::Exclude { version, ranks: lost }],
-        (true, false) => vec![PoolCommand::Reintegrate { version, ranks: back }],
-        (true, true) => {
-            let rank = returned(map).filter(|rank| {
-                let filled = reports.get(rank).map_or(&[][..], |followed| &followed.filled);
-                !filled.is_empty() && filled.iter().all(|filled| *filled == version)
-            });
-            rank.map(|rank| PoolCommand::Reintegrated { version, ranks: vec![rank] }).into_iter().collect()
+    match (lost.is_empty(), back.is_empty(), new.is_empty()) {
+        (false, _, _) => vec![PoolCommand::Exclude { version, ranks: lost }],
+        (true, false, _) => vec![PoolCommand::Reintegrate { version, ranks: back }],
+        (true, true, false) => vec![PoolCommand::Extend { version, ranks: new }],
+        (true, true, true) => {
+            let is_full = |rank| reports.get(&rank).is_some_and(|followed| followed.is_full(version));
+            let returned = healing::returned(map, &pool.given_up, &pool.kept_out);
+            if let Some(rank) = returned.filter(|rank| is_full(*rank)) {
+                return vec![PoolCommand::Reintegrated { version, ranks: vec![rank] }];
+            }
+            let what = healing::finished(map, &pool.given_up, &pool.kept_out, is_full, is_served);
+            what.map(|what| PoolCommand::Finish { version, what }).into_iter().collect()
         }
     }
 }
 
-/// The server that was out, is on its way in, and may be taken in when it has all that it is to have from those who serve.
-///
-/// Who is in service has all of its groups. When all others are, whatever this one is to have was to be had from them; and
-/// a group without another copy was written by nobody while it was out. While others are out, too, it must be the last of
-/// them to have served: a group that nobody serves was not written since, so that it has all of that group, where one that
-/// served before may lack something.
-fn returned(map: &PoolMap) -> Option<Rank> {
-    let out = || {
-        let is_out = |target: &&Target| matches!(target.state(), TargetState::Down | TargetState::Up(CameFrom::Down));
-        map.targets().iter().filter(is_out)
-    };
-    // What lies before the map's history is before all that lies in it.
-    let served = |target: &Target| {
-        let is_in = |version: &u32| target.standing_at(*version).is_some_and(|then| then.state == TargetState::UpIn);
-        (map.floor()..=map.version()).rev().find(is_in).unwrap_or(0)
-    };
-    let last = out().map(served).max()?;
-    let may_come = |rank: &Rank| {
-        let is_alone = out().all(|target| target.rank == *rank);
-        map.targets().iter().filter(|target| target.rank == *rank).all(|target| {
-            let is_last = || last > 0 && served(target) == last;
-            target.state() == TargetState::Up(CameFrom::Down) && (is_alone || is_last())
-        })
-    };
-    map.servers().iter().map(|server| server.rank).find(may_come)
+/// Whether servers that do not take part are excluded from the pool: if its policy says so, and anybody is left to go on.
+/// When a whole system is stopped nobody writes, so that nobody misses anything.
+fn may_lose(pool: &PoolState, system: &SystemState) -> bool {
+    pool.self_heal().exclude && pool.servers().iter().any(|server| system.is_joined(server.rank))
+}
+
+/// Whether the targets of a server that is new to the pool have all made their shares of it.
+fn is_prepared(pool: &PoolState, report: Option<&Followed>) -> bool {
+    let stands_in_the_way = |(what, _): &(Option<ContainerId>, Error)| what.is_none();
+    report.is_some_and(|report| report.version >= pool.version && !report.trouble.iter().any(stands_in_the_way))
+}
+
+/// The servers that the system's row of a pool names, and its map does not know yet.
+fn added(pool: &PoolState, row: &PoolRow, system: &SystemState) -> Option<PoolCommand> {
+    let known: BTreeSet<Rank> = pool.servers().iter().map(|server| server.rank).collect();
+    let new: Vec<Rank> = row.servers.iter().copied().filter(|rank| !known.contains(rank)).collect();
+    let servers = pool_servers(system, &new);
+    (!servers.is_empty()).then_some(PoolCommand::AddServers { servers })
 }
 
 impl Service {
@@ -204,9 +209,11 @@ impl Service {
             let heard = Heard { up: &up, reports: &slot.reports.borrow() };
             (next_steps(&state, &heard), heard.progress(1, None))
         };
+        let is_served = self.is_served(&state).await;
         {
             let reports = slot.reports.borrow();
-            steps.extend(self.system.group.local(|system| map_steps(&state, system, &reports)));
+            steps.extend(self.system.group.local(|system| added(&state, &row, system)));
+            steps.extend(self.system.group.local(|system| map_steps(&state, system, &reports, is_served)));
         }
         for step in steps {
             slot.propose(Some(term), None, &step).await??;
@@ -224,7 +231,8 @@ impl Service {
             }
         }
         self.let_go_of_orphans(slot, &state, term).await?;
-        let wanted = self.system.group.local(|system| wanted(system, row.servers.iter().copied()));
+        let living = self.living();
+        let wanted = self.system.group.local(|system| wanted(system, row.servers.iter().copied(), &living));
         slot.tend(&wanted).await;
         Ok(())
     }
@@ -278,7 +286,7 @@ impl Service {
         for step in steps {
             self.system.propose(Some(term), None, &step).await??;
         }
-        self.system.tend(&wanted(&system, system.members.keys().copied())).await;
+        self.system.tend(&wanted(&system, system.members.keys().copied(), &self.living())).await;
         Ok(())
     }
 
@@ -367,8 +375,9 @@ fn pool_servers(system: &SystemState, ranks: &[Rank]) -> Vec<super::pool::PoolSe
     ranks.iter().filter_map(server).collect()
 }
 
-/// Who should follow a group: of `ranks`, those that the system knows.
-fn wanted(system: &SystemState, ranks: impl Iterator<Item = Rank>) -> BTreeMap<Rank, Wanted> {
+/// Who should follow a group: of `ranks`, those that the system knows. Of the stopped, those that live go on voting: they
+/// are needed to be started again.
+fn wanted(system: &SystemState, ranks: impl Iterator<Item = Rank>, living: &BTreeSet<Rank>) -> BTreeMap<Rank, Wanted> {
     let top = |path: &str| path.split('/').nth(1).unwrap_or_default().to_string();
     // Numbers of the largest domains: replicas stand in as many of them as there are.
     let domains: BTreeSet<String> = system.members.values().map(|member| top(&member.fault_path)).collect();
@@ -376,7 +385,8 @@ fn wanted(system: &SystemState, ranks: impl Iterator<Item = Rank>) -> BTreeMap<R
     let want = |rank: Rank| {
         let member = system.members.get(&rank)?;
         let (address, domain) = (member.address.clone(), number(&member.fault_path));
-        Some((rank, Wanted { address, domain, is_there: system.is_joined(rank) }))
+        let is_there = system.is_joined(rank) || (system.is_stopped(rank) && living.contains(&rank));
+        Some((rank, Wanted { address, domain, is_there }))
     };
     ranks.filter_map(want).collect()
 }
@@ -384,8 +394,10 @@ fn wanted(system: &SystemState, ranks: impl Iterator<Item = Rank>) -> BTreeMap<R
 #[cfg(test)]
 mod tests {
     use super::*;
+    use placement::{CameFrom, Target, TargetState};
     use raft::StateMachine;
     use types::{Code, Epoch, Layout};
+    use wire::control::TargetChange;
 
     fn id(n: u8) -> ContainerId {
         ContainerId::from_bytes([n; 16])
@@ -460,12 +472,9 @@ mod tests {
         assert_eq!(steps(pool.version), vec![PoolCommand::RolledBack { id: id(1), asked: Epoch(9) }]);
     }
 
-    #[test]
-    fn the_map_follows_who_is_there() {
-        let mut pool = pool();
-        let mut system = SystemState::empty();
-        let nobody = BTreeMap::new();
-        let join = |server: u8, incarnation, token: Option<u8>| SystemCommand::Join {
+    /// Server 10 and on are rank 0 and on.
+    fn join(server: u8, incarnation: u64, token: Option<u8>) -> SystemCommand {
+        SystemCommand::Join {
             server: types::ServerId::from_bytes([server; 16]),
             token: token.map(|n| wire::encoding::Bytes32([n; 32])),
             address: format!("mem://{server}"),
@@ -473,55 +482,178 @@ mod tests {
             targets: 2,
             incarnation,
             now: 1,
+        }
+    }
+
+    /// A system of `count` servers that are all there.
+    fn system_of(count: u8) -> SystemState {
+        let mut system = SystemState::empty();
+        for n in 0..count {
+            let hash = wire::encoding::Bytes32([n; 32]);
+            system.apply(SystemCommand::AddToken { hash, expires: 100, now: 1 }).unwrap();
+            system.apply(join(10 + n, 1, Some(n))).unwrap();
+        }
+        system
+    }
+
+    fn targets(change: TargetChange, rank: u32, indices: &[u32]) -> PoolCommand {
+        let indices = indices.iter().copied().map(types::TargetIndex).collect();
+        PoolCommand::ChangeTargets { change, ranks: vec![Rank(rank)], indices, force: true }
+    }
+
+    fn lose(system: &mut SystemState, rank: u32) {
+        system.apply(SystemCommand::Lost { rank: Rank(rank), incarnation: 1 }).unwrap();
+    }
+
+    #[test]
+    fn the_policy_says_whether_the_dead_are_excluded() {
+        for (policy, is_excluded) in [
+            ("exclude;rebuild", true),
+            ("exclude", true),
+            ("rebuild", false),
+            ("none", false),
+            ("delay_rebuild", false),
+        ] {
+            let (mut pool, mut system) = (pool(), system_of(2));
+            lose(&mut system, 1);
+            let values = vec![("self_heal".to_string(), policy.to_string())];
+            pool.apply(PoolCommand::SetProperties { values }).unwrap();
+            let expected = is_excluded.then_some(PoolCommand::Exclude { version: 1, ranks: vec![Rank(1)] });
+            assert_eq!(map_steps(&pool, &system, &BTreeMap::new(), true), Vec::from_iter(expected), "{policy}");
+        }
+    }
+
+    /// Of a system that is stopped as a whole nobody misses anything; of one that goes on, who is stopped does.
+    #[test]
+    fn who_is_stopped_is_excluded_when_somebody_goes_on() {
+        let (pool, mut system) = (pool(), system_of(3));
+        let stop = |ranks: &[u32]| SystemCommand::Stop { ranks: ranks.iter().copied().map(Rank).collect(), stop: true };
+        system.apply(stop(&[1])).unwrap();
+        let exclude = PoolCommand::Exclude { version: 1, ranks: vec![Rank(1)] };
+        assert_eq!(map_steps(&pool, &system, &BTreeMap::new(), true), [exclude]);
+        // Rank 2 goes on, and is not in the pool.
+        system.apply(stop(&[0])).unwrap();
+        assert_eq!(map_steps(&pool, &system, &BTreeMap::new(), true), []);
+    }
+
+    #[test]
+    fn what_an_administrator_keeps_out_does_not_come_back_by_itself() {
+        let (mut pool, mut system) = (pool(), system_of(2));
+        let nobody = BTreeMap::new();
+        pool.apply(targets(TargetChange::Exclude, 1, &[0])).unwrap();
+        assert_eq!(map_steps(&pool, &system, &nobody, true), [], "its server lives");
+        // The server dies and is back: only the other of its targets returns.
+        lose(&mut system, 1);
+        let out = PoolCommand::Exclude { version: 2, ranks: vec![Rank(1)] };
+        assert_eq!(map_steps(&pool, &system, &nobody, true), [out.clone()]);
+        pool.apply(out).unwrap();
+        system.apply(join(11, 2, None)).unwrap();
+        let back = PoolCommand::Reintegrate { version: 3, ranks: vec![Rank(1)] };
+        assert_eq!(map_steps(&pool, &system, &nobody, true), [back.clone()]);
+        pool.apply(back).unwrap();
+        let states =
+            |pool: &PoolState| pool.map().unwrap().targets()[2..].iter().map(Target::state).collect::<Vec<_>>();
+        assert_eq!(states(&pool), [TargetState::Down, TargetState::Up(CameFrom::Down)]);
+        pool.apply(targets(TargetChange::Reintegrate, 1, &[])).unwrap();
+        assert_eq!(states(&pool), [TargetState::Up(CameFrom::Down); 2]);
+    }
+
+    #[test]
+    fn a_server_that_the_row_names_is_added_and_takes_its_part_when_its_shares_are_made() {
+        let (mut pool, system) = (pool(), system_of(4));
+        let row = |servers: &[u32]| PoolRow {
+            label: "tank".into(),
+            bytes_per_target: 1,
+            phase: Phase::Ready,
+            since: 1,
+            servers: servers.iter().copied().map(Rank).collect(),
+            maker: Rank(0),
+            properties: vec![],
+            trouble: None,
         };
-        let hash = wire::encoding::Bytes32([1; 32]);
-        system.apply(join(10, 1, None)).unwrap();
-        system.apply(SystemCommand::AddToken { hash, expires: 100, now: 1 }).unwrap();
-        system.apply(join(11, 1, Some(1))).unwrap();
-        assert_eq!(map_steps(&pool, &system, &nobody), vec![]);
+        assert_eq!(added(&pool, &row(&[0, 1]), &system), None);
+        let servers = pool_servers(&system, &[Rank(3), Rank(2)]);
+        let add = added(&pool, &row(&[0, 1, 3, 2]), &system).unwrap();
+        assert_eq!(add, PoolCommand::AddServers { servers });
+        pool.apply(add.clone()).unwrap();
+        let once = pool.clone();
+        pool.apply(add).unwrap();
+        assert_eq!(pool, once, "a repeat changes nothing");
+        assert_eq!(added(&pool, &row(&[0, 1, 3, 2]), &system), None);
+        let version = pool.version;
+        let extend = |ranks: &[u32]| {
+            let ranks = ranks.iter().copied().map(Rank).collect();
+            vec![PoolCommand::Extend { version: 2, ranks }]
+        };
+        let of_a_container = followed(version, Some((Some(id(1)), "full")));
+        type Case<'a> = (Option<Followed>, Option<Followed>, Vec<PoolCommand>);
+        let cases: [Case; 5] = [
+            (None, None, vec![]),
+            (Some(followed(version - 1, None)), None, vec![]),
+            (Some(followed(version, Some((None, "full")))), Some(followed(version, None)), extend(&[2])),
+            (Some(of_a_container), None, extend(&[3])),
+            (Some(followed(version, None)), Some(followed(version + 1, None)), extend(&[3, 2])),
+        ];
+        for (number, (third, second, steps)) in cases.into_iter().enumerate() {
+            let reports =
+                [(Rank(3), third), (Rank(2), second)].into_iter().filter_map(|(r, f)| Some((r, f?))).collect();
+            assert_eq!(map_steps(&pool, &system, &reports, true), steps, "case {number}");
+        }
+        // One that an administrator excluded before it came stays new.
+        pool.apply(targets(TargetChange::Exclude, 3, &[])).unwrap();
+        let reports = BTreeMap::from([(Rank(3), followed(pool.version, None))]);
+        assert_eq!(map_steps(&pool, &system, &reports, true), []);
+    }
+
+    #[test]
+    fn the_map_follows_who_is_there() {
+        let (mut pool, mut system) = (pool(), system_of(2));
+        let nobody = BTreeMap::new();
+        assert_eq!(map_steps(&pool, &system, &nobody, true), vec![]);
         system.apply(SystemCommand::Lost { rank: Rank(1), incarnation: 1 }).unwrap();
         let exclude = PoolCommand::Exclude { version: 1, ranks: vec![Rank(1)] };
-        assert_eq!(map_steps(&pool, &system, &nobody), vec![exclude.clone()]);
+        assert_eq!(map_steps(&pool, &system, &nobody, true), vec![exclude.clone()]);
         pool.apply(exclude).unwrap();
-        assert_eq!(map_steps(&pool, &system, &nobody), vec![]);
+        assert_eq!(map_steps(&pool, &system, &nobody, true), vec![]);
         system.apply(join(11, 2, None)).unwrap();
         let back = PoolCommand::Reintegrate { version: 2, ranks: vec![Rank(1)] };
-        assert_eq!(map_steps(&pool, &system, &nobody), vec![back.clone()]);
+        assert_eq!(map_steps(&pool, &system, &nobody, true), vec![back.clone()]);
         pool.apply(back).unwrap();
-        let said =
-            |filled: &[u32]| BTreeMap::from([(Rank(1), Followed { filled: filled.to_vec(), ..Followed::default() })]);
+        let full = |versions: &[u32]| {
+            let filling = |&version| wire::peer::Filling { version, ..wire::peer::Filling::default() };
+            Followed { filling: versions.iter().map(filling).collect(), ..Followed::default() }
+        };
+        let said = |versions: &[u32]| BTreeMap::from([(Rank(1), full(versions))]);
         for not_all in [nobody, said(&[]), said(&[3, 2]), said(&[2, 2])] {
-            assert_eq!(map_steps(&pool, &system, &not_all), vec![]);
+            assert_eq!(map_steps(&pool, &system, &not_all, true), vec![]);
         }
         let whole = PoolCommand::Reintegrated { version: 3, ranks: vec![Rank(1)] };
-        assert_eq!(map_steps(&pool, &system, &said(&[3, 3])), vec![whole.clone()]);
+        assert_eq!(map_steps(&pool, &system, &said(&[3, 3]), true), vec![whole.clone()]);
         // One that was out before may lack what the one that left last has, and waits for it.
         let out = |version, rank| PoolCommand::Exclude { version, ranks: vec![Rank(rank)] };
         let back = |version, rank| PoolCommand::Reintegrate { version, ranks: vec![Rank(rank)] };
-        let by_both = |n: u32| -> BTreeMap<_, _> {
-            (0..2).map(|rank| (Rank(rank), Followed { filled: vec![n; 2], ..Followed::default() })).collect()
-        };
+        let by_both = |n: u32| -> BTreeMap<_, _> { (0..2).map(|rank| (Rank(rank), full(&[n; 2]))).collect() };
         let mut other = pool.clone();
         other.apply(out(3, 0)).unwrap();
         system.apply(SystemCommand::Lost { rank: Rank(0), incarnation: 1 }).unwrap();
-        assert_eq!(map_steps(&other, &system, &by_both(4)), vec![]);
+        assert_eq!(map_steps(&other, &system, &by_both(4), false), vec![]);
         system.apply(join(10, 2, None)).unwrap();
         other.apply(back(4, 0)).unwrap();
         let first = PoolCommand::Reintegrated { version: 5, ranks: vec![Rank(0)] };
-        assert_eq!(map_steps(&other, &system, &by_both(5)), vec![first.clone()]);
+        assert_eq!(map_steps(&other, &system, &by_both(5), false), vec![first.clone()]);
         other.apply(first).unwrap();
         let second = PoolCommand::Reintegrated { version: 6, ranks: vec![Rank(1)] };
-        assert_eq!(map_steps(&other, &system, &by_both(6)), vec![second]);
+        assert_eq!(map_steps(&other, &system, &by_both(6), false), vec![second]);
         // One that left on its way in did not serve then, and waits for the one that did.
         let mut twice = pool.clone();
         twice.apply(out(3, 0)).unwrap();
         twice.apply(out(4, 1)).unwrap();
         twice.apply(back(5, 1)).unwrap();
-        assert_eq!(map_steps(&twice, &system, &by_both(6)), vec![back(6, 0)]);
+        assert_eq!(map_steps(&twice, &system, &by_both(6), false), vec![back(6, 0)]);
         twice.apply(back(6, 0)).unwrap();
         let first = PoolCommand::Reintegrated { version: 7, ranks: vec![Rank(0)] };
-        assert_eq!(map_steps(&twice, &system, &by_both(7)), vec![first]);
+        assert_eq!(map_steps(&twice, &system, &by_both(7), false), vec![first]);
         pool.apply(whole).unwrap();
-        assert_eq!(map_steps(&pool, &system, &said(&[4, 4])), vec![]);
+        assert_eq!(map_steps(&pool, &system, &said(&[4, 4]), true), vec![]);
     }
 }

@@ -24,6 +24,7 @@
 //! # Not here
 //! Consensus itself (`raft`); who lives (`net::membership`); access control.
 
+mod administer;
 mod agent;
 mod answers;
 mod containers;
@@ -31,6 +32,7 @@ mod control;
 mod driver;
 #[cfg(test)]
 mod golden;
+mod healing;
 pub mod identity;
 mod life;
 mod peers;
@@ -39,8 +41,10 @@ mod pools;
 mod resize;
 mod route;
 mod slot;
+mod spread;
 pub mod state;
 pub mod system;
+mod targets;
 
 use std::cell::{Cell, RefCell};
 use std::collections::BTreeMap;
@@ -127,6 +131,8 @@ pub struct Service {
     followed: Cell<u64>,
     /// Who lives, as far as this server heard.
     life: life::Heard,
+    /// What a look at all groups of a pool found last.
+    served: Cell<Option<healing::Served>>,
     tasks: RefCell<rt::TaskSet>,
 }
 
@@ -199,6 +205,7 @@ impl Service {
             is_current: Cell::new(false),
             followed: Cell::new(0),
             life: life::Heard::default(),
+            served: Cell::new(None),
             tasks: RefCell::default(),
         });
         let tasks = Tasks(Rc::clone(&service));

@@ -12,6 +12,7 @@ use raft::{
 };
 use tokio::sync::{Mutex, Notify};
 use types::{Code, ContainerId, Error, Rank};
+use wire::peer::Filling;
 
 use super::peers::{GroupPeers, Peers};
 
@@ -26,10 +27,17 @@ const LAG_MAX: u64 = 64;
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub(super) struct Followed {
     pub(super) version: u64,
-    /// For which version of the pool's map each of its targets has all that it is to have, while something is on its way.
-    pub(super) filled: Vec<u32>,
+    /// How far each of its targets has got with what it is to have, while something is on its way.
+    pub(super) filling: Vec<Filling>,
     /// What stood in its way: with a container, or with all of it.
     pub(super) trouble: Vec<(Option<ContainerId>, Error)>,
+}
+
+impl Followed {
+    /// All its targets have what they are to have by that version of the pool's map.
+    pub(super) fn is_full(&self, version: u32) -> bool {
+        !self.filling.is_empty() && self.filling.iter().all(|filling| filling.version == version)
+    }
 }
 
 /// A replica, the lock of its one change at a time, and the reports of those who follow it.

@@ -139,7 +139,10 @@ fn place_of(request: &Request) -> Result<Place, Error> {
 
 impl Handler for Target {
     async fn handle(self: Rc<Self>, request: Request) -> Result<Reply, Error> {
-        self.upkeep.served();
+        // Nothing has to make way for rebuilding.
+        if !matches!(request.opcode, Opcode::Copy | Opcode::CopyDigest | Opcode::CopyList) {
+            self.upkeep.served();
+        }
         match request.opcode {
             Opcode::Echo => return Ok(Reply { body: request.body, bulk: request.bulk }),
             Opcode::Fetch => return self.fetch(request).await,

@@ -9,6 +9,7 @@ use std::time::Duration;
 use media::DeviceWatch;
 use tokio::sync::{mpsc, oneshot};
 use types::{Code, ContainerId, Epoch, Error, PoolId, Span, TargetIndex};
+use wire::peer::Filling;
 
 pub use super::group::PoolView;
 pub use super::resize::ResizeReport;
@@ -40,10 +41,10 @@ pub enum Order {
         view: PoolView,
         done: Done<()>,
     },
-    /// For which version of a pool's map the target has all that it is to have; zero for none.
-    Filled {
+    /// How far the target has got with what it is to have of a pool.
+    Filling {
         pool: PoolId,
-        done: Done<u32>,
+        done: Done<Filling>,
     },
     PoolSpace {
         id: PoolId,
@@ -86,6 +87,11 @@ pub enum Order {
     /// Gives the data region so many bytes, in time. Another size, asked for later, takes its place.
     Resize {
         bytes: u64,
+        done: Done<()>,
+    },
+    /// Whether the target answers whoever is linked to it. One that does not keeps its store open, and carries out orders.
+    SetServing {
+        is_serving: bool,
         done: Done<()>,
     },
     /// A connection that said hello to this target; it is served here from now on.

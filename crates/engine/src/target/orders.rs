@@ -22,13 +22,14 @@ impl Target {
         incarnation: u64,
     ) {
         let mut links = rt::TaskSet::new();
+        let mut is_serving = true;
         // A caller that no longer waits for an answer is no reason to stop: `send` may fail.
         while let Some(order) = orders.recv().await {
             match order {
                 Order::SetPool { id, share, done } => drop(done.send(self.set_pool(id, share).await)),
                 Order::DestroyPool { id, done } => drop(done.send(self.destroy_pool(id).await)),
                 Order::SetMap { pool, view, done } => drop(done.send(self.set_map(pool, view))),
-                Order::Filled { pool, done } => drop(done.send(Ok(self.filled(pool)))),
+                Order::Filling { pool, done } => drop(done.send(Ok(self.filling(pool)))),
                 Order::PoolSpace { id, done } => drop(done.send(self.pool_space(id))),
                 Order::CreateContainer { pool, id, done } => drop(done.send(self.create_container(pool, id).await)),
                 Order::DestroyContainer { id, done } => drop(done.send(self.destroy_container(id).await)),
@@ -40,6 +41,19 @@ impl Target {
                 Order::Storage { done } => drop(done.send(Ok(self.storage()))),
                 Order::MayResize { bytes, done } => drop(done.send(self.may_resize(bytes).await)),
                 Order::Resize { bytes, done } => drop(done.send(self.resize(bytes))),
+                Order::SetServing { is_serving: wanted, done } => {
+                    is_serving = wanted;
+                    if !is_serving {
+                        // To who is linked it is as if the server went: a repeat elsewhere, or later, finds what was done.
+                        links.abort_all();
+                    }
+                    drop(done.send(Ok(())));
+                }
+                Order::Serve { incoming } if !is_serving => {
+                    let stopped = Error::new(Code::ShuttingDown, format!("target {} was stopped", self.index));
+                    links
+                        .spawn_local(incoming.refuse(stopped.remedy("let its server serve again: `dmg system start`")));
+                }
                 Order::Serve { incoming } => {
                     links.spawn_local(net::serve(incoming, limits, incarnation, self.clone()));
                 }

@@ -174,6 +174,16 @@ impl Target {
         rt::sleep(owed.min(REST_MAX)).await;
     }
 
+    /// Lets requests go first after work that took `spent`, if any came since the last time (`seen` counts them): half of
+    /// the time is theirs.
+    pub(super) async fn give_way(&self, spent: Duration, seen: &mut u64) {
+        let served = self.upkeep.served.get();
+        match std::mem::replace(seen, served) == served {
+            true => rt::yield_now().await,
+            false => rt::sleep(spent.clamp(REST_MIN, REST_MAX)).await,
+        }
+    }
+
     /// Does all upkeep that can be done now, for a request that found no room; true when it did something.
     ///
     /// # Errors

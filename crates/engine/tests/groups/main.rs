@@ -1,5 +1,7 @@
 //! Placement groups on simulated servers: leaders die, links lose and repeat, maps change; nothing acknowledged is lost.
 
+// Where checkers live; `sim` is above this crate.
+#[path = "../../../sim/src/history.rs"]
 mod history;
 mod rig;
 

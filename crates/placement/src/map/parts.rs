@@ -114,7 +114,9 @@ fn is_possible(standing: Standing) -> bool {
         TargetState::Up(CameFrom::New) => left == 0 && joined == since,
         TargetState::UpIn => left == 0 && was_in,
         TargetState::Down | TargetState::Drain => left == since && was_in,
-        TargetState::DownOut | TargetState::Up(CameFrom::Down | CameFrom::DownOut) => {
+        TargetState::Away
+        | TargetState::DownOut
+        | TargetState::Up(CameFrom::Down | CameFrom::Away | CameFrom::DownOut) => {
             (1..=since).contains(&left) && was_in && joined <= left
         }
     }
@@ -198,7 +200,7 @@ mod tests {
                     0 => standing.since = value,
                     1 => standing.left = value,
                     2 => standing.joined = value,
-                    3 => standing.state = TargetState::ALL[below(8) as usize],
+                    3 => standing.state = TargetState::ALL[below(10) as usize],
                     4 => *standing = Standing { since: value, state: TargetState::Down, left: value, joined: 1 },
                     5 => *standing = Standing { since: value, state: TargetState::DownOut, left: value, joined: 1 },
                     6 => *standing = Standing { since: value, state: TargetState::New, left: 0, joined: 0 },

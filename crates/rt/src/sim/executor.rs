@@ -283,6 +283,16 @@ impl Sim {
     }
 
     fn poll_task(&self, id: u64) {
+        let place = self.local.tasks.borrow().get(&id).map(|task| task.place);
+        if let Some(place) = place {
+            let mut world = self.shared.world();
+            let node = world.node_mut(place.node);
+            if node.is_paused {
+                // It stays ready, and so is not noted a second time.
+                node.waiting.push(id);
+                return;
+            }
+        }
         let Some((mut future, wake, place)) = self.local.tasks.borrow_mut().get_mut(&id).and_then(|task| {
             task.wake.is_ready.store(false, Relaxed);
             Some((task.future.take()?, Arc::clone(&task.wake), task.place))

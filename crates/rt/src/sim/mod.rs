@@ -196,6 +196,8 @@ impl Sim {
             let state = world.node_mut(node);
             state.is_up = false;
             state.life += 1;
+            state.is_paused = false;
+            state.waiting.clear();
             state.disk.unlock_all();
             state.disk.recorder = None;
             net::node_stops(&mut world, node, end);
@@ -210,16 +212,39 @@ impl Sim {
         self.spawn_on(node, future)
     }
 
+    /// Stops the processes of `node` where they are (SIGSTOP): none of its tasks is run until [`Sim::resume`], while its
+    /// timers run out, its disks finish what they have, and frames arrive and wait.
+    pub fn pause(&self, node: NodeId) {
+        self.shared.world().node_mut(node).is_paused = true;
+    }
+
+    /// Lets a node that was paused go on. Nothing, for any other.
+    pub fn resume(&self, node: NodeId) {
+        let waiting = {
+            let mut world = self.shared.world();
+            let node = world.node_mut(node);
+            node.is_paused = false;
+            std::mem::take(&mut node.waiting)
+        };
+        self.shared.ready.lock().expect("pushing a number does not panic").extend(waiting);
+    }
+
     pub fn is_up(&self, node: NodeId) -> bool {
         self.shared.world().node_mut(node).is_up
     }
 
     /// Cuts all links between two nodes, both ways: frames are silently lost. Links survive.
     pub fn partition(&self, a: NodeId, b: NodeId) {
-        self.shared.world().net.partition(a, b);
+        self.cut(a, b);
+        self.cut(b, a);
     }
 
-    /// Ends a partition.
+    /// Cuts one way of all links between two nodes: what `to` sends still arrives at `from`.
+    pub fn cut(&self, from: NodeId, to: NodeId) {
+        self.shared.world().net.cut(from, to);
+    }
+
+    /// Ends a partition, or what is cut of it.
     pub fn heal(&self, a: NodeId, b: NodeId) {
         self.shared.world().net.heal(a, b);
     }

@@ -49,8 +49,8 @@ pub(super) struct Net {
     /// The node that last listened to a name: where to knock.
     homes: BTreeMap<String, NodeId>,
     pipes: BTreeMap<u64, Pipe>,
-    /// Pairs in ascending order.
-    partitions: BTreeSet<(NodeId, NodeId)>,
+    /// Ways on which nothing arrives: from, to.
+    cuts: BTreeSet<(NodeId, NodeId)>,
     trash: Vec<Frame>,
     links_made: u64,
     listeners_made: u64,
@@ -111,16 +111,17 @@ impl Pipe {
 }
 
 impl Net {
-    pub(super) fn partition(&mut self, a: NodeId, b: NodeId) {
-        self.partitions.insert((a.min(b), a.max(b)));
+    pub(super) fn cut(&mut self, from: NodeId, to: NodeId) {
+        self.cuts.insert((from, to));
     }
 
     pub(super) fn heal(&mut self, a: NodeId, b: NodeId) {
-        self.partitions.remove(&(a.min(b), a.max(b)));
+        self.cuts.remove(&(a, b));
+        self.cuts.remove(&(b, a));
     }
 
     pub(super) fn heal_all(&mut self) {
-        self.partitions.clear();
+        self.cuts.clear();
     }
 
     /// Frames that have perished, to be dropped outside the lock.
@@ -128,8 +129,8 @@ impl Net {
         std::mem::take(&mut self.trash)
     }
 
-    fn is_cut(&self, a: NodeId, b: NodeId) -> bool {
-        self.partitions.contains(&(a.min(b), a.max(b)))
+    fn is_cut(&self, from: NodeId, to: NodeId) -> bool {
+        self.cuts.contains(&(from, to))
     }
 }
 
@@ -256,7 +257,7 @@ fn knock(
     });
     let at = world.peek_now() + delay(&mut world, server_node, client.node);
     world.call_at(at, move |shared| {
-        let is_lost = shared.world().net.is_cut(client.node, server_node);
+        let is_lost = shared.world().net.is_cut(server_node, client.node);
         if (is_lost || answer.send(link).is_err())
             && let Some(link) = link
         {
@@ -427,7 +428,11 @@ fn tell(world: &mut World, at: u64, id: u64, side: Side) {
     world.call_at(at, move |shared| {
         let mut world = shared.world();
         let Some(pipe) = world.net.pipes.get(&id) else { return };
-        let (from, to) = (pipe.from, pipe.to);
+        // The news of an end goes the way of the frames, or back to who sends them.
+        let (from, to) = match side {
+            Side::Receiver => (pipe.from, pipe.to),
+            Side::Sender => (pipe.to, pipe.from),
+        };
         if world.net.is_cut(from.node, to.node) {
             let again = world.peek_now() + RESEND_NANOS;
             return tell(&mut world, again, id, side);

@@ -58,6 +58,9 @@ pub(super) struct Node {
     pub(super) is_up: bool,
     /// Grows with each crash; what was made in an earlier life is dead.
     pub(super) life: u32,
+    pub(super) is_paused: bool,
+    /// Tasks that would run if it were not paused.
+    pub(super) waiting: Vec<u64>,
     pub(super) skew_micros: i64,
     pub(super) disk: NodeDisk,
 }
@@ -115,7 +118,15 @@ impl World {
         let found = self.nodes.iter().position(|node| node.name == name);
         let index = found.unwrap_or_else(|| {
             let disk = NodeDisk::new(Volume::new(self.config.disk_bytes));
-            self.nodes.push(Node { name: name.to_owned(), is_up: true, life: 0, skew_micros: 0, disk });
+            self.nodes.push(Node {
+                name: name.to_owned(),
+                is_up: true,
+                life: 0,
+                is_paused: false,
+                waiting: Vec::new(),
+                skew_micros: 0,
+                disk,
+            });
             self.nodes.len() - 1
         });
         NodeId(u32::try_from(index).expect("a simulation has a handful of nodes"))

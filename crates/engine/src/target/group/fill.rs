@@ -1,16 +1,21 @@
 //! Getting what the map says this target is to have, and it has not: group by group, from their leaders.
 //!
-//! One task a pool, for the life of the target. It does its work for one version of the map after the other, and says for
-//! which all is here ([`Target::filled`]); the service asks, and lets the target serve again.
+//! One task a pool, for the life of the target. It is the same work whatever it is for: this target stands in for one
+//! that failed, it comes back, it is new, or another drains. It does it for one version of the map after the other,
+//! and says for which all is here ([`Target::filling`]); the service asks, and finishes what is under way.
+//!
+//! A group that nobody serves is not filled: what it has waits for who had it last. The service knows of that.
 
 use std::cell::{Cell, RefCell};
 use std::collections::BTreeMap;
 use std::collections::btree_map::Entry;
 use std::rc::Rc;
+use std::time::Duration;
 
 use rt::disk::IoBuf;
 use types::{Code, ContainerId, Epoch, Error, PoolId};
 use wire::copy::{CopyDigestRequest, CopyDigestResponse, CopyListRequest, CopyListResponse, CopyRequest, CopyResponse};
+use wire::peer::Filling;
 use wire::{Opcode, Wire};
 
 use super::view::View;
@@ -20,15 +25,42 @@ use crate::target::rebuild::{Pulled, Source};
 
 /// Groups that are looked at in one step.
 const GROUPS_AT_ONCE: usize = 64;
+/// Groups that are known to be missing at a time: more are asked for when these are here.
+const MISSING_MAX: usize = 64 << 10;
 
 /// How far a pool's groups are here.
 #[derive(Default)]
 pub(super) struct Fill {
-    /// The version of the map for which all is here.
-    version: Cell<u32>,
-    /// Groups that came whole, and since when their reign was.
+    /// Groups that came whole, and the version since which this target had been a member of them: as long as it is one
+    /// without a break, it gets whatever comes.
     done: RefCell<BTreeMap<(ContainerId, u32), u32>>,
-    pulled: Cell<Pulled>,
+    progress: Cell<Filling>,
+}
+
+/// A group that is to come from who leads it.
+struct Missing {
+    leader: Peer,
+    container: ContainerId,
+    number: u32,
+}
+
+impl Fill {
+    fn came(&self, pulled: Pulled, spent: Duration) {
+        let Filling { version, groups, left, records, bytes, spent_ms } = self.progress.get();
+        self.progress.set(Filling {
+            version,
+            groups: groups + 1,
+            left: left.saturating_sub(1),
+            records: records + pulled.records,
+            bytes: bytes + pulled.bytes,
+            spent_ms: spent_ms + spent.as_millis() as u64,
+        });
+    }
+
+    /// All is here by a version of the map.
+    fn is_full(&self, version: u32) {
+        self.progress.set(Filling { version, left: 0, ..self.progress.get() });
+    }
 }
 
 /// Who leads a group, as a source.
@@ -60,9 +92,9 @@ impl Leader<'_> {
 }
 
 impl Target {
-    /// The version of a pool's map for which this target has all that it is to have; zero for none.
-    pub(in crate::target) fn filled(&self, pool: PoolId) -> u32 {
-        self.groups.fills.borrow().get(&pool).map_or(0, |fill| fill.version.get())
+    /// How far this target has got with what it is to have of a pool.
+    pub(in crate::target) fn filling(&self, pool: PoolId) -> Filling {
+        self.groups.fills.borrow().get(&pool).map_or_else(Filling::default, |fill| fill.progress.get())
     }
 
     /// Begins to fill, the first time that there is a map.
@@ -77,18 +109,12 @@ impl Target {
         loop {
             let mapped = self.groups.mapped.notified();
             let Some(view) = self.groups.view(pool) else { return };
-            if fill.version.get() == view.version() {
+            if fill.progress.get().version == view.version() {
                 mapped.await;
                 continue;
             }
             match self.fill_once(&view, pool, &fill).await {
-                Ok(()) => {
-                    if !view.is_settled() {
-                        let Pulled { records, bytes } = fill.pulled.take();
-                        tracing::info!(target_index = %self.index, %pool, records, bytes, "all that it is to have is here");
-                    }
-                    fill.version.set(view.version());
-                }
+                Ok(()) => fill.is_full(view.version()),
                 Err(error) => {
                     tracing::debug!(target_index = %self.index, %pool, %error, "not all that it is to have is here yet");
                     // With the next map, or after a while.
@@ -101,13 +127,33 @@ impl Target {
     /// Gets all that is missing by one map.
     async fn fill_once(self: &Rc<Self>, view: &View, pool: PoolId, fill: &Fill) -> Result<(), Error> {
         if view.is_settled() {
+            let Filling { groups, records, bytes, .. } = fill.progress.take();
+            if groups > 0 {
+                tracing::info!(target_index = %self.index, %pool, groups, records, bytes, "all that it is to have is here");
+            }
             fill.done.borrow_mut().clear();
             return self.drop_strangers(view, pool).await;
         }
-        // Who stands in for one that is down gets what is written, and no more: that one is expected back.
-        if !view.is_coming() {
-            return Ok(());
+        loop {
+            let missing = self.missing(view, pool, fill).await?;
+            fill.progress.set(Filling { left: missing.len() as u64, ..fill.progress.get() });
+            if missing.is_empty() {
+                return Ok(());
+            }
+            for Missing { leader: peer, container, number } in missing {
+                // Another map may give it to somebody else, or have it led by somebody else.
+                if self.groups.view(pool).is_none_or(|newest| newest.version() != view.version()) {
+                    return Err(Error::new(Code::Again, "the pool map has changed"));
+                }
+                self.fill_group(&Leader { target: self, view, peer }, container, number, fill).await?;
+            }
         }
+    }
+
+    /// Groups that this target is to have and has not, by what their leaders say that they have. Not more than a bound;
+    /// none, if there are none.
+    async fn missing(self: &Rc<Self>, view: &View, pool: PoolId, fill: &Fill) -> Result<Vec<Missing>, Error> {
+        let mut missing = Vec::new();
         for peer in view.others() {
             let leader = Leader { target: self, view, peer };
             let mut after = None;
@@ -115,18 +161,30 @@ impl Target {
                 let list = CopyListRequest { pool, map_version: view.version(), after };
                 let (found, _) = leader.ask::<CopyListResponse>(Opcode::CopyList, list.to_bytes()).await?;
                 for (container, number) in found.groups {
-                    self.fill_group(&leader, container, number, fill).await?;
+                    if self.is_missing(view, peer, (container, number), fill)? {
+                        missing.push(Missing { leader: peer, container, number });
+                    }
                 }
                 if found.next.is_some() && found.next <= after {
                     return Err(Error::new(Code::Protocol, format!("the list of {peer} does not lead any further")));
                 }
                 after = found.next;
-                if after.is_none() {
+                if after.is_none() || missing.len() >= MISSING_MAX {
                     break;
                 }
             }
+            if missing.len() >= MISSING_MAX {
+                break;
+            }
         }
-        Ok(())
+        Ok(missing)
+    }
+
+    fn is_missing(&self, view: &View, leader: Peer, key: (ContainerId, u32), fill: &Fill) -> Result<bool, Error> {
+        let reign = view.reign(key.1)?;
+        let Some(since) = reign.member_since(view.me) else { return Ok(false) };
+        let is_mine = !reign.whole.contains(&view.me);
+        Ok(reign.leader == Some(leader) && is_mine && fill.done.borrow().get(&key) != Some(&since))
     }
 
     /// Drops the data of groups that others have, and this target is no member of any more: it stood in for somebody.
@@ -161,19 +219,14 @@ impl Target {
         number: u32,
         fill: &Fill,
     ) -> Result<(), Error> {
-        let (view, key) = (leader.view, (container, number));
-        let reign = view.reign(number)?;
-        let is_mine = reign.has(view.me) && !reign.whole.contains(&view.me);
-        if reign.leader != Some(leader.peer) || !is_mine || fill.done.borrow().get(&key) == Some(&reign.since) {
-            return Ok(());
-        }
+        let began = rt::now();
+        let since = leader.view.reign(number)?.member_since(leader.view.me);
         // What is here is of another time: others may have given up parts of it. What comes as a change meanwhile, the
         // leader has, too.
         self.drop_whole(container, number).await?;
-        let Pulled { records, bytes } = self.pull(leader, container, number, Epoch::ZERO).await?;
-        let before = fill.pulled.get();
-        fill.pulled.set(Pulled { records: before.records + records, bytes: before.bytes + bytes });
-        fill.done.borrow_mut().insert(key, reign.since);
+        let pulled = self.pull(leader, container, number, Epoch::ZERO).await?;
+        fill.came(pulled, began.elapsed());
+        fill.done.borrow_mut().extend(since.map(|since| ((container, number), since)));
         Ok(())
     }
 }

@@ -5,7 +5,7 @@ use std::collections::BTreeMap;
 use std::rc::Rc;
 
 use net::Address;
-use placement::{GroupNumber, Layout, PoolMap, TargetState};
+use placement::{GroupNumber, Layout, PoolMap};
 use types::{Code, Error, Rank, TargetIndex};
 
 use crate::replication::{Peer, Seat};
@@ -35,7 +35,12 @@ pub(super) struct Reign {
 
 impl Reign {
     pub(super) fn has(&self, peer: Peer) -> bool {
-        self.seats.iter().any(|seat| seat.peer == peer)
+        self.member_since(peer).is_some()
+    }
+
+    /// The version since which a target has been a member without a break; zero: as long as the map can tell.
+    pub(super) fn member_since(&self, peer: Peer) -> Option<u32> {
+        self.seats.iter().find(|seat| seat.peer == peer).map(|seat| seat.since)
     }
 }
 
@@ -62,17 +67,9 @@ impl View {
         self.layout.map().targets().len() > 1
     }
 
-    /// All targets are in service, or out: nothing has to be brought anywhere.
+    /// Nothing is on its way from anybody to anybody.
     pub(super) fn is_settled(&self) -> bool {
-        let at_rest = |state| matches!(state, TargetState::UpIn | TargetState::DownOut | TargetState::New);
-        self.layout.map().targets().iter().all(|target| at_rest(target.state()))
-    }
-
-    /// This target is on its way in.
-    pub(super) fn is_coming(&self) -> bool {
-        let map = self.layout.map();
-        let mine = map.position(self.me.rank, self.me.target).and_then(|at| map.targets().get(at as usize));
-        mine.is_some_and(|target| matches!(target.state(), TargetState::Up(_)))
+        !self.layout.map().targets().iter().any(|target| target.state().in_change())
     }
 
     /// Other targets that are in service.

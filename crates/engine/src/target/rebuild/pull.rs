@@ -85,8 +85,9 @@ impl Target {
         pulled: &mut Pulled,
     ) -> Result<Attempt, Error> {
         let (mut holds, mut closed) = (None, None);
-        let mut after = Bytes(Vec::new());
+        let (mut after, mut seen) = (Bytes(Vec::new()), 0);
         loop {
+            let began = rt::now();
             let own = self.hold(container)?;
             let asked = after.clone();
             let (part, bulk) = source.copy(CopyRequest { container, group, map_version: 0, since, after }).await?;
@@ -102,6 +103,7 @@ impl Target {
                 return Ok(Attempt::Complete(closed));
             }
             after = part.next;
+            self.give_way(began.elapsed(), &mut seen).await;
         }
     }
 

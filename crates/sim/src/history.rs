@@ -1,4 +1,6 @@
 //! What clients saw of single keys, and whether one after another can explain it.
+//!
+//! The tests of placement groups (`engine/tests/groups`) include this file: they lie below this crate.
 
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -16,7 +18,8 @@ pub struct Event {
 #[derive(Clone, Debug, PartialEq, Eq)]
 enum What {
     Read(Option<String>),
-    Write(String),
+    /// `None`: a removal.
+    Write(Option<String>),
 }
 
 impl Event {
@@ -24,8 +27,8 @@ impl Event {
         Event { began, ended: Some(rt::now()), what: What::Read(value) }
     }
 
-    pub fn write(began: Instant, value: String, is_known: bool) -> Event {
-        Event { began, ended: is_known.then(rt::now), what: What::Write(value) }
+    pub fn write(began: Instant, value: impl Into<Option<String>>, is_known: bool) -> Event {
+        Event { began, ended: is_known.then(rt::now), what: What::Write(value.into()) }
     }
 }
 
@@ -71,8 +74,8 @@ fn is_linearizable(events: &[Event]) -> bool {
             if first_end.is_some_and(|end| event.began > end) {
                 continue;
             }
-            let value = last.map(|at: usize| match &events[at].what {
-                What::Write(value) => value.as_str(),
+            let value = last.and_then(|at: usize| match &events[at].what {
+                What::Write(value) => value.as_deref(),
                 What::Read(_) => unreachable!("a write came last"),
             });
             match &event.what {
@@ -91,8 +94,9 @@ fn the_checker_finds_what_no_order_explains() {
     let write = |value: &str, from, to: Option<u64>| Event {
         began: at(from),
         ended: to.map(at),
-        what: What::Write(value.into()),
+        what: What::Write(Some(value.into())),
     };
+    let remove = |from, to| Event { began: at(from), ended: Some(at(to)), what: What::Write(None) };
     let read = |value: Option<&str>, from, to| Event {
         began: at(from),
         ended: Some(at(to)),
@@ -102,6 +106,8 @@ fn the_checker_finds_what_no_order_explains() {
     assert!(!is_linearizable(&[write("a", 1, Some(2)), read(None, 3, 4)]), "lost");
     assert!(is_linearizable(&[write("a", 1, None), read(None, 3, 4), read(Some("a"), 5, 6)]));
     assert!(!is_linearizable(&[write("a", 1, None), read(Some("a"), 3, 4), read(None, 5, 6)]), "back again");
+    assert!(is_linearizable(&[write("a", 1, Some(2)), remove(3, 4), read(None, 5, 6)]));
+    assert!(!is_linearizable(&[write("a", 1, Some(2)), remove(3, 4), read(Some("a"), 5, 6)]), "not removed");
     let both = [write("a", 1, Some(9)), write("b", 1, Some(9))];
     let reads = |first, second| [read(Some(first), 2, 3), read(Some(second), 10, 11)];
     assert!(is_linearizable(&[&both[..], &reads("a", "b")].concat()));

@@ -1,0 +1,45 @@
+//! What campaigns found, each with its story.
+
+use std::time::Duration;
+
+use client::{ContainerSpec, ObjectClass, ObjectType};
+use rt::sim::{Sim, SimConfig};
+use sim::cluster::Cluster;
+
+/// A server that had just started, and did not know its pool's map yet, took a write of an object with three copies for one of
+/// a pool without copies: it acknowledged what it alone had. Its data gave way to that of the others, who had gone on
+/// without it, and the write was gone. Seeds 0 and 2 of `k2_all_or_none` showed it. Now it waits for the map.
+#[test]
+fn a_server_that_has_no_map_yet_acknowledges_nothing_alone() {
+    let sim = Sim::new(SimConfig { time_limit: Duration::from_secs(900), ..SimConfig::seeded(2) });
+    sim.run(async {
+        let sim = rt::sim::current();
+        let cluster = Cluster::form(3).await;
+        let system = cluster.connect(Duration::from_secs(60)).await;
+        system.create_pool("tank", 3 * (200 << 20), Vec::new()).await.unwrap();
+        let pool = system.pool("tank").await.unwrap();
+        let spec = ContainerSpec { properties: vec![("rd_fac".into(), "2".into())], ..ContainerSpec::labelled("box") };
+        pool.create_container(spec).await.unwrap();
+        let container = pool.container("box").await.unwrap();
+        let class: ObjectClass = "RP_3GX".parse().unwrap();
+        let kv = container.kv(container.new_object(ObjectType::KvHashed, Some(class)).await.unwrap());
+        kv.put("first", b"1").await.unwrap();
+        rt::sleep(Duration::from_secs(10)).await;
+        // It comes back and hears nobody: not the map, nor that it was excluded. The client still goes by the old map.
+        cluster.crash(2);
+        [0, 1].iter().for_each(|other| sim.partition(cluster.node(2), cluster.node(*other)));
+        cluster.restart(2).await;
+        for n in 0..30u64 {
+            kv.put(n, &n.to_le_bytes()).await.unwrap();
+        }
+        sim.heal_all();
+        let begun = rt::now();
+        while system.pool_info("tank").await.unwrap().disabled_targets > 0 {
+            assert!(begun.elapsed() < Duration::from_secs(120), "it does not come back");
+            rt::sleep(Duration::from_millis(200)).await;
+        }
+        for n in 0..30u64 {
+            assert_eq!(kv.get(n).await.unwrap().as_deref(), Some(&n.to_le_bytes()[..]), "K1: key {n}");
+        }
+    });
+}
