@@ -1,5 +1,7 @@
 //! Options and argument forms that commands share.
 
+use std::collections::BTreeSet;
+use std::fmt;
 use std::path::PathBuf;
 use std::str::FromStr;
 
@@ -95,9 +97,91 @@ impl FromStr for Names {
     }
 }
 
+/// Numbers of ranks or targets: `2,5-7`. Each once, in their order.
+#[derive(Clone, Debug, PartialEq)]
+pub(crate) struct Numbers(pub(crate) Vec<u32>);
+
+/// Most numbers that one command names: a slip of the hand (`1-4000000000`) is no list.
+const NUMBERS_MAX: u32 = 65_536;
+
+impl FromStr for Numbers {
+    type Err = String;
+
+    fn from_str(text: &str) -> Result<Numbers, String> {
+        let wrong = || format!("'{text}' is no list of numbers; write 2,5-7");
+        let mut numbers = BTreeSet::new();
+        for part in text.split(',') {
+            let (first, last) = part.split_once('-').unwrap_or((part, part));
+            let (first, last): (u32, u32) =
+                (first.trim().parse().map_err(|_| wrong())?, last.trim().parse().map_err(|_| wrong())?);
+            if last < first || last - first >= NUMBERS_MAX {
+                return Err(wrong());
+            }
+            numbers.extend(first..=last);
+        }
+        Ok(Numbers(numbers.into_iter().collect()))
+    }
+}
+
+impl fmt::Display for Numbers {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.pad(&self.0.iter().map(ToString::to_string).collect::<Vec<_>>().join(", "))
+    }
+}
+
+/// What a server logs: `LEVEL[,module=LEVEL...]`, kept in `tracing`'s words. Upstream's levels between are taken for the next
+/// coarser one here.
+#[derive(Clone, Debug, PartialEq)]
+pub(crate) struct LogMasks(pub(crate) String);
+
+impl FromStr for LogMasks {
+    type Err = String;
+
+    fn from_str(text: &str) -> Result<LogMasks, String> {
+        let level = |word: &str| {
+            Ok(match word.to_ascii_uppercase().as_str() {
+                "EMRG" | "EMIT" | "ALRT" | "CRIT" | "ERR" | "ERROR" => "error",
+                "WARN" => "warn",
+                "NOTE" | "INFO" => "info",
+                "DBUG" | "DEBUG" => "debug",
+                "TRACE" => "trace",
+                "OFF" => "off",
+                _ => return Err(format!("'{word}' is no level: ERR, WARN, INFO, DEBUG, TRACE or OFF")),
+            })
+        };
+        let is_name =
+            |name: &str| !name.is_empty() && name.chars().all(|c| c.is_ascii_alphanumeric() || "_:".contains(c));
+        let mask = |part: &str| match part.trim().split_once('=') {
+            None => level(part.trim()).map(str::to_string),
+            Some((module, word)) if is_name(module) => Ok(format!("{module}={}", level(word)?)),
+            Some((module, _)) => Err(format!("'{module}' is no module; write LEVEL[,module=LEVEL...]")),
+        };
+        Ok(LogMasks(text.split(',').map(mask).collect::<Result<Vec<_>, String>>()?.join(",")))
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn numbers_are_a_list_with_ranges() {
+        let numbers = |text: &str| text.parse::<Numbers>().map(|list| list.0);
+        assert_eq!(numbers("5-7, 2,6"), Ok(vec![2, 5, 6, 7]));
+        for wrong in ["", "x", "3-", "7-5", "0-4000000000"] {
+            assert!(numbers(wrong).is_err(), "{wrong}");
+        }
+    }
+
+    #[test]
+    fn log_masks_have_upstreams_levels_or_ours() {
+        let masks = |text: &str| text.parse::<LogMasks>().map(|masks| masks.0);
+        assert_eq!(masks("ERR"), Ok("error".into()));
+        assert_eq!(masks("info, engine=DBUG,vos::tree=trace"), Ok("info,engine=debug,vos::tree=trace".into()));
+        for wrong in ["", "LOUD", "engine=", "=debug", "engine[x]=debug", "debug,"] {
+            assert!(masks(wrong).is_err(), "{wrong}");
+        }
+    }
 
     #[test]
     fn pairs_take_either_sign_and_keep_the_rest() {

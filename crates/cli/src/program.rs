@@ -58,13 +58,14 @@ impl Program {
     }
 }
 
-/// Log filter by default: a client is silent unless something is wrong, a server tells its life.
+/// Log filter by default: a client is silent unless something is wrong, a server tells its life. The library for consensus
+/// would tell each message that it could not send to a server that is down, fifty times a second.
 const CLIENT_LOG: &str = "warn";
-const SERVER_LOG: &str = "info";
+const SERVER_LOG: &str = "info,openraft=error";
 /// An inspector says in its answer what is wrong.
 const INSPECTOR_LOG: &str = "off";
 /// Ours at length, other people's crates still quiet.
-const DEBUG_LOG: &str = "debug";
+const DEBUG_LOG: &str = "debug,openraft=error";
 /// Overrides both, in `tracing`'s filter language.
 const LOG_VARIABLE: &str = "DAOS_LOG";
 
@@ -134,12 +135,21 @@ fn misunderstood(error: &clap::Error, arguments: &[OsString]) -> u8 {
 
 fn start_log(default: &str) {
     let filter = std::env::var(LOG_VARIABLE).ok().and_then(|text| EnvFilter::try_new(text).ok());
-    tracing_subscriber::fmt()
-        .with_env_filter(filter.unwrap_or_else(|| EnvFilter::new(default)))
+    let filter = filter.unwrap_or_else(|| EnvFilter::new(default));
+    let at_start = filter.to_string();
+    let log = tracing_subscriber::fmt()
+        .with_env_filter(filter)
         .with_writer(std::io::stderr)
         .with_ansi(std::io::IsTerminal::is_terminal(&std::io::stderr()) && std::env::var_os("NO_COLOR").is_none())
         .with_target(false)
-        .init();
+        .with_filter_reloading();
+    let filter = log.reload_handle();
+    rt::log::install(Box::new(move |text| {
+        let wanted = if text.is_empty() { &at_start } else { text };
+        let wanted = EnvFilter::try_new(wanted).map_err(|error| error.to_string())?;
+        filter.reload(wanted).map_err(|error| error.to_string())
+    }));
+    log.init();
 }
 
 /// `version` of any of the programs.

@@ -83,6 +83,11 @@ impl Session {
         Ok(Session { system })
     }
 
+    /// Connects to the first of `addresses`, all of one system, that answers.
+    pub(crate) async fn connect_to(addresses: &[net::Address]) -> Result<Session> {
+        Ok(Session { system: ::daos::System::connect(addresses, ::daos::SystemOptions::default()).await? })
+    }
+
     pub(crate) async fn close(self) -> Result<()> {
         Ok(self.system.shutdown().await?)
     }

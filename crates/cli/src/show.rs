@@ -3,8 +3,8 @@
 //! Field names are upstream's.
 
 use serde::Serialize;
-use types::{ByteSize, Epoch};
-use wire::control::{ContainerInfo, PoolInfo, SystemInfo};
+use types::{ByteSize, Epoch, Rank};
+use wire::control::{ContainerInfo, PoolInfo, RebuildState, SystemInfo};
 
 use crate::table::{pairs, table};
 
@@ -19,19 +19,29 @@ struct PoolView {
     active_targets: u32,
     disabled_targets: u32,
     num_containers: u32,
-    svc_ldr: u32,
+    ranks: Vec<u32>,
+    /// Of these: they do not say what the pool uses there.
+    dead_ranks: Vec<u32>,
+    /// None while the pool's service changes its leader.
+    svc_ldr: Option<u32>,
     svc_reps: Vec<u32>,
     rebuild: Rebuild,
     tier_stats: Vec<TierStats>,
 }
 
-/// No rebuild runs on a system of one server.
+/// Data on its way to who is to have it.
 #[derive(Serialize)]
 struct Rebuild {
     status: i32,
     state: &'static str,
-    objects: u64,
+    groups: u64,
+    groups_left: u64,
     records: u64,
+    bytes: u64,
+    /// Left out while nothing is known.
+    seconds_left: Option<u64>,
+    /// Ranks that are out and may have what nobody else has.
+    awaited_ranks: Vec<u32>,
 }
 
 /// Space of a pool, over all its targets, in bytes.
@@ -53,6 +63,48 @@ fn free(pool: &PoolInfo) -> u64 {
 
 fn state(pool: &PoolInfo) -> &'static str {
     if pool.disabled_targets == 0 { "Ready" } else { "Degraded" }
+}
+
+/// Upstream's names; it has none for a rebuild that waits for servers that are out.
+fn rebuild_state(pool: &PoolInfo) -> &'static str {
+    match pool.rebuild.state {
+        RebuildState::Idle => "idle",
+        RebuildState::Busy => "busy",
+        RebuildState::Waiting => "waiting",
+    }
+}
+
+/// The rebuild in a line, and whom to bring back.
+fn rebuild(pool: &PoolInfo) -> String {
+    let rebuild = &pool.rebuild;
+    let came = format!(
+        "{} placement groups came ({} in {} records), {} are known to be missing",
+        rebuild.groups,
+        ByteSize(rebuild.bytes),
+        rebuild.records,
+        rebuild.left
+    );
+    let left = rebuild.seconds_left.map_or(String::new(), |seconds| format!(", about {seconds} s left"));
+    let ranks: Vec<String> = rebuild.awaited.iter().map(ToString::to_string).collect();
+    let awaited = match ranks.len() {
+        0 => String::new(),
+        1 => format!("; what only rank {} has waits for it", ranks[0]),
+        _ => format!("; what only ranks {} have waits for them", ranks.join(", ")),
+    };
+    match rebuild.state {
+        RebuildState::Idle => format!("idle{awaited}"),
+        RebuildState::Busy => format!("busy: {came}{left}{awaited}"),
+        RebuildState::Waiting => format!("waiting{awaited}: bring one back, or see `dmg pool give-up`"),
+    }
+}
+
+/// The servers of a pool, and which of them do not answer.
+fn ranks(pool: &PoolInfo) -> String {
+    let list = |ranks: &[Rank]| ranks.iter().map(ToString::to_string).collect::<Vec<_>>().join(", ");
+    match pool.silent_ranks.is_empty() {
+        true => list(&pool.ranks),
+        false => format!("{}; no answer from {}", list(&pool.ranks), list(&pool.silent_ranks)),
+    }
 }
 
 /// Share of `total` in whole percent, rounded up so that a little is not nothing.
@@ -77,9 +129,20 @@ pub(crate) fn pool(info: &PoolInfo) -> (serde_json::Value, String) {
         active_targets: info.targets.saturating_sub(info.disabled_targets),
         disabled_targets: info.disabled_targets,
         num_containers: info.containers,
-        svc_ldr: 0,
-        svc_reps: vec![0],
-        rebuild: Rebuild { status: 0, state: "idle", objects: 0, records: 0 },
+        ranks: info.ranks.iter().map(|rank| rank.0).collect(),
+        dead_ranks: info.silent_ranks.iter().map(|rank| rank.0).collect(),
+        svc_ldr: info.leader.map(|rank| rank.0),
+        svc_reps: info.voters.iter().map(|rank| rank.0).collect(),
+        rebuild: Rebuild {
+            status: 0,
+            state: rebuild_state(info),
+            groups: info.rebuild.groups,
+            groups_left: info.rebuild.left,
+            records: info.rebuild.records,
+            bytes: info.rebuild.bytes,
+            seconds_left: info.rebuild.seconds_left,
+            awaited_ranks: info.rebuild.awaited.iter().map(|rank| rank.0).collect(),
+        },
         tier_stats: vec![TierStats {
             media_type: "data",
             total: info.space.total,
@@ -102,6 +165,8 @@ pub(crate) fn pool(info: &PoolInfo) -> (serde_json::Value, String) {
                 "  Targets",
                 format!("{} ({} disabled), map version {}", info.targets, info.disabled_targets, info.map_version)
             ),
+            ("  Ranks", ranks(info)),
+            ("  Rebuild", rebuild(info)),
             ("  Containers", info.containers.to_string()),
             ("  Size", ByteSize(space.total).to_string()),
             (
@@ -161,12 +226,12 @@ pub(crate) fn pools(list: &[PoolInfo], verbose: bool, none: &str) -> (serde_json
         uuid: p.id.to_string(),
         label: p.label.clone(),
         state: state(p),
-        svc_reps: vec![0],
+        svc_reps: p.voters.iter().map(|rank| rank.0).collect(),
         targets_total: p.targets,
         targets_disabled: p.disabled_targets,
         containers: p.containers,
         usage: vec![Usage { tier_name: "DATA", size: p.space.total, free: free(p), imbalance: imbalance(p) }],
-        rebuild_state: "idle",
+        rebuild_state: rebuild_state(p),
     };
     let lines = PoolLines { status: 0, pools: list.iter().map(line).collect() };
     let row = |p: &PoolInfo| {

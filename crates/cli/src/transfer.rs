@@ -29,10 +29,10 @@ pub(crate) struct SurveyedFile {
     pub(crate) bytes: u64,
 }
 
-/// Looks over the tree at `source`, leaving out `data` (a system does not store itself) and
+/// Looks over the tree at `source`, leaving out `data` (a system does not store itself), what is in `others`, and
 /// directories tagged as caches, such as cargo's `target`. Files whose names are not UTF-8 are
 /// counted but not named.
-pub(crate) fn survey(source: &Path, data: &Path) -> Result<Survey> {
+pub(crate) fn survey(source: &Path, data: &Path, others: &[&str]) -> Result<Survey> {
     let root = source.canonicalize().map_err(|e| failure::local("read", source, &e))?;
     if !root.is_dir() {
         return Err(failure::local("copy", source, &std::io::ErrorKind::NotADirectory.into()));
@@ -44,12 +44,14 @@ pub(crate) fn survey(source: &Path, data: &Path) -> Result<Survey> {
     }
     let mut survey = Survey { files: Vec::new(), bytes: 0, excluded: Arc::default() };
     // On the first run it is not there yet; when the copy begins, it is.
-    let mut excluded: BTreeSet<PathBuf> = data.iter().filter(|data| data.starts_with(&root)).cloned().collect();
+    let others = others.iter().filter_map(|other| whereabouts(Path::new(other)));
+    let mut excluded: BTreeSet<PathBuf> = data.into_iter().chain(others).filter(|out| out.starts_with(&root)).collect();
+    excluded.remove(&root);
     let mut walk = WalkDir::new(&root).sort_by_file_name().into_iter();
     while let Some(entry) = walk.next() {
         let entry = entry.map_err(|e| unreadable(source, &e))?;
         if entry.file_type().is_dir() && entry.depth() > 0 {
-            if Some(entry.path()) == data.as_deref() || is_cache(entry.path()) {
+            if excluded.contains(entry.path()) || is_cache(entry.path()) {
                 excluded.insert(entry.path().to_path_buf());
                 walk.skip_current_dir();
             }
@@ -105,8 +107,25 @@ pub(crate) async fn copy_in(
     excluded: &Arc<BTreeSet<PathBuf>>,
     bar: &ProgressBar,
 ) -> Result<CopyReport> {
+    copy_in_watched(files, source, destination, excluded, bar, |_| {}).await
+}
+
+/// As [`copy_in`]; `watch` is told the bytes that are there, as they come, in the midst of the copy.
+pub(crate) async fn copy_in_watched(
+    files: &Dfs,
+    source: &Path,
+    destination: &str,
+    excluded: &Arc<BTreeSet<PathBuf>>,
+    bar: &ProgressBar,
+    watch: impl Fn(u64) + Send + Sync + 'static,
+) -> Result<CopyReport> {
     let source = source.canonicalize().map_err(|e| failure::local("read", source, &e))?;
-    let options = options(bar, excluded);
+    let bar_too = bar.clone();
+    let progress = Arc::new(move |progress: &dfs::Progress<'_>| {
+        bar_too.set_position(progress.bytes);
+        watch(progress.bytes);
+    });
+    let options = CopyOptions { progress: Some(progress), ..options(bar, excluded) };
     let report = dfs::copy_in(&local()?, source, files, destination, &options).await.map_err(Error::from)?;
     Ok(report)
 }
@@ -161,22 +180,23 @@ mod tests {
     #[test]
     fn a_survey_leaves_out_caches_and_the_systems_own_data() {
         let at = tempfile::tempdir().unwrap();
-        for directory in ["src", "target/debug", "data/target-0", ".git"] {
+        for directory in ["src", "target/debug", "data/target-0", ".git", "elsewhere"] {
             std::fs::create_dir_all(at.path().join(directory)).unwrap();
         }
-        for file in ["src/a", "target/debug/b", "data/log", ".git/c"] {
+        for file in ["src/a", "target/debug/b", "data/log", ".git/c", "elsewhere/d"] {
             std::fs::write(at.path().join(file), "four").unwrap();
         }
         std::fs::write(at.path().join("target").join(CACHE_TAG), CACHE_SIGNATURE).unwrap();
-        let survey = survey(at.path(), &at.path().join("data")).unwrap();
+        let elsewhere = at.path().join("elsewhere");
+        let survey = survey(at.path(), &at.path().join("data"), &[elsewhere.to_str().unwrap(), "/"]).unwrap();
         let names: Vec<&str> = survey.files.iter().map(|f| f.name.as_str()).collect();
-        assert_eq!((names, survey.bytes, survey.excluded.len()), (vec![".git/c", "src/a"], 8, 2));
+        assert_eq!((names, survey.bytes, survey.excluded.len()), (vec![".git/c", "src/a"], 8, 3));
     }
 
     #[test]
     fn a_system_does_not_store_itself() {
         let at = tempfile::tempdir().unwrap();
-        assert!(survey(at.path(), at.path()).is_err());
-        assert!(survey(&at.path().join("absent"), at.path()).is_err());
+        assert!(survey(at.path(), at.path(), &[]).is_err());
+        assert!(survey(&at.path().join("absent"), at.path(), &[]).is_err());
     }
 }

@@ -67,6 +67,7 @@ fn every_command(reach: Reach, at: &Path) -> BTreeSet<String> {
     c.dmg("storage query", &[]);
     c.dmg("storage resize", &["3GiB"]);
     assert_eq!(c.dmg("pool resize", &["tank", "600MiB"])["tier_stats"][0]["total"], 600 << 20);
+    administer(&mut c);
     c.daos("system query", &[]);
     c.daos("pool list", &[]);
     c.daos("pool query", &["tank"]);
@@ -127,7 +128,33 @@ fn every_command(reach: Reach, at: &Path) -> BTreeSet<String> {
     c.daos("container destroy", &["tank", "data"]);
     c.dmg("pool destroy", &["tank", "--recursive"]);
     assert_eq!(c.dmg("pool list", &[])["pools"], json!([]));
+    // No pool is on the rank any more.
+    assert_eq!(c.dmg("system drain", &["--ranks", "0"])["responses"], json!([]));
+    assert_eq!(c.dmg("system reintegrate", &["--ranks", "0"])["responses"], json!([]));
     c.seen
+}
+
+/// An administrator's commands, with a pool of their own.
+fn administer(c: &mut Checker) {
+    c.dmg("pool create", &["side", "--size", "128MiB", "--ranks", "0"]);
+    let one = &["side", "--ranks", "0", "--target-idx", "1"];
+    let excluded = c.dmg("pool exclude", one);
+    assert_eq!((&excluded["disabled_targets"], &excluded["ranks"]), (&json!(1), &json!([0])), "{excluded}");
+    let targets = c.dmg("pool query-targets", &["side", "--rank", "0"]);
+    assert_eq!(
+        (&targets["infos"][0]["target_state"], &targets["infos"][0]["kept_out"]),
+        (&json!("up_in"), &json!(false))
+    );
+    assert_eq!((&targets["infos"][1]["target_idx"], &targets["infos"][1]["kept_out"]), (&json!(1), &json!(true)));
+    c.dmg("pool reintegrate", one);
+    let one = &["side", "--rank", "0", "--target-idx", "1"];
+    assert_eq!(c.dmg("pool query-targets", one)["infos"][0]["kept_out"], false);
+    c.dmg("pool drain", &["side", "--ranks", "0", "--target-idx", "0"]);
+    c.dmg("pool destroy", &["side"]);
+    c.dmg("server set-logmasks", &["--masks", "WARN,engine=DEBUG"]);
+    c.dmg("server set-logmasks", &[]);
+    assert_eq!(c.dmg("system stop", &["--ranks", "0"])["results"], json!([{ "rank": 0, "state": "stopped" }]));
+    assert_eq!(c.dmg("system start", &[])["results"], json!([{ "rank": 0, "state": "joined" }]));
 }
 
 /// Commands that need no system.

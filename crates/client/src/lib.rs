@@ -55,8 +55,8 @@ pub use types::{
     Code, Conditions, ContainerId, Epoch, Error, Extent, Key, Layout, ObjectClass, ObjectId, ObjectType, PoolId, Result,
 };
 pub use wire::control::{
-    ContainerInfo, DeviceInfo, DeviceKind, Member, MemberState, ObjectIdRange, PoolInfo, SnapshotInfo, Space,
-    StorageInfo, SystemInfo,
+    ContainerInfo, DeviceInfo, DeviceKind, Member, MemberState, ObjectIdRange, PoolInfo, PoolServers, PoolTarget,
+    Rebuild, RebuildState, SnapshotInfo, Space, StorageInfo, SystemInfo, TargetChange,
 };
 pub use wire::data::{Difference, DifferenceKind, Direction};
 

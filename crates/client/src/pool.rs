@@ -6,6 +6,7 @@ use std::time::Duration;
 
 use ::object::map::{AddressedDelta, AddressedMap};
 use ::object::retry::{self, Failure};
+use futures_util::future::{Either, select};
 use net::Reply;
 use types::{Code, Error, Layout, ObjectClass, PoolId, Result, SymbolicClass};
 use wire::Opcode;
@@ -58,6 +59,8 @@ pub(crate) struct Routed {
 const REFRESH_MAX: Duration = Duration::from_secs(2);
 /// Every so many failures the whole map is fetched: a server that answers elsewhere now does not make a new version.
 const WHOLE_MAP_EVERY: u32 = 4;
+/// After this time without an answer, and then as often, it is asked whether who is to answer is still in the pool.
+const SLOW: Duration = Duration::from_secs(1);
 
 impl Pool {
     pub(crate) fn new(system: System, map: control::PoolMap) -> Result<Pool> {
@@ -173,10 +176,15 @@ impl Pool {
                     let asked = candidates.get(turn).or_else(|| candidates.get(0));
                     let link = asked.map_or_else(|| Err(nobody()), |position| view.link(links, position));
                     let failure = match link {
-                        Ok(link) => match operation.attempt(links, &link, out).await {
-                            Ok(reply) => return Ok(Some(reply)),
-                            Err(failure) => failure,
-                        },
+                        Ok(link) => {
+                            let attempt = std::pin::pin!(operation.attempt(links, &link, out));
+                            let excluded = std::pin::pin!(self.excluded(&view, asked));
+                            match select(attempt, excluded).await {
+                                Either::Left((Ok(reply), _)) => return Ok(Some(reply)),
+                                Either::Left((Err(failure), _)) => failure,
+                                Either::Right((error, _)) => Failure::Lost(error),
+                            }
+                        }
                         Err(error) => Failure::Refused(error),
                     };
                     (failure, candidates.get(turn + 1).is_some())
@@ -205,6 +213,22 @@ impl Pool {
         route: &mut (dyn FnMut(&Arc<View>) -> Result<Routed> + Send),
     ) -> Result<Reply> {
         self.call_if(opcode, &mut |view| route(view).map(Some)).await?.ok_or_else(nobody)
+    }
+
+    /// Waits until the pool's map says that a target, which is slow to answer, does not serve any more: whoever is dead, or
+    /// cut off, says nothing.
+    async fn excluded(&self, view: &View, position: Option<u32>) -> Error {
+        // On one server there is nobody else to ask.
+        if view.map().servers().len() == 1 {
+            return std::future::pending().await;
+        }
+        loop {
+            rt::sleep(SLOW).await;
+            self.refresh(view.version(), REFRESH_MAX, false).await;
+            if let Some(position) = position.filter(|position| !self.view().serves(*position)) {
+                return view.excluded(position);
+            }
+        }
     }
 
     /// Fetches the pool map, unless somebody has done so meanwhile. A failure is the next attempt's to meet.

@@ -7,10 +7,12 @@ use std::time::Duration;
 
 use ::object::retry::Failure;
 use net::{Address, Caller};
-use types::{Code, Error, Rank, Result, SessionId};
+use types::{Code, Error, Rank, Result, SessionId, TargetIndex};
 use wire::control::{
-    PoolCreate, PoolDestroy, PoolInfo, PoolList, PoolMap, PoolName, PoolResize, PoolSetProperties, Properties,
-    StorageInfo, StorageResize, SystemAttributes, SystemExclude, SystemInfo, SystemSetAttributes, Token, TokenCreate,
+    LogMasksSet, PoolChangeTargets, PoolCreate, PoolDestroy, PoolExtend, PoolInfo, PoolList, PoolMap, PoolName,
+    PoolQueryTargets, PoolResize, PoolServers, PoolSetProperties, PoolTarget, PoolTargets, PoolTargetsChanged,
+    Properties, SetLogMasks, StorageInfo, StorageResize, SystemAttributes, SystemChangeTargets, SystemExclude,
+    SystemInfo, SystemSetAttributes, SystemStop, SystemTargetsChanged, TargetChange, Token, TokenCreate,
 };
 use wire::{Opcode, Wire};
 
@@ -127,7 +129,86 @@ impl System {
     /// # Errors
     /// `Exists`: a pool has this label. `NoSpace`: more than is free. `Invalid`: label or properties.
     pub async fn create_pool(&self, label: &str, bytes: u64, properties: Vec<(String, String)>) -> Result<PoolInfo> {
-        self.control(Opcode::PoolCreate, &PoolCreate { label: label.into(), bytes, properties }).await
+        self.create_pool_on(PoolServers::All, label, bytes, properties).await
+    }
+
+    /// As [`System::create_pool`], on some of the servers.
+    ///
+    /// # Errors
+    /// Further: `NotFound`: no such rank; `Invalid`: one does not take part, or there are not so many.
+    pub async fn create_pool_on(
+        &self,
+        servers: PoolServers,
+        label: &str,
+        bytes: u64,
+        properties: Vec<(String, String)>,
+    ) -> Result<PoolInfo> {
+        self.control(Opcode::PoolCreate, &PoolCreate { label: label.into(), bytes, servers, properties }).await
+    }
+
+    /// Excludes, drains or reintegrates targets of a pool: of each rank those that `targets` names, or all if it names none.
+    /// `force`: also when data may be out of reach by it.
+    ///
+    /// # Errors
+    /// `NotFound`: no such pool, rank or target. `Invalid`: it means nothing to them, or too few would be left.
+    pub async fn change_targets(
+        &self,
+        name: &str,
+        change: TargetChange,
+        ranks: Vec<Rank>,
+        targets: Vec<TargetIndex>,
+        force: bool,
+    ) -> Result<PoolInfo> {
+        let request = PoolChangeTargets { pool: name.into(), change, ranks, targets, force };
+        self.control(Opcode::PoolChangeTargets, &request).await
+    }
+
+    /// Gives a pool more servers; returns when their targets are on their way in.
+    ///
+    /// # Errors
+    /// `NotFound`: no such pool or rank. `Exists`: the pool has one of them already. `Invalid`: one does not take part.
+    /// `NoSpace`: one has no room for its share.
+    pub async fn extend_pool(&self, name: &str, ranks: Vec<Rank>) -> Result<PoolInfo> {
+        self.control(Opcode::PoolExtend, &PoolExtend { pool: name.into(), ranks }).await
+    }
+
+    /// How targets of a rank stand in a pool; all of them, if none is named.
+    ///
+    /// # Errors
+    /// `NotFound`: no such pool, rank or target.
+    pub async fn query_targets(&self, name: &str, rank: Rank, targets: Vec<TargetIndex>) -> Result<Vec<PoolTarget>> {
+        let request = PoolQueryTargets { pool: name.into(), rank, targets };
+        let answer: PoolTargets = self.control(Opcode::PoolQueryTargets, &request).await?;
+        Ok(answer.targets)
+    }
+
+    /// Drains or reintegrates ranks in all pools that they are in. Each pool says for itself what became of it.
+    ///
+    /// # Errors
+    /// `NotFound`: no such rank.
+    pub async fn change_ranks(&self, change: TargetChange, ranks: Vec<Rank>) -> Result<Vec<PoolTargetsChanged>> {
+        let request = SystemChangeTargets { ranks, change };
+        let answer: SystemTargetsChanged = self.control(Opcode::SystemChangeTargets, &request).await?;
+        Ok(answer.pools)
+    }
+
+    /// Has ranks stop serving, or, with `stop` false, serve again; all, if none is named.
+    ///
+    /// # Errors
+    /// `NotFound`: no such rank.
+    pub async fn stop_ranks(&self, ranks: Vec<Rank>, stop: bool) -> Result<()> {
+        self.control(Opcode::SystemStop, &SystemStop { ranks, stop }).await
+    }
+
+    /// Changes what servers log (`info,engine=debug`; empty: what they logged at their start), on all of them if no rank is
+    /// named. Each says for itself what became of it.
+    ///
+    /// # Errors
+    /// `NotFound`: no such rank.
+    pub async fn set_log_masks(&self, ranks: Vec<Rank>, masks: &str) -> Result<Vec<(Rank, Option<Error>)>> {
+        let answer: LogMasksSet =
+            self.control(Opcode::SetLogMasks, &SetLogMasks { ranks, masks: masks.into() }).await?;
+        Ok(answer.servers)
     }
 
     /// All pools.

@@ -234,6 +234,13 @@ impl View {
             .remedy("see `dmg system query`, and start the server again")
     }
 
+    /// Why an answer of a target is not waited for any longer.
+    pub(crate) fn excluded(&self, position: u32) -> Error {
+        let (rank, index) = self.name(position);
+        Error::new(Code::Unreachable, format!("target {index} of server {rank} was excluded before it answered"))
+            .remedy("see `dmg system query`, and start the server again")
+    }
+
     fn all_out(&self, pg: u32, width: usize) -> Error {
         let mut ranks: Vec<Rank> = self.placement.awaited(pg, width).map(|position| self.name(position).0).collect();
         ranks.sort_unstable();

@@ -11,7 +11,7 @@ use control::server::Server;
 use engine::service::JoinConfig;
 use net::{Caller, Connection};
 use rt::sim::{NetworkConfig, NodeId, Sim, SimConfig};
-use types::{Code, ContainerId, Error, Layout, SessionId};
+use types::{Code, ContainerId, Error, Layout, Rank, SessionId, TargetIndex};
 use wire::control::*;
 use wire::{Opcode, Wire};
 
@@ -130,7 +130,7 @@ async fn once(
 }
 
 fn pool(label: &str) -> PoolCreate {
-    PoolCreate { label: label.into(), bytes: POOL_BYTES, properties: vec![] }
+    PoolCreate { label: label.into(), bytes: POOL_BYTES, servers: PoolServers::All, properties: vec![] }
 }
 
 fn container(label: &str) -> ContainerCreate {
@@ -229,6 +229,11 @@ fn states_of(map: &PoolMap, rank: u32) -> Vec<TargetState> {
     (first..first + 2).map(newest).collect()
 }
 
+/// It failed; what it held is elsewhere soon after.
+fn is_out(state: TargetState) -> bool {
+    matches!(state, TargetState::Down | TargetState::Away)
+}
+
 fn states(info: &SystemInfo) -> Vec<MemberState> {
     info.members.iter().map(|member| member.state).collect()
 }
@@ -297,7 +302,7 @@ fn commands_go_on_when_the_leader_dies_and_take_effect_once() {
                 .await;
             // The pool's leader follows with the map: its targets are down.
             let of_the_dead = move |map: &PoolMap| states_of(map, leader);
-            cluster.map_settles(&left, |map| of_the_dead(map) == [TargetState::Down; 2]).await;
+            cluster.map_settles(&left, |map| of_the_dead(map).into_iter().all(is_out)).await;
             cluster.start(leader, None).await.unwrap();
             cluster.settle("the dead is back", &all, |info| states(info) == [MemberState::Joined; 3]).await;
             // What they hold is brought up to date, and they serve again.
@@ -313,6 +318,164 @@ fn commands_go_on_when_the_leader_dies_and_take_effect_once() {
             cluster.agree(&all).await;
         });
     }
+}
+
+/// Targets of some ranks of the pool, all of them.
+fn targets(change: TargetChange, ranks: &[u32]) -> PoolChangeTargets {
+    let ranks = ranks.iter().copied().map(Rank).collect();
+    PoolChangeTargets { pool: "tank".into(), change, ranks, targets: vec![], force: false }
+}
+
+fn on(ranks: &[u32]) -> PoolServers {
+    PoolServers::Ranks { ranks: ranks.iter().copied().map(Rank).collect() }
+}
+
+/// A pool of two servers is given a third, which makes its shares and is on its way in; whatever dies meanwhile.
+#[test]
+fn a_pool_is_extended_by_a_server_that_is_not_in_it() {
+    for (seed, dies) in [(0, None), (1, Some(0)), (2, Some(1)), (3, Some(2)), (4, Some(2))] {
+        run(seed, async move |cluster: Cluster| {
+            form(&cluster, 3).await;
+            let all = [0, 1, 2];
+            cluster.settle("three voters", &all, |info| info.voters.len() == 3).await;
+            let small = PoolCreate { bytes: 2 * POOL_BYTES, servers: on(&[0, 1]), ..pool("tank") };
+            let made: PoolInfo = cluster.ask(&all, (7, 1), Opcode::PoolCreate, &small).await.unwrap();
+            assert_eq!((made.targets, made.ranks), (4, vec![Rank(0), Rank(1)]));
+            cluster.ask::<ContainerInfo>(&all, (7, 2), Opcode::ContainerCreate, &container("box")).await.unwrap();
+            let extend = |rank: u32| PoolExtend { pool: "tank".into(), ranks: vec![Rank(rank)] };
+            for (rank, code) in [(9, Code::NotFound), (1, Code::Exists)] {
+                let name = (7, 10 + u64::from(rank));
+                let refused = cluster.ask::<PoolInfo>(&all, name, Opcode::PoolExtend, &extend(rank)).await;
+                let error = refused.unwrap_err();
+                assert!(error.code == code && error.remedy.is_some(), "{error}");
+            }
+            // One attempt of which nobody hears what became, and somebody who dies meanwhile.
+            let lost = once(&cluster, 1, 7, 3, Opcode::PoolExtend, extend(2).to_bytes());
+            let _ = rt::timeout(Duration::from_millis(seed * 8), lost).await;
+            if let Some(number) = dies {
+                cluster.crash(number);
+                rt::sleep(Duration::from_millis(100)).await;
+                cluster.start(number, None).await.unwrap();
+            }
+            let wider: PoolInfo = cluster.ask(&all, (7, 3), Opcode::PoolExtend, &extend(2)).await.unwrap();
+            assert_eq!((wider.targets, wider.ranks), (6, vec![Rank(0), Rank(1), Rank(2)]), "K5");
+            // Not new any more: how far they are on their way is not this test's.
+            cluster.map_settles(&all, |map| !states_of(map, 2).contains(&TargetState::New)).await;
+            let asked = PoolQueryTargets { pool: "tank".into(), rank: Rank(2), targets: vec![TargetIndex(1)] };
+            let found: PoolTargets = cluster.ask(&all, (0, 0), Opcode::PoolQueryTargets, &asked).await.unwrap();
+            let target = &found.targets[0];
+            assert_eq!((found.targets.len(), target.index, target.is_kept_out), (1, TargetIndex(1), false));
+            assert_eq!(target.space.as_ref().map(|space| space.total), Some(POOL_BYTES / 2), "it made its share");
+            cluster.agree(&all).await;
+        });
+    }
+}
+
+#[test]
+fn what_an_administrator_excluded_stays_out_until_he_takes_it_back() {
+    for seed in 0..3 {
+        run(seed, async |cluster: Cluster| {
+            form(&cluster, 3).await;
+            let all = [0, 1, 2];
+            cluster.settle("three voters", &all, |info| info.voters.len() == 3).await;
+            let big = PoolCreate { bytes: 3 * POOL_BYTES, ..pool("tank") };
+            cluster.ask::<PoolInfo>(&all, (7, 1), Opcode::PoolCreate, &big).await.unwrap();
+            let one = PoolChangeTargets { targets: vec![TargetIndex(1)], ..targets(TargetChange::Exclude, &[1]) };
+            let info: PoolInfo = cluster.ask(&all, (7, 2), Opcode::PoolChangeTargets, &one).await.unwrap();
+            assert_eq!((info.targets, info.disabled_targets), (6, 1));
+            let again: PoolInfo = cluster.ask(&all, (7, 3), Opcode::PoolChangeTargets, &one).await.unwrap();
+            assert_eq!(again.map_version, info.map_version, "a repeat changes nothing");
+            // Its server dies and is back: the other target comes back by itself, this one does not.
+            cluster.crash(1);
+            cluster.map_settles(&[0, 2], |map| is_out(states_of(map, 1)[0])).await;
+            cluster.start(1, None).await.unwrap();
+            cluster.map_settles(&all, |map| states_of(map, 1)[0] == TargetState::UpIn).await;
+            rt::sleep(Duration::from_secs(3)).await;
+            cluster.map_settles(&all, |map| is_out(states_of(map, 1)[1])).await;
+            let back = PoolChangeTargets { change: TargetChange::Reintegrate, ..one.clone() };
+            cluster.ask::<PoolInfo>(&all, (7, 4), Opcode::PoolChangeTargets, &back).await.unwrap();
+            cluster.map_settles(&all, |map| states_of(map, 1) == [TargetState::UpIn; 2]).await;
+            cluster.agree(&all).await;
+        });
+    }
+}
+
+/// A link to a target of a server, from the client's node: whether somebody serves there.
+async fn serves(cluster: &Cluster, number: u32) -> bool {
+    let attempt = async move {
+        let caller = Caller { session: SessionId(99), system: String::new(), clock: rt::Hlc::new() };
+        let to = address(number).parse().expect("a literal");
+        let target = wire::hello::Service::Target { index: 0 };
+        let connection = Connection::open(&to, target, &caller, Duration::from_secs(2)).await?;
+        connection.call(Opcode::Echo, 1, vec![], None, Duration::from_secs(2)).await
+    };
+    cluster.sim.spawn_on(cluster.client, attempt).await.expect("the client does not go down").is_ok()
+}
+
+fn stop(ranks: &[u32], stop: bool) -> SystemStop {
+    SystemStop { ranks: ranks.iter().copied().map(Rank).collect(), stop }
+}
+
+#[test]
+fn a_rank_that_is_stopped_serves_no_more_until_it_is_started() {
+    for seed in 0..3 {
+        run(seed, async |cluster: Cluster| {
+            form(&cluster, 3).await;
+            let all = [0, 1, 2];
+            cluster.settle("three voters", &all, |info| info.voters.len() == 3).await;
+            let big = PoolCreate { bytes: 3 * POOL_BYTES, ..pool("tank") };
+            cluster.ask::<PoolInfo>(&all, (7, 1), Opcode::PoolCreate, &big).await.unwrap();
+            assert!(serves(&cluster, 1).await);
+            cluster.ask::<()>(&all, (7, 2), Opcode::SystemStop, &stop(&[1], true)).await.unwrap();
+            assert!(!serves(&cluster, 1).await);
+            cluster.map_settles(&all, |map| states_of(map, 1).into_iter().all(is_out)).await;
+            // It stays so, answers for the services, and keeps its vote.
+            rt::sleep(Duration::from_secs(20)).await;
+            let info: SystemInfo = cluster.ask(&[1], (0, 0), Opcode::SystemQuery, &()).await.unwrap();
+            assert_eq!(states(&info), [MemberState::Joined, MemberState::Stopped, MemberState::Joined]);
+            assert_eq!(info.voters.len(), 3);
+            let shown: PoolInfo =
+                cluster.ask(&all, (0, 0), Opcode::PoolQuery, &PoolName { pool: "tank".into() }).await.unwrap();
+            assert_eq!((shown.disabled_targets, shown.silent_ranks), (2, vec![Rank(1)]));
+            cluster.ask::<()>(&[1], (7, 3), Opcode::SystemStop, &stop(&[1], false)).await.unwrap();
+            assert!(serves(&cluster, 1).await);
+            cluster.map_settles(&all, |map| states_of(map, 1) == [TargetState::UpIn; 2]).await;
+            cluster.agree(&all).await;
+        });
+    }
+}
+
+/// Nobody writes to a system that is stopped as a whole, so that nobody has missed anything when it is started; a server
+/// whose process is started meanwhile is meant to serve.
+#[test]
+fn a_system_that_is_stopped_as_a_whole_is_started_as_it_was() {
+    run(1, async |cluster: Cluster| {
+        form(&cluster, 3).await;
+        let all = [0, 1, 2];
+        cluster.settle("three voters", &all, |info| info.voters.len() == 3).await;
+        let big = PoolCreate { bytes: 3 * POOL_BYTES, ..pool("tank") };
+        let made: PoolInfo = cluster.ask(&all, (7, 1), Opcode::PoolCreate, &big).await.unwrap();
+        cluster.ask::<()>(&all, (7, 2), Opcode::SystemStop, &stop(&[], true)).await.unwrap();
+        for number in all {
+            assert!(!serves(&cluster, number).await, "{number}");
+        }
+        rt::sleep(Duration::from_secs(60)).await;
+        let info: SystemInfo = cluster.ask(&all, (0, 0), Opcode::SystemQuery, &()).await.unwrap();
+        assert_eq!((states(&info), info.voters.len()), (vec![MemberState::Stopped; 3], 3));
+        cluster.ask::<()>(&all, (7, 3), Opcode::SystemStop, &stop(&[], false)).await.unwrap();
+        for number in all {
+            assert!(serves(&cluster, number).await, "{number}");
+        }
+        rt::sleep(Duration::from_secs(20)).await;
+        let shown: PoolInfo =
+            cluster.ask(&all, (0, 0), Opcode::PoolQuery, &PoolName { pool: "tank".into() }).await.unwrap();
+        assert_eq!((shown.map_version, shown.disabled_targets), (made.map_version, 0), "nobody was taken for lost");
+        cluster.ask::<()>(&all, (7, 4), Opcode::SystemStop, &stop(&[2], true)).await.unwrap();
+        cluster.crash(2);
+        cluster.start(2, None).await.unwrap();
+        cluster.settle("it is back", &all, |info| states(info) == [MemberState::Joined; 3]).await;
+        cluster.agree(&all).await;
+    });
 }
 
 #[test]

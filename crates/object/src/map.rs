@@ -129,7 +129,8 @@ fn standings(runs: &[StandingRun]) -> std::result::Result<Vec<(u32, Standing)>, 
     Ok(standings)
 }
 
-fn state_to_message(state: TargetState) -> control::TargetState {
+/// A target's state, as messages say it.
+pub fn state_to_message(state: TargetState) -> control::TargetState {
     match state {
         TargetState::New => control::TargetState::New,
         TargetState::Up(CameFrom::New) => control::TargetState::UpFromNew,

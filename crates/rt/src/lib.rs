@@ -25,6 +25,7 @@
 pub mod disk;
 pub mod fault;
 mod hlc;
+pub mod log;
 pub mod mem;
 pub mod memory;
 pub mod metrics;

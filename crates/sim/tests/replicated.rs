@@ -127,6 +127,36 @@ fn two_are_out(seed: u64) {
     });
 }
 
+/// A server loses its power and says nothing more, not even that its connections are gone: the longest time that a write
+/// takes, until it is somewhere else. Its link once waited a quarter of the client's time for each group that it led.
+fn longest_write_over_a_death(seed: u64, copies: usize) -> Duration {
+    let sim = Sim::new(SimConfig { time_limit: Duration::from_secs(3600), ..SimConfig::seeded(seed) });
+    sim.run(async move {
+        let cluster = Cluster::form(3).await;
+        let system = cluster.connect(DEADLINE).await;
+        let kv = store(&system, copies).await;
+        put(&kv, 0..60).await;
+        rt::sleep(Duration::from_secs(10)).await;
+        cluster.crash(seed as usize % 3);
+        let mut longest = Duration::ZERO;
+        for n in 60..120 {
+            let begun = rt::now();
+            put(&kv, n..n + 1).await;
+            longest = longest.max(begun.elapsed());
+        }
+        is_whole(&kv, 0..120).await;
+        longest
+    })
+}
+
+#[test]
+fn writes_go_on_within_three_seconds_of_a_death() {
+    for seed in 0..6 {
+        let longest = longest_write_over_a_death(seed, 2 + (seed % 2) as usize);
+        assert!(longest < Duration::from_secs(3), "seed {seed}: {longest:?}");
+    }
+}
+
 #[test]
 fn two_servers_that_were_out_at_once_return_in_the_right_order() {
     (0..4).for_each(two_are_out);

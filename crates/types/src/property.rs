@@ -133,6 +133,38 @@ impl FromStr for Layout {
     }
 }
 
+/// What a pool does by itself when a server dies: upstream's property `self_heal`.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct SelfHeal {
+    /// The pool map says that the dead server's targets are down, and the pool goes on without them.
+    pub exclude: bool,
+    /// What they held is made anew elsewhere at once, and not only when an administrator wants it.
+    pub rebuild: bool,
+}
+
+impl FromStr for SelfHeal {
+    type Err = PropertyError;
+    fn from_str(text: &str) -> Result<SelfHeal, PropertyError> {
+        let (mut heal, mut is_delayed) = (SelfHeal { exclude: false, rebuild: false }, false);
+        let words: Vec<&str> = text.split(';').map(str::trim).collect();
+        for word in &words {
+            match *word {
+                "exclude" => heal.exclude = true,
+                "rebuild" => heal.rebuild = true,
+                "delay_rebuild" => is_delayed = true,
+                "none" if words.len() == 1 => {}
+                _ => {
+                    let expected = "exclude, rebuild or delay_rebuild, with ; between them, or none";
+                    return Err(PropertyError::Value { name: "self_heal", value: text.to_string(), expected });
+                }
+            }
+        }
+        // A delay of what nobody wants is none; of what is wanted at once, it counts.
+        heal.rebuild &= !is_delayed;
+        Ok(heal)
+    }
+}
+
 /// A property could not be set.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum PropertyError {
@@ -202,6 +234,9 @@ fn principal(text: &str) -> bool {
 fn health(text: &str) -> bool {
     matches!(text, "healthy" | "unclean")
 }
+fn self_heal(text: &str) -> bool {
+    text.parse::<SelfHeal>().is_ok()
+}
 fn span(text: &str) -> bool {
     text.parse::<crate::Span>().is_ok()
 }
@@ -228,6 +263,14 @@ impl PoolProperty {
         row("label", "Name", "", Change::Always, "a label", label),
         row("rd_fac", "Redundancy factor", "0", Change::AtCreation, "a number from 0 to 4", factor),
         row("space_rb", "Rebuild space ratio", "0", Change::Always, "a percentage from 0 to 100", percent),
+        row(
+            "self_heal",
+            "Self-heal policy",
+            "exclude;rebuild",
+            Change::Always,
+            "exclude, rebuild or delay_rebuild, with ; between them, or none",
+            self_heal,
+        ),
         row("scrub_freq", "Scrub frequency", "7d", Change::Always, "a span such as 7d, or forever for never", span),
         row("ec_cell_sz", "EC cell size", "131072", Change::AtCreation, "a size from 1 KiB to 1 GiB", size_4k_1g),
         row("data_thresh", "Data threshold", "4096", Change::AtCreation, "a size from 512 B to 8 KiB", threshold),
@@ -344,6 +387,27 @@ mod tests {
         let error = find_property(PoolProperty::TABLE, "rd_fax").unwrap_err();
         assert_eq!(error.to_string(), "unknown property 'rd_fax': did you mean 'rd_fac'?");
         assert_eq!(nearest("zzzzz", ["label", "owner"]), None);
+    }
+
+    #[test]
+    fn the_self_heal_policy_is_words() {
+        let heal = |exclude, rebuild| Some(SelfHeal { exclude, rebuild });
+        for (text, expected) in [
+            ("exclude;rebuild", heal(true, true)),
+            ("rebuild; exclude", heal(true, true)),
+            ("exclude", heal(true, false)),
+            ("exclude;delay_rebuild", heal(true, false)),
+            ("exclude;rebuild;delay_rebuild", heal(true, false)),
+            ("rebuild", heal(false, true)),
+            ("none", heal(false, false)),
+            ("none;exclude", None),
+            ("", None),
+            ("exclude,rebuild", None),
+        ] {
+            assert_eq!(text.parse().ok(), expected, "{text}");
+        }
+        let default = PoolProperty::TABLE.iter().find(|row| row.name == "self_heal").unwrap().default;
+        assert_eq!(default.parse().ok(), heal(true, true));
     }
 
     #[test]

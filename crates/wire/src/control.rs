@@ -2,7 +2,7 @@
 //!
 //! Pools, containers and snapshots are named by text: a label or a UUID.
 
-use types::{ContainerId, Epoch, Layout, PoolId, Rank, TargetIndex};
+use types::{ContainerId, Epoch, Error, Layout, PoolId, Rank, TargetIndex};
 
 use crate::encoding::{Bytes, message};
 
@@ -36,6 +36,7 @@ message! {
     #[derive(Copy)]
     pub enum MemberState {
         Joined = 1,
+        /// An administrator wants its targets to serve no more for now; it answers, and waits to be started.
         Stopped = 2,
         /// It was taken for dead; it is back as soon as it says so.
         Excluded = 3,
@@ -64,6 +65,59 @@ message! {
     pub struct SystemExclude {
         pub ranks: Vec<Rank>,
         pub exclude: bool,
+    }
+}
+
+message! {
+    /// `stop`: their targets serve no more until this is taken back; their part in the services goes on, so that there is
+    /// somebody to take it back. A repeat changes nothing.
+    pub struct SystemStop {
+        /// Empty: all.
+        pub ranks: Vec<Rank>,
+        pub stop: bool,
+    }
+}
+
+message! {
+    /// The same as [`PoolChangeTargets`], with all targets of these ranks, in each pool that they are in. Answered with
+    /// [`SystemTargetsChanged`]. A repeat changes nothing more.
+    pub struct SystemChangeTargets {
+        pub ranks: Vec<Rank>,
+        pub change: TargetChange,
+    }
+}
+
+message! {
+    /// Answer to `SystemChangeTargets`: one row a pool.
+    pub struct SystemTargetsChanged {
+        pub pools: Vec<PoolTargetsChanged>,
+    }
+}
+
+message! {
+    pub struct PoolTargetsChanged {
+        pub id: PoolId,
+        pub label: String,
+        /// Those of the ranks that it is on.
+        pub ranks: Vec<Rank>,
+        /// Why it was not done there.
+        pub trouble: Option<Error>,
+    }
+}
+
+message! {
+    /// What servers log: `info,engine=debug`. Empty: what they logged at their start. Lasts until a server ends.
+    pub struct SetLogMasks {
+        /// Empty: all that take part.
+        pub ranks: Vec<Rank>,
+        pub masks: String,
+    }
+}
+
+message! {
+    /// Answer to `SetLogMasks`: what became of it on each server.
+    pub struct LogMasksSet {
+        pub servers: Vec<(Rank, Option<Error>)>,
     }
 }
 
@@ -142,11 +196,88 @@ message! {
 }
 
 message! {
-    /// Reserves `bytes` in all, spread evenly over the targets.
+    /// Reserves `bytes` in all, spread evenly over the targets of some servers.
     pub struct PoolCreate {
         pub label: String,
         pub bytes: u64,
+        pub servers: PoolServers,
         pub properties: Vec<NamedValue>,
+    }
+}
+
+message! {
+    /// Which servers a pool is made of.
+    pub enum PoolServers {
+        /// All that take part.
+        All = 1,
+        Ranks { ranks: Vec<Rank> } = 2,
+        /// So many, in as many fault domains as can be; of equals, those with the fewest pools.
+        Count { count: u32 } = 3,
+    }
+}
+
+message! {
+    /// An administrator's word about targets of a pool. Answered with [`PoolInfo`] when all servers of the pool that are up
+    /// know. A repeat changes nothing.
+    pub struct PoolChangeTargets {
+        pub pool: String,
+        pub change: TargetChange,
+        pub ranks: Vec<Rank>,
+        /// Of each of the ranks; empty: all.
+        pub targets: Vec<TargetIndex>,
+        /// Also when data may be out of reach by it.
+        pub force: bool,
+    }
+}
+
+message! {
+    /// What an administrator wants of targets.
+    #[derive(Copy)]
+    pub enum TargetChange {
+        /// Out, now: what they hold is made anew from other copies.
+        Exclude = 1,
+        /// Out, when what they hold is elsewhere.
+        Drain = 2,
+        /// In again; of targets that drain: they stay.
+        Reintegrate = 3,
+    }
+}
+
+message! {
+    /// Servers of the system become part of a pool. Answered with [`PoolInfo`] when their targets are on their way in.
+    pub struct PoolExtend {
+        pub pool: String,
+        pub ranks: Vec<Rank>,
+    }
+}
+
+message! {
+    pub struct PoolQueryTargets {
+        pub pool: String,
+        pub rank: Rank,
+        /// Empty: all.
+        pub targets: Vec<TargetIndex>,
+    }
+}
+
+message! {
+    /// Answer to `PoolQueryTargets`, in the order in which they were asked for.
+    pub struct PoolTargets {
+        pub targets: Vec<PoolTarget>,
+    }
+}
+
+message! {
+    /// One target of a pool.
+    pub struct PoolTarget {
+        pub index: TargetIndex,
+        pub state: TargetState,
+        /// An administrator excluded or drained it: it does not come back by itself.
+        pub is_kept_out: bool,
+        /// Absent: the rank does not answer.
+        pub space: Option<Space>,
+        /// Its device failed.
+        pub is_failed: bool,
     }
 }
 
@@ -199,6 +330,9 @@ message! {
         pub map_version: u32,
         pub targets: u32,
         pub disabled_targets: u32,
+        /// Its servers, and those of them that do not say what it uses there: their space is not in `space`.
+        pub ranks: Vec<Rank>,
+        pub silent_ranks: Vec<Rank>,
         pub containers: u32,
         pub space: Space,
         /// Free space of the fullest and the emptiest target.

@@ -45,6 +45,9 @@ opcodes! {
     SystemExclude = 0x0105, "Excludes ranks, or lets them come back.", Once;
     SystemSetAttributes = 0x0106, "Sets or removes attributes of the system.", Once;
     SystemGetAttributes = 0x0107, "Attributes of the system.", Harmless;
+    SystemStop = 0x0108, "Has ranks stop serving, or serve again.", Once;
+    SystemChangeTargets = 0x0109, "Drains or reintegrates ranks in all pools that they are in.", Once;
+    SetLogMasks = 0x010a, "What servers log, from now on.", Once;
     PoolCreate = 0x0110, "Reserves space on every target.", Once;
     PoolList = 0x0111, "All pools.", Harmless;
     PoolQuery = 0x0112, "One pool's state and space.", Harmless;
@@ -54,6 +57,9 @@ opcodes! {
     PoolResize = 0x0117, "Changes the space that a pool reserves.", Once;
     PoolConnect = 0x0116, "A pool's map, to place objects with.", Harmless;
     PoolMapSince = 0x0118, "What has changed in a pool's map.", Harmless;
+    PoolChangeTargets = 0x011c, "Excludes, drains or reintegrates targets of a pool.", Once;
+    PoolExtend = 0x011d, "Gives a pool more servers.", Once;
+    PoolQueryTargets = 0x011e, "How targets of a pool stand, and their space.", Harmless;
     ContainerCreate = 0x0120, "Makes a container on every target of the pool.", Once;
     ContainerList = 0x0121, "A pool's containers.", Harmless;
     ContainerQuery = 0x0122, "One container's state.", Harmless;
@@ -92,6 +98,7 @@ opcodes! {
     Gossip = 0x0306, "Who lives.", Harmless;
     ServerStorage = 0x0307, "Devices and targets of one server.", Harmless;
     ServerSpace = 0x0308, "What a pool uses of one server's targets.", Harmless;
+    ServerLog = 0x030c, "What this server logs, from now on.", Harmless;
 }
 
 impl Opcode {

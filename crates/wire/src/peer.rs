@@ -135,3 +135,10 @@ message! {
         pub targets: Vec<(Space, bool)>,
     }
 }
+
+message! {
+    /// What the asked server logs from now on; empty: what it logged at its start. A repeat changes nothing.
+    pub struct ServerLog {
+        pub masks: String,
+    }
+}

@@ -24,6 +24,10 @@ use wire::hello::*;
 use wire::membership::*;
 use wire::{DecodeError, Wire};
 
+/// Messages with an error in them.
+const WITH_ERRORS: [&str; 6] =
+    ["error", "group_response-refused", "report", "pool_targets_changed", "system_targets_changed", "log_masks_set"];
+
 /// What a test does with each sample.
 trait Check {
     fn one<T: Wire + PartialEq + Debug>(&mut self, name: &str, sample: T);
@@ -112,10 +116,7 @@ fn mutations_are_refused_or_mean_what_they_say() {
                 let mutant = self.0.mutate(&bytes);
                 if let Ok(message) = T::from_bytes(&mutant) {
                     // An error's number from a newer server becomes `Misc`: its words are what counts.
-                    assert!(
-                        ["error", "group_response-refused", "report"].contains(&name) || message.to_bytes() == mutant,
-                        "{name}: {mutant:02x?}"
-                    );
+                    assert!(WITH_ERRORS.contains(&name) || message.to_bytes() == mutant, "{name}: {mutant:02x?}");
                 }
             }
         }
@@ -276,6 +277,7 @@ fn peer_samples(check: &mut impl Check) {
     check.one("gossip", Gossip { from: Rank(2), message: body });
     check.one("server_storage", ServerStorage { devices: vec![] });
     check.one("server_space_query", ServerSpaceQuery { pool: pool_id() });
+    check.one("server_log", ServerLog { masks: text("info") });
     let space = Space { total: 4, used: 3, metadata: 1, data: 2 };
     check.one("server_space", ServerSpace { targets: vec![(space, false)] });
 }
@@ -451,6 +453,19 @@ fn control_samples(check: &mut impl Check) {
     check.one("token_create", TokenCreate { seconds: 3600 });
     check.one("token", Token { token: text("00ff"), seconds: 3600 });
     check.one("system_exclude", SystemExclude { ranks: vec![Rank(2)], exclude: true });
+    check.one("system_stop", SystemStop { ranks: vec![Rank(2)], stop: true });
+    check.one("system_change_targets", SystemChangeTargets { ranks: vec![Rank(2)], change: TargetChange::Drain });
+    let changed = PoolTargetsChanged {
+        id: pool_id(),
+        label: text("tank"),
+        ranks: vec![Rank(2)],
+        trouble: Some(Error::new(Code::Invalid, "none would be left")),
+    };
+    check.one("system_targets_changed", SystemTargetsChanged { pools: vec![changed.clone()] });
+    check.one("pool_targets_changed", changed);
+    check.one("set_log_masks", SetLogMasks { ranks: vec![Rank(2)], masks: text("info,engine=debug") });
+    let silent = Error::new(Code::Unreachable, "it does not answer");
+    check.one("log_masks_set", LogMasksSet { servers: vec![(Rank(1), None), (Rank(2), Some(silent))] });
     check.one("system_set_attributes", SystemSetAttributes { attributes: vec![pair("a", "b")] });
     check.one("system_attributes", SystemAttributes { attributes: vec![pair("a", "b")] });
     let device = DeviceInfo {
@@ -488,9 +503,41 @@ fn control_samples(check: &mut impl Check) {
         PoolCreate {
             label: text("tank"),
             bytes: 10 << 30,
+            servers: PoolServers::Count { count: 3 },
             properties: vec![pair("rd_fac", "1"), pair("space_rb", "5")],
         },
     );
+    check.one("pool_servers-all", PoolServers::All);
+    check.one("pool_servers-ranks", PoolServers::Ranks { ranks: vec![Rank(1), Rank(4)] });
+    check.one("pool_servers-count", PoolServers::Count { count: 3 });
+    check.one(
+        "pool_change_targets",
+        PoolChangeTargets {
+            pool: text("tank"),
+            change: TargetChange::Exclude,
+            ranks: vec![Rank(1), Rank(4)],
+            targets: vec![TargetIndex(3)],
+            force: true,
+        },
+    );
+    check.one("target_change-exclude", TargetChange::Exclude);
+    check.one("target_change-drain", TargetChange::Drain);
+    check.one("target_change-reintegrate", TargetChange::Reintegrate);
+    check.one("pool_extend", PoolExtend { pool: text("tank"), ranks: vec![Rank(5)] });
+    check.one(
+        "pool_query_targets",
+        PoolQueryTargets { pool: text("tank"), rank: Rank(1), targets: vec![TargetIndex(3)] },
+    );
+    let target = PoolTarget {
+        index: TargetIndex(3),
+        state: TargetState::Drain,
+        is_kept_out: true,
+        space: Some(Space { total: 4, used: 3, metadata: 1, data: 2 }),
+        is_failed: false,
+    };
+    let silent = PoolTarget { space: None, ..target.clone() };
+    check.one("pool_targets", PoolTargets { targets: vec![target.clone(), silent] });
+    check.one("pool_target", target);
     check.one("storage_resize", StorageResize { bytes: Some(1 << 40) });
     check.one("pool_resize", PoolResize { pool: text("tank"), bytes: 20 << 30 });
     check.one("pool_name", PoolName { pool: text("tank") });
@@ -522,6 +569,8 @@ fn control_samples(check: &mut impl Check) {
         map_version: 6,
         targets: 16,
         disabled_targets: 1,
+        ranks: vec![Rank(0), Rank(4)],
+        silent_ranks: vec![Rank(4)],
         containers: 3,
         space: space.clone(),
         free_min: 5,

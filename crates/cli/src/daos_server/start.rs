@@ -42,10 +42,16 @@ pub(crate) struct Start {
     /// What fails together with this server: /rack3/host7 [default: it fails by itself]
     #[arg(long, value_name = "PATH")]
     fault_path: Option<String>,
+    /// Stop when this process, which started it, ends
+    #[arg(long, value_name = "PID", hide = true)]
+    parent: Option<u32>,
 }
 
 impl Start {
     pub(crate) fn run(self) -> Result<Outcome> {
+        if let Some(parent) = self.parent {
+            end_with(parent)?;
+        }
         let config = self.configure()?;
         rt::block_on(control::server::run(config))?;
         Ok(Outcome::new(json!(null), ""))
@@ -104,6 +110,18 @@ impl Start {
     }
 }
 
+/// Has the kernel send SIGTERM here when `parent` ends, in whatever way.
+fn end_with(parent: u32) -> Result<()> {
+    rustix::process::set_parent_process_death_signal(Some(rustix::process::Signal::TERM))
+        .map_err(|error| Error::new(Code::Misc, format!("cannot be told of the end of process {parent}: {error}")))?;
+    // It may have ended before it could be asked for.
+    let is_there = rustix::process::getppid().is_some_and(|pid| pid.as_raw_pid() as u32 == parent);
+    if !is_there {
+        return Err(Error::new(Code::ShuttingDown, format!("process {parent}, which started this server, is gone")).into());
+    }
+    Ok(())
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -121,6 +139,7 @@ mod tests {
             join: vec!["node1:10001".into()],
             token: Some("t".into()),
             fault_path: None,
+            parent: None,
         };
         let config = start.configure().unwrap();
         assert_eq!((config.targets, config.targets_chosen, config.force), (3, true, true));

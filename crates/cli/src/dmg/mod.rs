@@ -1,8 +1,10 @@
 //! `dmg`: the administrator's commands.
 
 mod pool;
+mod server;
 mod storage;
 mod system;
+mod targets;
 
 use clap::{Parser, Subcommand};
 
@@ -30,7 +32,10 @@ enum Verb {
     /// The servers of the system
     #[command(subcommand, visible_alias = "sys")]
     System(system::Verb),
-    /// Create, list, resize and destroy pools
+    /// What each server does for itself
+    #[command(subcommand, visible_alias = "srv")]
+    Server(server::Verb),
+    /// Create, list, resize and destroy pools; choose their servers and targets
     #[command(subcommand)]
     Pool(pool::Verb),
     /// What the servers store on, and how much
@@ -46,6 +51,7 @@ impl Dmg {
     pub(crate) async fn run(self) -> Result<Outcome> {
         match self.verb {
             Verb::System(verb) => verb.run(&self.system).await,
+            Verb::Server(verb) => verb.run(&self.system).await,
             Verb::Pool(verb) => verb.run(&self.system).await,
             Verb::Storage(verb) => verb.run(&self.system).await,
             Verb::Version => Ok(version(Program::Dmg)),

@@ -1,15 +1,21 @@
 //! `dmg pool`.
 
+use std::collections::BTreeMap;
+
 use clap::{Args, Subcommand};
 use serde_json::json;
-use types::{ByteSize, Code, Error, PoolProperty};
+use types::{ByteSize, Code, Error, PoolProperty, Rank};
+use wire::control::{DeviceInfo, PoolServers};
 
 use crate::failure::{Failure, Result};
-use crate::options::{self, Names, Pairs, Share, SystemOptions};
+use crate::options::{self, Names, Numbers, Pairs, Share, SystemOptions};
 use crate::output::Outcome;
 use crate::properties;
 use crate::session::{self, Missing, Session};
 use crate::show;
+use crate::table::count;
+
+use super::targets;
 
 #[derive(Subcommand, Debug)]
 pub(crate) enum Verb {
@@ -31,6 +37,17 @@ pub(crate) enum Verb {
         #[arg(value_parser = options::size)]
         size: ByteSize,
     },
+    /// Take targets out at once: what they hold is made anew from other copies
+    Exclude(targets::Exclude),
+    /// Take targets out when what they hold is elsewhere
+    Drain(targets::Targets),
+    /// Take targets back that were excluded or drained, or end a drain
+    #[command(visible_alias = "reint")]
+    Reintegrate(targets::Targets),
+    /// Give a pool more servers
+    Extend(targets::Extend),
+    /// Show how targets of a rank stand, and their space
+    QueryTargets(targets::Query),
     /// Delete a pool and give its space back
     Destroy(Destroy),
     /// Show properties
@@ -61,6 +78,12 @@ pub(crate) struct Create {
     /// Properties: key:value[,key:value...]
     #[arg(short = 'P', long, value_name = "PROPERTIES")]
     properties: Option<Pairs>,
+    /// Servers that it is made of: 2,5-7 [default: all]
+    #[arg(short, long, value_name = "RANKS", conflicts_with = "nranks")]
+    ranks: Option<Numbers>,
+    /// How many servers it is made of: in as many fault domains as can be [default: all]
+    #[arg(short = 'k', long, value_name = "COUNT", value_parser = clap::value_parser!(u32).range(1..))]
+    nranks: Option<u32>,
 }
 
 #[derive(Args, Debug)]
@@ -109,6 +132,13 @@ impl Verb {
                 })
                 .await
             }
+            Verb::Exclude(exclude) => session::with(system, Missing::Refuse, async |s| exclude.run(s).await).await,
+            Verb::Drain(targets) => session::with(system, Missing::Refuse, async |s| targets.drain(s).await).await,
+            Verb::Reintegrate(targets) => {
+                session::with(system, Missing::Refuse, async |s| targets.reintegrate(s).await).await
+            }
+            Verb::Extend(extend) => session::with(system, Missing::Refuse, async |s| extend.run(s).await).await,
+            Verb::QueryTargets(query) => session::with(system, Missing::Refuse, async |s| query.run(s).await).await,
             Verb::Destroy(destroy) => session::with(system, Missing::Refuse, async |s| destroy.run(s).await).await,
             Verb::GetProp { pool, properties } => {
                 session::with(system, Missing::Refuse, async |s| get_properties(s, &pool, properties.as_ref()).await)
@@ -147,25 +177,34 @@ impl Create {
             None => Vec::new(),
         };
         let bytes = self.bytes(session).await?;
-        let pool = session.create_pool(&self.label, bytes, properties).await?;
-        let ranks: Vec<u32> = session.info().await?.members.iter().map(|m| m.rank.0).collect();
+        let pool = session.create_pool_on(self.servers(), &self.label, bytes, properties).await?;
+        let ranks: Vec<u32> = pool.ranks.iter().map(|rank| rank.0).collect();
         let per_rank = pool.space.total / ranks.len().max(1) as u64;
         let response = json!({
             "uuid": pool.id.to_string(),
             "label": pool.label,
-            "svc_ldr": 0,
-            "svc_reps": [0],
+            "svc_ldr": pool.leader.map(|rank| rank.0),
+            "svc_reps": pool.voters.iter().map(|rank| rank.0).collect::<Vec<_>>(),
             "tgt_ranks": ranks,
             "tier_bytes": [per_rank],
         });
         let text = format!(
-            "pool {} created: {} on {} targets\nUUID: {}",
+            "pool {} created: {} on {} targets of {}\nUUID: {}",
             pool.label,
             ByteSize(pool.space.total),
             pool.targets,
+            count(ranks.len() as u64, "server"),
             pool.id
         );
         Ok(Outcome::new(response, text))
+    }
+
+    fn servers(&self) -> PoolServers {
+        match (&self.ranks, self.nranks) {
+            (Some(Numbers(ranks)), _) => PoolServers::Ranks { ranks: ranks.iter().copied().map(Rank).collect() },
+            (None, Some(count)) => PoolServers::Count { count },
+            (None, None) => PoolServers::All,
+        }
     }
 
     async fn bytes(&self, session: &Session) -> Result<u64> {
@@ -173,10 +212,14 @@ impl Create {
             Share::Bytes(bytes) => return Ok(bytes),
             Share::Percent(percent) => u64::from(percent),
         };
-        let devices = session.storage().await?.devices;
+        let servers = self.servers();
+        let mut devices = session.storage().await?.devices;
+        if let PoolServers::Ranks { ranks } = &servers {
+            devices.retain(|device| ranks.contains(&device.rank));
+        }
         // Space is reserved evenly, so the fullest target bounds what the others can give.
         let least = devices.iter().map(|d| d.total.saturating_sub(d.reserved)).min().unwrap_or(0);
-        let free = least * devices.len() as u64;
+        let free = least * targets_taken(&devices, &servers);
         match free / 100 * percent {
             0 => {
                 let error = Error::new(Code::NoSpace, "no space is left to reserve");
@@ -197,6 +240,20 @@ impl Destroy {
             }
             Err(error) => Err(session.pool_error(error, &self.pool).await),
         }
+    }
+}
+
+/// Targets of the servers that are taken; of so many that are not chosen yet, no more than any of them have.
+fn targets_taken(devices: &[DeviceInfo], servers: &PoolServers) -> u64 {
+    let mut by_rank: BTreeMap<Rank, u64> = BTreeMap::new();
+    devices.iter().for_each(|device| *by_rank.entry(device.rank).or_default() += 1);
+    match servers {
+        PoolServers::Count { count } => {
+            let mut fewest: Vec<u64> = by_rank.into_values().collect();
+            fewest.sort_unstable();
+            fewest.into_iter().take(*count as usize).sum()
+        }
+        PoolServers::All | PoolServers::Ranks { .. } => by_rank.into_values().sum(),
     }
 }
 

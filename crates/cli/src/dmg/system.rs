@@ -3,9 +3,10 @@
 use clap::{Args, Subcommand};
 use serde_json::json;
 use types::{Code, Error, Rank, Span};
+use wire::control::{PoolTargetsChanged, TargetChange};
 
 use crate::failure::Result;
-use crate::options::{Names, Pairs, SystemOptions};
+use crate::options::{Names, Numbers, Pairs, SystemOptions};
 use crate::output::Outcome;
 use crate::session::{self, Missing, Session};
 use crate::show;
@@ -37,6 +38,27 @@ pub(crate) enum Verb {
         #[command(flatten)]
         ranks: Ranks,
     },
+    /// Have ranks stop serving until `start`: their servers go on running, and keep their votes
+    Stop {
+        #[command(flatten)]
+        ranks: SomeRanks,
+    },
+    /// Have stopped ranks serve again
+    Start {
+        #[command(flatten)]
+        ranks: SomeRanks,
+    },
+    /// Drain ranks in all pools that they are in
+    Drain {
+        #[command(flatten)]
+        ranks: Ranks,
+    },
+    /// Take ranks back in all pools that they were excluded from or drained in
+    #[command(visible_alias = "reint")]
+    Reintegrate {
+        #[command(flatten)]
+        ranks: Ranks,
+    },
     /// Set attributes of the system
     SetAttr {
         /// key:value[,key:value...]
@@ -57,29 +79,19 @@ pub(crate) enum Verb {
 #[derive(Args, Debug)]
 pub(crate) struct Ranks {
     /// Ranks: 2,5-7
-    #[arg(short, long, value_name = "RANKS", value_parser = rank_list)]
-    ranks: RankList,
+    #[arg(short, long, value_name = "RANKS")]
+    ranks: Numbers,
 }
 
-#[derive(Clone, Debug)]
-struct RankList(Vec<Rank>);
+#[derive(Args, Debug)]
+pub(crate) struct SomeRanks {
+    /// Ranks: 2,5-7 [default: all]
+    #[arg(short, long, value_name = "RANKS")]
+    ranks: Option<Numbers>,
+}
 
-/// Most ranks that one command names: a slip of the hand (`1-4000000000`) is no list.
-const RANKS_MAX: u32 = 65_536;
-
-fn rank_list(text: &str) -> std::result::Result<RankList, String> {
-    let wrong = || format!("'{text}' is no list of ranks; write 2,5-7");
-    let mut ranks = Vec::new();
-    for part in text.split(',') {
-        let (first, last) = part.split_once('-').unwrap_or((part, part));
-        let (first, last): (u32, u32) =
-            (first.trim().parse().map_err(|_| wrong())?, last.trim().parse().map_err(|_| wrong())?);
-        if last < first || last - first >= RANKS_MAX {
-            return Err(wrong());
-        }
-        ranks.extend((first..=last).map(Rank));
-    }
-    Ok(RankList(ranks))
+fn ranks(numbers: impl IntoIterator<Item = Numbers>) -> Vec<Rank> {
+    numbers.into_iter().flat_map(|numbers| numbers.0).map(Rank).collect()
 }
 
 impl Verb {
@@ -101,12 +113,22 @@ impl Verb {
                 Ok(Outcome::new(response, format!("{}\n", token.token)))
             }
             Verb::Exclude { ranks } => {
-                session.exclude(ranks.ranks.0, true).await?;
+                session.exclude(self::ranks([ranks.ranks]), true).await?;
                 Ok(Outcome::new(json!(null), "Excluded\n"))
             }
             Verb::ClearExclude { ranks } => {
-                session.exclude(ranks.ranks.0, false).await?;
+                session.exclude(self::ranks([ranks.ranks]), false).await?;
                 Ok(Outcome::new(json!(null), "They may come back\n"))
+            }
+            Verb::Stop { ranks } => stop(session, self::ranks(ranks.ranks), true).await,
+            Verb::Start { ranks } => stop(session, self::ranks(ranks.ranks), false).await,
+            Verb::Drain { ranks } => {
+                let pools = session.change_ranks(TargetChange::Drain, self::ranks([ranks.ranks])).await?;
+                Ok(in_pools(&pools, "draining"))
+            }
+            Verb::Reintegrate { ranks } => {
+                let pools = session.change_ranks(TargetChange::Reintegrate, self::ranks([ranks.ranks])).await?;
+                Ok(in_pools(&pools, "on their way back"))
             }
             Verb::SetAttr { attributes } => {
                 session.set_attributes(attributes.0).await?;
@@ -163,20 +185,40 @@ async fn query(session: &Session, verbose: bool) -> Result<Outcome> {
     Ok(Outcome::new(json!({ "name": info.name, "release": info.release, "members": members }), text))
 }
 
-fn member_uuid(bytes: &[u8]) -> String {
-    uuid::Uuid::from_slice(bytes).map(|uuid| uuid.to_string()).unwrap_or_default()
+/// Stops or starts ranks, and shows how they stand then.
+async fn stop(session: &Session, ranks: Vec<Rank>, stop: bool) -> Result<Outcome> {
+    session.stop_ranks(ranks.clone(), stop).await?;
+    let info = session.info().await?;
+    let named: Vec<_> = info.members.iter().filter(|m| ranks.is_empty() || ranks.contains(&m.rank)).collect();
+    let results: Vec<_> =
+        named.iter().map(|m| json!({ "rank": m.rank.0, "state": show::member_state(&m.state) })).collect();
+    let text: String = named.iter().map(|m| format!("Rank {}: {}\n", m.rank, show::member_state(&m.state))).collect();
+    Ok(Outcome::new(json!({ "results": results }), text))
 }
 
-#[cfg(test)]
-mod tests {
-    use super::*;
+/// What became of ranks in the pools that they are in. It failed where one of the pools could not.
+fn in_pools(pools: &[PoolTargetsChanged], done: &str) -> Outcome {
+    let numbers = |pool: &PoolTargetsChanged| pool.ranks.iter().map(|rank| rank.0).collect::<Vec<_>>();
+    let row = |pool: &PoolTargetsChanged| {
+        let error = pool.trouble.as_ref().map(ToString::to_string);
+        json!({ "pool": pool.label, "uuid": pool.id.to_string(), "ranks": numbers(pool), "error": error })
+    };
+    let line = |pool: &PoolTargetsChanged| {
+        let ranks = numbers(pool).iter().map(ToString::to_string).collect::<Vec<_>>().join(", ");
+        let what = pool.trouble.as_ref().map_or(done, |error| error.message.as_str());
+        format!("Pool {}, ranks {ranks}: {what}\n", pool.label)
+    };
+    let text = match pools.is_empty() {
+        true => "no pool is on these ranks\n".to_string(),
+        false => pools.iter().map(line).collect(),
+    };
+    let fault = pools.iter().find_map(|pool| {
+        let error = pool.trouble.clone()?;
+        Some(Error { message: format!("pool {}: {}", pool.label, error.message), ..error })
+    });
+    Outcome::new(json!({ "responses": pools.iter().map(row).collect::<Vec<_>>() }), text).with_fault(fault)
+}
 
-    #[test]
-    fn ranks_are_a_list_with_ranges() {
-        let ranks = |text| rank_list(text).map(|list| list.0.iter().map(|rank| rank.0).collect::<Vec<_>>());
-        assert_eq!(ranks("2, 5-7"), Ok(vec![2, 5, 6, 7]));
-        for wrong in ["", "x", "3-", "7-5", "0-4000000000"] {
-            assert!(ranks(wrong).is_err(), "{wrong}");
-        }
-    }
+fn member_uuid(bytes: &[u8]) -> String {
+    uuid::Uuid::from_slice(bytes).map(|uuid| uuid.to_string()).unwrap_or_default()
 }

@@ -1,9 +1,11 @@
 //! `daos quickstart`: in one command, what the whole thing is for.
 //!
 //! # Steps
-//! 1. Open a system: embedded in a directory, or a server started for the occasion ([`child`]).
+//! 1. Open a system: embedded in a directory, or a server started for the occasion ([`child`]), or several ([`cluster`]).
 //! 2. Make a pool and a POSIX container, unless they are there from the last run.
 //! 3. Copy the source into a new directory `run-N`; read everything back and compare.
+//!    Of several servers, one is killed in the middle of the copy. What is read back, is read without it; then it is started
+//!    again, gets what it missed, and everything is read once more.
 //! 4. Take a snapshot `run-N`; change and delete some files; show that the snapshot has the old ones.
 //! 5. Tell what happened, and what to try next ([`summary`]).
 //!
@@ -11,14 +13,18 @@
 
 mod changes;
 mod child;
+mod cluster;
 mod summary;
 
 use std::path::{Path, PathBuf};
+use std::pin::pin;
+use std::task::Poll;
 
 use ::daos::EmbeddedOptions;
 use clap::Args;
 use client::{Container, ContainerSpec};
-use dfs::Dfs;
+use dfs::compare::Comparison;
+use dfs::{CopyReport, Dfs};
 use types::{ByteSize, Code, Error, Layout};
 
 use crate::failure::{self, Failure, Result};
@@ -28,13 +34,16 @@ use crate::output::Outcome;
 use crate::place::DaosPath;
 use crate::session::{Session, holds_a_system};
 use crate::transfer;
-use child::Child;
-use summary::{Report, Teller};
+use child::{Child, ChildOptions};
+use cluster::Cluster;
+use summary::{Lived, Report, Teller};
 
 const POOL: &str = "quickstart";
 const CONTAINER: &str = "files";
 const DIRECTORY_DEFAULT: &str = "./daos-data";
-/// Storage of a new system: this much beside the source, which is stored with room for some more
+/// Of several servers: another system, so another place.
+const SERVERS_DIRECTORY_DEFAULT: &str = "./daos-servers";
+/// Storage of a new system, or of each of several servers: this much beside the source, which is stored with room for some more
 /// runs.
 const STORAGE_BYTES_MIN: u64 = 2 << 30;
 const RUNS_WORTH: u64 = 4;
@@ -45,9 +54,13 @@ const POOL_PERCENT: u64 = 75;
 pub(crate) struct Quickstart {
     /// Directory to copy [default: this repository, when run in it]
     source: Option<PathBuf>,
-    /// Where the system keeps its data; another run continues with it
-    #[arg(long, value_name = "DIR", default_value = DIRECTORY_DEFAULT)]
-    path: PathBuf,
+    /// Where the system keeps its data; another run continues with it [default: ./daos-data; of several servers
+    /// ./daos-servers]
+    #[arg(long, value_name = "DIR")]
+    path: Option<PathBuf>,
+    /// Go through so many daos_servers, which keep copies of everything, and kill one of them meanwhile
+    #[arg(long, value_name = "COUNT", value_parser = clap::value_parser!(u8).range(2..=5), conflicts_with = "server")]
+    servers: Option<u8>,
     /// Go through a daos_server, started now and stopped at the end
     // The global option of the same name takes an address; before `quickstart` it still does.
     #[arg(id = "server", long, num_args = 0, default_missing_value = "")]
@@ -59,53 +72,87 @@ enum Way {
     Embedded,
     /// A server of our own.
     Child,
+    /// Several of them.
+    Cluster(usize),
     /// A server that runs already.
     Running(String),
 }
 
 impl Quickstart {
     pub(crate) async fn run(self, system: &SystemOptions, json: bool) -> Result<Outcome> {
-        let way = match self.server.as_deref() {
-            None => Way::Embedded,
-            Some("") => Way::Child,
-            Some(address) => Way::Running(address.to_string()),
+        let way = match (self.servers, self.server.as_deref()) {
+            (Some(count), _) => Way::Cluster(count.into()),
+            (None, None) => Way::Embedded,
+            (None, Some("")) => Way::Child,
+            (None, Some(address)) => Way::Running(address.to_string()),
         };
-        let path = system.embedded.clone().unwrap_or(self.path);
+        let default = if self.servers.is_some() { SERVERS_DIRECTORY_DEFAULT } else { DIRECTORY_DEFAULT };
+        let path = system.embedded.clone().or(self.path).unwrap_or_else(|| default.into());
         let source = match self.source {
             Some(source) => source,
             None => workspace()?,
         };
-        let tree = transfer::survey(&source, &path)?;
+        let tree = transfer::survey(&source, &path, &[DIRECTORY_DEFAULT, SERVERS_DIRECTORY_DEFAULT])?;
         let teller = Teller::new(json);
         teller.title(&source, &tree);
 
         let bytes = storage_bytes(tree.bytes, &path, &way)?;
-        let mut child = None;
-        let session = match &way {
+        let place = Place { way: &way, path: &path, source: &source, tree: &tree };
+        let report = match &way {
             Way::Embedded => {
                 let options = EmbeddedOptions { bytes, ..EmbeddedOptions::default() };
-                Session::embedded(&path, options).await?
+                let session = Session::embedded(&path, options).await?;
+                let report = tour(&session, &place, None, &teller).await;
+                finished(report, session.close().await)
+            }
+            Way::Running(address) => {
+                let session = Session::connect(address, system.sys_name.clone()).await?;
+                let report = tour(&session, &place, None, &teller).await;
+                finished(report, session.close().await)
             }
             Way::Child => {
-                let mut started = Child::start(&path, bytes).await?;
-                let session = started.connect().await;
-                child = Some(started);
-                session?
+                let mut child = Child::start(&path, &ChildOptions { bytes, ..ChildOptions::default() })?;
+                let report = unless_interrupted(async {
+                    let session = child.connect().await?;
+                    let report = tour(&session, &place, None, &teller).await;
+                    finished(report, session.close().await)
+                });
+                let report = report.await;
+                finished(report, child.stop().await)
             }
-            Way::Running(address) => Session::connect(address, system.sys_name.clone()).await?,
+            Way::Cluster(count) => {
+                let mut cluster = Cluster::prepare(&path, *count, bytes.unwrap_or(STORAGE_BYTES_MIN))?;
+                let report = unless_interrupted(async {
+                    let session = cluster.start().await?;
+                    let report = tour(&session, &place, Some(&mut cluster), &teller).await;
+                    finished(report, session.close().await)
+                });
+                let report = report.await;
+                finished(report, cluster.stop().await)
+            }
         };
-        let report = tour(&session, &way, &path, &source, &tree, &teller).await;
-        let closed = session.close().await;
-        let stopped = match child {
-            Some(child) => child.stop().await,
-            None => Ok(()),
-        };
-        // What went wrong first is what the user should hear.
-        let report = report?;
-        closed?;
-        stopped?;
-        Ok(teller.summary(&report))
+        Ok(teller.summary(&report?))
     }
+}
+
+/// What went wrong first is what the user should hear.
+fn finished<T>(result: Result<T>, end: Result<()>) -> Result<T> {
+    result.and_then(|value| end.map(|()| value))
+}
+
+/// Breaks off on SIGINT and SIGTERM, so that servers of ours are stopped and not left behind.
+async fn unless_interrupted<T>(work: impl Future<Output = Result<T>>) -> Result<T> {
+    let (mut work, mut stop) = (pin!(work), pin!(rt::stop_requested()));
+    std::future::poll_fn(|context| {
+        if let Poll::Ready(result) = work.as_mut().poll(context) {
+            return Poll::Ready(result);
+        }
+        stop.as_mut().poll(context).map(|_| {
+            let error = Error::new(Code::Canceled, "interrupted; what was acknowledged is stored");
+            Err(error.remedy("run it again: it goes on with what is there").into())
+        })
+    })
+    .await
 }
 
 /// This repository's own tree, if that is where we are.
@@ -120,66 +167,113 @@ fn workspace() -> Result<PathBuf> {
 
 /// Storage for a new system; nothing for one that exists, which stays as it is.
 fn storage_bytes(source: u64, path: &Path, way: &Way) -> Result<Option<u64>> {
-    if holds_a_system(path) || matches!(way, Way::Running(_)) {
-        return Ok(None);
-    }
     let wanted = STORAGE_BYTES_MIN + source.saturating_mul(RUNS_WORTH);
+    let servers = match way {
+        Way::Running(_) => return Ok(None),
+        // A run that was broken off may have left some of them without storage.
+        Way::Cluster(_) if cluster::servers_in(path) > 0 => return Ok(Some(wanted)),
+        _ if cluster::servers_in(path) > 0 => {
+            let text = format!("{} holds a system of several servers", path.display());
+            let remedy = format!("go on with it by --servers {}, or choose another --path", cluster::servers_in(path));
+            return Err(Error::new(Code::Invalid, text).remedy(remedy).into());
+        }
+        Way::Cluster(count) => *count as u64,
+        _ if holds_a_system(path) => return Ok(None),
+        _ => 1,
+    };
     std::fs::create_dir_all(path).map_err(|e| failure::local("create", path, &e))?;
     let free = rt::disk::fs::free_space(path).map_err(|e| Error::new(Code::Io, e.to_string()))?;
-    if wanted <= free {
+    let needed = wanted.saturating_mul(servers);
+    if needed <= free {
         return Ok(Some(wanted));
     }
-    let text = format!("{} has {} free; this needs {}", path.display(), ByteSize(free), ByteSize(wanted));
+    let text = format!("{} has {} free; this needs {}", path.display(), ByteSize(free), ByteSize(needed));
     Err(Error::new(Code::NoSpace, text).remedy("choose a smaller SOURCE_DIR, or another place with --path DIR").into())
+}
+
+/// What is copied, and to where.
+struct Place<'a> {
+    way: &'a Way,
+    path: &'a Path,
+    source: &'a Path,
+    tree: &'a transfer::Survey,
 }
 
 /// Everything between opening the system and closing it.
 async fn tour(
     session: &Session,
-    way: &Way,
-    path: &Path,
-    source: &Path,
-    tree: &transfer::Survey,
+    at: &Place<'_>,
+    mut cluster: Option<&mut Cluster>,
     teller: &Teller,
 ) -> Result<Report> {
+    let Place { way, path, source, tree } = *at;
+    let copies = cluster.as_ref().map_or(1, |cluster| cluster.copies());
     let is_new = ensure_pool(session).await?;
-    let container = ensure_container(session).await?;
+    if let Some(cluster) = &mut cluster {
+        // A run that was broken off may have left one behind with less than the others.
+        cluster.until_whole(session).await?;
+    }
+    let container = ensure_container(session, copies).await?;
     let files = Dfs::mount(container.clone()).await.map_err(Error::from)?;
     let run = next_run(&container, &files).await?;
     let name = format!("run-{run}");
-    teller.opened(way, path, is_new, run);
-    room(session, tree.bytes).await?;
+    teller.opened(way, path, copies, is_new, run);
+    room(session, tree.bytes, copies).await?;
 
-    let place = DaosPath::new(POOL, CONTAINER, &name);
-    let bar = teller.bar("copy in", tree.bytes);
-    let copied = transfer::copy_in(&files, source, &place.path, &tree.excluded, &bar).await;
-    bar.finish_and_clear();
-    let copied = copied?;
-    teller.copied(&copied);
-
-    let bar = teller.bar("read back", copied.bytes);
-    let verified = transfer::verify(&files, source, &place.path, &tree.excluded, &bar).await;
-    bar.finish_and_clear();
-    let verified = verified?;
-    if let Some(difference) = verified.differences.first() {
-        let text = format!("what was read back differs from the source: {difference}");
-        let remedy = "run it again: the file may have changed meanwhile; if not, report this";
-        return Err(Error::new(Code::Mismatch, text).remedy(remedy).into());
-    }
-    teller.verified(&verified);
+    let directory = DaosPath::new(POOL, CONTAINER, &name).path;
+    let (copied, killed) = match &mut cluster {
+        None => (copy_in(&files, at, &directory, teller, |_| {}).await?, None),
+        Some(cluster) => {
+            let (ambush, watch) = cluster.ambush(tree.bytes);
+            let copied = copy_in(&files, at, &directory, teller, watch).await?;
+            (copied, Some(cluster.bury(&ambush, session).await?))
+        }
+    };
+    let verified = match (&mut cluster, killed) {
+        (Some(cluster), Some(killed)) => {
+            teller.killed(&killed);
+            teller.copied(&copied);
+            let without = read_back(&files, at, &directory, teller).await?;
+            teller.verified_without(&without, killed.rank);
+            let seconds = cluster.bring_back(session).await?;
+            teller.brought_back(killed.rank, seconds);
+            let verified = read_back(&files, at, &directory, teller).await?;
+            teller.verified(&verified);
+            let lived = Lived {
+                servers: cluster.count(),
+                copies,
+                killed_rank: killed.rank.0,
+                killed_after_bytes: killed.after_bytes,
+                verified_files_without: without.files,
+                back_in_service_s: seconds,
+            };
+            (verified, Some(lived))
+        }
+        _ => {
+            teller.copied(&copied);
+            let verified = read_back(&files, at, &directory, teller).await?;
+            teller.verified(&verified);
+            (verified, None)
+        }
+    };
+    let (verified, lived) = verified;
 
     let snapshot = container.create_snapshot(Some(&name)).await?;
-    let touched = changes::make(&files, source, &place.path, &tree.files).await?;
+    let touched = changes::make(&files, source, &directory, &tree.files).await?;
     teller.changed(&name, &touched);
     let old = Dfs::mount(container.at(snapshot.epoch)).await.map_err(Error::from)?;
-    changes::check(&files, &old, source, &place.path, &touched).await?;
+    changes::check(&files, &old, source, &directory, &touched).await?;
     teller.intact(&touched);
 
     let info = session.pool_info(POOL).await?;
     Ok(Report {
         path: path.display().to_string(),
         source: source.display().to_string(),
-        mode: if matches!(way, Way::Embedded) { "embedded" } else { "server" },
+        mode: match way {
+            Way::Embedded => "embedded",
+            Way::Child | Way::Running(_) => "server",
+            Way::Cluster(_) => "servers",
+        },
         pool: POOL.to_string(),
         container: CONTAINER.to_string(),
         directory: format!("/{name}"),
@@ -192,13 +286,47 @@ async fn tour(
         in_mb_s: transfer::rate(copied.bytes, copied.seconds),
         out_mb_s: transfer::rate(verified.bytes, verified.seconds),
         verified_files: verified.files,
+        lived,
         changed: touched.changed,
         deleted: touched.deleted,
         snapshot_intact: true,
         space_used: info.space.used,
         space_total: info.space.total,
-        next: summary::suggestions(way, path, &name),
+        next: summary::suggestions(way, path, source, &name),
     })
+}
+
+/// Copies the source to `directory`; `watch` is told the bytes as they come.
+async fn copy_in(
+    files: &Dfs,
+    at: &Place<'_>,
+    directory: &str,
+    teller: &Teller,
+    watch: impl Fn(u64) + Send + Sync + 'static,
+) -> Result<CopyReport> {
+    let bar = teller.bar("copy in", at.tree.bytes);
+    let copied = transfer::copy_in_watched(files, at.source, directory, &at.tree.excluded, &bar, watch).await;
+    bar.finish_and_clear();
+    copied
+}
+
+/// Reads everything in `directory` back.
+///
+/// # Errors
+/// `Mismatch`: it differs from the source.
+async fn read_back(files: &Dfs, at: &Place<'_>, directory: &str, teller: &Teller) -> Result<Comparison> {
+    let bar = teller.bar("read back", at.tree.bytes);
+    let verified = transfer::verify(files, at.source, directory, &at.tree.excluded, &bar).await;
+    bar.finish_and_clear();
+    let verified = verified?;
+    match verified.differences.first() {
+        None => Ok(verified),
+        Some(difference) => {
+            let text = format!("what was read back differs from the source: {difference}");
+            let remedy = "run it again: the file may have changed meanwhile; if not, report this";
+            Err(Error::new(Code::Mismatch, text).remedy(remedy).into())
+        }
+    }
 }
 
 /// Makes the pool unless it is there. Whether it is new.
@@ -213,8 +341,8 @@ async fn ensure_pool(session: &Session) -> Result<bool> {
     Ok(true)
 }
 
-/// Makes the container unless it is there.
-async fn ensure_container(session: &Session) -> Result<Container> {
+/// Makes the container, with `copies` of everything, unless it is there.
+async fn ensure_container(session: &Session, copies: u32) -> Result<Container> {
     let pool = session.pool(POOL).await?;
     if let Some(info) = pool.containers().await?.iter().find(|c| c.label == CONTAINER) {
         let container = pool.container(CONTAINER).await?;
@@ -222,7 +350,11 @@ async fn ensure_container(session: &Session) -> Result<Container> {
         mount::format(container.clone(), info).await?;
         return Ok(container);
     }
-    let spec = ContainerSpec { layout: Layout::Posix, ..ContainerSpec::labelled(CONTAINER) };
+    let properties = match copies {
+        1 => Vec::new(),
+        _ => vec![("rd_fac".to_string(), (copies - 1).to_string())],
+    };
+    let spec = ContainerSpec { layout: Layout::Posix, properties, ..ContainerSpec::labelled(CONTAINER) };
     let info = pool.create_container(spec).await?;
     let container = pool.container(CONTAINER).await?;
     mount::format(container.clone(), &info).await?;
@@ -239,13 +371,14 @@ async fn next_run(container: &Container, files: &Dfs) -> Result<u64> {
 }
 
 /// Fails early when the source cannot fit, rather than in the middle of the copy.
-async fn room(session: &Session, bytes: u64) -> Result<()> {
+async fn room(session: &Session, bytes: u64, copies: u32) -> Result<()> {
+    let bytes = bytes.saturating_mul(copies.into());
     let space = session.pool_info(POOL).await?.space;
     let free = space.total.saturating_sub(space.used);
     if bytes <= free {
         return Ok(());
     }
-    let text = format!("pool '{POOL}' has {} free, and the source has {}", ByteSize(free), ByteSize(bytes));
+    let text = format!("pool '{POOL}' has {} free, and the source needs {}", ByteSize(free), ByteSize(bytes));
     let error = Error::new(Code::NoSpace, text);
     Err(Failure::Failed(error.remedy("start afresh in another place with --path DIR, or remove this one")))
 }

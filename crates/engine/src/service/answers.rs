@@ -47,7 +47,12 @@ impl Service {
         join_all(asked).await
     }
 
-    async fn ask_server<R: Wire>(&self, rank: Rank, opcode: Opcode, message: &impl Wire) -> Result<R, Error> {
+    pub(super) async fn ask_server<R: Wire>(
+        &self,
+        rank: Rank,
+        opcode: Opcode,
+        message: &impl Wire,
+    ) -> Result<R, Error> {
         let body = self.peers.ask(rank, opcode, message.to_bytes(), GATHER_MAX).await.map_err(Error::from)?;
         crate::target::parse(&body)
     }
@@ -125,11 +130,13 @@ impl Service {
             let targets = pool.map().map_or(&[][..], placement::PoolMap::targets).iter();
             targets.filter(|target| !target.state().serves()).map(|target| (target.rank, target.index.0)).collect()
         });
+        let (mut ranks, mut silent_ranks) = (Vec::new(), Vec::new());
         let targets_of = |rank| {
             let servers = |pool: &PoolState| pool.servers().iter().find(|s| s.rank == rank).map_or(0, |s| s.targets);
             slot.group.local(servers)
         };
         for (rank, answer) in self.all_spaces(id, slot).await {
+            ranks.push(rank);
             match answer {
                 Ok(spaces) => {
                     let failed = spaces.iter().zip(0..).filter(|((_, is_failed), _)| *is_failed);
@@ -141,6 +148,7 @@ impl Service {
                 Err(error) => {
                     tracing::debug!(%rank, %error, "it does not say what a pool uses");
                     disabled.extend((0..targets_of(rank)).map(|index| (rank, index)));
+                    silent_ranks.push(rank);
                 }
             }
         }
@@ -159,6 +167,8 @@ impl Service {
                 map_version: pool.map().map_or(0, placement::PoolMap::version),
                 targets: pool.targets(),
                 disabled_targets: disabled.len() as u32,
+                ranks,
+                silent_ranks,
                 containers: ready as u32,
                 space: msg::Space { total: sum(|s| s.total), used: metadata + data, metadata, data },
                 free_min: shares.iter().map(free).min().unwrap_or(0),

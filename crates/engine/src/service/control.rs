@@ -29,6 +29,8 @@ impl Service {
                 let msg::SystemExclude { ranks, exclude } = parse(body)?;
                 self.change_system(call, term, SystemCommand::Exclude { ranks, exclude }).await
             }
+            Opcode::SystemStop => Ok(self.system_stop(call, term, parse(body)?).await?.to_bytes()),
+            Opcode::SystemChangeTargets => Ok(self.system_change_targets(call, parse(body)?).await?.to_bytes()),
             Opcode::SystemSetAttributes => {
                 let msg::SystemSetAttributes { attributes } = parse(body)?;
                 self.change_system(call, term, SystemCommand::SetAttributes { attributes }).await
@@ -50,6 +52,7 @@ impl Service {
     pub(super) async fn answer_here(&self, call: &Call) -> Result<Vec<u8>, Error> {
         match call.opcode {
             Opcode::StorageResize => Ok(self.storage_resize(parse(&call.body)?).await?.to_bytes()),
+            Opcode::SetLogMasks => Ok(self.set_log_masks(parse(&call.body)?).await?.to_bytes()),
             Opcode::Echo => Ok(call.body.to_vec()),
             _ => Err(self.not_ours(call.opcode)),
         }
@@ -72,6 +75,11 @@ impl Service {
             Opcode::ServerSpace => {
                 let asked: wire::peer::ServerSpaceQuery = parse(&request.body)?;
                 Ok(self.server_space(asked.pool).await?.to_bytes())
+            }
+            Opcode::ServerLog => {
+                let wanted: wire::peer::ServerLog = parse(&request.body)?;
+                super::administer::log_masks(&wanted.masks)?;
+                Ok(().to_bytes())
             }
             other => Err(self.not_ours(other)),
         }

@@ -13,7 +13,7 @@ use types::{ContainerId, Error, PoolId, Rank};
 
 use super::pool::{PoolCommand, PoolState};
 use super::slot::{Followed, Slot, Wanted};
-use super::system::{Phase, SystemCommand, SystemState};
+use super::system::{Phase, PoolRow, SystemCommand, SystemState};
 use super::{Service, healing};
 
 /// How often a leader looks whether something is to be done, unless it is woken.
@@ -100,31 +100,60 @@ pub(super) fn map_steps(
 ) -> Vec<PoolCommand> {
     let Some(map) = pool.map() else { return Vec::new() };
     let means = |rank: Rank, event: Event| {
-        let mut targets = map.targets().iter().filter(|target| target.rank == rank);
-        targets.any(|target| matches!(target.state().after(event), Ok(Some(_))))
+        let mut targets = (0..).zip(map.targets()).filter(|(_, target)| target.rank == rank);
+        targets.any(|(position, target)| pool.may_happen(event, target.state(), position))
     };
-    let (mut lost, mut back) = (Vec::new(), Vec::new());
+    let may_lose = may_lose(pool, system);
+    let (mut lost, mut back, mut new) = (Vec::new(), Vec::new(), Vec::new());
     for rank in map.servers().iter().map(|server| server.rank) {
         match system.is_joined(rank) {
-            false if means(rank, Event::Exclude) => lost.push(rank),
-            true if !healing::returning(map, &[rank]).is_empty() => back.push(rank),
+            false if may_lose && means(rank, Event::Exclude) => lost.push(rank),
+            true if !healing::returning(map, &[rank], &pool.kept_out).is_empty() => back.push(rank),
+            true if means(rank, Event::Extend)
+                && !healing::is_awaiting(map)
+                && is_prepared(pool, reports.get(&rank)) =>
+            {
+                new.push(rank);
+            }
             _ => {}
         }
     }
     // One a turn: the second is decided by the map that the first makes.
     let version = map.version();
-    match (lost.is_empty(), back.is_empty()) {
-        (false, _) => vec![PoolCommand::Exclude { version, ranks: lost }],
-        (true, false) => vec![PoolCommand::Reintegrate { version, ranks: back }],
-        (true, true) => {
+    match (lost.is_empty(), back.is_empty(), new.is_empty()) {
+        (false, _, _) => vec![PoolCommand::Exclude { version, ranks: lost }],
+        (true, false, _) => vec![PoolCommand::Reintegrate { version, ranks: back }],
+        (true, true, false) => vec![PoolCommand::Extend { version, ranks: new }],
+        (true, true, true) => {
             let is_full = |rank| reports.get(&rank).is_some_and(|followed| followed.is_full(version));
-            if let Some(rank) = healing::returned(map, &pool.given_up).filter(|rank| is_full(*rank)) {
+            let returned = healing::returned(map, &pool.given_up, &pool.kept_out);
+            if let Some(rank) = returned.filter(|rank| is_full(*rank)) {
                 return vec![PoolCommand::Reintegrated { version, ranks: vec![rank] }];
             }
-            let what = healing::finished(map, &pool.given_up, is_full, is_served);
+            let what = healing::finished(map, &pool.given_up, &pool.kept_out, is_full, is_served);
             what.map(|what| PoolCommand::Finish { version, what }).into_iter().collect()
         }
     }
+}
+
+/// Whether servers that do not take part are excluded from the pool: if its policy says so, and anybody is left to go on.
+/// When a whole system is stopped nobody writes, so that nobody misses anything.
+fn may_lose(pool: &PoolState, system: &SystemState) -> bool {
+    pool.self_heal().exclude && pool.servers().iter().any(|server| system.is_joined(server.rank))
+}
+
+/// Whether the targets of a server that is new to the pool have all made their shares of it.
+fn is_prepared(pool: &PoolState, report: Option<&Followed>) -> bool {
+    let stands_in_the_way = |(what, _): &(Option<ContainerId>, Error)| what.is_none();
+    report.is_some_and(|report| report.version >= pool.version && !report.trouble.iter().any(stands_in_the_way))
+}
+
+/// The servers that the system's row of a pool names, and its map does not know yet.
+fn added(pool: &PoolState, row: &PoolRow, system: &SystemState) -> Option<PoolCommand> {
+    let known: BTreeSet<Rank> = pool.servers().iter().map(|server| server.rank).collect();
+    let new: Vec<Rank> = row.servers.iter().copied().filter(|rank| !known.contains(rank)).collect();
+    let servers = pool_servers(system, &new);
+    (!servers.is_empty()).then_some(PoolCommand::AddServers { servers })
 }
 
 impl Service {
@@ -183,6 +212,7 @@ impl Service {
         let is_served = self.is_served(&state).await;
         {
             let reports = slot.reports.borrow();
+            steps.extend(self.system.group.local(|system| added(&state, &row, system)));
             steps.extend(self.system.group.local(|system| map_steps(&state, system, &reports, is_served)));
         }
         for step in steps {
@@ -201,7 +231,8 @@ impl Service {
             }
         }
         self.let_go_of_orphans(slot, &state, term).await?;
-        let wanted = self.system.group.local(|system| wanted(system, row.servers.iter().copied()));
+        let living = self.living();
+        let wanted = self.system.group.local(|system| wanted(system, row.servers.iter().copied(), &living));
         slot.tend(&wanted).await;
         Ok(())
     }
@@ -255,7 +286,7 @@ impl Service {
         for step in steps {
             self.system.propose(Some(term), None, &step).await??;
         }
-        self.system.tend(&wanted(&system, system.members.keys().copied())).await;
+        self.system.tend(&wanted(&system, system.members.keys().copied(), &self.living())).await;
         Ok(())
     }
 
@@ -344,8 +375,9 @@ fn pool_servers(system: &SystemState, ranks: &[Rank]) -> Vec<super::pool::PoolSe
     ranks.iter().filter_map(server).collect()
 }
 
-/// Who should follow a group: of `ranks`, those that the system knows.
-fn wanted(system: &SystemState, ranks: impl Iterator<Item = Rank>) -> BTreeMap<Rank, Wanted> {
+/// Who should follow a group: of `ranks`, those that the system knows. Of the stopped, those that live go on voting: they
+/// are needed to be started again.
+fn wanted(system: &SystemState, ranks: impl Iterator<Item = Rank>, living: &BTreeSet<Rank>) -> BTreeMap<Rank, Wanted> {
     let top = |path: &str| path.split('/').nth(1).unwrap_or_default().to_string();
     // Numbers of the largest domains: replicas stand in as many of them as there are.
     let domains: BTreeSet<String> = system.members.values().map(|member| top(&member.fault_path)).collect();
@@ -353,7 +385,8 @@ fn wanted(system: &SystemState, ranks: impl Iterator<Item = Rank>) -> BTreeMap<R
     let want = |rank: Rank| {
         let member = system.members.get(&rank)?;
         let (address, domain) = (member.address.clone(), number(&member.fault_path));
-        Some((rank, Wanted { address, domain, is_there: system.is_joined(rank) }))
+        let is_there = system.is_joined(rank) || (system.is_stopped(rank) && living.contains(&rank));
+        Some((rank, Wanted { address, domain, is_there }))
     };
     ranks.filter_map(want).collect()
 }
@@ -361,8 +394,10 @@ fn wanted(system: &SystemState, ranks: impl Iterator<Item = Rank>) -> BTreeMap<R
 #[cfg(test)]
 mod tests {
     use super::*;
+    use placement::{CameFrom, Target, TargetState};
     use raft::StateMachine;
     use types::{Code, Epoch, Layout};
+    use wire::control::TargetChange;
 
     fn id(n: u8) -> ContainerId {
         ContainerId::from_bytes([n; 16])
@@ -437,12 +472,9 @@ mod tests {
         assert_eq!(steps(pool.version), vec![PoolCommand::RolledBack { id: id(1), asked: Epoch(9) }]);
     }
 
-    #[test]
-    fn the_map_follows_who_is_there() {
-        let mut pool = pool();
-        let mut system = SystemState::empty();
-        let nobody = BTreeMap::new();
-        let join = |server: u8, incarnation, token: Option<u8>| SystemCommand::Join {
+    /// Server 10 and on are rank 0 and on.
+    fn join(server: u8, incarnation: u64, token: Option<u8>) -> SystemCommand {
+        SystemCommand::Join {
             server: types::ServerId::from_bytes([server; 16]),
             token: token.map(|n| wire::encoding::Bytes32([n; 32])),
             address: format!("mem://{server}"),
@@ -450,11 +482,133 @@ mod tests {
             targets: 2,
             incarnation,
             now: 1,
+        }
+    }
+
+    /// A system of `count` servers that are all there.
+    fn system_of(count: u8) -> SystemState {
+        let mut system = SystemState::empty();
+        for n in 0..count {
+            let hash = wire::encoding::Bytes32([n; 32]);
+            system.apply(SystemCommand::AddToken { hash, expires: 100, now: 1 }).unwrap();
+            system.apply(join(10 + n, 1, Some(n))).unwrap();
+        }
+        system
+    }
+
+    fn targets(change: TargetChange, rank: u32, indices: &[u32]) -> PoolCommand {
+        let indices = indices.iter().copied().map(types::TargetIndex).collect();
+        PoolCommand::ChangeTargets { change, ranks: vec![Rank(rank)], indices, force: true }
+    }
+
+    fn lose(system: &mut SystemState, rank: u32) {
+        system.apply(SystemCommand::Lost { rank: Rank(rank), incarnation: 1 }).unwrap();
+    }
+
+    #[test]
+    fn the_policy_says_whether_the_dead_are_excluded() {
+        for (policy, is_excluded) in [
+            ("exclude;rebuild", true),
+            ("exclude", true),
+            ("rebuild", false),
+            ("none", false),
+            ("delay_rebuild", false),
+        ] {
+            let (mut pool, mut system) = (pool(), system_of(2));
+            lose(&mut system, 1);
+            let values = vec![("self_heal".to_string(), policy.to_string())];
+            pool.apply(PoolCommand::SetProperties { values }).unwrap();
+            let expected = is_excluded.then_some(PoolCommand::Exclude { version: 1, ranks: vec![Rank(1)] });
+            assert_eq!(map_steps(&pool, &system, &BTreeMap::new(), true), Vec::from_iter(expected), "{policy}");
+        }
+    }
+
+    /// Of a system that is stopped as a whole nobody misses anything; of one that goes on, who is stopped does.
+    #[test]
+    fn who_is_stopped_is_excluded_when_somebody_goes_on() {
+        let (pool, mut system) = (pool(), system_of(3));
+        let stop = |ranks: &[u32]| SystemCommand::Stop { ranks: ranks.iter().copied().map(Rank).collect(), stop: true };
+        system.apply(stop(&[1])).unwrap();
+        let exclude = PoolCommand::Exclude { version: 1, ranks: vec![Rank(1)] };
+        assert_eq!(map_steps(&pool, &system, &BTreeMap::new(), true), [exclude]);
+        // Rank 2 goes on, and is not in the pool.
+        system.apply(stop(&[0])).unwrap();
+        assert_eq!(map_steps(&pool, &system, &BTreeMap::new(), true), []);
+    }
+
+    #[test]
+    fn what_an_administrator_keeps_out_does_not_come_back_by_itself() {
+        let (mut pool, mut system) = (pool(), system_of(2));
+        let nobody = BTreeMap::new();
+        pool.apply(targets(TargetChange::Exclude, 1, &[0])).unwrap();
+        assert_eq!(map_steps(&pool, &system, &nobody, true), [], "its server lives");
+        // The server dies and is back: only the other of its targets returns.
+        lose(&mut system, 1);
+        let out = PoolCommand::Exclude { version: 2, ranks: vec![Rank(1)] };
+        assert_eq!(map_steps(&pool, &system, &nobody, true), [out.clone()]);
+        pool.apply(out).unwrap();
+        system.apply(join(11, 2, None)).unwrap();
+        let back = PoolCommand::Reintegrate { version: 3, ranks: vec![Rank(1)] };
+        assert_eq!(map_steps(&pool, &system, &nobody, true), [back.clone()]);
+        pool.apply(back).unwrap();
+        let states =
+            |pool: &PoolState| pool.map().unwrap().targets()[2..].iter().map(Target::state).collect::<Vec<_>>();
+        assert_eq!(states(&pool), [TargetState::Down, TargetState::Up(CameFrom::Down)]);
+        pool.apply(targets(TargetChange::Reintegrate, 1, &[])).unwrap();
+        assert_eq!(states(&pool), [TargetState::Up(CameFrom::Down); 2]);
+    }
+
+    #[test]
+    fn a_server_that_the_row_names_is_added_and_takes_its_part_when_its_shares_are_made() {
+        let (mut pool, system) = (pool(), system_of(4));
+        let row = |servers: &[u32]| PoolRow {
+            label: "tank".into(),
+            bytes_per_target: 1,
+            phase: Phase::Ready,
+            since: 1,
+            servers: servers.iter().copied().map(Rank).collect(),
+            maker: Rank(0),
+            properties: vec![],
+            trouble: None,
         };
-        let hash = wire::encoding::Bytes32([1; 32]);
-        system.apply(join(10, 1, None)).unwrap();
-        system.apply(SystemCommand::AddToken { hash, expires: 100, now: 1 }).unwrap();
-        system.apply(join(11, 1, Some(1))).unwrap();
+        assert_eq!(added(&pool, &row(&[0, 1]), &system), None);
+        let servers = pool_servers(&system, &[Rank(3), Rank(2)]);
+        let add = added(&pool, &row(&[0, 1, 3, 2]), &system).unwrap();
+        assert_eq!(add, PoolCommand::AddServers { servers });
+        pool.apply(add.clone()).unwrap();
+        let once = pool.clone();
+        pool.apply(add).unwrap();
+        assert_eq!(pool, once, "a repeat changes nothing");
+        assert_eq!(added(&pool, &row(&[0, 1, 3, 2]), &system), None);
+        let version = pool.version;
+        let extend = |ranks: &[u32]| {
+            let ranks = ranks.iter().copied().map(Rank).collect();
+            vec![PoolCommand::Extend { version: 2, ranks }]
+        };
+        let of_a_container = followed(version, Some((Some(id(1)), "full")));
+        type Case<'a> = (Option<Followed>, Option<Followed>, Vec<PoolCommand>);
+        let cases: [Case; 5] = [
+            (None, None, vec![]),
+            (Some(followed(version - 1, None)), None, vec![]),
+            (Some(followed(version, Some((None, "full")))), Some(followed(version, None)), extend(&[2])),
+            (Some(of_a_container), None, extend(&[3])),
+            (Some(followed(version, None)), Some(followed(version + 1, None)), extend(&[3, 2])),
+        ];
+        for (number, (third, second, steps)) in cases.into_iter().enumerate() {
+            let reports =
+                [(Rank(3), third), (Rank(2), second)].into_iter().filter_map(|(r, f)| Some((r, f?))).collect();
+            assert_eq!(map_steps(&pool, &system, &reports, true), steps, "case {number}");
+        }
+        // One that an administrator excluded before it came stays new.
+        pool.apply(targets(TargetChange::Exclude, 3, &[])).unwrap();
+        let reports = BTreeMap::from([(Rank(3), followed(pool.version, None))]);
+        assert_eq!(map_steps(&pool, &system, &reports, true), []);
+    }
+
+    #[test]
+    fn the_map_follows_who_is_there() {
+        let (mut pool, mut system) = (pool(), system_of(2));
+        let nobody = BTreeMap::new();
         assert_eq!(map_steps(&pool, &system, &nobody, true), vec![]);
         system.apply(SystemCommand::Lost { rank: Rank(1), incarnation: 1 }).unwrap();
         let exclude = PoolCommand::Exclude { version: 1, ranks: vec![Rank(1)] };

@@ -4,8 +4,9 @@
 use std::path::PathBuf;
 
 use raft::StateMachine;
-use types::{Code, ContainerId, Epoch, Error, Label, Layout, PoolId, Rank, ServerId, SystemId};
+use types::{Code, ContainerId, Epoch, Error, Label, Layout, PoolId, Rank, ServerId, SystemId, TargetIndex};
 use wire::Wire;
+use wire::control::TargetChange;
 use wire::encoding::{Bytes, Bytes32};
 
 use super::pool::{Finished, PoolCommand, PoolDone, PoolServer, PoolState, Rollback};
@@ -69,6 +70,10 @@ fn system_commands() -> Vec<SystemCommand> {
         create(PoolId::from_bytes([3; 16]), "gone"),
         SystemCommand::DestroyPool { id: PoolId::from_bytes([3; 16]), trouble: None },
         SystemCommand::PoolDestroyed { id: PoolId::from_bytes([3; 16]) },
+        SystemCommand::AddToken { hash: Bytes32([6; 32]), expires: 100, now: 5 },
+        join(3, Some(6)),
+        SystemCommand::ExtendPool { id: one, servers: vec![Rank(2)] },
+        SystemCommand::Stop { ranks: vec![Rank(2)], stop: true },
     ]
 }
 
@@ -114,8 +119,17 @@ fn pool_commands() -> Vec<PoolCommand> {
         PoolCommand::Exclude { version: 1, ranks: vec![Rank(1)] },
         PoolCommand::Reintegrate { version: 2, ranks: vec![Rank(1)] },
         PoolCommand::Reintegrated { version: 3, ranks: vec![Rank(1)] },
-        PoolCommand::Exclude { version: 4, ranks: vec![Rank(1)] },
-        PoolCommand::Finish { version: 5, what: Finished::Rebuilt },
+        PoolCommand::ChangeTargets {
+            change: TargetChange::Drain,
+            ranks: vec![Rank(1)],
+            indices: vec![TargetIndex(1)],
+            force: true,
+        },
+        PoolCommand::AddServers { servers: vec![server(2)] },
+        PoolCommand::Extend { version: 6, ranks: vec![Rank(2)] },
+        PoolCommand::Exclude { version: 7, ranks: vec![Rank(2)] },
+        PoolCommand::Exclude { version: 8, ranks: vec![Rank(1)] },
+        PoolCommand::Finish { version: 9, what: Finished::Rebuilt },
         PoolCommand::GiveUp { ranks: vec![Rank(1)] },
     ]
 }

@@ -18,7 +18,7 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use placement::{CameFrom, Event, Layout, PoolMap, SLOTS_MAX, Target, TargetState};
+use placement::{CameFrom, Change, Event, Layout, PoolMap, SLOTS_MAX, Target, TargetState};
 use types::{PoolId, Rank};
 use wire::control::{Rebuild, RebuildState};
 use wire::peer::Filling;
@@ -36,7 +36,12 @@ pub(super) fn is_out(state: TargetState) -> bool {
 }
 
 /// What happens to which targets when that comes to its end.
-pub(super) fn events(map: &PoolMap, given_up: &BTreeSet<u32>, what: Finished) -> Vec<(u32, Event)> {
+pub(super) fn events(
+    map: &PoolMap,
+    given_up: &BTreeSet<u32>,
+    kept_out: &BTreeSet<u32>,
+    what: Finished,
+) -> Vec<(u32, Event)> {
     let last = last_awaited(map);
     let event = |position: u32, target: &Target| match (what, target.state()) {
         (Finished::Rebuilt, TargetState::Down) => Some(Event::Rebuilt),
@@ -44,6 +49,7 @@ pub(super) fn events(map: &PoolMap, given_up: &BTreeSet<u32>, what: Finished) ->
         (Finished::Arrived, TargetState::Up(CameFrom::New)) => Some(Event::Extended),
         (Finished::Arrived, TargetState::Up(CameFrom::Away | CameFrom::DownOut)) => Some(Event::Reintegrated),
         (Finished::GivenUp, TargetState::Away) if given_up.contains(&position) => Some(Event::GiveUp),
+        (Finished::Resumed, TargetState::UpIn) if kept_out.contains(&position) => Some(Event::Drain),
         (Finished::PutOff, state) if arrives(state) && target.standing().left < last => Some(Event::Cancel),
         _ => None,
     };
@@ -56,11 +62,12 @@ pub(super) fn events(map: &PoolMap, given_up: &BTreeSet<u32>, what: Finished) ->
 pub(super) fn finished(
     map: &PoolMap,
     given_up: &BTreeSet<u32>,
+    kept_out: &BTreeSet<u32>,
     is_full: impl Fn(Rank) -> bool,
     is_served: bool,
 ) -> Option<Finished> {
     let any = |is: &dyn Fn(TargetState) -> bool| map.targets().iter().any(|target| is(target.state()));
-    let would = |what| !events(map, given_up, what).is_empty();
+    let would = |what| !events(map, given_up, kept_out, what).is_empty();
     if would(Finished::GivenUp) {
         return Some(Finished::GivenUp);
     }
@@ -82,6 +89,11 @@ pub(super) fn finished(
     if would(Finished::PutOff) {
         return Some(Finished::PutOff);
     }
+    // Not while nobody else is in service who could take what it has: the leader would try again and again, and do nothing else.
+    let can = |what| map.clone().apply(&Change::Happen(events(map, given_up, kept_out, what))).is_ok();
+    if would(Finished::Resumed) && can(Finished::Resumed) {
+        return Some(Finished::Resumed);
+    }
     (would(Finished::Arrived) && all_full()).then_some(Finished::Arrived)
 }
 
@@ -90,8 +102,9 @@ pub(super) fn finished(
 /// Who is in service has all of its groups. When all others are, whatever this one is to have was to be had from them; and
 /// a group without another copy was written by nobody while it was out. While others are out, too, it must be the last of
 /// them to have served: a group that nobody serves was not written since, so that it has all of that group, where one that
-/// served before may lack something. Those that were given up are not waited for.
-pub(super) fn returned(map: &PoolMap, given_up: &BTreeSet<u32>) -> Option<Rank> {
+/// served before may lack something. Those that were given up are not waited for; those that an administrator keeps out
+/// stay behind, and count among those that are out.
+pub(super) fn returned(map: &PoolMap, given_up: &BTreeSet<u32>, kept_out: &BTreeSet<u32>) -> Option<Rank> {
     let out = || {
         let targets = map.targets().iter().zip(0..).filter(|(target, _)| is_unfinished(target.state()));
         targets.filter(|(_, position)| !given_up.contains(position)).map(|(target, _)| target)
@@ -104,21 +117,28 @@ pub(super) fn returned(map: &PoolMap, given_up: &BTreeSet<u32>) -> Option<Rank> 
     let last = out().map(served).max()?;
     let may_come = |rank: &Rank| {
         let is_alone = out().all(|target| target.rank == *rank);
-        let mut mine = map.targets().iter().filter(|t| t.rank == *rank && is_unfinished(t.state())).peekable();
+        let mine = map.targets().iter().zip(0..).filter(|(target, _)| target.rank == *rank);
+        let stays = |state, position| state == TargetState::Down && kept_out.contains(&position);
+        let coming = |(target, position): (&'_ Target, u32)| {
+            let comes = is_unfinished(target.state()) && !stays(target.state(), position);
+            comes.then(|| (target.state(), served(target)))
+        };
+        let mut mine = mine.filter_map(coming).peekable();
         mine.peek().is_some()
-            && mine.all(|target| {
-                let is_last = || last > 0 && served(target) == last;
-                target.state() == TargetState::Up(CameFrom::Down) && (is_alone || is_last())
+            && mine.all(|(state, served)| {
+                let is_last = || last > 0 && served == last;
+                state == TargetState::Up(CameFrom::Down) && (is_alone || is_last())
             })
     };
     map.servers().iter().map(|server| server.rank).find(may_come)
 }
 
 /// What happens to targets of servers that are there again.
-pub(super) fn returning(map: &PoolMap, ranks: &[Rank]) -> Vec<(u32, Event)> {
+/// What an administrator keeps out stays out.
+pub(super) fn returning(map: &PoolMap, ranks: &[Rank], kept_out: &BTreeSet<u32>) -> Vec<(u32, Event)> {
     let last = last_awaited(map);
     let targets = map.targets().iter().zip(0..).filter(|(target, _)| ranks.contains(&target.rank));
-    let may = targets.filter(|(target, _)| may_come_back(target, last));
+    let may = targets.filter(|(target, position)| may_come_back(target, last) && !kept_out.contains(position));
     may.map(|(_, position)| (position, Event::Reintegrate)).collect()
 }
 
@@ -141,9 +161,22 @@ fn arrives(state: TargetState) -> bool {
     matches!(state, TargetState::Drain | TargetState::Up(CameFrom::New | CameFrom::Away | CameFrom::DownOut))
 }
 
+/// What only targets have that are out, or on their way back, is waited for: nobody may take their places.
+pub(super) fn is_awaiting(map: &PoolMap) -> bool {
+    last_awaited(map) > 0
+}
+
+/// Who is awaited.
+pub(super) fn awaited(map: &PoolMap) -> BTreeSet<Rank> {
+    map.targets().iter().filter(|target| is_awaited(target.state())).map(|target| target.rank).collect()
+}
+
+fn is_awaited(state: TargetState) -> bool {
+    matches!(state, TargetState::Down | TargetState::Away | TargetState::Up(CameFrom::Away))
+}
+
 /// When the last of those left that are awaited; zero: nobody is.
 fn last_awaited(map: &PoolMap) -> u32 {
-    let is_awaited = |state| matches!(state, TargetState::Down | TargetState::Away | TargetState::Up(CameFrom::Away));
     let awaited = map.targets().iter().map(Target::standing).filter(|standing| is_awaited(standing.state));
     awaited.map(|standing| standing.left).max().unwrap_or(0)
 }
@@ -229,7 +262,7 @@ pub(super) type Served = ((PoolId, u32), bool);
 
 #[cfg(test)]
 mod tests {
-    use placement::{Change, FaultPath, Server};
+    use placement::{FaultPath, Server};
 
     use super::*;
 
@@ -243,7 +276,7 @@ mod tests {
     }
 
     fn finish(map: &mut PoolMap, given_up: &BTreeSet<u32>, what: Finished) {
-        happen(map, &events(map, given_up, what));
+        happen(map, &events(map, given_up, &NOBODY, what));
     }
 
     const NOBODY: BTreeSet<u32> = BTreeSet::new();
@@ -251,20 +284,20 @@ mod tests {
     #[test]
     fn a_failure_is_over_when_all_who_take_part_are_full_and_everything_is_served() {
         let mut map = map(4);
-        assert_eq!(finished(&map, &NOBODY, |_| true, true), None);
+        assert_eq!(finished(&map, &NOBODY, &NOBODY, |_| true, true), None);
         happen(&mut map, &[(3, Event::Exclude)]);
-        assert_eq!(finished(&map, &NOBODY, |rank| rank != Rank(2), true), None);
-        assert_eq!(finished(&map, &NOBODY, |_| true, false), None);
+        assert_eq!(finished(&map, &NOBODY, &NOBODY, |rank| rank != Rank(2), true), None);
+        assert_eq!(finished(&map, &NOBODY, &NOBODY, |_| true, false), None);
         // Nobody asks the one that is out.
-        assert_eq!(finished(&map, &NOBODY, |rank| rank != Rank(3), true), Some(Finished::Rebuilt));
+        assert_eq!(finished(&map, &NOBODY, &NOBODY, |rank| rank != Rank(3), true), Some(Finished::Rebuilt));
         finish(&mut map, &NOBODY, Finished::Rebuilt);
         assert_eq!(map.targets()[3].state(), TargetState::Away);
-        assert_eq!(finished(&map, &NOBODY, |_| true, true), None);
+        assert_eq!(finished(&map, &NOBODY, &NOBODY, |_| true, true), None);
         // It comes back, and has arrived when all are full.
-        assert_eq!(returning(&map, &[Rank(2), Rank(3)]), [(3, Event::Reintegrate)]);
+        assert_eq!(returning(&map, &[Rank(2), Rank(3)], &NOBODY), [(3, Event::Reintegrate)]);
         happen(&mut map, &[(3, Event::Reintegrate)]);
-        assert_eq!(finished(&map, &NOBODY, |rank| rank != Rank(3), true), None);
-        assert_eq!(finished(&map, &NOBODY, |_| true, true), Some(Finished::Arrived));
+        assert_eq!(finished(&map, &NOBODY, &NOBODY, |rank| rank != Rank(3), true), None);
+        assert_eq!(finished(&map, &NOBODY, &NOBODY, |_| true, true), Some(Finished::Arrived));
         finish(&mut map, &NOBODY, Finished::Arrived);
         assert!(map.targets().iter().all(|target| target.state() == TargetState::UpIn));
     }
@@ -276,20 +309,20 @@ mod tests {
         happen(&mut map, &[(2, Event::Exclude)]);
         let one = BTreeSet::from([2]);
         let both = BTreeSet::from([2, 3]);
-        assert_eq!(finished(&map, &one, |_| true, false), None);
-        assert_eq!(finished(&map, &both, |_| true, false), Some(Finished::Rebuilt));
+        assert_eq!(finished(&map, &one, &NOBODY, |_| true, false), None);
+        assert_eq!(finished(&map, &both, &NOBODY, |_| true, false), Some(Finished::Rebuilt));
         // One came back, and is alone with what it has.
         happen(&mut map, &[(3, Event::Reintegrate)]);
-        assert_eq!(returned(&map, &NOBODY), None);
-        assert_eq!(returned(&map, &one), Some(Rank(3)));
+        assert_eq!(returned(&map, &NOBODY, &NOBODY), None);
+        assert_eq!(returned(&map, &one, &NOBODY), Some(Rank(3)));
         happen(&mut map, &[(3, Event::Reintegrated)]);
         finish(&mut map, &one, Finished::Rebuilt);
-        assert_eq!(finished(&map, &NOBODY, |_| true, true), None);
-        assert_eq!(finished(&map, &one, |_| false, true), Some(Finished::GivenUp));
+        assert_eq!(finished(&map, &NOBODY, &NOBODY, |_| true, true), None);
+        assert_eq!(finished(&map, &one, &NOBODY, |_| false, true), Some(Finished::GivenUp));
         finish(&mut map, &one, Finished::GivenUp);
         assert_eq!(map.targets()[2].state(), TargetState::DownOut);
         // Nobody is waiting for it, and it does not come back by itself.
-        assert_eq!(returning(&map, &[Rank(2)]), []);
+        assert_eq!(returning(&map, &[Rank(2)], &NOBODY), []);
     }
 
     #[test]
@@ -297,18 +330,43 @@ mod tests {
         let mut map = map(4);
         happen(&mut map, &[(3, Event::Drain)]);
         happen(&mut map, &[(2, Event::Exclude)]);
-        assert_eq!(finished(&map, &NOBODY, |_| true, true), Some(Finished::Rebuilt));
+        assert_eq!(finished(&map, &NOBODY, &NOBODY, |_| true, true), Some(Finished::Rebuilt));
         finish(&mut map, &NOBODY, Finished::Rebuilt);
-        assert_eq!(finished(&map, &NOBODY, |_| true, true), Some(Finished::PutOff));
+        assert_eq!(finished(&map, &NOBODY, &NOBODY, |_| true, true), Some(Finished::PutOff));
         finish(&mut map, &NOBODY, Finished::PutOff);
         assert_eq!(map.targets()[3].state(), TargetState::UpIn);
         // Begun anew, it gives nothing to the one that is away, and may finish.
-        happen(&mut map, &[(3, Event::Drain)]);
-        assert_eq!(finished(&map, &NOBODY, |_| true, true), Some(Finished::Arrived));
+        let drained = BTreeSet::from([3]);
+        assert_eq!(finished(&map, &NOBODY, &drained, |_| false, true), Some(Finished::Resumed));
+        let resumed = events(&map, &NOBODY, &drained, Finished::Resumed);
+        happen(&mut map, &resumed);
+        assert_eq!(map.targets()[3].state(), TargetState::Drain);
+        // Nobody would be left in service.
+        assert_eq!(finished(&self::map(1), &NOBODY, &BTreeSet::from([0]), |_| true, true), None);
+        assert_eq!(finished(&map, &NOBODY, &NOBODY, |_| true, true), Some(Finished::Arrived));
         // Of two that are away, who left last may come.
         finish(&mut map, &NOBODY, Finished::Arrived);
         happen(&mut map, &[(1, Event::Exclude)]);
         finish(&mut map, &NOBODY, Finished::Rebuilt);
-        assert_eq!(returning(&map, &[Rank(1), Rank(2)]), [(1, Event::Reintegrate)]);
+        assert_eq!(returning(&map, &[Rank(1), Rank(2)], &NOBODY), [(1, Event::Reintegrate)]);
+    }
+
+    #[test]
+    fn what_an_administrator_keeps_out_stays_behind_and_holds_up_nobody_of_its_server() {
+        let server = |rank| Server { rank: Rank(rank), path: FaultPath::of_rank(Rank(rank)), targets: 2, weight: 1 };
+        let mut map = PoolMap::create((0..2).map(server).collect()).unwrap();
+        let kept_out = BTreeSet::from([2]);
+        happen(&mut map, &[(2, Event::Exclude)]);
+        happen(&mut map, &[(3, Event::Exclude)]);
+        let back = returning(&map, &[Rank(1)], &kept_out);
+        assert_eq!(back, [(3, Event::Reintegrate)]);
+        happen(&mut map, &back);
+        assert_eq!(returned(&map, &NOBODY, &kept_out), Some(Rank(1)));
+        assert_eq!(returned(&map, &NOBODY, &NOBODY), None, "the other is expected");
+        // Of another server, it may have what is missing here.
+        happen(&mut map, &[(3, Event::Reintegrated)]);
+        happen(&mut map, &[(0, Event::Exclude)]);
+        happen(&mut map, &[(2, Event::Reintegrate)]);
+        assert_eq!(returned(&map, &NOBODY, &BTreeSet::from([0])), None);
     }
 }

@@ -42,10 +42,11 @@ const GOSSIP_MAX: Duration = Duration::from_secs(1);
 #[derive(Default)]
 pub(super) struct Heard {
     membership: RefCell<Option<Membership>>,
-    /// Who lived at some time since this server began to listen.
-    seen: RefCell<BTreeSet<Rank>>,
-    /// Since when who is not heard of is not.
-    missing: RefCell<BTreeMap<Rank, rt::Instant>>,
+    /// Who lived at some time since this server began to listen, and in which incarnation: that one is heard of no more
+    /// says nothing of the next.
+    seen: RefCell<BTreeSet<(Rank, u64)>>,
+    /// Since when who is not heard of is not, and in which incarnation.
+    missing: RefCell<BTreeMap<(Rank, u64), rt::Instant>>,
     began: Cell<Option<rt::Instant>>,
     came: Notify,
 }
@@ -147,8 +148,9 @@ impl Service {
         let incarnation = self.kept.borrow().identity.incarnation;
         let is_in = self.system.group.local(|system| {
             system.members.get(&self.rank).is_some_and(|member| {
+                // Who was stopped is known to be there, and waits until it is started.
                 member.incarnation == incarnation
-                    && member.state == MemberState::Joined
+                    && matches!(member.state, MemberState::Joined | MemberState::Stopped)
                     && member.address == self.config.address
             })
         });
@@ -303,7 +305,7 @@ impl Service {
                 }
                 for event in membership.take_events() {
                     if let Event::Up(life) = event {
-                        self.life.seen.borrow_mut().insert(life.rank);
+                        self.life.seen.borrow_mut().insert((life.rank, life.start));
                     }
                     tracing::debug!(me = %self.rank, ?event, "who lives");
                 }
@@ -329,11 +331,23 @@ impl Service {
         Membership::new(me, &Settings::default(), others + 1, rt::random_u64())
     }
 
-    /// The other servers that the state counts as there.
+    /// The other servers that the state counts as there; those that were stopped live, too.
     fn others(&self) -> Vec<Life> {
         let life =
             |(rank, member): (Rank, &super::system::Member)| Life { rank, start: member.incarnation, renewed: 0 };
-        self.system.group.local(|system| system.joined().filter(|(rank, _)| *rank != self.rank).map(life).collect())
+        self.system.group.local(|system| {
+            let members = system.members.iter().map(|(rank, member)| (*rank, member));
+            let there =
+                members.filter(|(_, member)| matches!(member.state, MemberState::Joined | MemberState::Stopped));
+            there.filter(|(rank, _)| *rank != self.rank).map(life).collect()
+        })
+    }
+
+    /// Who lives, as far as this server heard, itself included.
+    pub(super) fn living(&self) -> BTreeSet<Rank> {
+        let membership = self.life.membership.borrow();
+        let others = membership.iter().flat_map(|membership| membership.living().map(|life| life.rank));
+        others.chain([self.rank]).collect()
     }
 
     pub(super) fn take_gossip(&self, gossip: msg::Gossip) -> Result<Vec<u8>, Error> {
@@ -350,14 +364,17 @@ impl Service {
         let membership = self.life.membership.borrow();
         let Some(membership) = &*membership else { return Vec::new() };
         let living: BTreeSet<Rank> = membership.living().map(|life| life.rank).collect();
+        let is_there = |rank, incarnation| system.joined().any(|(r, m)| (r, m.incarnation) == (rank, incarnation));
         let mut missing = self.life.missing.borrow_mut();
-        missing.retain(|rank, _| !living.contains(rank) && system.is_joined(*rank));
-        let seen = self.life.seen.borrow();
+        missing.retain(|(rank, incarnation), _| !living.contains(rank) && is_there(*rank, *incarnation));
+        let mut seen = self.life.seen.borrow_mut();
+        seen.retain(|(rank, incarnation)| living.contains(rank) || is_there(*rank, *incarnation));
         let mut lost = Vec::new();
         for (rank, member) in system.joined().filter(|(rank, _)| *rank != self.rank && !living.contains(rank)) {
-            let since = *missing.entry(rank).or_insert_with(rt::now);
-            if seen.contains(&rank) || since.elapsed() > GRACE {
-                lost.push((rank, member.incarnation));
+            let life = (rank, member.incarnation);
+            let since = *missing.entry(life).or_insert_with(rt::now);
+            if seen.contains(&life) || since.elapsed() > GRACE {
+                lost.push(life);
             }
         }
         lost

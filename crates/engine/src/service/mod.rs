@@ -24,6 +24,7 @@
 //! # Not here
 //! Consensus itself (`raft`); who lives (`net::membership`); access control.
 
+mod administer;
 mod agent;
 mod answers;
 mod containers;
@@ -40,8 +41,10 @@ mod pools;
 mod resize;
 mod route;
 mod slot;
+mod spread;
 pub mod state;
 pub mod system;
+mod targets;
 
 use std::cell::{Cell, RefCell};
 use std::collections::BTreeMap;

@@ -2,11 +2,12 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use placement::{Change, Event, PoolMap, Server};
+use placement::{Event, PoolMap, Server, TargetState};
 use types::{
     Code, ContainerId, ContainerProperty, Epoch, Error, Label, Layout, PoolId, PoolProperty, Property, PropertyError,
-    Rank, Span, check_property,
+    Rank, Span, TargetIndex, check_property,
 };
+use wire::control::TargetChange;
 use wire::encoding::Bytes;
 use wire::{DecodeError, Reader, Wire, message};
 
@@ -36,6 +37,8 @@ message! {
         pub version: u64,
         /// Which servers and targets it has, and how they stand.
         pub map: Option<Map>,
+        /// Positions of targets that an administrator excluded or drained: they come back when he wants it.
+        pub kept_out: BTreeSet<u32>,
         pub bytes_per_target: u64,
         /// Only those that were set; the table has the defaults.
         pub properties: BTreeMap<String, String>,
@@ -144,6 +147,12 @@ message! {
         Finish { version: u32, what: Finished } = 21,
         /// Nobody waits any more for what only these ranks, which are out, had.
         GiveUp { ranks: Vec<Rank> } = 23,
+        /// An administrator's word about targets: of each rank those with these numbers, or all.
+        ChangeTargets { change: TargetChange, ranks: Vec<Rank>, indices: Vec<TargetIndex>, force: bool } = 24,
+        /// The system's row of the pool names servers that the map does not have.
+        AddServers { servers: Vec<PoolServer> } = 25,
+        /// New targets of these ranks have made their shares, by the map of `version`: they take their part.
+        Extend { version: u32, ranks: Vec<Rank> } = 26,
     }
 }
 
@@ -159,6 +168,8 @@ message! {
         GivenUp = 3,
         /// What might take places from those that are awaited is put off until they are there.
         PutOff = 4,
+        /// What was put off, and an administrator still wants, begins anew.
+        Resumed = 5,
     }
 }
 
@@ -260,13 +271,18 @@ impl raft::StateMachine for PoolState {
             }
             PoolCommand::Exclude { version, ranks } => self.change_map(version, &ranks, Event::Exclude)?,
             PoolCommand::Reintegrate { version, ranks } => {
-                self.happen(version, |map, _| healing::returning(map, &ranks))?;
+                self.happen_by(version, |pool, map| healing::returning(map, &ranks, &pool.kept_out))?;
             }
             PoolCommand::Reintegrated { version, ranks } => self.change_map(version, &ranks, Event::Reintegrated)?,
             PoolCommand::Finish { version, what } => {
-                self.happen(version, |map, given_up| healing::events(map, given_up, what))?;
+                self.happen_by(version, |pool, map| healing::events(map, &pool.given_up, &pool.kept_out, what))?;
             }
             PoolCommand::GiveUp { ranks } => self.give_up(&ranks)?,
+            PoolCommand::ChangeTargets { change, ranks, indices, force } => {
+                self.change_targets(change, &ranks, &indices, force)?;
+            }
+            PoolCommand::AddServers { servers } => self.add_servers(servers)?,
+            PoolCommand::Extend { version, ranks } => self.change_map(version, &ranks, Event::Extend)?,
         }
         Ok(PoolDone::Version { version: self.version })
     }
@@ -281,6 +297,7 @@ impl PoolState {
             label: String::new(),
             version: 0,
             map: None,
+            kept_out: BTreeSet::new(),
             bytes_per_target: 0,
             properties: BTreeMap::new(),
             containers: BTreeMap::new(),
@@ -306,49 +323,51 @@ impl PoolState {
         self.servers().iter().map(|server| server.targets).sum()
     }
 
-    /// Lets something happen to all targets of some servers for which it means anything.
+    /// Lets something happen to all targets of some servers for which it means anything, unless an administrator keeps
+    /// them out.
     fn change_map(&mut self, version: u32, ranks: &[Rank], event: Event) -> Result<(), Error> {
-        self.happen(version, |map, _| {
+        self.happen_by(version, |pool, map| {
             let targets = map.targets().iter().zip(0..).filter(|(target, _)| ranks.contains(&target.rank));
-            let meant = targets.filter(|(target, _)| matches!(target.state().after(event), Ok(Some(_))));
+            let meant = targets.filter(|(target, position)| pool.may_happen(event, target.state(), *position));
             meant.map(|(_, position)| (position, event)).collect()
         })
     }
 
-    /// Lets happen what a map of that version makes of it.
-    fn happen(
+    /// Lets happen what is to happen by a map of that version.
+    fn happen_by(
         &mut self,
         version: u32,
-        events: impl FnOnce(&PoolMap, &BTreeSet<u32>) -> Vec<(u32, Event)>,
+        events: impl FnOnce(&PoolState, &PoolMap) -> Vec<(u32, Event)>,
     ) -> Result<(), Error> {
-        let Some(Map(map)) = &mut self.map else { return Ok(()) };
+        let Some(Map(map)) = &self.map else { return Ok(()) };
         // Decided by another map: whoever decided looks again.
         if map.version() != version {
             return Ok(());
         }
-        let change = Change::Happen(events(map, &self.given_up));
-        let after = map.apply(&change).map_err(|error| Error::new(Code::Invalid, error.to_string()))?;
-        self.version += u64::from(after != version);
-        // Who comes back is waited for the next time.
-        let is_out = |position: &u32| map.targets().get(*position as usize).is_some_and(|t| healing::is_out(t.state()));
-        self.given_up.retain(is_out);
-        Ok(())
+        let events = events(self, map);
+        self.happen(events)
     }
 
     fn give_up(&mut self, ranks: &[Rank]) -> Result<(), Error> {
         let Some(Map(map)) = &self.map else { return Ok(()) };
+        let is_out = |position: &u32| map.targets().get(*position as usize).is_some_and(|t| healing::is_out(t.state()));
+        let mut given_up = BTreeSet::new();
         for rank in ranks {
-            let out: Vec<u32> = map
-                .positions_of(*rank)
-                .filter(|&position| map.targets().get(position as usize).is_some_and(|t| healing::is_out(t.state())))
-                .collect();
-            if out.is_empty() {
-                let text = format!("no target of rank {rank} in pool '{}' is out and waited for", self.label);
+            let before = given_up.len();
+            given_up.extend(map.positions_of(*rank).filter(is_out));
+            if given_up.len() == before {
+                let text = format!("no target of rank {rank} in pool '{}' is out", self.label);
                 return Err(Error::new(Code::Invalid, text).remedy("see `dmg pool query`"));
             }
-            self.given_up.extend(out);
         }
+        self.given_up.extend(given_up);
         Ok(())
+    }
+
+    /// Whether an event that nobody asked for means anything to a target, and is not against an administrator's word.
+    pub(super) fn may_happen(&self, event: Event, state: TargetState, position: u32) -> bool {
+        let is_way_in = matches!(event, Event::Reintegrate | Event::Extend);
+        matches!(state.after(event), Ok(Some(_))) && (!is_way_in || self.may_return(position))
     }
 
     /// What each target gives.
@@ -550,14 +569,16 @@ impl Container {
 
 /// The map of a pool that is made of these servers.
 fn first_map(servers: Vec<PoolServer>) -> Result<PoolMap, Error> {
-    let invalid = |text: String| Error::new(Code::Invalid, text);
-    let server = |server: PoolServer| {
-        let PoolServer { rank, fault_path, targets, weight } = server;
-        let path = fault_path.parse().map_err(|error: placement::PathError| invalid(error.to_string()))?;
-        Ok(Server { rank, path, targets, weight })
-    };
-    let servers = servers.into_iter().map(server).collect::<Result<_, Error>>()?;
-    PoolMap::create(servers).map_err(|error| invalid(error.to_string()))
+    let servers = servers.into_iter().map(server_of).collect::<Result<_, Error>>()?;
+    PoolMap::create(servers).map_err(|error| Error::new(Code::Invalid, error.to_string()))
+}
+
+/// A server as the map has it.
+pub(super) fn server_of(server: PoolServer) -> Result<Server, Error> {
+    let PoolServer { rank, fault_path, targets, weight } = server;
+    let path = fault_path.parse();
+    let path = path.map_err(|error: placement::PathError| Error::new(Code::Invalid, error.to_string()))?;
+    Ok(Server { rank, path, targets, weight })
 }
 
 /// The row of a property that may take this value now.

@@ -10,6 +10,7 @@ use super::Service;
 use super::pool::{self, PoolCommand, PoolDone, PoolState};
 use super::route::Call;
 use super::slot::Slot;
+use super::spread;
 use super::system::{Phase, SystemCommand, SystemDone, SystemState};
 use crate::target::parse;
 
@@ -29,6 +30,11 @@ impl Service {
         match call.opcode {
             Opcode::PoolQuery => Ok(self.pool_info(id, slot).await?.to_bytes()),
             Opcode::PoolResize => Ok(self.pool_resize(call, id, slot, term, parse(body)?).await?.to_bytes()),
+            Opcode::PoolChangeTargets => {
+                Ok(self.pool_change_targets(call, id, slot, term, parse(body)?).await?.to_bytes())
+            }
+            Opcode::PoolExtend => Ok(self.pool_extend(call, id, slot, parse(body)?).await?.to_bytes()),
+            Opcode::PoolQueryTargets => Ok(self.pool_query_targets(id, slot, parse(body)?).await?.to_bytes()),
             Opcode::PoolGetProperties => Ok(self.pool_properties(slot).to_bytes()),
             Opcode::PoolSetProperties => {
                 Ok(self.pool_set_properties(call, id, slot, term, parse(body)?).await?.to_bytes())
@@ -58,17 +64,14 @@ impl Service {
             None => {
                 // Who repeats a command that made the pool should hear that, and not of the space it took.
                 self.system.group.local(|system| system.check_label(&label, None))?;
-                let servers: Vec<Rank> =
-                    self.system.group.local(|system| system.joined().map(|(rank, _)| rank).collect());
-                if servers.is_empty() {
-                    return Err(Error::new(Code::Again, "no server has joined yet").remedy("try again in a moment"));
-                }
+                let servers = self.system.group.local(|system| spread::choose(system, &request.servers))?;
                 let bytes_per_target = self.pool_share(label.as_str(), request.bytes, 0, &servers).await?;
                 let command = SystemCommand::CreatePool {
                     id: PoolId(rt::random_uuid()),
                     label,
                     bytes_per_target,
-                    maker: self.rank,
+                    // Whose agent makes the first replica: one that is in it.
+                    maker: *servers.iter().find(|rank| **rank == self.rank).unwrap_or(&servers[0]),
                     servers,
                     properties: request.properties,
                 };

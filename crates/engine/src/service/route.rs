@@ -80,10 +80,12 @@ impl Call {
     /// `Protocol`: the pool's name cannot be read.
     fn scope(&self) -> Result<Scope, Error> {
         Ok(match self.opcode {
-            Opcode::StorageResize | Opcode::Echo => Scope::Here,
+            Opcode::StorageResize | Opcode::SetLogMasks | Opcode::Echo => Scope::Here,
             Opcode::SystemQuery
             | Opcode::SystemToken
             | Opcode::SystemExclude
+            | Opcode::SystemStop
+            | Opcode::SystemChangeTargets
             | Opcode::SystemSetAttributes
             | Opcode::SystemGetAttributes
             | Opcode::StorageQuery

@@ -1,6 +1,6 @@
 //! The system's state: its servers, and which pools there are.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 use types::{Code, Error, Label, PoolId, Rank, ServerId, SystemId};
 use wire::control::MemberState;
@@ -115,6 +115,10 @@ message! {
         PoolDestroyed { id: PoolId } = 10,
         RelabelPool { id: PoolId, label: Label } = 11,
         ResizePool { id: PoolId, bytes_per_target: u64 } = 12,
+        /// A pool is to have these servers, too.
+        ExtendPool { id: PoolId, servers: Vec<Rank> } = 13,
+        /// An administrator has ranks serve no more for now, or serve again. None named: all.
+        Stop { ranks: Vec<Rank>, stop: bool } = 14,
     }
 }
 
@@ -199,6 +203,11 @@ impl raft::StateMachine for SystemState {
                 self.row(id)?.label = label.to_string();
             }
             SystemCommand::ResizePool { id, bytes_per_target } => self.row(id)?.bytes_per_target = bytes_per_target,
+            SystemCommand::ExtendPool { id, servers } => {
+                self.extend_pool(id, servers)?;
+                return Ok(SystemDone::Pool { id });
+            }
+            SystemCommand::Stop { ranks, stop } => self.stop(&ranks, stop)?,
         }
         Ok(SystemDone::Nothing)
     }
@@ -239,6 +248,11 @@ impl SystemState {
     /// Servers that take part.
     pub fn joined(&self) -> impl Iterator<Item = (Rank, &Member)> {
         self.members.iter().filter(|(_, m)| m.state == MemberState::Joined).map(|(rank, m)| (*rank, m))
+    }
+
+    /// Whether an administrator stopped it.
+    pub fn is_stopped(&self, rank: Rank) -> bool {
+        self.members.get(&rank).is_some_and(|m| m.state == MemberState::Stopped)
     }
 
     pub fn is_joined(&self, rank: Rank) -> bool {
@@ -295,6 +309,12 @@ impl SystemState {
         if known.targets != member.targets {
             let text = format!("rank {rank} has {} targets, not {}", known.targets, member.targets);
             return Err(Error::new(Code::Mismatch, text).remedy("start it with the storage that it joined with"));
+        }
+        // A process that was started since is meant to serve; one that goes on waits to be told so.
+        if known.state == MemberState::Stopped && member.incarnation <= known.incarnation {
+            let text = format!("rank {rank} was stopped by an administrator");
+            return Err(Error::new(Code::NoPermission, text)
+                .remedy(format!("let it serve again with `dmg system start --ranks {rank}`")));
         }
         // A message of an earlier start that came late.
         if member.incarnation < known.incarnation {
@@ -363,10 +383,75 @@ impl SystemState {
         }
     }
 
-    fn exclude(&mut self, ranks: &[Rank], exclude: bool) -> Result<(), Error> {
-        if let Some(rank) = ranks.iter().find(|rank| !self.members.contains_key(rank)) {
-            return Err(Error::new(Code::NotFound, format!("no rank {rank}")).remedy("see `dmg system query`"));
+    /// # Errors
+    /// `NotFound`: the system has no such rank.
+    pub(super) fn check_ranks(&self, ranks: &[Rank]) -> Result<(), Error> {
+        match ranks.iter().find(|rank| !self.members.contains_key(rank)) {
+            Some(rank) => Err(Error::new(Code::NotFound, format!("no rank {rank}")).remedy("see `dmg system query`")),
+            None => Ok(()),
         }
+    }
+
+    /// # Errors
+    /// `NotFound`: a rank is unknown; `Invalid`: one does not take part, so that its targets could not serve a pool.
+    pub(super) fn check_joined(&self, ranks: &[Rank]) -> Result<(), Error> {
+        self.check_ranks(ranks)?;
+        match ranks.iter().find(|rank| !self.is_joined(**rank)) {
+            Some(rank) => {
+                let remedy = match self.members.get(rank).map(|member| member.state) {
+                    Some(MemberState::Stopped) => format!("start it with `dmg system start --ranks {rank}`"),
+                    Some(MemberState::AdminExcluded) => {
+                        format!("let it come back with `dmg system clear-exclude --ranks {rank}`")
+                    }
+                    _ => "start its server; `dmg system query` shows when it is there".to_string(),
+                };
+                Err(Error::new(Code::Invalid, format!("rank {rank} does not take part at the moment")).remedy(remedy))
+            }
+            None => Ok(()),
+        }
+    }
+
+    fn extend_pool(&mut self, id: PoolId, servers: Vec<Rank>) -> Result<(), Error> {
+        self.check_joined(&servers)?;
+        let version = self.version + 1;
+        let row = self.row(id)?;
+        if row.phase != Phase::Ready {
+            return Err(Error::new(Code::Busy, format!("pool '{}' is being made or destroyed", row.label))
+                .remedy("try again when that is done"));
+        }
+        if servers.is_empty() {
+            return Err(Error::new(Code::Invalid, "no rank is named").remedy("name some: `--ranks 1,3`"));
+        }
+        if let Some(known) = servers.iter().find(|rank| row.servers.contains(rank)) {
+            let text = format!("rank {known} is in pool '{}' already", row.label);
+            return Err(Error::new(Code::Exists, text)
+                .remedy("name new ones only; targets that are out come back by `dmg pool reintegrate`"));
+        }
+        let new: BTreeSet<Rank> = servers.into_iter().collect();
+        row.servers.extend(new);
+        self.version = version;
+        Ok(())
+    }
+
+    fn stop(&mut self, ranks: &[Rank], stop: bool) -> Result<(), Error> {
+        self.check_ranks(ranks)?;
+        let mut has_changed = false;
+        for (_, member) in self.members.iter_mut().filter(|(rank, _)| ranks.is_empty() || ranks.contains(rank)) {
+            let after = match (stop, member.state) {
+                (true, MemberState::Joined | MemberState::Excluded) => MemberState::Stopped,
+                // It waits for this. One that has died meanwhile is found out like any other.
+                (false, MemberState::Stopped) => MemberState::Joined,
+                (_, other) => other,
+            };
+            has_changed |= after != member.state;
+            member.state = after;
+        }
+        self.version += u64::from(has_changed);
+        Ok(())
+    }
+
+    fn exclude(&mut self, ranks: &[Rank], exclude: bool) -> Result<(), Error> {
+        self.check_ranks(ranks)?;
         let left = self.joined().filter(|(rank, _)| !ranks.contains(rank)).count();
         if exclude && left == 0 {
             return Err(Error::new(Code::Invalid, "no server would be left").remedy("leave one in"));
@@ -489,6 +574,68 @@ mod tests {
         system.apply(SystemCommand::PoolCreated { id: id(1) }).unwrap();
         system.apply(SystemCommand::DestroyPool { id: id(1), trouble: None }).unwrap();
         assert_eq!((system.pools[&id(1)].phase, system.pools[&id(1)].trouble.clone()), (Phase::Destroying, Some(full)));
+    }
+
+    /// What is asked for a pool on rank 0 in a system of three, and what is said.
+    #[test]
+    fn a_pool_is_extended_by_servers_that_take_part_and_are_not_in_it() {
+        let mut system = system();
+        system.apply(join(10, None, 1, 1)).unwrap();
+        for n in 1..4 {
+            system.apply(token(n)).unwrap();
+            system.apply(join(10 + n, Some(n), 1, 1)).unwrap();
+        }
+        system.apply(SystemCommand::Lost { rank: Rank(3), incarnation: 1 }).unwrap();
+        system.apply(create(1, "tank")).unwrap();
+        let extend =
+            |ranks: &[u32]| SystemCommand::ExtendPool { id: id(1), servers: ranks.iter().copied().map(Rank).collect() };
+        assert_eq!(system.apply(extend(&[1])).unwrap_err().code, Code::Busy, "it is being made");
+        system.apply(SystemCommand::PoolCreated { id: id(1) }).unwrap();
+        for (ranks, code, cause) in [
+            (&[1, 7][..], Code::NotFound, "no rank 7"),
+            (&[1, 3], Code::Invalid, "rank 3 does not take part"),
+            (&[1, 0], Code::Exists, "rank 0 is in pool 'tank'"),
+            (&[], Code::Invalid, "no rank is named"),
+        ] {
+            let before = system.clone();
+            let error = system.apply(extend(ranks)).unwrap_err();
+            assert_eq!(error.code, code, "{ranks:?}");
+            assert!(error.message.contains(cause) && error.remedy.is_some(), "{ranks:?}: {error}");
+            assert_eq!(system, before, "{ranks:?}");
+        }
+        let version = system.version;
+        assert_eq!(system.apply(extend(&[2, 1, 2])), Ok(SystemDone::Pool { id: id(1) }));
+        assert_eq!(system.pools[&id(1)].servers, [0, 1, 2].map(Rank));
+        assert_eq!(system.version, version + 1, "their agents must hear of it");
+    }
+
+    #[test]
+    fn who_is_stopped_is_so_until_it_is_started_or_starts_anew() {
+        let mut system = system();
+        system.apply(join(10, None, 1, 1)).unwrap();
+        system.apply(token(1)).unwrap();
+        system.apply(join(11, Some(1), 1, 50)).unwrap();
+        let stop = |ranks: &[u32], stop| SystemCommand::Stop { ranks: ranks.iter().copied().map(Rank).collect(), stop };
+        let state = |system: &SystemState, rank| system.members[&Rank(rank)].state;
+        assert_eq!(system.apply(stop(&[7], true)).unwrap_err().code, Code::NotFound);
+        system.apply(stop(&[1], true)).unwrap();
+        let stopped = system.clone();
+        system.apply(stop(&[1], true)).unwrap();
+        system.apply(SystemCommand::Lost { rank: Rank(1), incarnation: 1 }).unwrap();
+        assert_eq!(system, stopped);
+        assert_eq!((state(&system, 0), state(&system, 1)), (MemberState::Joined, MemberState::Stopped));
+        let error = system.apply(join(11, None, 1, 60)).unwrap_err();
+        assert_eq!(error.code, Code::NoPermission, "it runs, and was told to wait");
+        assert!(error.remedy.unwrap().contains("dmg system start --ranks 1"));
+        system.apply(stop(&[1], false)).unwrap();
+        assert!(system.is_joined(Rank(1)), "it need not say that it is there");
+        // All of them; and a process that is started is meant to serve.
+        system.apply(stop(&[], true)).unwrap();
+        assert_eq!(system.joined().count(), 0);
+        system.apply(join(10, None, 3, 80)).unwrap();
+        assert!(system.is_joined(Rank(0)));
+        system.apply(stop(&[], false)).unwrap();
+        assert_eq!(system.joined().count(), 2);
     }
 
     /// What a server says when it comes, and what it is told.

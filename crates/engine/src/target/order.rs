@@ -89,6 +89,11 @@ pub enum Order {
         bytes: u64,
         done: Done<()>,
     },
+    /// Whether the target answers whoever is linked to it. One that does not keeps its store open, and carries out orders.
+    SetServing {
+        is_serving: bool,
+        done: Done<()>,
+    },
     /// A connection that said hello to this target; it is served here from now on.
     Serve {
         incoming: net::Incoming,

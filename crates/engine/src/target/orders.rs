@@ -22,6 +22,7 @@ impl Target {
         incarnation: u64,
     ) {
         let mut links = rt::TaskSet::new();
+        let mut is_serving = true;
         // A caller that no longer waits for an answer is no reason to stop: `send` may fail.
         while let Some(order) = orders.recv().await {
             match order {
@@ -40,6 +41,19 @@ impl Target {
                 Order::Storage { done } => drop(done.send(Ok(self.storage()))),
                 Order::MayResize { bytes, done } => drop(done.send(self.may_resize(bytes).await)),
                 Order::Resize { bytes, done } => drop(done.send(self.resize(bytes))),
+                Order::SetServing { is_serving: wanted, done } => {
+                    is_serving = wanted;
+                    if !is_serving {
+                        // To who is linked it is as if the server went: a repeat elsewhere, or later, finds what was done.
+                        links.abort_all();
+                    }
+                    drop(done.send(Ok(())));
+                }
+                Order::Serve { incoming } if !is_serving => {
+                    let stopped = Error::new(Code::ShuttingDown, format!("target {} was stopped", self.index));
+                    links
+                        .spawn_local(incoming.refuse(stopped.remedy("let its server serve again: `dmg system start`")));
+                }
                 Order::Serve { incoming } => {
                     links.spawn_local(net::serve(incoming, limits, incarnation, self.clone()));
                 }

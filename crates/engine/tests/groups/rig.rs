@@ -42,7 +42,7 @@ pub struct Cluster {
     nodes: Vec<NodeId>,
     map: RefCell<PoolMap>,
     excluded: Cell<Option<usize>>,
-    /// Hears of no map.
+    /// Hears of no map, not even of the first when it starts.
     deaf: Cell<Option<usize>>,
     /// Of the present lives.
     handles: RefCell<Vec<Option<TargetHandle>>>,
@@ -328,11 +328,30 @@ impl Client {
         Ok(value(&reply))
     }
 
+    /// At this server, once, whether or not it leads.
+    pub async fn put_at(&mut self, n: usize, group: u32, key: &str, value: &str) -> Result<Epoch, Error> {
+        self.sequence += 1;
+        let place = Place { container: CONTAINER, oid: OID, group, map_version: self.map.version() };
+        let checksums = codec::checksum::of_chunks(value.as_bytes());
+        let payload = Payload::Inline { bytes: Bytes(value.as_bytes().to_vec()), checksums };
+        let akeys = vec![AkeyWrite { akey: Key::literal("v"), value: Value::Single { payload } }];
+        let dkey = Key::new(key.as_bytes()).unwrap();
+        let body = UpdateRequest { place, dkey, conditions: Conditions::None, akeys }.to_bytes();
+        let link = self.link(n).await?;
+        let reply = link.call(Opcode::Update, self.sequence, body, None, CALL).await?;
+        Ok(Committed::from_bytes(&reply.body).unwrap().epoch)
+    }
+
     /// From this server, once.
     pub async fn get_at(&mut self, n: usize, group: u32, key: &str, at: Epoch) -> Result<Option<String>, Error> {
         let body = fetch(group, key, at, self.map.version());
         let link = self.link(n).await?;
         Ok(value(&link.call(Opcode::Fetch, 0, body, None, CALL).await?))
+    }
+
+    /// It does not listen yet.
+    pub async fn link_is_refused(&mut self, n: usize) -> bool {
+        self.link(n).await.is_err()
     }
 
     async fn link(&mut self, n: usize) -> Result<Connection, Error> {

@@ -64,10 +64,7 @@ impl Target {
         let message: GroupRequest = parse(&request.body)?;
         let GroupRequest { pool, group: number, map_version, .. } = message;
         let (from, deadline) = (peer_in(&message.from), request.deadline);
-        let Some(view) = self.view_of(pool, map_version, deadline).await? else {
-            let text = format!("target {} does not know pool {pool} yet", self.index);
-            return Err(Error::new(Code::Again, text));
-        };
+        let view = self.view_of(pool, map_version, deadline).await?;
         let reign = view.reign(number)?;
         if !reign.has(view.me) {
             return Err(super::stale(&view, map_version));

@@ -175,10 +175,7 @@ impl Target {
     /// # Errors
     /// `Again`: not yet, or no map so new has come.
     pub(super) async fn all_serve(self: &Rc<Self>, pool: PoolId, version: u32, deadline: Instant) -> Result<(), Error> {
-        // Who asks has a map. Without one, this target does not know what it leads, nor what was left behind.
-        if self.view_of(pool, version, deadline).await?.is_none() {
-            self.first_view(pool, deadline).await?;
-        }
+        self.view_of(pool, version, deadline).await?;
         let led: Vec<Rc<Group>> = {
             let groups = self.groups.groups.borrow();
             let of_pool = groups.range((pool, 0)..=(pool, u32::MAX)).map(|(_, group)| group);
@@ -267,26 +264,23 @@ impl Target {
         }
     }
 
-    /// The map that whoever sent this goes by, or a newer one. `None`: the pool has none, and none is needed.
+    /// The map that whoever sent this goes by, or a newer one.
     ///
     /// # Errors
     /// `Again`: it has not come.
-    async fn view_of(&self, pool: PoolId, version: u32, deadline: Instant) -> Result<Option<Rc<View>>, Error> {
+    async fn view_of(&self, pool: PoolId, version: u32, deadline: Instant) -> Result<Rc<View>, Error> {
         let until = deadline.min(rt::now() + MAP_PATIENCE);
         loop {
             let mapped = self.groups.mapped.notified();
-            match self.groups.view(pool) {
-                None => return Ok(None),
-                Some(view) if view.version() >= version => return Ok(Some(view)),
-                Some(view) if rt::timeout(until - rt::now(), mapped).await.is_err() => {
-                    let text = format!(
-                        "target {} has pool map {}, and waits for map {version} that the request names",
-                        self.index,
-                        view.version()
-                    );
-                    return Err(Error::new(Code::Again, text).remedy("try again in a moment"));
-                }
-                Some(_) => {}
+            let known = match self.groups.view(pool) {
+                Some(view) if view.version() >= version => return Ok(view),
+                Some(view) => format!("pool map {}", view.version()),
+                None => "no pool map yet".to_string(),
+            };
+            if rt::timeout(until - rt::now(), mapped).await.is_err() {
+                let text =
+                    format!("target {} has {known}, and waits for map {version} that the request names", self.index);
+                return Err(Error::new(Code::Again, text).remedy("try again in a moment"));
             }
         }
     }
@@ -316,16 +310,17 @@ impl Target {
     /// `Stale`: who holds the group changed since the sender's map, or this target is not it. `Again`; `Invalid`;
     /// `NotFound`.
     pub(super) async fn door(self: &Rc<Self>, place: &Place, deadline: Instant) -> Result<Door, Error> {
+        // A pool on one server has no map. Where there are copies there is one, and without it nobody knows who has them: a
+        // target that was just started must not take for its own what all of them are to have.
         let has_copies = placement::GroupNumber::from_u32(place.group).is_some_and(|group| group.width() > 1);
         if self.groups.views.borrow().is_empty() && !has_copies {
             return Ok(Door::Single);
         }
         let pool = self.store.borrow().pool_of(place.container).map_err(|e| self.refusal(place.container, e))?;
-        let view = match self.view_of(pool, place.map_version, deadline).await? {
-            Some(view) => view,
-            None if has_copies => self.first_view(pool, deadline).await?,
-            None => return Ok(Door::Single),
-        };
+        if self.groups.view(pool).is_none() && !has_copies {
+            return Ok(Door::Single);
+        }
+        let view = self.view_of(pool, place.map_version, deadline).await?;
         let reign = view.reign(place.group)?;
         if place.map_version < reign.since || !reign.has(view.me) {
             return Err(stale(&view, place.map_version));

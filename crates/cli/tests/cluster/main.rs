@@ -1,0 +1,148 @@
+//! Several servers as real processes, and what real processes meet: they are killed, they hang, their disks are full,
+//! their network is cut. Clients write and read all the while. Whatever was acknowledged is there, no read is wrong, and in
+//! the end all targets are in service again.
+//!
+//! What needs a network of its own runs where this process may make network namespaces, and is left out elsewhere, which it
+//! says.
+
+#[path = "../support/mod.rs"]
+#[allow(unused_imports)]
+mod support;
+
+mod network;
+mod servers;
+mod workload;
+
+use std::sync::{Mutex, MutexGuard};
+use std::time::Duration;
+
+use client::Code;
+use network::{Network, left_out};
+use servers::{Servers, until};
+use workload::{Workload, open};
+
+/// Puts that are to succeed in each state of the system.
+const PUTS: u64 = 150;
+
+/// One test at a time: each has three servers, and the machine perhaps two cores.
+fn alone() -> MutexGuard<'static, ()> {
+    static ALONE: Mutex<()> = Mutex::new(());
+    ALONE.lock().unwrap_or_else(|poisoned| poisoned.into_inner())
+}
+
+/// All is read once more by a new client, when all targets are in service.
+fn all_is_there(servers: &Servers, workload: Workload, copies: usize) -> std::sync::Arc<workload::Oracle> {
+    servers.until_whole();
+    workload.until_more(PUTS);
+    let oracle = workload.stop();
+    rt::block_on(async {
+        let kv = open(&servers.addresses(), copies).await.expect("all servers are there");
+        oracle.verify(&kv).await;
+    });
+    oracle
+}
+
+/// Each server dies once, the leader of the services first, while clients write. No error reaches them. As each of them
+/// is the one that others rely on later, what a server gets when it is back must be all that it is to have.
+#[test]
+fn kill_9_of_each_server_in_turn_loses_nothing_and_no_client_notices() {
+    let _alone = alone();
+    let at = tempfile::tempdir().unwrap();
+    let mut servers = Servers::on_loopback(at.path(), 3, 3);
+    let workload = Workload::start(servers.addresses(), 3);
+    let first = servers.leader();
+    for turn in 0..3 {
+        let victim = (first + turn) % 3;
+        servers.kill(victim);
+        workload.until_more(PUTS);
+        servers.until_missed();
+        servers.start_again(victim);
+        servers.until_whole();
+        workload.until_more(PUTS);
+    }
+    all_is_there(&servers, workload, 3).check_no_failures();
+}
+
+/// A server that hangs holds nobody up for longer than it takes to find out, and when it wakes it answers nobody from what
+/// it knew: not even a client that was asleep as long, and takes it for the leader.
+#[test]
+fn a_server_that_hangs_blocks_nobody_and_does_not_wake_with_old_answers() {
+    let _alone = alone();
+    let at = tempfile::tempdir().unwrap();
+    let servers = Servers::on_loopback(at.path(), 3, 3);
+    let workload = Workload::start(servers.addresses(), 3);
+    let victim = servers.leader();
+    rt::block_on(async {
+        let sleeper = open(&servers.addresses(), 3).await.unwrap();
+        workload.oracle().verify(&sleeper).await;
+        let story = || {
+            servers.hang(victim);
+            workload.until_more(PUTS);
+            servers.until_missed();
+            workload.until_more(PUTS);
+            servers.wake(victim);
+        };
+        // Elsewhere: it keeps this thread, and so the client, from doing anything.
+        std::thread::scope(|scope| scope.spawn(story).join()).expect("the others go on");
+        workload.oracle().verify(&sleeper).await;
+    });
+    all_is_there(&servers, workload, 3).check_no_failures();
+}
+
+/// The server that leads is cut off from all, clients too, for as long as it takes to be excluded and longer. The others
+/// go on; it comes back as one that has to catch up.
+#[test]
+fn a_leader_that_is_cut_off_is_replaced_and_comes_back() {
+    let _alone = alone();
+    let Some(network) = Network::make(3, "a partition") else { return };
+    let at = tempfile::tempdir().unwrap();
+    let servers = on_network(at.path(), &network);
+    let workload = Workload::start(servers.addresses(), 3);
+    let victim = servers.leader();
+    network.cut(victim);
+    workload.until_more(PUTS);
+    servers.until_missed();
+    workload.until_more(PUTS);
+    network.mend(victim);
+    all_is_there(&servers, workload, 3).check_no_failures();
+}
+
+/// One server does not reach another, which reaches it; a third reaches both. What is written then may get no answer, as
+/// long as nobody is taken for dead; it is never answered wrongly, and when the way is there again all is well.
+#[test]
+fn a_way_that_is_cut_in_one_direction_makes_nothing_wrong() {
+    let _alone = alone();
+    let Some(network) = Network::make(3, "a partition in one direction") else { return };
+    let at = tempfile::tempdir().unwrap();
+    let servers = on_network(at.path(), &network);
+    let workload = Workload::start(servers.addresses(), 3);
+    let first = servers.leader();
+    for (from, to) in [(first, (first + 1) % 3), ((first + 2) % 3, first)] {
+        network.silence(from, to);
+        // Longer than it takes to suspect somebody, and to find him dead.
+        std::thread::sleep(Duration::from_secs(5));
+        network.let_speak(from, to);
+        workload.until_more(PUTS);
+        servers.until_whole();
+    }
+    all_is_there(&servers, workload, 3);
+}
+
+/// Every link loses packets all the time: everything takes longer, and nothing else happens.
+#[test]
+fn packets_that_are_lost_cost_time_only() {
+    let _alone = alone();
+    let Some(network) = Network::make(3, "loss of packets") else { return };
+    let at = tempfile::tempdir().unwrap();
+    let servers = on_network(at.path(), &network);
+    let workload = Workload::start(servers.addresses(), 3);
+    let loss = network.lose_some();
+    workload.until_more(3 * PUTS);
+    drop(loss);
+    all_is_there(&servers, workload, 3).check_no_failures();
+}
+
+fn on_network(at: &std::path::Path, network: &std::sync::Arc<Network>) -> Servers {
+    let storage: Vec<_> = (0..3).map(|number| at.join(format!("storage-{number}"))).collect();
+    Servers::start(at, network::OnNetwork(network.clone()), &storage, 3)
+}

@@ -1,0 +1,147 @@
+//! Several servers, as an administrator sees them: real processes, and the commands.
+
+mod support;
+
+use std::path::Path;
+use std::time::{Duration, Instant};
+
+use serde_json::{Value, json};
+use support::{Ran, Reach, Server};
+
+/// How long anything may take to come about before the test calls it lost.
+const PATIENCE: Duration = Duration::from_secs(60);
+
+/// A system of `count` servers, each with two targets; the first is rank 0.
+fn system(at: &Path, count: u32) -> Vec<Server> {
+    let first = Server::start(&at.join("storage0"));
+    let mut servers = vec![first];
+    for number in 1..count {
+        let reach = servers[0].reach();
+        let token = reach.dmg(&["system", "token", "--json"]).ok().json()["response"]["token"].clone();
+        let token = token.as_str().expect("a token is text").to_string();
+        let join = servers[0].address.trim_start_matches("tcp://").to_string();
+        let storage = at.join(format!("storage{number}"));
+        servers.push(Server::start_with(&storage, &["--join", &join, "--token", &token]));
+    }
+    servers
+}
+
+/// `dmg` with `--json`, and its response.
+#[track_caller]
+fn dmg(reach: &Reach, words: &[&str]) -> Value {
+    let words: Vec<&str> = words.iter().copied().chain(["--json"]).collect();
+    reach.dmg(&words).ok().json()["response"].clone()
+}
+
+/// Asks until the answer is as it is wanted.
+#[track_caller]
+fn until(reach: &Reach, words: &[&str], is_so: impl Fn(&Value) -> bool) -> Value {
+    let begun = Instant::now();
+    loop {
+        let answer = dmg(reach, words);
+        if is_so(&answer) {
+            return answer;
+        }
+        assert!(begun.elapsed() < PATIENCE, "{words:?}: {answer}");
+        std::thread::sleep(Duration::from_millis(50));
+    }
+}
+
+/// The states of a rank's targets in the pool.
+#[track_caller]
+fn states_become(reach: &Reach, rank: &str, wanted: &[&str]) {
+    until(reach, &["pool", "query-targets", "tank", "--rank", rank], |targets| {
+        let states: Vec<_> =
+            targets["infos"].as_array().unwrap().iter().map(|info| info["target_state"].clone()).collect();
+        states == wanted
+    });
+}
+
+#[track_caller]
+fn refused(ran: Ran, cause: &str, remedy: &str) {
+    ran.failed(1).says(cause).says(remedy);
+}
+
+/// A pool on one of two servers is given the other; what is drained there moves, and comes back.
+#[test]
+fn a_pool_grows_and_its_targets_come_and_go_as_an_administrator_wants_it() {
+    let at = tempfile::tempdir().unwrap();
+    let servers = system(at.path(), 2);
+    let reach = servers[0].reach();
+    let made = dmg(&reach, &["pool", "create", "tank", "--size", "128MiB", "--ranks", "0"]);
+    assert_eq!(made["tgt_ranks"], json!([0]));
+    refused(
+        reach.dmg(&["pool", "create", "more", "--size", "128MiB", "--nranks", "3"]),
+        "2 take part",
+        "ask for 1 or more",
+    );
+    refused(
+        reach.dmg(&["pool", "create", "more", "--size", "128MiB", "--ranks", "7"]),
+        "no rank 7",
+        "dmg system query",
+    );
+    reach.daos(&["container", "create", "tank", "data"]).ok();
+    for key in ["one", "two", "three", "four", "five"] {
+        reach.daos(&["kv", "put", "tank", "data", key, "value"]).ok();
+    }
+
+    refused(reach.dmg(&["pool", "extend", "tank", "--ranks", "5"]), "no rank 5", "dmg system query");
+    refused(reach.dmg(&["pool", "extend", "tank", "--ranks", "0"]), "rank 0 is in pool 'tank' already", "reintegrate");
+    refused(reach.dmg(&["pool", "exclude", "tnak", "--ranks", "0"]), "no pool 'tnak'", "did you mean 'tank'");
+    let wider = dmg(&reach, &["pool", "extend", "tank", "--ranks", "1"]);
+    assert_eq!((&wider["ranks"], &wider["total_targets"]), (&json!([0, 1]), &json!(4)));
+    states_become(&reach, "1", &["up_in", "up_in"]);
+
+    dmg(&reach, &["pool", "drain", "tank", "--ranks", "0", "--target-idx", "1"]);
+    states_become(&reach, "0", &["up_in", "down_out"]);
+    for key in ["one", "two", "three", "four", "five"] {
+        let got = reach.daos(&["kv", "get", "tank", "data", key]).ok();
+        assert_eq!(got.stdout.trim(), "value", "{key}");
+    }
+    refused(reach.dmg(&["pool", "reintegrate", "tank", "--ranks", "1"]), "it is in service", "nothing to do");
+    refused(reach.dmg(&["pool", "exclude", "tank", "--ranks", "1"]), "data would be out of reach", "--force");
+    let back = dmg(&reach, &["system", "reintegrate", "--ranks", "0"]);
+    assert_eq!((&back["responses"][0]["pool"], &back["responses"][0]["error"]), (&json!("tank"), &Value::Null));
+    states_become(&reach, "0", &["up_in", "up_in"]);
+    for key in ["one", "two", "three", "four", "five"] {
+        reach.daos(&["kv", "get", "tank", "data", key]).ok();
+    }
+}
+
+/// What is logged changes while a server runs, on all of them or on one, and comes back to what it was.
+#[test]
+fn log_masks_change_in_running_servers() {
+    let at = tempfile::tempdir().unwrap();
+    let mut servers = system(at.path(), 2);
+    let reach = servers[0].reach();
+    let set = dmg(&reach, &["server", "set-logmasks", "-m", "ERR,engine=INFO"]);
+    assert_eq!(set["ranks"], json!([{ "rank": 0, "error": null }, { "rank": 1, "error": null }]));
+    dmg(&reach, &["server", "set-logmasks", "-m", "OFF", "--ranks", "0"]);
+    reach.dmg(&["server", "set-logmasks", "-m", "LOUD"]).failed(2).says("'LOUD' is no level");
+    let (second, first) = (servers.pop().unwrap(), servers.pop().unwrap());
+    let (_, log) = first.stop();
+    assert!(log.contains("the log's masks were changed"), "{log}");
+    assert!(!log.contains("stopped"), "it logs nothing any more: {log}");
+    drop(second);
+}
+
+/// Of a rank that is stopped the others know; it is shown, and serves again when it is started.
+#[test]
+fn a_rank_is_stopped_and_started() {
+    let at = tempfile::tempdir().unwrap();
+    let servers = system(at.path(), 2);
+    let reach = servers[0].reach();
+    dmg(&reach, &["pool", "create", "tank", "--size", "256MiB"]);
+    let stopped = dmg(&reach, &["system", "stop", "--ranks", "1"]);
+    assert_eq!(stopped["results"], json!([{ "rank": 1, "state": "stopped" }]));
+    let pool = until(&reach, &["pool", "query", "tank"], |pool| pool["disabled_targets"] == 2);
+    assert_eq!(pool["dead_ranks"], json!([1]));
+    refused(
+        reach.dmg(&["pool", "reintegrate", "tank", "--ranks", "1"]),
+        "rank 1 does not take part",
+        "dmg system start --ranks 1",
+    );
+    let started = dmg(&servers[1].reach(), &["system", "start"]);
+    assert_eq!(started["results"][1], json!({ "rank": 1, "state": "joined" }));
+    states_become(&reach, "1", &["up_in", "up_in"]);
+}

@@ -1,0 +1,313 @@
+//! What an administrator does to servers and targets: a pool's, as its leader; all pools', as the system's.
+
+use std::collections::BTreeSet;
+use std::rc::Rc;
+use std::time::Duration;
+
+use futures_util::future::{join_all, select};
+use placement::TargetState;
+use types::{ByteSize, Code, Error, PoolId, Rank};
+use wire::control::{self as msg, TargetChange};
+use wire::peer::ServerSpaceQuery;
+use wire::{Opcode, Wire};
+
+use super::driver::{Heard, Progress};
+use super::pool::{PoolCommand, PoolDone, PoolState};
+use super::route::Call;
+use super::slot::Slot;
+use super::system::{Phase, SystemCommand};
+use super::{Service, healing};
+
+/// How often to look how far an extension has come, unless something is reported.
+const LOOK_EVERY: Duration = Duration::from_millis(250);
+/// How long a server may take to change what it logs.
+const LOG_MAX: Duration = Duration::from_secs(5);
+
+impl Service {
+    /// Excludes, drains or reintegrates targets; done when all servers of the pool that are up know.
+    pub(super) async fn pool_change_targets(
+        self: &Rc<Self>,
+        call: &Call,
+        id: PoolId,
+        slot: &Slot<PoolState>,
+        term: u64,
+        request: msg::PoolChangeTargets,
+    ) -> Result<msg::PoolInfo, Error> {
+        let msg::PoolChangeTargets { change, ranks, targets: indices, force, .. } = request;
+        let _change = slot.changes.lock().await;
+        if change == TargetChange::Reintegrate {
+            slot.group.local(|pool| pool.positions(&ranks, &indices))?;
+            // Its targets would be taken for lost again in the same moment.
+            self.system.group.local(|system| system.check_joined(&ranks))?;
+        }
+        let command = PoolCommand::ChangeTargets { change, ranks, indices, force };
+        if let PoolDone::Version { version } = slot.propose(Some(term), call.name(), &command).await?? {
+            self.done(slot, version, None, call.until).await?;
+        }
+        self.pool_info(id, slot).await
+    }
+
+    /// Gives the pool more servers. Three steps: the system's state says which servers the pool is to have, so that they
+    /// open replicas; the pool's map gets to know them, so that their targets make their shares; when they have, the
+    /// targets are on their way in. The second and third are the driver's: they go on whoever dies.
+    pub(super) async fn pool_extend(
+        self: &Rc<Self>,
+        call: &Call,
+        id: PoolId,
+        slot: &Slot<PoolState>,
+        request: msg::PoolExtend,
+    ) -> Result<msg::PoolInfo, Error> {
+        let _change = slot.changes.lock().await;
+        let ranks = request.ranks;
+        let known = self.system.group.local(|system| system.pools.get(&id).map(|row| row.servers.clone()));
+        let known = known.unwrap_or_default();
+        let new: Vec<Rank> = ranks.iter().copied().filter(|rank| !known.contains(rank)).collect();
+        // Of a repeat, the system remembers what was done; there is nothing to be looked for.
+        if new.len() == ranks.len() {
+            self.system.group.local(|system| system.check_joined(&new))?;
+            nobody_is_awaited(slot)?;
+            self.check_room(slot, &new).await?;
+        }
+        self.tell_system(call.name(), SystemCommand::ExtendPool { id, servers: ranks.clone() }).await?;
+        self.on_their_way(slot, &ranks, call.until).await?;
+        self.pool_info(id, slot).await
+    }
+
+    /// Whether servers that are to come have room for their shares of a pool.
+    async fn check_room(&self, slot: &Slot<PoolState>, ranks: &[Rank]) -> Result<(), Error> {
+        let (label, share) = slot.group.local(|pool| (pool.label.clone(), pool.bytes_per_target));
+        for (rank, devices) in self.all_storage(ranks).await {
+            let devices = devices.map_err(|error| {
+                let text = format!("rank {rank} does not say how much room it has: {}", error.message);
+                Error::new(Code::Busy, text).remedy("see `dmg system query`, and try again when it answers")
+            })?;
+            for device in devices {
+                if let Some(failure) = device.failure {
+                    return Err(Error::new(Code::Io, format!("target {} of rank {rank}: {failure}", device.target))
+                        .remedy("look after its device, then restart the server"));
+                }
+                let free = device.total.saturating_sub(device.reserved);
+                if free < share {
+                    let text = format!(
+                        "target {} of rank {rank} has {} free, and a share of pool '{label}' is {}",
+                        device.target,
+                        ByteSize(free),
+                        ByteSize(share)
+                    );
+                    return Err(Error::new(Code::NoSpace, text)
+                        .remedy("give it more storage, destroy a pool there, or make this one smaller"));
+                }
+            }
+        }
+        Ok(())
+    }
+
+    /// Waits until the targets of servers that a pool was given are on their way in, or what stands in the way is known.
+    async fn on_their_way(&self, slot: &Slot<PoolState>, ranks: &[Rank], until: rt::Instant) -> Result<(), Error> {
+        let mut watch = slot.group.watch();
+        loop {
+            let reported = slot.reported.notified();
+            let left: Vec<Rank> = slot.group.local(|pool| {
+                let is_there = |rank: &Rank| {
+                    let mut targets = pool.map().into_iter().flat_map(|map| map.targets());
+                    let is_known = pool.servers().iter().any(|server| server.rank == *rank);
+                    is_known && !targets.any(|target| target.rank == *rank && target.state() == TargetState::New)
+                };
+                ranks.iter().copied().filter(|rank| !is_there(rank)).collect()
+            });
+            if left.is_empty() {
+                return Ok(());
+            }
+            let progress =
+                Heard { up: &left.iter().copied().collect(), reports: &slot.reports.borrow() }.progress(1, None);
+            if let Progress::Stuck(rank, error) = progress {
+                let text = format!("rank {rank} cannot make its share of the pool: {}", error.message);
+                return Err(Error::new(error.code, text)
+                    .remedy("it is taken in as soon as it can; see its log, and `dmg storage query`"));
+            }
+            if rt::now() >= until {
+                let text = format!("it is decided, but ranks {} have not made their shares yet", listed(&left));
+                return Err(
+                    Error::new(Code::TimedOut, text).remedy("they are taken in when they have; see `dmg pool query`")
+                );
+            }
+            let changed = std::pin::pin!(watch.changed());
+            let reported = std::pin::pin!(reported);
+            let _ = rt::timeout(LOOK_EVERY.min(until - rt::now()), select(changed, reported)).await;
+        }
+    }
+
+    /// How targets of one rank stand, and what the pool uses of them if it says so.
+    pub(super) async fn pool_query_targets(
+        &self,
+        id: PoolId,
+        slot: &Slot<PoolState>,
+        request: msg::PoolQueryTargets,
+    ) -> Result<msg::PoolTargets, Error> {
+        let msg::PoolQueryTargets { rank, targets: indices, .. } = request;
+        let mut targets = slot.group.local(|pool| {
+            pool.positions(&[rank], &indices)?;
+            let map = pool.map().ok_or_else(|| Error::new(Code::Again, "the pool is being made"))?;
+            let target = |position: u32| {
+                let target = &map.targets()[position as usize];
+                msg::PoolTarget {
+                    index: target.index,
+                    state: object::map::state_to_message(target.state()),
+                    is_kept_out: !pool.may_return(position),
+                    space: None,
+                    is_failed: false,
+                }
+            };
+            let of_it =
+                |position: &u32| indices.is_empty() || indices.contains(&map.targets()[*position as usize].index);
+            Ok::<_, Error>(map.positions_of(rank).filter(of_it).map(target).collect::<Vec<_>>())
+        })?;
+        let answer = match rank == self.rank {
+            true => self.server_space(id).await,
+            // Nobody waits for who is known to be gone.
+            false if !self.system.group.local(|system| system.is_joined(rank)) => {
+                Err(Error::new(Code::Unreachable, "it does not take part"))
+            }
+            false => self.ask_server(rank, Opcode::ServerSpace, &ServerSpaceQuery { pool: id }).await,
+        };
+        match answer {
+            Ok(spaces) => {
+                for target in &mut targets {
+                    if let Some((space, is_failed)) = spaces.targets.get(target.index.0 as usize) {
+                        (target.space, target.is_failed) = (Some(space.clone()), *is_failed);
+                    }
+                }
+            }
+            Err(error) => tracing::debug!(%rank, %error, "it does not say what a pool uses"),
+        }
+        Ok(msg::PoolTargets { targets })
+    }
+
+    /// Has ranks stop serving, or serve again; done when they have.
+    ///
+    /// Nobody is to be pulled out of the services by it: a system that is stopped as a whole still has them, to be started by.
+    pub(super) async fn system_stop(&self, call: &Call, term: u64, request: msg::SystemStop) -> Result<(), Error> {
+        let msg::SystemStop { ranks, stop } = request;
+        self.system.propose(Some(term), call.name(), &SystemCommand::Stop { ranks: ranks.clone(), stop }).await??;
+        loop {
+            let reported = self.system.reported.notified();
+            let (version, wanted) = self.system.group.local(|system| {
+                let is_meant = |rank: &Rank| ranks.is_empty() || ranks.contains(rank);
+                let has_to = |rank: &Rank| if stop { system.is_stopped(*rank) } else { system.is_joined(*rank) };
+                let wanted = system.members.keys().copied().filter(|rank| is_meant(rank) && has_to(rank));
+                (system.version, wanted.collect::<BTreeSet<Rank>>())
+            });
+            // Of who is dead there is nothing to wait for.
+            let wanted = wanted.intersection(&self.living()).copied().collect();
+            let progress = Heard { up: &wanted, reports: &self.system.reports.borrow() }.progress(version, None);
+            match progress {
+                Progress::Done => return Ok(()),
+                Progress::Stuck(rank, error) => {
+                    let text = format!("rank {rank}: {}", error.message);
+                    return Err(Error::new(error.code, text).remedy("look at its log"));
+                }
+                Progress::Waiting(ranks) if rt::now() >= call.until => {
+                    let text = format!("it is decided, but ranks {} have not done it yet", listed(&ranks));
+                    return Err(Error::new(Code::TimedOut, text)
+                        .remedy("see `dmg system query`; it is done when they answer again"));
+                }
+                Progress::Waiting(_) => {}
+            }
+            let _ = rt::timeout(LOOK_EVERY.min(call.until - rt::now()), reported).await;
+        }
+    }
+
+    /// Drains or reintegrates ranks in every pool that they are in: one after the other, each as `dmg pool` does it.
+    pub(super) async fn system_change_targets(
+        self: &Rc<Self>,
+        call: &Call,
+        request: msg::SystemChangeTargets,
+    ) -> Result<msg::SystemTargetsChanged, Error> {
+        let msg::SystemChangeTargets { ranks, change } = request;
+        if ranks.is_empty() {
+            return Err(Error::new(Code::Invalid, "no rank is named").remedy("name some: `--ranks 1,3`"));
+        }
+        let rows: Vec<(PoolId, String, Vec<Rank>)> = self.system.group.local(|system| {
+            system.check_ranks(&ranks)?;
+            let ready = system.pools.iter().filter(|(_, row)| row.phase == Phase::Ready);
+            let here = |servers: &[Rank]| ranks.iter().copied().filter(|rank| servers.contains(rank)).collect();
+            let rows = ready.map(|(id, row)| (*id, row.label.clone(), here(&row.servers)));
+            Ok::<_, Error>(rows.filter(|(_, _, ranks): &(_, _, Vec<Rank>)| !ranks.is_empty()).collect())
+        })?;
+        let mut pools = Vec::with_capacity(rows.len());
+        for (id, label, ranks) in rows {
+            let (targets, force) = (Vec::new(), false);
+            let request = msg::PoolChangeTargets { pool: id.to_string(), change, ranks: ranks.clone(), targets, force };
+            let own = Call::own(Opcode::PoolChangeTargets, request.to_bytes(), call.until);
+            let trouble = Box::pin(self.route(own)).await.err();
+            // Destroyed while the others were asked.
+            if trouble.is_some() && !self.system.group.local(|system| system.pools.contains_key(&id)) {
+                continue;
+            }
+            pools.push(msg::PoolTargetsChanged { id, label, ranks, trouble });
+        }
+        Ok(msg::SystemTargetsChanged { pools })
+    }
+
+    /// Changes what servers log. Whoever is asked tells the others: it needs no leader, for it may be one's trouble that is
+    /// looked into.
+    pub(super) async fn set_log_masks(&self, request: msg::SetLogMasks) -> Result<msg::LogMasksSet, Error> {
+        let msg::SetLogMasks { ranks, masks } = request;
+        let ranks = self.system.group.local(|system| {
+            system.check_ranks(&ranks)?;
+            Ok::<_, Error>(match ranks.is_empty() {
+                true => system.joined().map(|(rank, _)| rank).collect(),
+                false => ranks,
+            })
+        })?;
+        let asked = ranks.into_iter().map(async |rank| {
+            if rank == self.rank {
+                return (rank, log_masks(&masks).err());
+            }
+            let body = wire::peer::ServerLog { masks: masks.clone() }.to_bytes();
+            let answer = self.peers.ask(rank, Opcode::ServerLog, body, LOG_MAX).await;
+            (rank, answer.err().map(Error::from))
+        });
+        Ok(msg::LogMasksSet { servers: join_all(asked).await })
+    }
+}
+
+/// # Errors
+/// `Busy`: a server that is new might take the places of one that is out, and what only that one has.
+fn nobody_is_awaited(slot: &Slot<PoolState>) -> Result<(), Error> {
+    let awaited: Vec<Rank> = slot.group.local(|pool| pool.map().map(healing::awaited)).into_iter().flatten().collect();
+    match awaited.is_empty() {
+        true => Ok(()),
+        false => {
+            let text = format!("ranks {} are out, and may have what nobody else has", listed(&awaited));
+            Err(Error::new(Code::Busy, text).remedy(
+                "bring them back (`dmg pool reintegrate`), or give up what only they have (`dmg pool give-up`), before the pool grows",
+            ))
+        }
+    }
+}
+
+fn listed(ranks: &[Rank]) -> String {
+    ranks.iter().map(ToString::to_string).collect::<Vec<_>>().join(", ")
+}
+
+/// Changes what this server logs; nothing named: what it logged at its start.
+///
+/// # Errors
+/// `Invalid`: the masks cannot be read. `NotSupported`: the program that this server runs in has its own log.
+pub(super) fn log_masks(masks: &str) -> Result<(), Error> {
+    match rt::log::set_filter(masks) {
+        Ok(()) => {
+            tracing::info!(masks, "the log's masks were changed");
+            Ok(())
+        }
+        Err(rt::log::SetError::Unreadable { cause }) => {
+            Err(Error::new(Code::Invalid, format!("log masks '{masks}': {cause}"))
+                .remedy("write LEVEL[,module=LEVEL...]; levels are error, warn, info, debug and trace"))
+        }
+        Err(rt::log::SetError::NotOurs) => {
+            Err(Error::new(Code::NotSupported, "the log belongs to the program that this server runs in")
+                .remedy("set it there; DAOS_LOG sets it for commands"))
+        }
+    }
+}

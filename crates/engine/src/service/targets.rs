@@ -1,0 +1,447 @@
+//! An administrator's word about a pool's targets: what it makes of the state. Pure.
+//!
+//! # Shape
+//! A command names ranks, and numbers of their targets; here they become positions of the map, and the word an event for
+//! each of them. Beside the map the state has the positions that are *kept out*: excluded or drained by an administrator,
+//! they come back when he says so, and not because their server lives ([`PoolState::may_return`]).
+//!
+//! # Always true
+//! 1. A word that means something to some of the targets is carried out for these; one that means nothing to any is refused,
+//!    with the first reason.
+//! 2. A repeat changes nothing.
+//! 3. Some target stays in service.
+//!
+//! # Not here
+//! What follows for the data (`placement`, and whoever fills targets); asking servers for room (`administer`).
+
+use std::collections::BTreeSet;
+
+use placement::{CameFrom, Change, Event, FaultPath, MapError, PoolMap, Server, Target, TargetState};
+use types::{Code, ContainerProperty, Error, PoolProperty, Rank, SelfHeal, TargetIndex};
+use wire::control::TargetChange;
+
+use super::healing;
+use super::pool::{Container, Map, PoolServer, PoolState, server_of};
+
+impl PoolState {
+    /// Whether a target that is out, and whose server is there, comes back by itself.
+    pub(super) fn may_return(&self, position: u32) -> bool {
+        !self.kept_out.contains(&position)
+    }
+
+    /// What the pool does by itself when a server dies.
+    pub fn self_heal(&self) -> SelfHeal {
+        let row = PoolProperty::TABLE.iter().find(|row| row.name == "self_heal");
+        let text = self.properties.get("self_heal").map(String::as_str).or(row.map(|row| row.default));
+        // Whatever is in the state was checked when it came.
+        text.and_then(|text| text.parse().ok()).unwrap_or(SelfHeal { exclude: true, rebuild: true })
+    }
+
+    /// Carries out what an administrator wants of targets: all of `ranks`, or, if `indices` names some, these of each.
+    ///
+    /// # Errors
+    /// `NotFound`: the pool has no such rank or target. `Invalid`: the word means nothing to them, none would be left in
+    /// service, or too few for the redundancy of the data (`force` makes an exclusion go on all the same).
+    pub(super) fn change_targets(
+        &mut self,
+        change: TargetChange,
+        ranks: &[Rank],
+        indices: &[TargetIndex],
+        force: bool,
+    ) -> Result<(), Error> {
+        let positions = self.positions(ranks, indices)?;
+        let Some(Map(map)) = &self.map else { return Ok(()) };
+        let mut events = Vec::new();
+        let (mut refusal, mut holds) = (None, false);
+        for &position in &positions {
+            let target = &map.targets()[position as usize];
+            let is_kept = self.kept_out.contains(&position);
+            match event_of(change, target.state()).map(|event| (event, target.state().after(event))) {
+                None => holds = true,
+                Some((event, Ok(Some(_)))) => events.push((position, event)),
+                // It is so already. Of one that fails to come back by itself, this is the hold that makes it so.
+                Some((_, Ok(None))) => holds = true,
+                // A target that is out and was kept out may come back by itself from now on.
+                Some((_, Err(_))) if change == TargetChange::Reintegrate && is_kept => holds = true,
+                Some((_, Err(_))) => refusal = refusal.or_else(|| Some(meaningless(change, target))),
+            }
+        }
+        if let Some(refusal) = refusal.filter(|_| events.is_empty() && !holds) {
+            return Err(refusal);
+        }
+        let leaving: BTreeSet<u32> = events.iter().map(|(position, _)| *position).collect();
+        match change {
+            TargetChange::Exclude => self.check_exclusion(map, &leaving, force)?,
+            TargetChange::Drain => self.check_drain(map, &leaving)?,
+            TargetChange::Reintegrate => {}
+        }
+        self.change(&Change::Happen(events))?;
+        match change {
+            TargetChange::Exclude | TargetChange::Drain => self.kept_out.extend(positions),
+            TargetChange::Reintegrate => self.kept_out.retain(|position| !positions.contains(position)),
+        }
+        Ok(())
+    }
+
+    /// Makes servers known to the map that it does not have yet; their targets are new, and hold nothing.
+    ///
+    /// # Errors
+    /// `Invalid`: they do not fit the map.
+    pub(super) fn add_servers(&mut self, servers: Vec<PoolServer>) -> Result<(), Error> {
+        let known: BTreeSet<Rank> = self.servers().iter().map(|server| server.rank).collect();
+        let new = servers.into_iter().filter(|server| !known.contains(&server.rank)).map(server_of);
+        let new = new.collect::<Result<Vec<Server>, Error>>()?;
+        self.change(&Change::Add(new))
+    }
+
+    /// Lets something happen to targets, by position.
+    pub(super) fn happen(&mut self, events: Vec<(u32, Event)>) -> Result<(), Error> {
+        self.change(&Change::Happen(events))
+    }
+
+    /// Changes the map.
+    ///
+    /// # Errors
+    /// `Invalid`: there is no such map; nothing has changed.
+    fn change(&mut self, change: &Change) -> Result<(), Error> {
+        let Some(Map(map)) = &mut self.map else { return Ok(()) };
+        let before = map.version();
+        let after = map.apply(change).map_err(impossible)?;
+        self.version += u64::from(after != before);
+        // Who comes back is waited for the next time that it is out.
+        let is_out = |position: &u32| map.targets().get(*position as usize).is_some_and(|t| healing::is_out(t.state()));
+        self.given_up.retain(is_out);
+        Ok(())
+    }
+
+    /// Positions of the targets that an administrator names.
+    ///
+    /// # Errors
+    /// `NotFound`: there is no such target; `Invalid`: no rank is named.
+    pub(super) fn positions(&self, ranks: &[Rank], indices: &[TargetIndex]) -> Result<BTreeSet<u32>, Error> {
+        let label = &self.label;
+        if ranks.is_empty() {
+            return Err(Error::new(Code::Invalid, "no rank is named").remedy("name some: `--ranks 1,3`"));
+        }
+        let mut positions = BTreeSet::new();
+        for rank in ranks {
+            let server = self.servers().iter().find(|server| server.rank == *rank).ok_or_else(|| {
+                let text = format!("rank {rank} is not in pool '{label}'");
+                Error::new(Code::NotFound, text)
+                    .remedy(format!("see `dmg pool query {label}`; `dmg pool extend {label} --ranks {rank}` adds it"))
+            })?;
+            let first = self.map().and_then(|map| map.position(*rank, TargetIndex(0))).unwrap_or(0);
+            if let Some(unknown) = indices.iter().find(|index| index.0 >= server.targets) {
+                let text = format!("rank {rank} has no target {unknown}: it has {}", server.targets);
+                return Err(Error::new(Code::NotFound, text)
+                    .remedy(format!("see `dmg pool query-targets {label} --rank {rank}`")));
+            }
+            match indices.is_empty() {
+                true => positions.extend(first..first + server.targets),
+                false => positions.extend(indices.iter().map(|index| first + index.0)),
+            }
+        }
+        Ok(positions)
+    }
+
+    /// Whether what these targets hold can still be read elsewhere when they are out.
+    fn check_exclusion(&self, map: &PoolMap, leaving: &BTreeSet<u32>, force: bool) -> Result<(), Error> {
+        let stays = |(position, target): &(u32, &Target)| target.state().serves() && !leaving.contains(position);
+        if !leaving.is_empty() && !numbered(map).any(|target| stays(&target)) {
+            return Err(none_left(&self.label));
+        }
+        // Who holds data that it does not serve, and those that are to join them.
+        let is_out = |(position, target): &(u32, &Target)| match target.state() {
+            TargetState::UpIn | TargetState::Drain => leaving.contains(position),
+            TargetState::Down | TargetState::Up(CameFrom::Down) => true,
+            // What they had copies of is elsewhere by now.
+            TargetState::New | TargetState::Away | TargetState::DownOut => false,
+            TargetState::Up(CameFrom::New | CameFrom::Away | CameFrom::DownOut) => false,
+        };
+        let out = domains(map, is_out).len();
+        match self.redundancies().min_by_key(|(_, factor)| *factor) {
+            Some((name, factor)) if !force && !leaving.is_empty() && out > factor => {
+                let text = format!(
+                    "data would be out of reach: container '{name}' bears the loss of {factor} fault domains (`rd_fac`), \
+                     and of {out} some targets would be out"
+                );
+                Err(Error::new(Code::Invalid, text)
+                    .remedy("drain them instead, or add --force if it may be out of reach, or has copies all the same"))
+            }
+            _ => Ok(()),
+        }
+    }
+
+    /// Whether there are places for what these targets hold.
+    fn check_drain(&self, map: &PoolMap, leaving: &BTreeSet<u32>) -> Result<(), Error> {
+        let left =
+            domains(map, |(position, target)| target.state() == TargetState::UpIn && !leaving.contains(position));
+        if leaving.is_empty() {
+            return Ok(());
+        }
+        if left.is_empty() {
+            return Err(none_left(&self.label));
+        }
+        match self.redundancies().max_by_key(|(_, factor)| *factor) {
+            Some((name, factor)) if left.len() < factor + 1 => {
+                let (text, needed) = (left.len(), factor + 1);
+                let text = format!(
+                    "there would be too few places for the copies: {text} fault domains are left in service, and \
+                     container '{name}' needs {needed} (`rd_fac` {factor})"
+                );
+                let remedy = format!("extend the pool first (`dmg pool extend {}`), or drain fewer", self.label);
+                Err(Error::new(Code::Invalid, text).remedy(remedy))
+            }
+            _ => Ok(()),
+        }
+    }
+
+    /// Containers, and how many failures the data of each is to survive.
+    fn redundancies(&self) -> impl Iterator<Item = (String, usize)> {
+        let name = |(id, container): (_, &Container)| container.label.clone().unwrap_or_else(|| format!("{id}"));
+        self.containers.iter().map(move |(id, container)| (name((id, container)), redundancy(container)))
+    }
+}
+
+/// What an administrator's word is to a target; `None`: nothing but that it is kept out, or is not any more.
+fn event_of(change: TargetChange, state: TargetState) -> Option<Event> {
+    match (change, state) {
+        (TargetChange::Exclude, TargetState::New) => None,
+        (TargetChange::Exclude, _) => Some(Event::Exclude),
+        (TargetChange::Drain, _) => Some(Event::Drain),
+        (TargetChange::Reintegrate, TargetState::Drain) => Some(Event::Cancel),
+        (TargetChange::Reintegrate, TargetState::New) => Some(Event::Extend),
+        (TargetChange::Reintegrate, _) => Some(Event::Reintegrate),
+    }
+}
+
+fn meaningless(change: TargetChange, target: &Target) -> Error {
+    let Target { rank, index, .. } = target;
+    let (what, remedy) = match (change, target.state()) {
+        (TargetChange::Drain, TargetState::New) => ("drain: it holds nothing yet", "exclude it instead"),
+        (TargetChange::Drain, TargetState::Up(_)) => {
+            ("drain: it is on its way in", "wait until it is in service, or exclude it")
+        }
+        (TargetChange::Drain, TargetState::DownOut) => ("drain: it holds nothing any more", "there is nothing to do"),
+        (TargetChange::Drain, _) => {
+            ("drain: it does not serve", "what it held is made anew from other copies; exclude it to keep it out")
+        }
+        (TargetChange::Reintegrate, _) => ("come back: it is in service", "there is nothing to do"),
+        (TargetChange::Exclude, _) => ("be excluded", "wait until what is under way is done"),
+    };
+    let text = format!("target {index} of rank {rank} is {} and cannot {what}", target.state());
+    Error::new(Code::Invalid, text).remedy(remedy)
+}
+
+/// Why there is no such map, as an administrator hears it.
+fn impossible(error: MapError) -> Error {
+    let remedy = match &error {
+        MapError::Awaited { rank, .. } => {
+            format!("bring rank {rank} back first, or give up what only it has (`dmg pool give-up`)")
+        }
+        MapError::FailureFirst { .. } | MapError::Together { .. } => {
+            "wait until what is under way is done: see `dmg pool query`".to_string()
+        }
+        MapError::Last { .. } => "extend the pool first, or drain fewer".to_string(),
+        MapError::Depth { .. } => "give all servers fault paths of as many names (`fault_path`)".to_string(),
+        _ => "see `dmg pool query` and `dmg pool query-targets`".to_string(),
+    };
+    Error::new(Code::Invalid, error.to_string()).remedy(remedy)
+}
+
+fn none_left(label: &str) -> Error {
+    Error::new(Code::Invalid, format!("no target of pool '{label}' would be left in service"))
+        .remedy("leave some in, or extend the pool first")
+}
+
+fn numbered(map: &PoolMap) -> impl Iterator<Item = (u32, &Target)> {
+    (0..).zip(map.targets())
+}
+
+/// Fault domains of servers with a target that is so.
+fn domains<'a>(map: &'a PoolMap, is_so: impl Fn(&(u32, &Target)) -> bool) -> BTreeSet<&'a FaultPath> {
+    let so = numbered(map).filter(|target| is_so(target));
+    so.map(|(_, target)| &map.servers()[target.server as usize].path).collect()
+}
+
+fn redundancy(container: &Container) -> usize {
+    let default = ContainerProperty::TABLE.iter().find(|row| row.name == "rd_fac").map_or("0", |row| row.default);
+    container.properties.get("rd_fac").map_or(default, String::as_str).parse().unwrap_or(0)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::service::pool::PoolCommand;
+    use placement::TargetState::{Down, Drain, New, Up, UpIn};
+    use raft::StateMachine;
+    use types::{ContainerId, Epoch, Layout, PoolId};
+    use wire::Wire;
+    use wire::control::TargetChange::{Exclude, Reintegrate};
+
+    fn server(rank: u32) -> PoolServer {
+        PoolServer { rank: Rank(rank), fault_path: format!("/server{rank}"), targets: 2, weight: 1 }
+    }
+
+    /// A pool of three servers with two targets each, and a container of this redundancy.
+    fn pool(factor: u32) -> PoolState {
+        let mut pool = PoolState::empty(PoolId::from_bytes([9; 16]));
+        let servers = (0..3).map(server).collect();
+        pool.apply(PoolCommand::Create { label: "tank".into(), bytes_per_target: 1, servers, properties: vec![] })
+            .unwrap();
+        let container = PoolCommand::CreateContainer {
+            id: ContainerId::from_bytes([1; 16]),
+            label: None,
+            layout: Layout::Posix,
+            created: Epoch(5),
+            properties: vec![("rd_fac".into(), factor.to_string())],
+            attributes: vec![],
+        };
+        pool.apply(container).unwrap();
+        pool
+    }
+
+    fn command(change: TargetChange, ranks: &[u32], indices: &[u32], force: bool) -> PoolCommand {
+        let ranks = ranks.iter().copied().map(Rank).collect();
+        let indices = indices.iter().copied().map(TargetIndex).collect();
+        PoolCommand::ChangeTargets { change, ranks, indices, force }
+    }
+
+    fn states(pool: &PoolState) -> Vec<TargetState> {
+        pool.map().unwrap().targets().iter().map(Target::state).collect()
+    }
+
+    fn kept_out(pool: &PoolState) -> Vec<u32> {
+        pool.kept_out.iter().copied().collect()
+    }
+
+    #[test]
+    fn a_word_is_about_single_targets_or_all_of_a_rank() {
+        let mut pool = pool(1);
+        pool.apply(command(Exclude, &[2], &[1], false)).unwrap();
+        assert_eq!((states(&pool), kept_out(&pool)), (vec![UpIn, UpIn, UpIn, UpIn, UpIn, Down], vec![5]));
+        // Of a rank, one is out already; the other drains.
+        pool.apply(command(TargetChange::Drain, &[2], &[], false)).unwrap();
+        assert_eq!((states(&pool), kept_out(&pool)), (vec![UpIn, UpIn, UpIn, UpIn, Drain, Down], vec![4, 5]));
+        // Back: the one stays where it is, the other is on its way in.
+        pool.apply(command(Reintegrate, &[2], &[], false)).unwrap();
+        let back = Up(CameFrom::Down);
+        assert_eq!((states(&pool), kept_out(&pool)), (vec![UpIn, UpIn, UpIn, UpIn, UpIn, back], vec![]));
+    }
+
+    #[test]
+    fn a_repeat_changes_nothing() {
+        let mut pool = pool(1);
+        for change in [Exclude, TargetChange::Drain] {
+            let command = command(change, &[if change == Exclude { 0 } else { 1 }], &[0], true);
+            pool.apply(command.clone()).unwrap();
+            let once = pool.clone();
+            pool.apply(command).unwrap();
+            assert_eq!(pool, once, "{change:?}");
+        }
+    }
+
+    /// Its server is dead, so that it is down by itself; the administrator wants it out also when that is back.
+    #[test]
+    fn a_target_that_is_down_can_be_kept_out_without_a_new_map() {
+        let mut pool = pool(1);
+        pool.apply(PoolCommand::Exclude { version: 1, ranks: vec![Rank(2)] }).unwrap();
+        let (map, version) = (pool.map.clone(), pool.version);
+        pool.apply(command(Exclude, &[2], &[], false)).unwrap();
+        assert_eq!((&pool.map, pool.version, kept_out(&pool)), (&map, version, vec![4, 5]));
+        assert!(!pool.may_return(4) && pool.may_return(3));
+    }
+
+    #[test]
+    fn what_cannot_be_is_refused_with_cause_and_remedy_and_changes_nothing() {
+        type Case<'a> = (&'a str, TargetChange, &'a [u32], &'a [u32], bool, Code, &'a str, &'a str);
+        let cases: [Case; 10] = [
+            ("no rank", Exclude, &[], &[], false, Code::Invalid, "no rank is named", "--ranks"),
+            (
+                "a rank elsewhere",
+                Exclude,
+                &[0, 7],
+                &[],
+                false,
+                Code::NotFound,
+                "rank 7 is not in pool 'tank'",
+                "extend",
+            ),
+            (
+                "no such target",
+                Exclude,
+                &[0],
+                &[1, 2],
+                false,
+                Code::NotFound,
+                "rank 0 has no target 2",
+                "query-targets",
+            ),
+            ("all of them", Exclude, &[0, 1, 2], &[], true, Code::Invalid, "no target of pool 'tank'", "leave some in"),
+            ("too many", Exclude, &[0, 1], &[], false, Code::Invalid, "bears the loss of 1", "--force"),
+            ("one of each", Exclude, &[0, 1], &[0], false, Code::Invalid, "of 2 some targets", "--force"),
+            (
+                "too few places",
+                TargetChange::Drain,
+                &[1, 2],
+                &[],
+                true,
+                Code::Invalid,
+                "1 fault domains",
+                "pool extend",
+            ),
+            ("drain all", TargetChange::Drain, &[0, 1, 2], &[], true, Code::Invalid, "no target of pool", "extend"),
+            ("drain what fails", TargetChange::Drain, &[2], &[1], false, Code::Invalid, "is down", "exclude it"),
+            ("it serves", Reintegrate, &[0], &[], false, Code::Invalid, "it is in service", "nothing to do"),
+        ];
+        for (case, change, ranks, indices, force, code, cause, remedy) in cases {
+            let mut pool = pool(1);
+            if case == "drain what fails" {
+                pool.apply(PoolCommand::Exclude { version: 1, ranks: vec![Rank(2)] }).unwrap();
+            }
+            let before = pool.clone();
+            let error = pool.apply(command(change, ranks, indices, force)).unwrap_err();
+            assert_eq!(error.code, code, "{case}");
+            assert!(error.message.contains(cause), "{case}: {error}");
+            assert!(error.remedy.as_ref().is_some_and(|text| text.contains(remedy)), "{case}: {error:?}");
+            assert_eq!(pool, before, "{case}");
+        }
+    }
+
+    /// Failures that the data bears are not refused; one more is, unless it is meant.
+    #[test]
+    fn an_exclusion_may_take_as_many_domains_as_the_data_bears() {
+        for (factor, ranks, is_taken) in
+            [(0, &[1][..], false), (1, &[1], true), (1, &[1, 2], false), (2, &[1, 2], true)]
+        {
+            let mut pool = pool(factor);
+            let taken = pool.apply(command(Exclude, ranks, &[], false));
+            assert_eq!(taken.is_ok(), is_taken, "{factor} {ranks:?}: {taken:?}");
+            assert!(pool.apply(command(Exclude, ranks, &[], true)).is_ok());
+        }
+        // What is out already counts.
+        let mut pool = pool(1);
+        pool.apply(PoolCommand::Exclude { version: 1, ranks: vec![Rank(0)] }).unwrap();
+        assert!(pool.apply(command(Exclude, &[1], &[0], false)).is_err());
+        // Without a container there is nothing to lose.
+        pool.containers.clear();
+        assert!(pool.apply(command(Exclude, &[1], &[0], false)).is_ok());
+    }
+
+    #[test]
+    fn new_targets_that_are_excluded_go_back_and_come_when_they_are_wanted_again() {
+        let mut pool = pool(1);
+        pool.apply(PoolCommand::AddServers { servers: vec![server(3), server(0)] }).unwrap();
+        assert_eq!(states(&pool)[6..], [New; 2]);
+        assert_eq!(pool.servers().len(), 4, "one that it has is passed by");
+        pool.apply(PoolCommand::Extend { version: 2, ranks: vec![Rank(3)] }).unwrap();
+        assert_eq!(states(&pool)[6..], [Up(CameFrom::New); 2]);
+        pool.apply(command(Exclude, &[3], &[1], false)).unwrap();
+        assert_eq!((states(&pool)[6..].to_vec(), kept_out(&pool)), (vec![Up(CameFrom::New), New], vec![7]));
+        pool.apply(PoolCommand::Extend { version: 4, ranks: vec![Rank(3)] }).unwrap();
+        assert_eq!(states(&pool)[7], New, "not by itself");
+        pool.apply(command(Reintegrate, &[3], &[1], false)).unwrap();
+        assert_eq!((states(&pool)[6..].to_vec(), kept_out(&pool)), (vec![Up(CameFrom::New); 2], vec![]));
+        assert_eq!(PoolState::from_bytes(&pool.to_bytes()), Ok(pool));
+    }
+}

@@ -1,0 +1,142 @@
+//! What one server held gets another home: after a death, when it drains, when others join (K1, K12).
+
+use std::time::Duration;
+
+use client::{ContainerSpec, Kv, PoolInfo, RebuildState, System, TargetChange};
+use rt::sim::{NetworkConfig, Sim, SimConfig};
+use sim::cluster::Cluster;
+use types::{Code, ObjectClass, ObjectType, Rank};
+
+/// A pool's share of each server.
+const SERVER_BYTES: u64 = 180 << 20;
+const DEADLINE: Duration = Duration::from_secs(30);
+const PATIENCE: Duration = Duration::from_secs(120);
+const KEYS: u64 = 120;
+
+fn value(n: u64) -> Vec<u8> {
+    let len = [10, 3000, 50_000][(n % 3) as usize];
+    (0..len).map(|at| (n + at) as u8).collect()
+}
+
+async fn store(system: &System, copies: usize) -> Kv {
+    let pool = system.pool("tank").await.unwrap();
+    let label = format!("box-{copies}");
+    let properties = vec![("rd_fac".into(), (copies - 1).to_string())];
+    let spec = ContainerSpec { label: Some(label.clone()), properties, ..ContainerSpec::default() };
+    pool.create_container(spec).await.unwrap();
+    let class: ObjectClass = if copies == 1 { "SX".parse() } else { format!("RP_{copies}GX").parse() }.unwrap();
+    let container = pool.container(&label).await.unwrap();
+    let oid = container.new_object(ObjectType::KvHashed, Some(class)).await.unwrap();
+    container.kv(oid)
+}
+
+async fn put(kv: &Kv, keys: std::ops::Range<u64>) {
+    for n in keys {
+        kv.put(n, &value(n)).await.unwrap_or_else(|error| panic!("key {n}: {error}"));
+    }
+}
+
+async fn is_whole(kv: &Kv, keys: std::ops::Range<u64>) {
+    for n in keys {
+        let found = kv.get(n).await.unwrap_or_else(|error| panic!("key {n}: {error}"));
+        assert_eq!(found.as_deref(), Some(&value(n)[..]), "key {n}");
+    }
+}
+
+async fn until(system: &System, what: &str, is_so: impl Fn(&PoolInfo) -> bool) -> PoolInfo {
+    let begun = rt::now();
+    loop {
+        let info = system.pool_info("tank").await.unwrap();
+        if is_so(&info) {
+            return info;
+        }
+        assert!(begun.elapsed() < PATIENCE, "not {what}: {info:?}");
+        rt::sleep(Duration::from_millis(200)).await;
+    }
+}
+
+fn in_a_system(seed: u64, servers: usize, test: impl AsyncFnOnce(Cluster, System) + 'static) {
+    let delay = Duration::from_micros(20)..=Duration::from_millis(2);
+    let network = NetworkConfig { delay, drop: 0.002, duplicate: 0.005 };
+    let sim = Sim::new(SimConfig { network, time_limit: Duration::from_secs(3600), ..SimConfig::seeded(seed) });
+    sim.run(async move {
+        let cluster = Cluster::form(servers).await;
+        let system = cluster.connect(DEADLINE).await;
+        system.create_pool("tank", servers as u64 * SERVER_BYTES, Vec::new()).await.expect("there is room for a pool");
+        // The pool's service has all its replicas by then.
+        rt::sleep(Duration::from_secs(10)).await;
+        test(cluster, system).await;
+    });
+}
+
+/// A server dies for good: its copies are made anew elsewhere, while writes go on. Then another dies, which with two
+/// copies would have taken some with it. What had one copy is not there, and says so; when the first is back it is.
+fn a_dead_server_is_replaced(seed: u64) {
+    in_a_system(seed, 4, async move |cluster, system| {
+        let (two, one) = (store(&system, 2).await, store(&system, 1).await);
+        put(&two, 0..KEYS).await;
+        put(&one, 0..40).await;
+        let (first, second) = ((seed % 4) as usize, ((seed + 1 + seed % 3) % 4) as usize);
+        cluster.crash(first);
+        put(&two, KEYS..KEYS + 40).await;
+        let is_healed =
+            |info: &PoolInfo| info.rebuild.state == RebuildState::Idle && info.rebuild.awaited == [Rank(first as u32)];
+        until(&system, "healed", is_healed).await;
+        cluster.crash(second);
+        is_whole(&two, 0..KEYS + 40).await;
+        put(&two, 0..KEYS + 60).await;
+        let mut missing = 0;
+        for n in 0..40 {
+            match one.get(n).await {
+                Ok(found) => assert_eq!(found.as_deref(), Some(&value(n)[..]), "key {n}"),
+                Err(error) => {
+                    assert_eq!(error.code, Code::Unreachable, "key {n}: {error}");
+                    missing += 1;
+                }
+            }
+            // Each waits for its whole time.
+            if missing > 1 {
+                break;
+            }
+        }
+        assert!(missing > 0, "two of four servers held none of 40 keys");
+        cluster.restart(second).await;
+        rt::sleep(Duration::from_secs(5)).await;
+        cluster.restart(first).await;
+        until(&system, "all in service", |info| info.disabled_targets == 0).await;
+        is_whole(&two, 0..KEYS + 60).await;
+        is_whole(&one, 0..40).await;
+    });
+}
+
+/// A server is emptied and taken away, and a new one takes its share; nobody notices.
+fn servers_come_and_go(seed: u64) {
+    in_a_system(seed, 3, async move |mut cluster, system| {
+        let (two, one) = (store(&system, 2).await, store(&system, 1).await);
+        put(&two, 0..KEYS).await;
+        put(&one, 0..KEYS).await;
+        let joined = cluster.join().await;
+        system.extend_pool("tank", vec![Rank(joined)]).await.unwrap();
+        put(&two, KEYS..KEYS + 40).await;
+        until(&system, "extended", |info| info.disabled_targets == 0 && info.rebuild.state == RebuildState::Idle).await;
+        is_whole(&two, 0..KEYS + 40).await;
+        is_whole(&one, 0..KEYS).await;
+        let leaving = (seed % 3) as u32;
+        system.change_targets("tank", TargetChange::Drain, vec![Rank(leaving)], Vec::new(), false).await.unwrap();
+        put(&two, KEYS + 40..KEYS + 60).await;
+        until(&system, "drained", |info| info.disabled_targets == 2 && info.rebuild.state == RebuildState::Idle).await;
+        cluster.crash(leaving as usize);
+        is_whole(&two, 0..KEYS + 60).await;
+        is_whole(&one, 0..KEYS).await;
+    });
+}
+
+#[test]
+fn what_a_dead_server_held_is_made_anew_elsewhere() {
+    (0..4).for_each(a_dead_server_is_replaced);
+}
+
+#[test]
+fn servers_are_added_and_drained_under_load() {
+    (0..3).for_each(servers_come_and_go);
+}
