@@ -40,7 +40,7 @@ pub fn exclusion(shape: Shape) -> Result<FanOut, MapError> {
     let header = HEADER_BYTES as u64;
     let delta = map.delta_since(before).expect("it remembers its last version");
     let change_bytes = header + delta_to_message(&delta, address).to_bytes().len() as u64;
-    let map_bytes = header + to_message(PoolId::default(), "tank", &map, address).to_bytes().len() as u64;
+    let map_bytes = header + to_message(PoolId::from_bytes([1; 16]), "tank", &map, address).to_bytes().len() as u64;
     let others = u64::from(shape.servers()) - 1;
     let mut told = 0;
     let mut tree_rounds = 0;

@@ -285,25 +285,6 @@ impl Target {
         }
     }
 
-    /// The map, when there is none yet: this server has just started, and who leads is not known here. Whoever has copies
-    /// elsewhere must not answer alone: it may have been replaced while it was away.
-    ///
-    /// # Errors
-    /// `Again`: no map comes.
-    async fn first_view(&self, pool: PoolId, deadline: Instant) -> Result<Rc<View>, Error> {
-        let until = deadline.min(rt::now() + MAP_PATIENCE);
-        loop {
-            let mapped = self.groups.mapped.notified();
-            if let Some(view) = self.groups.view(pool) {
-                return Ok(view);
-            }
-            if rt::timeout(until - rt::now(), mapped).await.is_err() {
-                let text = format!("target {} has no pool map yet: its server has just started", self.index);
-                return Err(Error::new(Code::Again, text).remedy("try again in a moment"));
-            }
-        }
-    }
-
     /// Where a request about an object goes on.
     ///
     /// # Errors
