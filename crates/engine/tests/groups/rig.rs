@@ -170,7 +170,7 @@ impl Cluster {
 
     fn view(&self, n: usize) -> PoolView {
         let addresses = (0..self.servers()).map(|n| (Rank(n as u32), address(n))).collect();
-        PoolView { map: self.map.borrow().clone(), addresses, rank: Rank(n as u32) }
+        PoolView { map: self.map.borrow().clone(), heals: true, addresses, rank: Rank(n as u32) }
     }
 
     pub fn stop(&self, n: usize, is_power_cut: bool) {
