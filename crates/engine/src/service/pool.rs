@@ -426,7 +426,8 @@ impl PoolState {
         for (name, value) in &values {
             checked(PoolProperty::TABLE, name, value, false)?;
         }
-        let before = self.share();
+        let told = |pool: &PoolState| (pool.share(), pool.heals());
+        let before = told(self);
         for (name, value) in values {
             let property = checked(PoolProperty::TABLE, &name, &value, false)?;
             if property.name == "label" {
@@ -434,7 +435,7 @@ impl PoolState {
             }
             self.properties.insert(property.name.to_string(), value);
         }
-        self.version += u64::from(self.share() != before);
+        self.version += u64::from(told(self) != before);
         Ok(())
     }
 
