@@ -130,7 +130,8 @@ pub(super) fn map_steps(
             if let Some(rank) = returned.filter(|rank| is_full(*rank)) {
                 return vec![PoolCommand::Reintegrated { version, ranks: vec![rank] }];
             }
-            let what = healing::finished(map, &pool.given_up, &pool.kept_out, is_full, is_served);
+            let is_ready = is_served && pool.heals();
+            let what = healing::finished(map, &pool.given_up, &pool.kept_out, is_full, is_ready);
             what.map(|what| PoolCommand::Finish { version, what }).into_iter().collect()
         }
     }
