@@ -147,6 +147,14 @@ impl Membership {
         self.note(sent);
     }
 
+    /// Takes servers for living, and tells nobody: in a system that has long been there, all know of each other. One that does
+    /// not live is found out like any other.
+    pub fn know(&mut self, now: Duration, others: impl Iterator<Item = Life>) {
+        self.outside.now = now;
+        let known = self.foca.apply_many(others.map(foca::Member::alive), false, &mut self.outside);
+        self.note(known);
+    }
+
     /// A message came. Whatever it holds, it does no harm; what is wrong with it is logged.
     pub fn handle(&mut self, now: Duration, message: &[u8]) {
         self.outside.now = now;

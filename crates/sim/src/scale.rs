@@ -2,6 +2,13 @@
 //!
 //! No simulated time and no faults: a pool map of so many servers, and what its layouts say. Placement groups are
 //! independent of each other, so that large pools are judged by a part of theirs.
+//!
+//! [`detection`]: how soon the death of a server is known; [`fan_out`]: how a change of the map reaches everybody;
+//! [`rebuild`]: what healing takes.
+
+pub mod detection;
+pub mod fan_out;
+pub mod rebuild;
 
 use std::collections::BTreeSet;
 

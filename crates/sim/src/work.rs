@@ -282,8 +282,14 @@ impl Worker {
                 for turn in 0..8 {
                     let again = self.read(&self.place.at(epoch), &dkey, &akeys).await;
                     let newest = self.read(&self.place.now(), &dkey, &akeys).await;
-                    println!("{value} at {epoch}, again {turn}: {again:?}, newest {newest:?}, at {:?}", rt::sim::current().elapsed());
-                    println!("{:?}", self.place.now().layout().unwrap().iter().filter(|s| s.group == 0).collect::<Vec<_>>());
+                    println!(
+                        "{value} at {epoch}, again {turn}: {again:?}, newest {newest:?}, at {:?}",
+                        rt::sim::current().elapsed()
+                    );
+                    println!(
+                        "{:?}",
+                        self.place.now().layout().unwrap().iter().filter(|s| s.group == 0).collect::<Vec<_>>()
+                    );
                     rt::sleep(Duration::from_millis(700)).await;
                 }
             }

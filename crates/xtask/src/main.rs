@@ -9,6 +9,7 @@
 mod campaign;
 mod coverage;
 mod fuzz;
+mod simulate;
 mod step;
 mod tidy;
 
@@ -31,8 +32,12 @@ Usage: cargo xtask <command>
                          the long form of the storage tests, in release: random sequences, power cuts, faults,
                          damage; N times the default, or only those named
   coverage [packages]    lines, functions and regions that the tests of packages reach (default vos and media)
-  sim [--seeds N] [--seed S]
-                         simulated client and server under N seeds, or a failing one again
+  sim [--seeds N] [--first S] [--scenario NAME]
+                         simulated clusters under N seeds (default 10) from S on, over all processors: every invariant
+                         of the design attacked and checked, or one scenario; what fails says how to run it again
+  sim server [--seeds N] [--seed S]
+                         one simulated server and its clients, the same way
+  sim scale [table]      placement, detection of failures, changes of maps and healing with up to 10,000 servers
 ";
 
 fn main() -> ExitCode {
@@ -65,7 +70,7 @@ fn run(arguments: &[String]) -> Result<()> {
         "campaign" => campaign::run(&root, rest),
         "coverage" => coverage::run(&root, rest),
         "fuzz" => fuzz::run(&root, rest),
-        "sim" => sim(&root, rest),
+        "sim" => simulate::run(&root, rest),
         "help" | "-h" | "--help" => {
             print!("{USAGE}");
             Ok(())
@@ -82,23 +87,6 @@ fn check(root: &Path) -> Result<()> {
     let clippy = ["clippy", "--workspace", "--all-targets", "--quiet", "--", "-D", "warnings"];
     step::run("clippy", cargo(root).args(clippy))?;
     step::run("test", cargo(root).args(["test", "--workspace", "--quiet"]))
-}
-
-/// The seeded scenarios of the `sim` crate, more of them than `cargo test` runs.
-fn sim(root: &Path, arguments: &[String]) -> Result<()> {
-    let mut command = cargo(root);
-    command.args(["test", "--package", "sim", "--", "--nocapture"]);
-    let mut rest = arguments.iter();
-    while let Some(argument) = rest.next() {
-        let variable = match argument.as_str() {
-            "--seeds" => "SIM_SEEDS",
-            "--seed" => "SIM_SEED",
-            other => bail!("sim: no option `{other}`; --seeds N or --seed S"),
-        };
-        let value = rest.next().with_context(|| format!("sim: {argument} wants a number"))?;
-        command.env(variable, value);
-    }
-    step::run("sim", &mut command)
 }
 
 /// The directory of the workspace this program was built from.

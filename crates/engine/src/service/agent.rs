@@ -317,10 +317,7 @@ impl Service {
 
     /// Tells the targets who holds what, and where they are.
     async fn tell_map(&self, pool: PoolId, state: &PoolState, told: &mut Told) -> Result<(), Error> {
-        // On one server, where nothing ever changed, nobody has copies, and there is nobody to ask: its targets need no
-        // map, and go the shorter way.
-        let is_needed = |map: &&PoolMap| map.servers().len() > 1 || map.version() > 1;
-        let Some(map) = state.map().filter(is_needed) else { return Ok(()) };
+        let Some(map) = state.map().filter(|_| !state.is_alone()) else { return Ok(()) };
         let addresses = self.addresses_of(state);
         let now = (map.version(), addresses);
         if told.map.as_ref() == Some(&now) {

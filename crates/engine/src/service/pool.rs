@@ -370,6 +370,12 @@ impl PoolState {
         matches!(state.after(event), Ok(Some(_))) && (!is_way_in || self.may_return(position))
     }
 
+    /// On one server, where nothing ever changed: nobody has copies, and there is nobody to ask. Its targets need no map,
+    /// and go the shorter way.
+    pub(super) fn is_alone(&self) -> bool {
+        self.map().is_none_or(|map| map.servers().len() == 1 && map.version() == 1)
+    }
+
     /// What each target gives.
     pub fn share(&self) -> PoolShare {
         let property = |name: &str| {
@@ -381,6 +387,7 @@ impl PoolState {
             quota: self.bytes_per_target,
             reserve: self.bytes_per_target / 100 * percent.min(100),
             scrub: property("scrub_freq").parse().unwrap_or(Span::FOREVER),
+            is_alone: self.is_alone(),
         }
     }
 

@@ -259,7 +259,7 @@ fn numbered(map: &PoolMap) -> impl Iterator<Item = (u32, &Target)> {
 }
 
 /// Fault domains of servers with a target that is so.
-fn domains<'a>(map: &'a PoolMap, is_so: impl Fn(&(u32, &Target)) -> bool) -> BTreeSet<&'a FaultPath> {
+fn domains(map: &PoolMap, is_so: impl Fn(&(u32, &Target)) -> bool) -> BTreeSet<&FaultPath> {
     let so = numbered(map).filter(|target| is_so(target));
     so.map(|(_, target)| &map.servers()[target.server as usize].path).collect()
 }

@@ -1,22 +1,122 @@
-//! Prints what placement does in pools of 100, 1,000 and 10,000 servers: `cargo run --release -p sim --bin scale`.
+//! Prints what happens in pools and systems of 100, 1,000 and 10,000 servers: `cargo xtask sim scale`.
+//!
+//! `scale placement`, `scale detection`, `scale change`, `scale healing`: one of the tables only.
 #![forbid(unsafe_code)]
 
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use placement::{Layout, MapError};
-use sim::scale::Shape;
+use sim::scale::detection::{self, Answer, Question};
+use sim::scale::rebuild::{self, Assumed};
+use sim::scale::{Shape, fan_out};
 
 /// Placement groups that differences are taken over: a per cent is exact to a hundredth.
 const SAMPLE: u32 = 1 << 19;
+/// The library walks a list of all servers for every message: ten thousand of them take hours.
+const SERVERS: [usize; 3] = [100, 1_000, 3_000];
+const GIB: u64 = 1 << 30;
 
 fn main() -> Result<(), MapError> {
+    let only = std::env::args().nth(1);
+    let is_wanted = |table: &str| only.as_deref().is_none_or(|only| only == table);
+    if is_wanted("placement") {
+        placement()?;
+    }
+    if is_wanted("detection") {
+        detection();
+    }
+    if is_wanted("change") {
+        change()?;
+    }
+    if is_wanted("healing") {
+        healing()?;
+    }
+    Ok(())
+}
+
+fn shapes() -> impl Iterator<Item = Shape> {
+    [5, 50, 500].into_iter().map(|racks| Shape { racks, servers_per_rack: 20, targets_per_server: 8 })
+}
+
+/// How soon deaths are known, what that costs, and who is wronged.
+fn detection() {
+    println!("\n| servers | loss | starved | p50 | p99 | last | periods (p99) | messages, bytes a server and second | wronged |");
+    println!("|---:|---:|---|---:|---:|---:|---:|---:|---:|");
+    for servers in SERVERS {
+        let still = (0.0, Duration::from_millis(1));
+        let cases = [(0.0, still), (0.01, still), (0.05, still), (0.0, (0.05, Duration::from_secs(2)))];
+        for (loss, (starved, starved_for)) in cases {
+            let (calm, deaths) = (Duration::from_secs(if servers > 1_000 { 6 } else { 20 }), 10);
+            let answer = detection::ask(Question { servers, loss, starved, starved_for, calm, deaths, seed: 7 });
+            let Answer { p50, p99, max, missed, messages, bytes, wronged, wrongs, watched, .. } = answer;
+            println!(
+                "| {servers} | {:.0} % | {} | {:.2} s | {:.2} s | {:.2} s{} | {:.1} | {messages:.1}, {bytes:.0} | {wronged} ({wrongs} times in {watched:.0} server-seconds) |",
+                loss * 100.0,
+                if starved > 0.0 { format!("{:.0} %, up to {:.0} s", starved * 100.0, starved_for.as_secs_f64()) } else { "-".into() },
+                p50.as_secs_f64(),
+                p99.as_secs_f64(),
+                max.as_secs_f64(),
+                if missed > 0 { format!(", {missed} never") } else { String::new() },
+                Answer::periods(p99),
+            );
+        }
+    }
+}
+
+/// What a change of the map takes until all have it.
+fn change() -> Result<(), MapError> {
+    println!("\n| servers | change, whole map | told one by one | as a tree of {} |", fan_out::BRANCHES);
+    println!("|---:|---:|---:|---:|");
+    for shape in shapes() {
+        let told = fan_out::exclusion(shape)?;
+        println!(
+            "| {} | {} B, {} B | {} messages, {} KiB, 1 round | {} messages, {} B at the leader, {} rounds |",
+            shape.servers(),
+            told.change_bytes,
+            told.map_bytes,
+            shape.servers() - 1,
+            told.direct_bytes >> 10,
+            fan_out::BRANCHES.min(u64::from(shape.servers()) - 1),
+            told.tree_bytes,
+            told.tree_rounds,
+        );
+    }
+    Ok(())
+}
+
+/// What it takes to heal the loss of a target and of a server.
+fn healing() -> Result<(), MapError> {
+    let assumed = Assumed { target_bytes: 1024 * GIB, bytes_per_second: GIB / 4 };
+    println!("\n| servers | lost | moves | planned in | from, to targets | copied in |");
+    println!("|---:|---|---:|---:|---:|---:|");
+    for shape in shapes() {
+        let layout = Layout::new(shape.map()?);
+        for targets in [1, shape.targets_per_server] {
+            let healing = rebuild::heal(shape, &layout, targets, assumed, Instant::now)?;
+            assert_eq!(healing.lost, 0, "three copies bear the loss of one server");
+            println!(
+                "| {} | {} | {} | {:.2} s | {}, {} | {:.0} s |",
+                shape.servers(),
+                if targets == 1 { "a target" } else { "a server" },
+                healing.moves,
+                healing.planning.as_secs_f64(),
+                healing.sources,
+                healing.destinations,
+                healing.copying.as_secs_f64(),
+            );
+        }
+    }
+    Ok(())
+}
+
+/// How even layouts are, and what moves.
+fn placement() -> Result<(), MapError> {
     println!(
         "| servers | PGs | map and layout | all slots | fullest target, leader, server | copysets | partners \
          | failed server | server more | rack more |"
     );
     println!("|---:|---:|---:|---:|---|---:|---:|---:|---:|---:|");
-    for racks in [5, 50, 500] {
-        let shape = Shape { racks, servers_per_rack: 20, targets_per_server: 8 };
+    for shape in shapes() {
         let start = Instant::now();
         let layout = Layout::new(shape.map()?);
         let made = start.elapsed();

@@ -18,7 +18,7 @@ use client::System;
 use rt::Rng;
 use rt::fault::When;
 use rt::sim::{DiskFault, NetworkConfig, NodeId};
-use types::Rank;
+use types::{Code, Rank};
 
 use crate::cluster::Cluster;
 use crate::workload::patiently;
@@ -187,7 +187,6 @@ impl Nemesis {
         let victim = victims.first().copied().unwrap_or(0);
         let node = cluster.node(victim);
         let other = cluster.node((victim + 1 + dice.below(cluster.servers() as u64 - 1) as usize) % cluster.servers());
-        if std::env::var_os("SIM_TALK").is_some() { println!("{:?} {fault:?} {victims:?} other {other:?} for {time:?}", rt::sim::current().elapsed()); }
         match fault {
             Fault::PowerCut => {
                 cluster.crash(victim);
@@ -279,9 +278,17 @@ impl Nemesis {
             }
             Fault::Exclude => {
                 let ranks = vec![Rank(victim as u32)];
-                patiently(|| self.system.exclude(ranks.clone(), true)).await;
-                rt::sleep(time).await;
-                patiently(|| self.system.exclude(ranks.clone(), false)).await;
+                // Refused when all others are out.
+                let excluded = patiently(|| async {
+                    match self.system.exclude(ranks.clone(), true).await {
+                        Err(error) if error.code == Code::Invalid => Ok(false),
+                        done => done.map(|()| true),
+                    }
+                });
+                if excluded.await {
+                    rt::sleep(time).await;
+                    patiently(|| self.system.exclude(ranks.clone(), false)).await;
+                }
             }
         }
     }

@@ -22,7 +22,13 @@ pub(crate) const SCENARIO: Scenario = Scenario {
         copies: 2..=3,
         load: Load { clients: 3, operations: 40, pause_ms: 400, commands: 0 },
         menu: Menu {
-            faults: &[(Fault::Kill, 4), (Fault::PowerCut, 4), (Fault::Hang, 1), (Fault::BadNetwork, 2), (Fault::Stop, 1)],
+            faults: &[
+                (Fault::Kill, 4),
+                (Fault::PowerCut, 4),
+                (Fault::Hang, 1),
+                (Fault::BadNetwork, 2),
+                (Fault::Stop, 1),
+            ],
             victims_max: 2,
             pause: Duration::from_millis(900),
             long_one_in: 2,

@@ -21,7 +21,13 @@ pub(crate) const SCENARIO: Scenario = Scenario {
         copies: 2..=3,
         load: Load { clients: 4, operations: 30, pause_ms: 250, commands: 4 },
         menu: Menu {
-            faults: &[(Fault::Stop, 6), (Fault::SlowDisk, 2), (Fault::Partition, 2), (Fault::BadNetwork, 2), (Fault::Hang, 1)],
+            faults: &[
+                (Fault::Stop, 6),
+                (Fault::SlowDisk, 2),
+                (Fault::Partition, 2),
+                (Fault::BadNetwork, 2),
+                (Fault::Hang, 1),
+            ],
             victims_max: 3,
             pause: Duration::from_millis(400),
             long_one_in: 5,
