@@ -95,7 +95,9 @@ impl Cluster {
 
     /// Waits until every target of a pool has all its data and serves.
     pub fn until_whole(&self, pool: &str) -> Result<()> {
-        self.until("all targets to be in service", async |system| Ok(system.pool_info(pool).await?.disabled_targets == 0))
+        self.until("all targets to be in service", async |system| {
+            Ok(system.pool_info(pool).await?.disabled_targets == 0)
+        })
     }
 
     /// Waits until the pool has noticed that a server is gone.

@@ -65,6 +65,9 @@ struct Costs {
     get_us: Samples,
 }
 
+/// A measurement: its name, its unit, and where it stands.
+type Pick = (&'static str, Unit, fn(&Costs) -> &Samples);
+
 /// Rates and processor time with no, one and two copies more, in turns.
 fn copies(plan: &Plan, cluster: &Cluster, (bytes, depth, count): (usize, usize, usize)) -> Result<Vec<Figure>> {
     let mut costs: [Costs; FAILURES.len()] = Default::default();
@@ -94,7 +97,7 @@ fn copies(plan: &Plan, cluster: &Cluster, (bytes, depth, count): (usize, usize, 
         anyhow::Ok(())
     })?;
     let mut figures = Vec::new();
-    let pick: [(&str, Unit, fn(&Costs) -> &Samples); 4] = [
+    let pick: [Pick; 4] = [
         ("put", Unit::PerSecond, |costs| &costs.puts),
         ("get", Unit::PerSecond, |costs| &costs.gets),
         ("put, processor of all servers", Unit::Microseconds, |costs| &costs.put_us),
@@ -201,18 +204,19 @@ impl Beat {
             anyhow::Ok(new_kv(&container).await?.object().id())
         })?;
         watch(Beat::TASKS, move |last, began, over| async move {
-            let tasks = clients(&addresses, &name, object, Beat::TASKS).await?.into_iter().enumerate().map(|(task, kv)| {
-                let (last, over) = (last.clone(), over.clone());
-                rt::spawn(async move {
-                    while !over.load(Ordering::Acquire) {
-                        let asked = began.elapsed();
-                        // One that fails ends the others, too.
-                        kv.put(&key(task), b"beat").await.inspect_err(|_| over.store(true, Ordering::Release))?;
-                        last[task].note(asked, began);
-                    }
-                    anyhow::Ok(())
-                })
-            });
+            let tasks =
+                clients(&addresses, &name, object, Beat::TASKS).await?.into_iter().enumerate().map(|(task, kv)| {
+                    let (last, over) = (last.clone(), over.clone());
+                    rt::spawn(async move {
+                        while !over.load(Ordering::Acquire) {
+                            let asked = began.elapsed();
+                            // One that fails ends the others, too.
+                            kv.put(&key(task), b"beat").await.inspect_err(|_| over.store(true, Ordering::Release))?;
+                            last[task].note(asked, began);
+                        }
+                        anyhow::Ok(())
+                    })
+                });
             all(tasks.collect()).await
         })
     }
@@ -303,8 +307,13 @@ fn return_of_one(plan: &Plan, cluster: &mut Cluster, directory: &Path) -> Result
     Ok(vec![
         Figure::new(BENCH, "server back until it has all its data and serves", Unit::MibPerSecond, rebuilt)
             .beside("raw copy", raw),
-        Figure::new(BENCH, format!("put 64 B depth {FOREGROUND} while a server gets its data"), Unit::PerSecond, meanwhile)
-            .beside("before, with the server dead", calm),
+        Figure::new(
+            BENCH,
+            format!("put 64 B depth {FOREGROUND} while a server gets its data"),
+            Unit::PerSecond,
+            meanwhile,
+        )
+        .beside("before, with the server dead", calm),
     ])
 }
 
