@@ -181,7 +181,8 @@ impl Cluster {
         let link = Connection::open(&address(rank), service, &caller, ASK_MAX).await.map_err(Error::from)?;
         let body = wire::control::PoolName { pool: pool.into() }.to_bytes();
         let reply = link.call(Opcode::PoolConnect, 0, body, None, ASK_MAX).await.map_err(Error::from)?;
-        let message = wire::control::PoolMap::from_bytes(&reply.body).expect("servers answer in the form of the question");
+        let message =
+            wire::control::PoolMap::from_bytes(&reply.body).expect("servers answer in the form of the question");
         Ok(object::map::from_message(&message)?.map)
     }
 

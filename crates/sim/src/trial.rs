@@ -206,7 +206,11 @@ async fn heal(cluster: &Cluster, system: &System, maps: &RefCell<Vec<PoolMap>>) 
         let states: Vec<String> = maps.borrow().last().map_or(vec![], |map: &PoolMap| {
             map.targets().iter().step_by(2).map(|target| target.state().to_string()).collect()
         });
-        step(&format!("healing: {:?} {:?} {states:?}", pool.as_ref().map(|p| p.map_version), info.as_ref().map(|i| (i.leader, i.voters.len()))));
+        step(&format!(
+            "healing: {:?} {:?} {states:?}",
+            pool.as_ref().map(|p| p.map_version),
+            info.as_ref().map(|i| (i.leader, i.voters.len()))
+        ));
         if begun.elapsed() > HEALING_MAX {
             let map = maps.borrow().last().cloned();
             let states = map.map(|map| map.targets().iter().map(|target| target.standing()).collect::<Vec<_>>());
@@ -223,7 +227,8 @@ async fn look_again(cluster: &Rc<Cluster>, system: &System, object: ObjectId, le
         let place = Place::open(&reader, object).await;
         let (mut looks_again, mut told_again, mut own_again) = (Vec::new(), Vec::new(), Vec::new());
         for look in &ledger.looks {
-            looks_again.push(patiently(|| async { work::read(&place.at(look.at), &look.dkey, &look.akeys).await }).await);
+            looks_again
+                .push(patiently(|| async { work::read(&place.at(look.at), &look.dkey, &look.akeys).await }).await);
         }
         for told in ledger.acknowledged.values() {
             let read = || async { work::read(&place.at(told.epoch), &told.dkey, &told.akeys).await };

@@ -215,7 +215,11 @@ pub fn many_keys_are_serialisable(evidence: &Evidence) {
 /// K18, K3: what was read at a moment stays what was at that moment, whoever has led and restarted since.
 pub fn the_past_does_not_change(evidence: &Evidence) {
     for (look, again) in evidence.ledger.looks.iter().zip(&evidence.looks_again) {
-        assert_eq!(look.found, *again, "K18: {} at {}: something was written before a moment that was read", look.dkey, look.at);
+        assert_eq!(
+            look.found, *again,
+            "K18: {} at {}: something was written before a moment that was read",
+            look.dkey, look.at
+        );
     }
 }
 

@@ -28,15 +28,25 @@ fn a_pool_of_sixty_servers_is_even_and_moves_little() {
 #[test]
 fn a_hundred_servers_know_of_a_death_in_seconds_and_wrong_nobody() {
     let calm = Duration::from_secs(8);
-    let quiet =
-        Question { servers: 100, loss: 0.0, starved: 0.0, starved_for: Duration::from_millis(1), calm, deaths: 4, seed: 1 };
+    let quiet = Question {
+        servers: 100,
+        loss: 0.0,
+        starved: 0.0,
+        starved_for: Duration::from_millis(1),
+        calm,
+        deaths: 4,
+        seed: 1,
+    };
     for question in [
         quiet,
         Question { loss: 0.05, ..quiet },
         Question { starved: 0.05, starved_for: Duration::from_secs(1), ..quiet },
     ] {
         let answer = detection::ask(question);
-        assert!(answer.p99 < Duration::from_secs(4) && answer.first > Duration::from_secs(1), "{question:?}: {answer:?}");
+        assert!(
+            answer.p99 < Duration::from_secs(4) && answer.first > Duration::from_secs(1),
+            "{question:?}: {answer:?}"
+        );
         assert_eq!((answer.missed, answer.wronged), (0, 0), "{question:?}: {answer:?}");
         assert!(answer.messages > 3.0 && answer.messages < 30.0, "{question:?}: {answer:?}");
     }

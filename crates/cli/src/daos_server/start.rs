@@ -117,7 +117,9 @@ fn end_with(parent: u32) -> Result<()> {
     // It may have ended before it could be asked for.
     let is_there = rustix::process::getppid().is_some_and(|pid| pid.as_raw_pid() as u32 == parent);
     if !is_there {
-        return Err(Error::new(Code::ShuttingDown, format!("process {parent}, which started this server, is gone")).into());
+        return Err(
+            Error::new(Code::ShuttingDown, format!("process {parent}, which started this server, is gone")).into()
+        );
     }
     Ok(())
 }

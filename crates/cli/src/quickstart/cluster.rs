@@ -126,7 +126,11 @@ impl Cluster {
             bytes: is_new.then_some(self.bytes),
             targets: is_new.then_some(self.targets),
             // The founder has nobody to join. Later all are told of all: the directory may have been moved meanwhile.
-            join: if is_new && number == 0 { Vec::new() } else { others.map(|(_, socket)| address_of(socket)).collect() },
+            join: if is_new && number == 0 {
+                Vec::new()
+            } else {
+                others.map(|(_, socket)| address_of(socket)).collect()
+            },
             token,
         };
         self.children[number] = Some(Child::start(&directory(&self.path, number), &options)?);
@@ -158,7 +162,9 @@ impl Cluster {
             self.all_run()?;
             if rt::now() > deadline {
                 let text = format!("waited {} s for {what}, in vain", patience.as_secs());
-                return Err(Error::new(Code::TimedOut, text).remedy("run it again: it goes on with what is there").into());
+                return Err(Error::new(Code::TimedOut, text)
+                    .remedy("run it again: it goes on with what is there")
+                    .into());
             }
             rt::sleep(POLL).await;
         }

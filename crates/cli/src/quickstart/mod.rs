@@ -200,12 +200,7 @@ struct Place<'a> {
 }
 
 /// Everything between opening the system and closing it.
-async fn tour(
-    session: &Session,
-    at: &Place<'_>,
-    mut cluster: Option<&mut Cluster>,
-    teller: &Teller,
-) -> Result<Report> {
+async fn tour(session: &Session, at: &Place<'_>, mut cluster: Option<&mut Cluster>, teller: &Teller) -> Result<Report> {
     let Place { way, path, source, tree } = *at;
     let copies = cluster.as_ref().map_or(1, |cluster| cluster.copies());
     let is_new = ensure_pool(session).await?;

@@ -213,8 +213,7 @@ pub(super) fn suggestions(way: &Way, path: &Path, source: &Path, run: &str) -> V
 
 fn after_cluster(servers: usize, path: &Path, source: &Path) -> Vec<String> {
     let text = |path: &Path| quoted(&path.display().to_string());
-    let again =
-        format!("{} quickstart --servers {servers} --path {} {}", program("daos"), text(path), text(source));
+    let again = format!("{} quickstart --servers {servers} --path {} {}", program("daos"), text(path), text(source));
     let at = |number| text(&cluster::directory(path, number));
     let ddb = program("ddb");
     let mut commands = vec![again];

@@ -172,7 +172,11 @@ impl Servers {
     }
 
     pub fn addresses(&self) -> Vec<Address> {
-        self.processes.iter().filter(|process| !process.address.is_empty()).map(|p| p.address.parse().unwrap()).collect()
+        self.processes
+            .iter()
+            .filter(|process| !process.address.is_empty())
+            .map(|p| p.address.parse().unwrap())
+            .collect()
     }
 
     /// Asks the system, by whichever server answers, again and again until it is done.
@@ -228,7 +232,9 @@ impl Servers {
 
     /// Waits until every target of the pool has all its data and serves.
     pub fn until_whole(&self) {
-        until("all targets of the pool to be in service", || self.out_of_service() == 0 && self.joined() == self.count());
+        until("all targets of the pool to be in service", || {
+            self.out_of_service() == 0 && self.joined() == self.count()
+        });
     }
 }
 

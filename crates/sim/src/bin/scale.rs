@@ -40,7 +40,9 @@ fn shapes() -> impl Iterator<Item = Shape> {
 
 /// How soon deaths are known, what that costs, and who is wronged.
 fn detection() {
-    println!("\n| servers | loss | starved | p50 | p99 | last | periods (p99) | messages, bytes a server and second | wronged |");
+    println!(
+        "\n| servers | loss | starved | p50 | p99 | last | periods (p99) | messages, bytes a server and second | wronged |"
+    );
     println!("|---:|---:|---|---:|---:|---:|---:|---:|---:|");
     for servers in SERVERS {
         let still = (0.0, Duration::from_millis(1));
@@ -52,7 +54,11 @@ fn detection() {
             println!(
                 "| {servers} | {:.0} % | {} | {:.2} s | {:.2} s | {:.2} s{} | {:.1} | {messages:.1}, {bytes:.0} | {wronged} ({wrongs} times in {watched:.0} server-seconds) |",
                 loss * 100.0,
-                if starved > 0.0 { format!("{:.0} %, up to {:.0} s", starved * 100.0, starved_for.as_secs_f64()) } else { "-".into() },
+                if starved > 0.0 {
+                    format!("{:.0} %, up to {:.0} s", starved * 100.0, starved_for.as_secs_f64())
+                } else {
+                    "-".into()
+                },
                 p50.as_secs_f64(),
                 p99.as_secs_f64(),
                 max.as_secs_f64(),

@@ -65,7 +65,10 @@ impl Answer {
 }
 
 enum Happening {
-    Arrives { to: usize, message: Vec<u8> },
+    Arrives {
+        to: usize,
+        message: Vec<u8>,
+    },
     /// It has something to do, or goes on.
     Wakes(usize),
     Starves(usize),
@@ -151,7 +154,8 @@ impl World {
         let mut dice = Rng::seeded(question.seed);
         let count = question.servers;
         let server = |index: usize| {
-            let mut membership = Membership::new(life(index), &Settings::default(), count, question.seed + index as u64);
+            let mut membership =
+                Membership::new(life(index), &Settings::default(), count, question.seed + index as u64);
             membership.know(Duration::ZERO, (0..count).filter(|other| *other != index).map(life));
             Server { membership, died: None, stopped_until: Duration::ZERO, inbox: Vec::new(), woken: None }
         };

@@ -36,10 +36,18 @@ pub struct Healing {
 ///
 /// # Errors
 /// [`MapError`]: never for shapes of more than one server.
-pub fn heal(shape: Shape, before: &Layout, targets: u32, assumed: Assumed, clock: impl Fn() -> Instant) -> Result<Healing, MapError> {
+pub fn heal(
+    shape: Shape,
+    before: &Layout,
+    targets: u32,
+    assumed: Assumed,
+    clock: impl Fn() -> Instant,
+) -> Result<Healing, MapError> {
     let begun = clock();
     let mut map = before.map().clone();
-    map.apply(&Change::Happen((0..targets.min(shape.targets_per_server)).map(|target| (target, Event::Exclude)).collect()))?;
+    map.apply(&Change::Happen(
+        (0..targets.min(shape.targets_per_server)).map(|target| (target, Event::Exclude)).collect(),
+    ))?;
     let after = Layout::new(map);
     let (mut reads, mut writes): (BTreeMap<u32, u64>, BTreeMap<u32, u64>) = Default::default();
     let mut healing = Healing::default();
