@@ -111,9 +111,9 @@ async fn play(plan: Plan, servers: usize, copies: usize, network: NetworkConfig,
     let sim = rt::sim::current();
     let cluster = Rc::new(Cluster::form_in(servers, plan.domains).await);
     let system = cluster.connect(DEADLINE).await;
-    step("formed");
+    tracing::info!(seconds = rt::sim::current().elapsed().as_secs_f64(), "formed");
     let object = set_up(&system, servers, copies).await;
-    step("set up");
+    tracing::info!(seconds = rt::sim::current().elapsed().as_secs_f64(), "set up");
     let ledger = Rc::new(RefCell::new(Ledger::default()));
     let clients: Vec<NodeId> = (0..plan.load.clients).map(|number| sim.node(&format!("client-{number}"))).collect();
     let calm = Rc::new(Cell::new(false));
@@ -138,19 +138,19 @@ async fn play(plan: Plan, servers: usize, copies: usize, network: NetworkConfig,
     for client in working {
         client.await.expect("a client that was cheated has said how");
     }
-    step("work done");
+    tracing::info!(seconds = rt::sim::current().elapsed().as_secs_f64(), "work done");
     calm.set(true);
     let harm = torment.await.expect("it puts right what it did");
     let healed = rt::now();
     heal(&cluster, &system, &maps).await;
     let healing = healed.elapsed();
-    step("healed");
+    tracing::info!(seconds = rt::sim::current().elapsed().as_secs_f64(), "healed");
     rt::sleep(REST).await;
 
     let ledger = ledger.take();
     let mut evidence = look_again(&cluster, &system, object, ledger).await;
     watching.abort();
-    step("looked");
+    tracing::info!(seconds = rt::sim::current().elapsed().as_secs_f64(), "looked");
     evidence.maps = maps.take();
     evidence.maps.push(patiently(|| cluster.map(0, "tank")).await);
     evidence.states = agreed_states(&cluster).await;
@@ -160,7 +160,7 @@ async fn play(plan: Plan, servers: usize, copies: usize, network: NetworkConfig,
     for rank in 0..servers {
         evidence.contents.push(cluster.contents(rank).await);
     }
-    step("read");
+    tracing::info!(seconds = rt::sim::current().elapsed().as_secs_f64(), "read");
     Evidence { harm, healing, ..evidence }
 }
 
@@ -203,14 +203,7 @@ async fn heal(cluster: &Cluster, system: &System, maps: &RefCell<Vec<PoolMap>>) 
         {
             return;
         }
-        let states: Vec<String> = maps.borrow().last().map_or(vec![], |map: &PoolMap| {
-            map.targets().iter().step_by(2).map(|target| target.state().to_string()).collect()
-        });
-        step(&format!(
-            "healing: {:?} {:?} {states:?}",
-            pool.as_ref().map(|p| p.map_version),
-            info.as_ref().map(|i| (i.leader, i.voters.len()))
-        ));
+        tracing::debug!(?info, ?pool, "not healed yet");
         if begun.elapsed() > HEALING_MAX {
             let map = maps.borrow().last().cloned();
             let states = map.map(|map| map.targets().iter().map(|target| target.standing()).collect::<Vec<_>>());
@@ -268,12 +261,5 @@ async fn agreed_states(cluster: &Cluster) -> Vec<BTreeMap<String, Vec<u8>>> {
             return states;
         }
         rt::sleep(LOOK_EVERY).await;
-    }
-}
-
-/// Says how far a run is, when somebody asked for that.
-fn step(what: &str) {
-    if std::env::var_os("SIM_TALK").is_some() {
-        println!("{:>9.3} s: {what}", rt::sim::current().elapsed().as_secs_f64());
     }
 }

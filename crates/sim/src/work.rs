@@ -278,21 +278,6 @@ impl Worker {
         let (value, Acknowledged { dkey, akeys, epoch }) = told;
         if let Some(found) = self.read(&self.place.at(epoch), &dkey, &akeys).await {
             let is_there = found.iter().all(|found| found.as_ref() == Some(&value));
-            if !is_there && std::env::var_os("SIM_TALK").is_some() {
-                for turn in 0..8 {
-                    let again = self.read(&self.place.at(epoch), &dkey, &akeys).await;
-                    let newest = self.read(&self.place.now(), &dkey, &akeys).await;
-                    println!(
-                        "{value} at {epoch}, again {turn}: {again:?}, newest {newest:?}, at {:?}",
-                        rt::sim::current().elapsed()
-                    );
-                    println!(
-                        "{:?}",
-                        self.place.now().layout().unwrap().iter().filter(|s| s.group == 0).collect::<Vec<_>>()
-                    );
-                    rt::sleep(Duration::from_millis(700)).await;
-                }
-            }
             assert!(is_there, "K1: {dkey} at {epoch} holds {found:?}, and {value} was acknowledged");
         }
     }

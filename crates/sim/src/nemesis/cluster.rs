@@ -202,9 +202,10 @@ impl Nemesis {
                 let begun = rt::now();
                 // What it may complain of is a target whose disks another act made fail; it has ended all the same.
                 let _ = cluster.stop(victim).await;
-                let mut harm = self.harm.borrow_mut();
-                harm.slowest_stop = harm.slowest_stop.max(begun.elapsed());
-                drop(harm);
+                {
+                    let mut harm = self.harm.borrow_mut();
+                    harm.slowest_stop = harm.slowest_stop.max(begun.elapsed());
+                }
                 rt::sleep(time).await;
                 cluster.restart(victim).await;
             }

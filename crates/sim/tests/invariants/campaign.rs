@@ -1,7 +1,7 @@
 //! Many seeds, over all processors: what `cargo xtask sim` runs.
 //!
 //! `SIM_SEEDS`: how many; `SIM_FIRST`: from which on; `SIM_SCENARIO`: of one scenario only. Every seed is run with
-//! every scenario. `SIM_LOG=debug` shows what servers and clients log, `SIM_TALK=1` how far a run is. What fails is said at once, with the command that runs it again, and the others go on.
+//! every scenario. `SIM_LOG=info,engine=debug` shows how far a run is, and what its servers log. What fails is said at once, with the command that runs it again, and the others go on.
 
 use std::sync::Mutex;
 use std::sync::atomic::{AtomicU64, Ordering::Relaxed};

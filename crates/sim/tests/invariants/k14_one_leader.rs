@@ -19,7 +19,7 @@ pub(crate) const SCENARIO: Scenario = Scenario {
         servers: 3..=5,
         domains: Domains::Servers,
         copies: 2..=3,
-        load: Load { clients: 5, operations: 40, pause_ms: 250, commands: 0 },
+        load: Load { clients: 4, operations: 18, pause_ms: 250, commands: 0 },
         menu: Menu {
             faults: &[
                 (Fault::Isolate, 4),
@@ -39,5 +39,5 @@ pub(crate) const SCENARIO: Scenario = Scenario {
 
 #[test]
 fn who_was_replaced_has_no_say() {
-    super::check(&SCENARIO, 8);
+    super::check(&SCENARIO);
 }

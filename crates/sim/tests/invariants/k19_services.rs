@@ -19,7 +19,7 @@ pub(crate) const SCENARIO: Scenario = Scenario {
         servers: 3..=5,
         domains: Domains::Servers,
         copies: 2..=2,
-        load: Load { clients: 1, operations: 10, pause_ms: 500, commands: 12 },
+        load: Load { clients: 1, operations: 5, pause_ms: 500, commands: 6 },
         menu: Menu {
             faults: &[
                 (Fault::Kill, 3),
@@ -40,5 +40,5 @@ pub(crate) const SCENARIO: Scenario = Scenario {
 
 #[test]
 fn replicas_of_services_are_equal() {
-    super::check(&SCENARIO, 8);
+    super::check(&SCENARIO);
 }

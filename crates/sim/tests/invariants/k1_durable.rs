@@ -20,7 +20,7 @@ pub(crate) const SCENARIO: Scenario = Scenario {
         servers: 3..=5,
         domains: Domains::Servers,
         copies: 2..=3,
-        load: Load { clients: 3, operations: 40, pause_ms: 250, commands: 2 },
+        load: Load { clients: 3, operations: 20, pause_ms: 250, commands: 1 },
         menu: Menu {
             faults: &[
                 (Fault::PowerCut, 6),
@@ -35,11 +35,11 @@ pub(crate) const SCENARIO: Scenario = Scenario {
             long_one_in: 4,
         },
     },
-    judge: |evidence| assert!(evidence.ledger.acknowledged.len() > 10, "somebody gets something done"),
+    judge: |evidence| assert!(evidence.ledger.acknowledged.len() > 5, "somebody gets something done"),
     reached: |totals| totals.done(Fault::PowerCut) > totals.runs && totals.done(Fault::Blackout) > 0,
 };
 
 #[test]
 fn what_was_acknowledged_survives_power_cuts_and_full_disks() {
-    super::check(&SCENARIO, 8);
+    super::check(&SCENARIO);
 }

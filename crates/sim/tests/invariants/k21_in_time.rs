@@ -20,7 +20,7 @@ pub(crate) const SCENARIO: Scenario = Scenario {
         servers: 3..=3,
         domains: Domains::Servers,
         copies: 2..=3,
-        load: Load { clients: 12, operations: 15, pause_ms: 30, commands: 2 },
+        load: Load { clients: 8, operations: 10, pause_ms: 30, commands: 1 },
         menu: Menu {
             faults: &[
                 (Fault::SlowDisk, 4),
@@ -41,5 +41,5 @@ pub(crate) const SCENARIO: Scenario = Scenario {
 
 #[test]
 fn every_request_ends_by_its_deadline() {
-    super::check(&SCENARIO, 8);
+    super::check(&SCENARIO);
 }

@@ -19,7 +19,7 @@ pub(crate) const SCENARIO: Scenario = Scenario {
         servers: 3..=4,
         domains: Domains::Servers,
         copies: 2..=3,
-        load: Load { clients: 4, operations: 30, pause_ms: 250, commands: 4 },
+        load: Load { clients: 3, operations: 15, pause_ms: 250, commands: 2 },
         menu: Menu {
             faults: &[
                 (Fault::Stop, 6),
@@ -39,5 +39,5 @@ pub(crate) const SCENARIO: Scenario = Scenario {
 
 #[test]
 fn a_server_that_is_told_to_stop_stops() {
-    super::check(&SCENARIO, 8);
+    super::check(&SCENARIO);
 }

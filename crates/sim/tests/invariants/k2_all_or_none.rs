@@ -20,7 +20,7 @@ pub(crate) const SCENARIO: Scenario = Scenario {
         servers: 3..=4,
         domains: Domains::Servers,
         copies: 3..=3,
-        load: Load { clients: 4, operations: 40, pause_ms: 150, commands: 0 },
+        load: Load { clients: 3, operations: 20, pause_ms: 150, commands: 0 },
         menu: Menu {
             faults: &[
                 (Fault::Partition, 3),
@@ -40,5 +40,5 @@ pub(crate) const SCENARIO: Scenario = Scenario {
 
 #[test]
 fn all_members_commit_a_change_or_none() {
-    super::check(&SCENARIO, 8);
+    super::check(&SCENARIO);
 }
