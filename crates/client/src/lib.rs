@@ -36,6 +36,7 @@ mod object;
 mod pool;
 mod system;
 mod view;
+mod window;
 
 pub use array::{Array, ArrayInfo, READ_BYTES_MAX};
 pub use container::Container;

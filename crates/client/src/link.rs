@@ -8,6 +8,8 @@ use std::time::Duration;
 use net::{Address, CallError, Caller, Connection};
 use wire::hello::Service;
 
+use crate::window::Window;
+
 /// The longest wait for a connection to open, before another address or attempt is given a chance.
 const OPEN_MAX: Duration = Duration::from_secs(2);
 
@@ -21,6 +23,7 @@ pub(crate) struct Links {
     /// it is repeated on another.
     next_sequence: AtomicU64,
     closed: AtomicBool,
+    pub(crate) window: Window,
     /// Grows with the servers and targets of the system, which are few.
     links: Mutex<BTreeMap<Door, Arc<Link>>>,
 }
@@ -36,7 +39,7 @@ struct Door {
 impl Links {
     pub(crate) fn new(caller: Caller) -> Links {
         let (system, next_sequence, closed) = (Arc::default(), AtomicU64::new(1), AtomicBool::new(false));
-        Links { caller, system, next_sequence, closed, links: Mutex::default() }
+        Links { caller, system, next_sequence, closed, window: Window::default(), links: Mutex::default() }
     }
 
     pub(crate) fn next_sequence(&self) -> u64 {

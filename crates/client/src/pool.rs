@@ -11,9 +11,12 @@ use net::Reply;
 use types::{Code, Error, Layout, ObjectClass, PoolId, Result, SymbolicClass};
 use wire::Opcode;
 use wire::control::{self, ContainerInfo, PoolInfo};
+use wire::opcode::Repeat;
 
 use crate::call::{Again, Operation, Outgoing};
+use crate::link::Links;
 use crate::view::{To, View};
+use crate::window::{Place, WINDOW};
 use crate::{Container, System};
 
 /// What a container is to be.
@@ -158,6 +161,10 @@ impl Pool {
         route: &mut (dyn FnMut(&Arc<View>) -> Result<Option<Routed>> + Send),
     ) -> Result<Option<Reply>> {
         let links = self.inner.system.links();
+        let _place = match opcode.repeat() {
+            Repeat::Once => Some(self.enter(links).await?),
+            Repeat::Harmless => None,
+        };
         let mut operation = Operation::new(links, opcode, self.inner.system.deadline());
         let mut last: Option<Failure> = None;
         // Counts those asked of several that may know.
@@ -204,6 +211,18 @@ impl Pool {
             }
             last = Some(failure);
         }
+    }
+
+    /// Waits until what was asked for long before is over.
+    ///
+    /// # Errors
+    /// `TimedOut`.
+    async fn enter<'a>(&self, links: &'a Links) -> Result<Place<'a>> {
+        let deadline = self.inner.system.deadline();
+        rt::timeout(deadline, links.window.enter()).await.map_err(|_| {
+            let text = format!("{WINDOW} requests before this one have not been answered in {} s", deadline.as_secs());
+            Error::new(Code::TimedOut, text).remedy("see `dmg system query` for servers that do not answer")
+        })
     }
 
     /// As [`Pool::call_if`], where there is always somebody to ask.

@@ -25,9 +25,17 @@ const LIST_PAGE: usize = 1024;
 /// How much of a value one line of `list --values` shows, in bytes.
 const SHOWN_BYTES: usize = 100;
 
-/// The object `daos kv` uses when none is named: keys in lexical order, over all targets.
-fn default_object() -> ObjectId {
-    ObjectId::new(ObjectType::KvLexical, ObjectClass::SX, DEFAULT_HI, 0)
+/// Most copies that a class has.
+const COPIES_MAX: usize = 6;
+
+/// The object `daos kv` uses when none is named: keys in lexical order, over all targets, with as many copies as the
+/// container's redundancy asks for. By that alone, which does not change: it is to be found again when the pool has grown.
+fn default_object(redundancy_factor: usize) -> ObjectId {
+    let class = match redundancy_factor {
+        0 => ObjectClass::SX,
+        factor => format!("RP_{}GX", (factor + 1).min(COPIES_MAX)).parse().unwrap_or(ObjectClass::SX),
+    };
+    ObjectId::new(ObjectType::KvLexical, class, DEFAULT_HI, 0)
 }
 
 #[derive(Args, Debug)]
@@ -168,7 +176,7 @@ impl Store {
                 Err(error) => return Err(session::snapshot_error(&container, error, name).await),
             };
         }
-        Ok(container.kv(self.oid.unwrap_or_else(default_object)))
+        Ok(container.kv(self.oid.unwrap_or_else(|| default_object(container.redundancy_factor()))))
     }
 }
 
@@ -258,4 +266,17 @@ fn read_stdin() -> Result<Vec<u8>> {
     let read = input.lock().take(VALUE_BYTES_MAX as u64 + 1).read_to_end(&mut value);
     read.map_err(|e| Error::new(Code::Io, format!("cannot read stdin: {}", failure::reason(&e))))?;
     Ok(value)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// It was of class SX in every container: with `rd_fac:1`, what was put could not be read while a server was out.
+    #[test]
+    fn the_default_object_has_the_copies_that_its_container_asks_for() {
+        for (factor, class) in [(0, "SX"), (1, "RP_2GX"), (2, "RP_3GX"), (5, "RP_6GX"), (9, "RP_6GX")] {
+            assert_eq!(default_object(factor).class(), class.parse().ok());
+        }
+    }
 }
