@@ -157,6 +157,36 @@ fn writes_go_on_within_three_seconds_of_a_death() {
     }
 }
 
+/// One program with much under way: of a request that waited for a dead leader while hundreds of others went on, targets
+/// could not tell any more whether it ran, and its client was refused until its time was up.
+fn a_busy_client_bears_a_death(seed: u64) {
+    let sim = Sim::new(SimConfig { time_limit: Duration::from_secs(3600), ..SimConfig::seeded(seed) });
+    sim.run(async move {
+        let cluster = Cluster::form(3).await;
+        let system = cluster.connect(DEADLINE).await;
+        let kv = store(&system, 2).await;
+        rt::sleep(Duration::from_secs(10)).await;
+        let task = |n: u64| {
+            let kv = kv.clone();
+            rt::spawn_local(async move { put(&kv, n * 100..(n + 1) * 100).await })
+        };
+        let tasks: Vec<_> = (0..64).map(task).collect();
+        rt::sleep(Duration::from_millis(300)).await;
+        cluster.crash(seed as usize % 3);
+        for task in tasks {
+            task.await.expect("it ends");
+        }
+        for n in (0..6400).step_by(61) {
+            is_whole(&kv, n..n + 1).await;
+        }
+    });
+}
+
+#[test]
+fn a_program_with_much_under_way_bears_the_death_of_a_server() {
+    (0..2).for_each(a_busy_client_bears_a_death);
+}
+
 #[test]
 fn two_servers_that_were_out_at_once_return_in_the_right_order() {
     (0..4).for_each(two_are_out);
