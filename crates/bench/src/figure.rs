@@ -12,6 +12,7 @@ use serde_json::{Value, json};
 pub enum Unit {
     PerSecond,
     GibPerSecond,
+    MibPerSecond,
     Mib,
     Bytes,
     Percent,
@@ -25,6 +26,7 @@ impl Unit {
         match self {
             Unit::PerSecond => "/s",
             Unit::GibPerSecond => "GiB/s",
+            Unit::MibPerSecond => "MiB/s",
             Unit::Mib => "MiB",
             Unit::Bytes => "B",
             Unit::Percent => "%",
@@ -35,7 +37,7 @@ impl Unit {
 
     /// More is better.
     fn is_rate(self) -> bool {
-        matches!(self, Unit::PerSecond | Unit::GibPerSecond)
+        matches!(self, Unit::PerSecond | Unit::GibPerSecond | Unit::MibPerSecond)
     }
 }
 

@@ -11,6 +11,7 @@
 #![allow(clippy::disallowed_methods, reason = "it measures the outside world; the simulator never runs it")]
 
 mod bulk;
+mod cluster;
 mod copy;
 mod deep;
 mod figure;
@@ -21,6 +22,7 @@ mod measure;
 mod peers;
 mod place;
 mod process;
+mod replication;
 mod report;
 mod rpc;
 mod server;
@@ -68,6 +70,11 @@ const BENCHES: &[Bench] = &[
         run: rpc::run,
     },
     Bench { name: "server", about: "key-value and array operations through a server over TCP", run: server::run },
+    Bench {
+        name: "replication",
+        about: "three servers: what copies cost, how long a death is felt, how fast a server is brought up to date",
+        run: replication::run,
+    },
     Bench { name: "upkeep", about: "what is left to requests while history is given back", run: upkeep::run },
     Bench {
         name: "copy",
@@ -115,7 +122,7 @@ fn main() -> ExitCode {
 
 fn run(options: Options) -> Result<()> {
     if options.list {
-        BENCHES.iter().for_each(|bench| println!("{:8} {}", bench.name, bench.about));
+        BENCHES.iter().for_each(|bench| println!("{:11} {}", bench.name, bench.about));
         return Ok(());
     }
     if let Some(unknown) = options.names.iter().find(|name| BENCHES.iter().all(|bench| bench.name != **name)) {

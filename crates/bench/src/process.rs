@@ -66,6 +66,13 @@ impl ServerProcess {
         }
     }
 
+    /// SIGKILL, and waits for the corpse.
+    pub fn kill(mut self) -> Result<()> {
+        self.child.kill()?;
+        self.child.wait()?;
+        Ok(())
+    }
+
     /// The end of what it wrote to its log.
     fn said(&self) -> String {
         let text = std::fs::read_to_string(&self.log).unwrap_or_default();

@@ -146,9 +146,13 @@ fn administer(c: &mut Checker) {
         (&json!("up_in"), &json!(false))
     );
     assert_eq!((&targets["infos"][1]["target_idx"], &targets["infos"][1]["kept_out"]), (&json!(1), &json!(true)));
+    c.dmg("pool give-up", one);
     c.dmg("pool reintegrate", one);
     let one = &["side", "--rank", "0", "--target-idx", "1"];
     assert_eq!(c.dmg("pool query-targets", one)["infos"][0]["kept_out"], false);
+    while c.dmg("pool query-targets", one)["infos"][0]["target_state"] != "up_in" {
+        std::thread::sleep(std::time::Duration::from_millis(50));
+    }
     c.dmg("pool drain", &["side", "--ranks", "0", "--target-idx", "0"]);
     c.dmg("pool destroy", &["side"]);
     c.dmg("server set-logmasks", &["--masks", "WARN,engine=DEBUG"]);

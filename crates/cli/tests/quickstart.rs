@@ -87,3 +87,70 @@ fn quickstart_without_a_source_says_what_to_give() {
     run_in(at.path(), DAOS, &["quickstart", "absent"]).failed(1).says("absent");
     assert!(!at.path().join("daos-data").exists());
 }
+
+#[test]
+fn quickstart_with_several_servers_loses_one_and_nothing_else() {
+    let at = tempfile::tempdir().unwrap();
+    let tree = small_tree(at.path());
+    let arguments = ["quickstart", "--servers", "3", tree.to_str().unwrap(), "--json"];
+    let ran = run_in(at.path(), DAOS, &arguments).ok().json();
+    let response = &ran["response"];
+    let number = |name: &str| response[name].as_u64().unwrap_or_else(|| panic!("{name} is not in {ran}"));
+    assert_eq!((number("servers"), number("copies"), number("run")), (3, 3, 1));
+    assert!((1..=number("bytes")).contains(&number("killed_after_bytes")), "it was not killed in the copy: {ran}");
+    assert_eq!(number("verified_files_without"), number("files"));
+    assert_eq!((number("verified_files"), response["mode"].as_str()), (number("files"), Some("servers")));
+    // Another run among it.
+    try_what_it_suggests(at.path(), response);
+    no_server_is_left(&at.path().join("daos-servers"), 3);
+    // Neither goes on with what is the other's.
+    let path = ["--path", "daos-servers", tree.to_str().unwrap()];
+    for options in [&["quickstart"][..], &["quickstart", "--server"], &["quickstart", "--servers", "2"]] {
+        let words: Vec<&str> = options.iter().chain(&path).copied().collect();
+        run_in(at.path(), DAOS, &words).failed(1).says("holds a system of").says("--servers 3");
+    }
+    run_in(at.path(), DAOS, &["quickstart", "--servers", "3", "--path", "tree", "tree/src"]).failed(1).says("--path");
+    run_in(at.path(), DAOS, &["quickstart", "--servers", "1"]).failed(2);
+}
+
+/// Servers of a quickstart end with it, however it ends: asked to, with a word; killed, without one.
+#[test]
+fn quickstart_that_is_broken_off_leaves_no_server_and_goes_on_later() {
+    let at = tempfile::tempdir().unwrap();
+    let tree = small_tree(at.path());
+    let data = at.path().join("daos-servers");
+    for signal in [rustix::process::Signal::INT, rustix::process::Signal::KILL] {
+        let mut command = std::process::Command::new(DAOS);
+        command.args(["quickstart", "--servers", "2"]).arg(&tree).current_dir(at.path());
+        let child = command.stdout(std::process::Stdio::null()).stderr(std::process::Stdio::piped()).spawn().unwrap();
+        // The second joins when the first serves: it is in the middle of things.
+        let begun = (0..2000).any(|_| {
+            std::thread::sleep(std::time::Duration::from_millis(10));
+            data.join("server-1.sock").exists()
+        });
+        assert!(begun, "the second server is not started");
+        rustix::process::kill_process(rustix::process::Pid::from_child(&child), signal).unwrap();
+        let output = child.wait_with_output().unwrap();
+        let said = String::from_utf8_lossy(&output.stderr);
+        match signal {
+            rustix::process::Signal::INT => {
+                assert!(output.status.code() == Some(1) && said.contains("interrupted"), "{:?}: {said}", output.status);
+            }
+            _ => assert!(output.status.code().is_none()),
+        }
+        no_server_is_left(&data, 2);
+    }
+    let ran = run_in(at.path(), DAOS, &["quickstart", "--servers", "2", tree.to_str().unwrap(), "--json"]).ok().json();
+    assert_eq!(ran["response"]["files"], ran["response"]["verified_files"]);
+}
+
+/// Their sockets go with them.
+fn no_server_is_left(data: &Path, count: usize) {
+    let is_there =
+        || (0..count).any(|n| std::os::unix::net::UnixStream::connect(data.join(format!("server-{n}.sock"))).is_ok());
+    let gone = (0..3000).any(|_| {
+        std::thread::sleep(std::time::Duration::from_millis(10));
+        !is_there()
+    });
+    assert!(gone, "a server is left behind in {}", data.display());
+}

@@ -132,10 +132,21 @@ fn a_rank_is_stopped_and_started() {
     let servers = system(at.path(), 2);
     let reach = servers[0].reach();
     dmg(&reach, &["pool", "create", "tank", "--size", "256MiB"]);
+    reach.daos(&["container", "create", "tank", "files", "--type", "POSIX", "--properties", "rd_fac:1"]).ok();
+    let tree = support::small_tree(at.path());
+    let copy = |to: &str| reach.daos(&["filesystem", "copy", tree.to_str().unwrap(), to]).ok();
+    let read = |path: &str| {
+        let ran = reach.daos(&["filesystem", "cat", path]).ok();
+        assert_eq!(ran.stdout.trim(), "# A small tree", "{path}");
+    };
+    copy("daos://tank/files/before");
     let stopped = dmg(&reach, &["system", "stop", "--ranks", "1"]);
     assert_eq!(stopped["results"], json!([{ "rank": 1, "state": "stopped" }]));
     let pool = until(&reach, &["pool", "query", "tank"], |pool| pool["disabled_targets"] == 2);
     assert_eq!(pool["dead_ranks"], json!([1]));
+    // The other has copies of all, and goes on.
+    copy("daos://tank/files/meanwhile");
+    read("daos://tank/files/before/README.md");
     refused(
         reach.dmg(&["pool", "reintegrate", "tank", "--ranks", "1"]),
         "rank 1 does not take part",
@@ -144,4 +155,11 @@ fn a_rank_is_stopped_and_started() {
     let started = dmg(&servers[1].reach(), &["system", "start"]);
     assert_eq!(started["results"][1], json!({ "rank": 1, "state": "joined" }));
     states_become(&reach, "1", &["up_in", "up_in"]);
+    // All of it, and all is as it was.
+    let map = until(&reach, &["pool", "query", "tank"], |pool| pool["rebuild"]["state"] == "idle")["version"].clone();
+    dmg(&reach, &["system", "stop"]);
+    dmg(&reach, &["system", "start"]);
+    read("daos://tank/files/before/README.md");
+    read("daos://tank/files/meanwhile/README.md");
+    assert_eq!(dmg(&reach, &["pool", "query", "tank"])["version"], map, "nobody was taken for lost");
 }

@@ -333,7 +333,11 @@ fn on(ranks: &[u32]) -> PoolServers {
 /// A pool of two servers is given a third, which makes its shares and is on its way in; whatever dies meanwhile.
 #[test]
 fn a_pool_is_extended_by_a_server_that_is_not_in_it() {
-    for (seed, dies) in [(0, None), (1, Some(0)), (2, Some(1)), (3, Some(2)), (4, Some(2))] {
+    // 23: the new server had just died, and the command was refused for good, where it would have answered a moment later; 53: one
+    // answer of it was lost. 37: a repeat at another leader, which did not know of the first yet, found no room: the pool's own
+    // shares were there already.
+    for seed in seeds(4).chain([23, 37, 53]) {
+        let dies = [None, Some(0), Some(1), Some(2)][seed as usize % 4];
         run(seed, async move |cluster: Cluster| {
             form(&cluster, 3).await;
             let all = [0, 1, 2];
@@ -351,7 +355,7 @@ fn a_pool_is_extended_by_a_server_that_is_not_in_it() {
             }
             // One attempt of which nobody hears what became, and somebody who dies meanwhile.
             let lost = once(&cluster, 1, 7, 3, Opcode::PoolExtend, extend(2).to_bytes());
-            let _ = rt::timeout(Duration::from_millis(seed * 8), lost).await;
+            let _ = rt::timeout(Duration::from_millis(seed * 8 % 100), lost).await;
             if let Some(number) = dies {
                 cluster.crash(number);
                 rt::sleep(Duration::from_millis(100)).await;
@@ -373,7 +377,7 @@ fn a_pool_is_extended_by_a_server_that_is_not_in_it() {
 
 #[test]
 fn what_an_administrator_excluded_stays_out_until_he_takes_it_back() {
-    for seed in 0..3 {
+    for seed in seeds(3) {
         run(seed, async |cluster: Cluster| {
             form(&cluster, 3).await;
             let all = [0, 1, 2];
@@ -400,8 +404,20 @@ fn what_an_administrator_excluded_stays_out_until_he_takes_it_back() {
     }
 }
 
-/// A link to a target of a server, from the client's node: whether somebody serves there.
+/// Whether a target of a server serves, or says that it was stopped: links to it, from the client's node, until one of them
+/// comes to something.
 async fn serves(cluster: &Cluster, number: u32) -> bool {
+    let begun = rt::now();
+    loop {
+        match link_to_target(cluster, number).await {
+            Ok(()) => return true,
+            Err(error) if error.code == Code::ShuttingDown => return false,
+            Err(error) => assert!(begun.elapsed() < PATIENCE, "seed {}: {error}", cluster.sim.seed()),
+        }
+    }
+}
+
+async fn link_to_target(cluster: &Cluster, number: u32) -> Result<(), Error> {
     let attempt = async move {
         let caller = Caller { session: SessionId(99), system: String::new(), clock: rt::Hlc::new() };
         let to = address(number).parse().expect("a literal");
@@ -409,7 +425,8 @@ async fn serves(cluster: &Cluster, number: u32) -> bool {
         let connection = Connection::open(&to, target, &caller, Duration::from_secs(2)).await?;
         connection.call(Opcode::Echo, 1, vec![], None, Duration::from_secs(2)).await
     };
-    cluster.sim.spawn_on(cluster.client, attempt).await.expect("the client does not go down").is_ok()
+    let answer = cluster.sim.spawn_on(cluster.client, attempt).await.expect("the client does not go down");
+    answer.map(drop).map_err(Error::from)
 }
 
 fn stop(ranks: &[u32], stop: bool) -> SystemStop {
@@ -418,7 +435,7 @@ fn stop(ranks: &[u32], stop: bool) -> SystemStop {
 
 #[test]
 fn a_rank_that_is_stopped_serves_no_more_until_it_is_started() {
-    for seed in 0..3 {
+    for seed in seeds(3) {
         run(seed, async |cluster: Cluster| {
             form(&cluster, 3).await;
             let all = [0, 1, 2];

@@ -105,8 +105,9 @@ impl Cluster {
         let node = self.sim.node(&format!("server-{rank}"));
         self.nodes.push(Node { node, server: Rc::default() });
         let system = self.connect(Duration::from_secs(20)).await;
+        let addresses = (0..rank).map(|known| address(known).to_string()).collect();
         let token = system.create_token(TOKEN_SECONDS).await.expect("somebody makes tokens").token;
-        self.begin(rank, Some(JoinConfig { addresses: vec![address(0).to_string()], token })).await;
+        self.begin(rank, Some(JoinConfig { addresses, token })).await;
         rank as u32
     }
 

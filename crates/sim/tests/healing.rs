@@ -131,6 +131,50 @@ fn servers_come_and_go(seed: u64) {
     });
 }
 
+/// Nothing is made anew while the pool's policy forbids it. A server that does not come back is given up: what only it had
+/// is gone, its places are others', and a new server may come.
+fn a_dead_server_is_given_up(seed: u64) {
+    in_a_system(seed, 3, async move |mut cluster, system| {
+        let policy = |text: &str| vec![("self_heal".to_string(), text.to_string())];
+        system.set_pool_properties("tank", policy("exclude")).await.unwrap();
+        let (two, one) = (store(&system, 2).await, store(&system, 1).await);
+        put(&two, 0..KEYS).await;
+        put(&one, 0..40).await;
+        let dead = (seed % 3) as usize;
+        cluster.crash(dead);
+        put(&two, 0..KEYS).await;
+        rt::sleep(Duration::from_secs(20)).await;
+        let info = system.pool_info("tank").await.unwrap();
+        assert_eq!((info.rebuild.state, info.rebuild.groups), (RebuildState::Busy, 0), "{info:?}");
+        system.set_pool_properties("tank", policy("exclude;rebuild")).await.unwrap();
+        let awaited = [Rank(dead as u32)];
+        until(&system, "healed", |i| i.rebuild.state == RebuildState::Idle && i.rebuild.awaited == awaited).await;
+        let joined = cluster.join().await;
+        let early = system.extend_pool("tank", vec![Rank(joined)]).await;
+        assert!(early.is_err_and(|error| error.code == Code::Busy));
+        system.change_targets("tank", TargetChange::GiveUp, awaited.to_vec(), Vec::new(), false).await.unwrap();
+        until(&system, "given up", |info| info.rebuild.awaited.is_empty()).await;
+        let mut gone = 0;
+        for n in 0..40 {
+            match one.get(n).await.unwrap() {
+                None => gone += 1,
+                found => assert_eq!(found.as_deref(), Some(&value(n)[..]), "key {n}"),
+            }
+        }
+        assert!(gone > 0, "one of three servers held none of 40 keys");
+        put(&one, 0..40).await;
+        system.extend_pool("tank", vec![Rank(joined)]).await.unwrap();
+        until(&system, "extended", |i| i.rebuild.state == RebuildState::Idle && i.disabled_targets == 2).await;
+        is_whole(&one, 0..40).await;
+        is_whole(&two, 0..KEYS).await;
+    });
+}
+
+#[test]
+fn what_only_a_dead_server_had_is_written_off_when_it_is_given_up() {
+    (0..2).for_each(a_dead_server_is_given_up);
+}
+
 #[test]
 fn what_a_dead_server_held_is_made_anew_elsewhere() {
     (0..4).for_each(a_dead_server_is_replaced);

@@ -240,6 +240,8 @@ message! {
         Drain = 2,
         /// In again; of targets that drain: they stay.
         Reintegrate = 3,
+        /// They are out, and nobody waits any more for what nobody else has.
+        GiveUp = 4,
     }
 }
 

@@ -523,6 +523,7 @@ fn control_samples(check: &mut impl Check) {
     check.one("target_change-exclude", TargetChange::Exclude);
     check.one("target_change-drain", TargetChange::Drain);
     check.one("target_change-reintegrate", TargetChange::Reintegrate);
+    check.one("target_change-give_up", TargetChange::GiveUp);
     check.one("pool_extend", PoolExtend { pool: text("tank"), ranks: vec![Rank(5)] });
     check.one(
         "pool_query_targets",

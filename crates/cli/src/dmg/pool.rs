@@ -44,6 +44,8 @@ pub(crate) enum Verb {
     /// Take targets back that were excluded or drained, or end a drain
     #[command(visible_alias = "reint")]
     Reintegrate(targets::Targets),
+    /// Wait no longer for targets that are out: what nobody else has is lost, and their places are given to others
+    GiveUp(targets::Targets),
     /// Give a pool more servers
     Extend(targets::Extend),
     /// Show how targets of a rank stand, and their space
@@ -137,6 +139,7 @@ impl Verb {
             Verb::Reintegrate(targets) => {
                 session::with(system, Missing::Refuse, async |s| targets.reintegrate(s).await).await
             }
+            Verb::GiveUp(targets) => session::with(system, Missing::Refuse, async |s| targets.give_up(s).await).await,
             Verb::Extend(extend) => session::with(system, Missing::Refuse, async |s| extend.run(s).await).await,
             Verb::QueryTargets(query) => session::with(system, Missing::Refuse, async |s| query.run(s).await).await,
             Verb::Destroy(destroy) => session::with(system, Missing::Refuse, async |s| destroy.run(s).await).await,

@@ -1,4 +1,4 @@
-//! `dmg pool exclude`, `drain`, `reintegrate`, `extend` and `query-targets`: which servers and targets a pool has.
+//! `dmg pool exclude`, `drain`, `reintegrate`, `give-up`, `extend` and `query-targets`: which servers and targets a pool has.
 
 use clap::Args;
 use serde_json::{Value, json};
@@ -77,6 +77,10 @@ impl Targets {
 
     pub(crate) async fn reintegrate(self, session: &Session) -> Result<Outcome> {
         self.change(session, TargetChange::Reintegrate, false, "on their way back").await
+    }
+
+    pub(crate) async fn give_up(self, session: &Session) -> Result<Outcome> {
+        self.change(session, TargetChange::GiveUp, false, "given up").await
     }
 
     async fn change(self, session: &Session, change: TargetChange, force: bool, done: &str) -> Result<Outcome> {

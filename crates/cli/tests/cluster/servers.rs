@@ -127,7 +127,9 @@ impl Servers {
         assert!(process.child.is_none(), "server {number} runs");
         let log = std::fs::OpenOptions::new().create(true).append(true).open(&process.log).unwrap();
         command.args(["start", "--size", STORAGE, "--targets", "2", "--listen", &address, "--storage"]);
-        command.arg(&process.storage).args(options).env_remove("DAOS_SERVER").env("NO_COLOR", "1");
+        // A test that is killed takes its servers along.
+        command.arg(&process.storage).args(["--parent", &std::process::id().to_string()]).args(options);
+        command.env_remove("DAOS_LOG").env("NO_COLOR", "1");
         command.stdin(Stdio::null()).stdout(Stdio::null()).stderr(log);
         process.child = Some(command.spawn().unwrap());
         process.address = address;
@@ -165,10 +167,6 @@ impl Servers {
             self.processes[number].child = None;
         }
         ended
-    }
-
-    pub fn storage(&self, number: usize) -> &Path {
-        &self.processes[number].storage
     }
 
     pub fn addresses(&self) -> Vec<Address> {

@@ -8,7 +8,7 @@ use futures_util::future::{join_all, select};
 use placement::TargetState;
 use types::{ByteSize, Code, Error, PoolId, Rank};
 use wire::control::{self as msg, TargetChange};
-use wire::peer::ServerSpaceQuery;
+use wire::peer::{ServerSpace, ServerSpaceQuery};
 use wire::{Opcode, Wire};
 
 use super::driver::{Heard, Progress};
@@ -20,6 +20,8 @@ use super::{Service, healing};
 
 /// How often to look how far an extension has come, unless something is reported.
 const LOOK_EVERY: Duration = Duration::from_millis(250);
+/// How long a server that is to come into a pool may not answer: long enough to be asked again after an answer was lost.
+const SILENCE_MAX: Duration = Duration::from_secs(15);
 /// How long a server may take to change what it logs.
 const LOG_MAX: Duration = Duration::from_secs(5);
 
@@ -66,7 +68,14 @@ impl Service {
         if new.len() == ranks.len() {
             self.system.group.local(|system| system.check_joined(&new))?;
             nobody_is_awaited(slot)?;
-            self.check_room(slot, &new).await?;
+            let until = call.until.min(rt::now() + SILENCE_MAX);
+            while let Err(error) = self.check_room(id, slot, &new).await {
+                // Who is just starting answers in a moment.
+                if error.code != Code::Busy || rt::now() >= until {
+                    return Err(error);
+                }
+                rt::sleep(LOOK_EVERY).await;
+            }
         }
         self.tell_system(call.name(), SystemCommand::ExtendPool { id, servers: ranks.clone() }).await?;
         self.on_their_way(slot, &ranks, call.until).await?;
@@ -74,20 +83,29 @@ impl Service {
     }
 
     /// Whether servers that are to come have room for their shares of a pool.
-    async fn check_room(&self, slot: &Slot<PoolState>, ranks: &[Rank]) -> Result<(), Error> {
+    ///
+    /// # Errors
+    /// `Busy`: one does not answer; `NoSpace`; `Io`: a target there has failed.
+    async fn check_room(&self, id: PoolId, slot: &Slot<PoolState>, ranks: &[Rank]) -> Result<(), Error> {
         let (label, share) = slot.group.local(|pool| (pool.label.clone(), pool.bytes_per_target));
         for (rank, devices) in self.all_storage(ranks).await {
             let devices = devices.map_err(|error| {
                 let text = format!("rank {rank} does not say how much room it has: {}", error.message);
                 Error::new(Code::Busy, text).remedy("see `dmg system query`, and try again when it answers")
             })?;
+            // Of a request that comes again, the shares may be made before this server hears that they are to be.
+            let made = match devices.iter().any(|device| device.total.saturating_sub(device.reserved) < share) {
+                true => self.space_on(id, rank).await.map(|space| space.targets).unwrap_or_default(),
+                false => Vec::new(),
+            };
             for device in devices {
                 if let Some(failure) = device.failure {
                     return Err(Error::new(Code::Io, format!("target {} of rank {rank}: {failure}", device.target))
                         .remedy("look after its device, then restart the server"));
                 }
                 let free = device.total.saturating_sub(device.reserved);
-                if free < share {
+                let has_share = made.get(device.target.0 as usize).is_some_and(|(space, _)| space.total >= share);
+                if free < share && !has_share {
                     let text = format!(
                         "target {} of rank {rank} has {} free, and a share of pool '{label}' is {}",
                         device.target,
@@ -162,15 +180,7 @@ impl Service {
                 |position: &u32| indices.is_empty() || indices.contains(&map.targets()[*position as usize].index);
             Ok::<_, Error>(map.positions_of(rank).filter(of_it).map(target).collect::<Vec<_>>())
         })?;
-        let answer = match rank == self.rank {
-            true => self.server_space(id).await,
-            // Nobody waits for who is known to be gone.
-            false if !self.system.group.local(|system| system.is_joined(rank)) => {
-                Err(Error::new(Code::Unreachable, "it does not take part"))
-            }
-            false => self.ask_server(rank, Opcode::ServerSpace, &ServerSpaceQuery { pool: id }).await,
-        };
-        match answer {
+        match self.space_on(id, rank).await {
             Ok(spaces) => {
                 for target in &mut targets {
                     if let Some((space, is_failed)) = spaces.targets.get(target.index.0 as usize) {
@@ -214,6 +224,18 @@ impl Service {
                 Progress::Waiting(_) => {}
             }
             let _ = rt::timeout(LOOK_EVERY.min(call.until - rt::now()), reported).await;
+        }
+    }
+
+    /// What a pool uses of one server's targets.
+    async fn space_on(&self, id: PoolId, rank: Rank) -> Result<ServerSpace, Error> {
+        match rank == self.rank {
+            true => self.server_space(id).await,
+            // Nobody waits for who is known to be gone.
+            false if !self.system.group.local(|system| system.is_joined(rank)) => {
+                Err(Error::new(Code::Unreachable, "it does not take part"))
+            }
+            false => self.ask_server(rank, Opcode::ServerSpace, &ServerSpaceQuery { pool: id }).await,
         }
     }
 

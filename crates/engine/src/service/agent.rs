@@ -39,8 +39,7 @@ const LET_GO: Duration = Duration::from_secs(5);
 #[derive(Default)]
 struct Told {
     share: Option<PoolShare>,
-    /// Version of the map, and where its servers were then.
-    map: Option<(u32, BTreeMap<Rank, Address>)>,
+    map: Option<PoolView>,
     containers: BTreeMap<ContainerId, ToldContainer>,
     /// What no state knows was removed.
     is_swept: bool,
@@ -317,18 +316,14 @@ impl Service {
 
     /// Tells the targets who holds what, and where they are.
     async fn tell_map(&self, pool: PoolId, state: &PoolState, told: &mut Told) -> Result<(), Error> {
-        // On one server, where nothing ever changed, nobody has copies, and there is nobody to ask: its targets need no
-        // map, and go the shorter way.
-        let is_needed = |map: &&PoolMap| map.servers().len() > 1 || map.version() > 1;
-        let Some(map) = state.map().filter(is_needed) else { return Ok(()) };
-        let addresses = self.addresses_of(state);
-        let now = (map.version(), addresses);
-        if told.map.as_ref() == Some(&now) {
+        let Some(map) = state.map().filter(|_| !state.is_alone()) else { return Ok(()) };
+        let (heals, addresses) = (state.heals(), self.addresses_of(state));
+        let view = PoolView { map: map.clone(), heals, addresses, rank: self.rank };
+        if told.map.as_ref() == Some(&view) {
             return Ok(());
         }
-        let view = PoolView { map: map.clone(), addresses: now.1.clone(), rank: self.rank };
         self.tell_all(|done| Order::SetMap { pool, view: view.clone(), done }).await?;
-        told.map = Some(now);
+        told.map = Some(view);
         Ok(())
     }
 
@@ -340,7 +335,7 @@ impl Service {
 
     /// Whether some server of a pool answers elsewhere than the targets were told.
     fn has_moved(&self, slot: &Slot<PoolState>, told: &Told) -> bool {
-        let known = told.map.as_ref().map(|(_, addresses)| addresses);
+        let known = told.map.as_ref().map(|view| &view.addresses);
         known.is_some_and(|known| slot.group.local(|pool| self.addresses_of(pool)) != *known)
     }
 

@@ -130,7 +130,8 @@ pub(super) fn map_steps(
             if let Some(rank) = returned.filter(|rank| is_full(*rank)) {
                 return vec![PoolCommand::Reintegrated { version, ranks: vec![rank] }];
             }
-            let what = healing::finished(map, &pool.given_up, &pool.kept_out, is_full, is_served);
+            let is_ready = is_served && pool.heals();
+            let what = healing::finished(map, &pool.given_up, &pool.kept_out, is_full, is_ready);
             what.map(|what| PoolCommand::Finish { version, what }).into_iter().collect()
         }
     }
@@ -545,11 +546,11 @@ mod tests {
         // The server dies and is back: only the other of its targets returns.
         lose(&mut system, 1);
         let out = PoolCommand::Exclude { version: 2, ranks: vec![Rank(1)] };
-        assert_eq!(map_steps(&pool, &system, &nobody, true), [out.clone()]);
+        assert_eq!(map_steps(&pool, &system, &nobody, true), vec![out.clone()]);
         pool.apply(out).unwrap();
         system.apply(join(11, 2, None)).unwrap();
         let back = PoolCommand::Reintegrate { version: 3, ranks: vec![Rank(1)] };
-        assert_eq!(map_steps(&pool, &system, &nobody, true), [back.clone()]);
+        assert_eq!(map_steps(&pool, &system, &nobody, true), vec![back.clone()]);
         pool.apply(back).unwrap();
         let states =
             |pool: &PoolState| pool.map().unwrap().targets()[2..].iter().map(Target::state).collect::<Vec<_>>();

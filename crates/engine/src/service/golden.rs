@@ -130,7 +130,12 @@ fn pool_commands() -> Vec<PoolCommand> {
         PoolCommand::Exclude { version: 7, ranks: vec![Rank(2)] },
         PoolCommand::Exclude { version: 8, ranks: vec![Rank(1)] },
         PoolCommand::Finish { version: 9, what: Finished::Rebuilt },
-        PoolCommand::GiveUp { ranks: vec![Rank(1)] },
+        PoolCommand::ChangeTargets {
+            change: TargetChange::GiveUp,
+            ranks: vec![Rank(1)],
+            indices: vec![],
+            force: false,
+        },
     ]
 }
 

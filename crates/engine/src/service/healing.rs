@@ -57,14 +57,14 @@ pub(super) fn events(
     targets.filter_map(|(target, position)| Some((position, event(position, target)?))).collect()
 }
 
-/// What has come to its end, if anything has. `is_full`: a server has all that it is to have. `is_served`: somebody
-/// serves each group that has copies.
+/// What has come to its end, if anything has. `is_full`: a server has all that it is to have. `is_ready`: somebody
+/// serves each group that has copies, and the pool's policy is to make anew what failed.
 pub(super) fn finished(
     map: &PoolMap,
     given_up: &BTreeSet<u32>,
     kept_out: &BTreeSet<u32>,
     is_full: impl Fn(Rank) -> bool,
-    is_served: bool,
+    is_ready: bool,
 ) -> Option<Finished> {
     let any = |is: &dyn Fn(TargetState) -> bool| map.targets().iter().any(|target| is(target.state()));
     let would = |what| !events(map, given_up, kept_out, what).is_empty();
@@ -81,7 +81,7 @@ pub(super) fn finished(
             let mut out = map.targets().iter().zip(0..).filter(|(target, _)| is_unfinished(target.state()));
             out.all(|(_, position)| given_up.contains(&position))
         };
-        return ((is_served || nobody_is_awaited()) && all_full()).then_some(Finished::Rebuilt);
+        return ((is_ready || nobody_is_awaited()) && all_full()).then_some(Finished::Rebuilt);
     }
     if any(&|state| state == TargetState::Up(CameFrom::Down)) {
         return None;

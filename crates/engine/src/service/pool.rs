@@ -145,8 +145,6 @@ message! {
         Reintegrated { version: u32, ranks: Vec<Rank> } = 20,
         /// What was under way by the map of `version` has come to its end.
         Finish { version: u32, what: Finished } = 21,
-        /// Nobody waits any more for what only these ranks, which are out, had.
-        GiveUp { ranks: Vec<Rank> } = 23,
         /// An administrator's word about targets: of each rank those with these numbers, or all.
         ChangeTargets { change: TargetChange, ranks: Vec<Rank>, indices: Vec<TargetIndex>, force: bool } = 24,
         /// The system's row of the pool names servers that the map does not have.
@@ -277,7 +275,6 @@ impl raft::StateMachine for PoolState {
             PoolCommand::Finish { version, what } => {
                 self.happen_by(version, |pool, map| healing::events(map, &pool.given_up, &pool.kept_out, what))?;
             }
-            PoolCommand::GiveUp { ranks } => self.give_up(&ranks)?,
             PoolCommand::ChangeTargets { change, ranks, indices, force } => {
                 self.change_targets(change, &ranks, &indices, force)?;
             }
@@ -348,26 +345,21 @@ impl PoolState {
         self.happen(events)
     }
 
-    fn give_up(&mut self, ranks: &[Rank]) -> Result<(), Error> {
-        let Some(Map(map)) = &self.map else { return Ok(()) };
-        let is_out = |position: &u32| map.targets().get(*position as usize).is_some_and(|t| healing::is_out(t.state()));
-        let mut given_up = BTreeSet::new();
-        for rank in ranks {
-            let before = given_up.len();
-            given_up.extend(map.positions_of(*rank).filter(is_out));
-            if given_up.len() == before {
-                let text = format!("no target of rank {rank} in pool '{}' is out", self.label);
-                return Err(Error::new(Code::Invalid, text).remedy("see `dmg pool query`"));
-            }
-        }
-        self.given_up.extend(given_up);
-        Ok(())
-    }
-
     /// Whether an event that nobody asked for means anything to a target, and is not against an administrator's word.
     pub(super) fn may_happen(&self, event: Event, state: TargetState, position: u32) -> bool {
         let is_way_in = matches!(event, Event::Reintegrate | Event::Extend);
         matches!(state.after(event), Ok(Some(_))) && (!is_way_in || self.may_return(position))
+    }
+
+    /// On one server, where nothing ever changed: nobody has copies, and there is nobody to ask. Its targets need no map,
+    /// and go the shorter way.
+    pub(super) fn is_alone(&self) -> bool {
+        self.map().is_none_or(|map| map.servers().len() == 1 && map.version() == 1)
+    }
+
+    /// Whether what failed is made anew elsewhere: by the pool's policy, or because somebody has given it up.
+    pub(super) fn heals(&self) -> bool {
+        self.self_heal().rebuild || !self.given_up.is_empty()
     }
 
     /// What each target gives.
@@ -381,6 +373,7 @@ impl PoolState {
             quota: self.bytes_per_target,
             reserve: self.bytes_per_target / 100 * percent.min(100),
             scrub: property("scrub_freq").parse().unwrap_or(Span::FOREVER),
+            is_alone: self.is_alone(),
         }
     }
 
@@ -433,7 +426,8 @@ impl PoolState {
         for (name, value) in &values {
             checked(PoolProperty::TABLE, name, value, false)?;
         }
-        let before = self.share();
+        let told = |pool: &PoolState| (pool.share(), pool.heals());
+        let before = told(self);
         for (name, value) in values {
             let property = checked(PoolProperty::TABLE, &name, &value, false)?;
             if property.name == "label" {
@@ -441,7 +435,7 @@ impl PoolState {
             }
             self.properties.insert(property.name.to_string(), value);
         }
-        self.version += u64::from(self.share() != before);
+        self.version += u64::from(told(self) != before);
         Ok(())
     }
 

@@ -72,19 +72,17 @@ fn spread(system: &SystemState, mut left: Vec<Rank>, count: usize) -> Vec<Rank> 
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::service::system::{Phase, PoolRow};
+    use crate::service::system::{Phase, PoolRow, SystemCommand};
     use raft::StateMachine;
     use types::{PoolId, ServerId};
     use wire::encoding::Bytes32;
-
-    use crate::service::system::SystemCommand;
 
     /// A system with a server in each of these places.
     fn system(places: &[&str]) -> SystemState {
         let mut system = SystemState::empty();
         for (n, place) in (1..).zip(places) {
             let hash = Bytes32([n; 32]);
-            system.apply(SystemCommand::AddToken { hash: hash.clone(), expires: 100, now: 1 }).unwrap();
+            system.apply(SystemCommand::AddToken { hash, expires: 100, now: 1 }).unwrap();
             let join = SystemCommand::Join {
                 server: ServerId::from_bytes([n; 16]),
                 token: Some(hash),

@@ -51,6 +51,14 @@ impl PoolState {
     ) -> Result<(), Error> {
         let positions = self.positions(ranks, indices)?;
         let Some(Map(map)) = &self.map else { return Ok(()) };
+        if change == TargetChange::GiveUp {
+            let given_up = given_up(map, &self.given_up, positions)?;
+            let before = self.given_up.len();
+            self.given_up.extend(given_up);
+            // Targets are told that they need not spare the pool a rebuild.
+            self.version += u64::from(self.given_up.len() != before);
+            return Ok(());
+        }
         let mut events = Vec::new();
         let (mut refusal, mut holds) = (None, false);
         for &position in &positions {
@@ -73,12 +81,13 @@ impl PoolState {
         match change {
             TargetChange::Exclude => self.check_exclusion(map, &leaving, force)?,
             TargetChange::Drain => self.check_drain(map, &leaving)?,
-            TargetChange::Reintegrate => {}
+            TargetChange::Reintegrate | TargetChange::GiveUp => {}
         }
         self.change(&Change::Happen(events))?;
         match change {
             TargetChange::Exclude | TargetChange::Drain => self.kept_out.extend(positions),
             TargetChange::Reintegrate => self.kept_out.retain(|position| !positions.contains(position)),
+            TargetChange::GiveUp => {}
         }
         Ok(())
     }
@@ -203,6 +212,20 @@ impl PoolState {
     }
 }
 
+/// Of some targets those that are out: nobody waits for them any more.
+///
+/// # Errors
+/// `Invalid`: none of them is.
+fn given_up(map: &PoolMap, before: &BTreeSet<u32>, positions: BTreeSet<u32>) -> Result<BTreeSet<u32>, Error> {
+    let target = |position: &u32| &map.targets()[*position as usize];
+    let is_out = |position: &u32| healing::is_out(target(position).state()) || before.contains(position);
+    let out: BTreeSet<u32> = positions.iter().copied().filter(is_out).collect();
+    match positions.first().filter(|_| out.is_empty()) {
+        Some(first) => Err(meaningless(TargetChange::GiveUp, target(first))),
+        None => Ok(out),
+    }
+}
+
 /// What an administrator's word is to a target; `None`: nothing but that it is kept out, or is not any more.
 fn event_of(change: TargetChange, state: TargetState) -> Option<Event> {
     match (change, state) {
@@ -212,6 +235,7 @@ fn event_of(change: TargetChange, state: TargetState) -> Option<Event> {
         (TargetChange::Reintegrate, TargetState::Drain) => Some(Event::Cancel),
         (TargetChange::Reintegrate, TargetState::New) => Some(Event::Extend),
         (TargetChange::Reintegrate, _) => Some(Event::Reintegrate),
+        (TargetChange::GiveUp, _) => None,
     }
 }
 
@@ -227,6 +251,8 @@ fn meaningless(change: TargetChange, target: &Target) -> Error {
             ("drain: it does not serve", "what it held is made anew from other copies; exclude it to keep it out")
         }
         (TargetChange::Reintegrate, _) => ("come back: it is in service", "there is nothing to do"),
+        (TargetChange::GiveUp, TargetState::DownOut) => ("be given up: nobody waits for it", "there is nothing to do"),
+        (TargetChange::GiveUp, _) => ("be given up: it is not out", "exclude it first, if it is lost"),
         (TargetChange::Exclude, _) => ("be excluded", "wait until what is under way is done"),
     };
     let text = format!("target {index} of rank {rank} is {} and cannot {what}", target.state());
@@ -259,7 +285,7 @@ fn numbered(map: &PoolMap) -> impl Iterator<Item = (u32, &Target)> {
 }
 
 /// Fault domains of servers with a target that is so.
-fn domains<'a>(map: &'a PoolMap, is_so: impl Fn(&(u32, &Target)) -> bool) -> BTreeSet<&'a FaultPath> {
+fn domains(map: &PoolMap, is_so: impl Fn(&(u32, &Target)) -> bool) -> BTreeSet<&FaultPath> {
     let so = numbered(map).filter(|target| is_so(target));
     so.map(|(_, target)| &map.servers()[target.server as usize].path).collect()
 }
@@ -355,7 +381,7 @@ mod tests {
     #[test]
     fn what_cannot_be_is_refused_with_cause_and_remedy_and_changes_nothing() {
         type Case<'a> = (&'a str, TargetChange, &'a [u32], &'a [u32], bool, Code, &'a str, &'a str);
-        let cases: [Case; 10] = [
+        let cases: [Case; 11] = [
             ("no rank", Exclude, &[], &[], false, Code::Invalid, "no rank is named", "--ranks"),
             (
                 "a rank elsewhere",
@@ -393,6 +419,7 @@ mod tests {
             ("drain all", TargetChange::Drain, &[0, 1, 2], &[], true, Code::Invalid, "no target of pool", "extend"),
             ("drain what fails", TargetChange::Drain, &[2], &[1], false, Code::Invalid, "is down", "exclude it"),
             ("it serves", Reintegrate, &[0], &[], false, Code::Invalid, "it is in service", "nothing to do"),
+            ("it is not lost", TargetChange::GiveUp, &[0], &[], false, Code::Invalid, "it is not out", "exclude it"),
         ];
         for (case, change, ranks, indices, force, code, cause, remedy) in cases {
             let mut pool = pool(1);
@@ -406,6 +433,17 @@ mod tests {
             assert!(error.remedy.as_ref().is_some_and(|text| text.contains(remedy)), "{case}: {error:?}");
             assert_eq!(pool, before, "{case}");
         }
+    }
+
+    #[test]
+    fn what_is_out_can_be_given_up_until_it_comes_back() {
+        let mut pool = pool(1);
+        pool.apply(command(Exclude, &[2], &[1], false)).unwrap();
+        pool.apply(command(TargetChange::GiveUp, &[2], &[], false)).unwrap();
+        assert_eq!(pool.given_up, BTreeSet::from([5]), "the other one serves");
+        assert_eq!(PoolState::from_bytes(&pool.to_bytes()).as_ref(), Ok(&pool));
+        pool.apply(command(Reintegrate, &[2], &[1], false)).unwrap();
+        assert_eq!(pool.given_up, BTreeSet::new());
     }
 
     /// Failures that the data bears are not refused; one more is, unless it is meant.

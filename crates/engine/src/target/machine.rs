@@ -42,6 +42,7 @@ impl Machine {
                 let mut store = target.store.borrow_mut();
                 store.create_pool(pool, quota, Origin::default()).unwrap();
                 store.create_container(pool, CONTAINER, Origin::default()).unwrap();
+                target.groups.set_alone(pool, true, &[pool]);
             })
             .await;
         machine
@@ -67,9 +68,12 @@ impl Machine {
             format,
         };
         let (hold, limits) = (HorizonHold::default(), Limits::default());
-        open::open(config, &Shared { hlc: Hlc::new(), hold, limits, incarnation: 1 }, &Default::default())
-            .await
-            .unwrap()
+        let shared = Shared { hlc: Hlc::new(), hold, limits, incarnation: 1 };
+        let target = open::open(config, &shared, &Default::default()).await.unwrap();
+        // As the service says to whoever has just started.
+        let pools = target.store.borrow().pools();
+        pools.iter().for_each(|pool| target.groups.set_alone(*pool, true, &pools));
+        target
     }
 
     pub(super) async fn on<T: 'static, F: Future<Output = T> + 'static>(&self, act: impl FnOnce(Rc<Target>) -> F) -> T {

@@ -115,6 +115,8 @@ pub struct PoolShare {
     pub reserve: u64,
     /// How often its data is read and verified.
     pub scrub: Span,
+    /// Nobody else has, or ever had, a part in it: there is no map to go by.
+    pub is_alone: bool,
 }
 
 /// A pool's use of a target, in bytes.

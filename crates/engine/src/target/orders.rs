@@ -73,6 +73,8 @@ impl Target {
             self.change(None, |store| store.create_pool(id, quota, origin)).await?;
         }
         self.store.borrow_mut().set_reserve(id, share.reserve);
+        let pools = self.store.borrow().pools();
+        self.groups.set_alone(id, share.is_alone, &pools);
         self.scrubber.set_period(id, share.scrub);
         self.upkeep.wake();
         Ok(())

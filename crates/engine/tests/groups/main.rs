@@ -495,6 +495,10 @@ fn a_target_that_was_not_told_the_map_since_it_started_answers_nobody() {
         assert!(written.as_ref().is_err_and(|error| error.is_transient()), "{written:?}");
         let read = newcomer.get_at(leader, group, "key", Epoch::MAX).await;
         assert!(read.as_ref().is_err_and(|error| error.is_transient()), "{read:?}");
+        // What has one copy may be elsewhere by now, too.
+        let single = group & !0xff | 1;
+        let written = newcomer.put_at(leader, single, "key", "somewhere").await;
+        assert!(written.as_ref().is_err_and(|error| error.is_transient()), "{written:?}");
         cluster.deafen(None);
         client.put(group, "key", "after", Conditions::None).await.unwrap();
         assert_eq!(newcomer.get(group, "key").await.unwrap().as_deref(), Some("after"));

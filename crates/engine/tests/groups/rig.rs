@@ -130,7 +130,7 @@ impl Cluster {
         let shared = Shared { hlc: hlc.clone(), hold: HorizonHold::default(), limits, incarnation: life };
         let (handle, _thread) = open::start(Cluster::config(n, format), shared).await.expect("a target opens");
         if format {
-            let share = PoolShare { quota: 16 << 20, reserve: 0, scrub: Span::FOREVER };
+            let share = PoolShare { quota: 16 << 20, reserve: 0, scrub: Span::FOREVER, is_alone: false };
             handle.ask(|done| Order::SetPool { id: POOL, share, done }).await.unwrap();
             handle.ask(|done| Order::CreateContainer { pool: POOL, id: CONTAINER, done }).await.unwrap();
         }
@@ -164,13 +164,13 @@ impl Cluster {
     /// Gives the pool less room on one server than on the others.
     pub async fn set_quota(&self, n: usize, quota: u64) {
         let handle = self.handles.borrow()[n].clone().expect("it lives");
-        let share = PoolShare { quota, reserve: 0, scrub: Span::FOREVER };
+        let share = PoolShare { quota, reserve: 0, scrub: Span::FOREVER, is_alone: false };
         handle.ask(|done| Order::SetPool { id: POOL, share, done }).await.unwrap();
     }
 
     fn view(&self, n: usize) -> PoolView {
         let addresses = (0..self.servers()).map(|n| (Rank(n as u32), address(n))).collect();
-        PoolView { map: self.map.borrow().clone(), addresses, rank: Rank(n as u32) }
+        PoolView { map: self.map.borrow().clone(), heals: true, addresses, rank: Rank(n as u32) }
     }
 
     pub fn stop(&self, n: usize, is_power_cut: bool) {

@@ -113,6 +113,10 @@ impl Target {
                 mapped.await;
                 continue;
             }
+            if !view.goes_on() {
+                mapped.await;
+                continue;
+            }
             match self.fill_once(&view, pool, &fill).await {
                 Ok(()) => fill.is_full(view.version()),
                 Err(error) => {

@@ -31,7 +31,7 @@ mod view;
 mod write;
 
 use std::cell::{Cell, RefCell};
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::rc::Rc;
 use std::time::Duration;
 
@@ -61,6 +61,10 @@ const WAKE_EVERY: Duration = Duration::from_secs(1);
 /// All groups of a target.
 pub(super) struct Groups {
     views: RefCell<BTreeMap<PoolId, Rc<View>>>,
+    /// Pools in which nobody else has a part, as the service said since the start.
+    alone: RefCell<BTreeSet<PoolId>>,
+    /// All pools here are such.
+    all_alone: Cell<bool>,
     /// Grows with the groups that its pools' maps place here.
     groups: RefCell<BTreeMap<(PoolId, u32), Rc<Group>>>,
     /// Told when a map is replaced.
@@ -111,6 +115,8 @@ impl Groups {
     pub(super) fn new(clock: Hlc) -> Groups {
         Groups {
             views: RefCell::default(),
+            alone: RefCell::default(),
+            all_alone: Cell::new(false),
             groups: RefCell::default(),
             mapped: Notify::new(),
             peers: Peers::new(clock),
@@ -128,9 +134,21 @@ impl Groups {
         self.views.borrow().get(&pool).is_some_and(|view| view.has_others())
     }
 
+    /// What the service says of a pool, of all that the target has.
+    pub(super) fn set_alone(&self, pool: PoolId, is_alone: bool, pools: &[PoolId]) {
+        let mut alone = self.alone.borrow_mut();
+        match is_alone {
+            true => alone.insert(pool),
+            false => alone.remove(&pool),
+        };
+        self.all_alone.set(pools.iter().all(|pool| alone.contains(pool)));
+        self.mapped.notify_waiters();
+    }
+
     /// The pool is gone.
     pub(super) fn forget(&self, pool: PoolId) {
         self.views.borrow_mut().remove(&pool);
+        self.alone.borrow_mut().remove(&pool);
         self.fills.borrow_mut().remove(&pool);
         self.mapped.notify_waiters();
         let mut groups = self.groups.borrow_mut();
@@ -285,23 +303,38 @@ impl Target {
         }
     }
 
+    /// As [`Target::view_of`]; `None`: nobody else has a part in the pool, and there is no map.
+    async fn view_unless_alone(
+        &self,
+        pool: PoolId,
+        version: u32,
+        deadline: Instant,
+    ) -> Result<Option<Rc<View>>, Error> {
+        let until = deadline.min(rt::now() + MAP_PATIENCE);
+        while !self.groups.alone.borrow().contains(&pool) {
+            let mapped = self.groups.mapped.notified();
+            if self.groups.view(pool).is_some() || rt::timeout(until - rt::now(), mapped).await.is_err() {
+                return self.view_of(pool, version, deadline).await.map(Some);
+            }
+        }
+        Ok(None)
+    }
+
     /// Where a request about an object goes on.
     ///
     /// # Errors
     /// `Stale`: who holds the group changed since the sender's map, or this target is not it. `Again`; `Invalid`;
     /// `NotFound`.
     pub(super) async fn door(self: &Rc<Self>, place: &Place, deadline: Instant) -> Result<Door, Error> {
-        // A pool on one server has no map. Where there are copies there is one, and without it nobody knows who has them: a
-        // target that was just started must not take for its own what all of them are to have.
-        let has_copies = placement::GroupNumber::from_u32(place.group).is_some_and(|group| group.width() > 1);
-        if self.groups.views.borrow().is_empty() && !has_copies {
+        if self.groups.all_alone.get() {
             return Ok(Door::Single);
         }
         let pool = self.store.borrow().pool_of(place.container).map_err(|e| self.refusal(place.container, e))?;
-        if self.groups.view(pool).is_none() && !has_copies {
+        // A target that has just started, and was told nothing yet, does not know who has what: it must not take for its own
+        // what others may have by now.
+        let Some(view) = self.view_unless_alone(pool, place.map_version, deadline).await? else {
             return Ok(Door::Single);
-        }
-        let view = self.view_of(pool, place.map_version, deadline).await?;
+        };
         let reign = view.reign(place.group)?;
         if place.map_version < reign.since || !reign.has(view.me) {
             return Err(stale(&view, place.map_version));
@@ -325,11 +358,14 @@ impl Target {
     /// # Errors
     /// `Again`: the map came while the request waited for something.
     pub(super) fn still_single(&self, place: &Place) -> Result<(), Error> {
-        if self.groups.views.borrow().is_empty() {
+        if self.groups.all_alone.get() {
             return Ok(());
         }
         let pool = self.store.borrow().pool_of(place.container).map_err(|e| self.refusal(place.container, e))?;
-        let Some(view) = self.groups.view(pool) else { return Ok(()) };
+        if self.groups.alone.borrow().contains(&pool) {
+            return Ok(());
+        }
+        let Some(view) = self.groups.view(pool) else { return Err(lead::undone()) };
         let reign = view.reign(place.group)?;
         match reign.leader == Some(view.me) && reign.seats.len() == 1 {
             true => Ok(()),

@@ -5,7 +5,7 @@ use std::collections::BTreeMap;
 use std::rc::Rc;
 
 use net::Address;
-use placement::{GroupNumber, Layout, PoolMap};
+use placement::{GroupNumber, Layout, PoolMap, TargetState};
 use types::{Code, Error, Rank, TargetIndex};
 
 use crate::replication::{Peer, Seat};
@@ -14,9 +14,11 @@ use crate::replication::{Peer, Seat};
 const REIGNS_MAX: usize = 16 << 10;
 
 /// What a target needs to know of its pool: told by the service, newer ones in place of older ones.
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub struct PoolView {
     pub map: PoolMap,
+    /// What failed is made anew elsewhere.
+    pub heals: bool,
     /// Where the pool's servers listen.
     pub addresses: BTreeMap<Rank, Address>,
     /// The server that the target is part of.
@@ -47,6 +49,7 @@ impl Reign {
 /// A pool's map, made ready.
 pub(super) struct View {
     layout: Layout,
+    heals: bool,
     addresses: BTreeMap<Rank, Address>,
     pub(super) me: Peer,
     reigns: RefCell<BTreeMap<u32, Rc<Reign>>>,
@@ -55,7 +58,13 @@ pub(super) struct View {
 impl View {
     pub(super) fn new(view: PoolView, target: TargetIndex) -> View {
         let me = Peer { rank: view.rank, target };
-        View { layout: Layout::new(view.map), addresses: view.addresses, me, reigns: RefCell::default() }
+        View {
+            layout: Layout::new(view.map),
+            heals: view.heals,
+            addresses: view.addresses,
+            me,
+            reigns: RefCell::default(),
+        }
     }
 
     pub(super) fn version(&self) -> u32 {
@@ -70,6 +79,14 @@ impl View {
     /// Nothing is on its way from anybody to anybody.
     pub(super) fn is_settled(&self) -> bool {
         !self.layout.map().targets().iter().any(|target| target.state().in_change())
+    }
+
+    /// There is something to be done about it: not if a target is down, nothing else is under way, and the pool is to bear
+    /// that as it is.
+    pub(super) fn goes_on(&self) -> bool {
+        let is_wanted = |state: TargetState| state.in_change() && state != TargetState::Down;
+        let mut targets = self.layout.map().targets().iter();
+        self.heals || self.is_settled() || targets.any(|target| is_wanted(target.state()))
     }
 
     /// Other targets that are in service.
