@@ -54,6 +54,8 @@ pub struct Answer {
     /// Living servers that were taken for dead by somebody, and how often anybody said so.
     pub wronged: usize,
     pub wrongs: usize,
+    /// Of these, servers that had their processor all the time.
+    pub bystanders: usize,
     /// Server-seconds that were watched.
     pub watched: f64,
 }
@@ -91,7 +93,7 @@ struct World {
     happenings: slab::Slab<Happening>,
     dice: Rng,
     question: Question,
-    scheduled: u64,
+    starved: BTreeSet<usize>,
     sent: u64,
     sent_bytes: u64,
     /// Who says when that whom is down.
@@ -139,6 +141,7 @@ pub fn ask(question: Question) -> Answer {
         }
     }
     answer.wronged = wronged.len();
+    answer.bystanders = wronged.difference(&world.starved).count();
     taken.sort_unstable();
     let dead = died.iter().flatten().count();
     answer.missed = dead * (question.servers - dead) - heard.iter().filter(|(by, _)| died[*by].is_none()).count();
@@ -160,7 +163,7 @@ impl World {
             Server { membership, died: None, stopped_until: Duration::ZERO, inbox: Vec::new(), woken: None }
         };
         let servers: Vec<Server> = (0..count).map(server).collect();
-        let starved: Vec<usize> = (0..count).filter(|_| dice.chance(question.starved)).collect();
+        let starved: BTreeSet<usize> = (0..count).filter(|_| dice.chance(question.starved)).collect();
         let mut world = World {
             now: Duration::ZERO,
             servers,
@@ -168,7 +171,7 @@ impl World {
             happenings: slab::Slab::new(),
             dice,
             question,
-            scheduled: 0,
+            starved: starved.clone(),
             sent: 0,
             sent_bytes: 0,
             downs: Vec::new(),
@@ -188,7 +191,6 @@ impl World {
     fn schedule(&mut self, at: Duration, happening: Happening) {
         // Slots are used again: the key breaks ties by them, which is as good as any order.
         let slot = self.happenings.insert(happening) as u64;
-        self.scheduled += 1;
         self.queue.push(Reverse((at, slot)));
     }
 

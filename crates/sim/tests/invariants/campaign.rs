@@ -6,7 +6,7 @@
 use std::sync::Mutex;
 use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
 
-use super::{SCENARIOS, Scenario, Totals, run};
+use super::{SCENARIOS, Scenario, Totals, report, run};
 
 /// Lines of progress.
 const STEPS: u64 = 20;
@@ -67,7 +67,7 @@ fn campaign() {
     let (mut runs, mut faults, mut answered, mut unanswered) = (0, 0, 0, 0);
     for (scenario, totals) in scenarios.iter().zip(totals) {
         let totals = totals.into_inner().expect("the threads are done");
-        println!("{}: {totals:?}", scenario.plan.name);
+        report(scenario, &totals);
         (runs, faults) = (runs + totals.runs, faults + u64::from(totals.harm.total()));
         (answered, unanswered) = (answered + totals.answered, unanswered + totals.unanswered);
     }
