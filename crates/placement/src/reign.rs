@@ -25,7 +25,8 @@ pub struct Reign {
 pub struct Membership {
     /// In the map.
     pub position: u32,
-    /// The version since which it has been a member without a break; zero if it was when the memory of the map begins.
+    /// The version since which it has been a member without a break, as far as anybody served; zero if it was when the
+    /// memory of the map begins.
     pub since: u32,
     /// It has all data of before. Others are being filled.
     pub is_whole: bool,
@@ -54,8 +55,13 @@ impl Layout {
             if since.is_none() && (self.leader_at(version, &slots) != leader || !same(&now, &slots)) {
                 since = Some(newer);
             }
+            // While nobody serves, nothing is decided: who was out then has missed nothing, and whatever it remembers counts.
+            let is_idle = slots.iter().all(|slot| slot.serving.is_none());
             unsettled.retain(|&index| {
                 let is_member = slots.iter().any(|slot| slot.writers().any(|p| p == members[index].position));
+                if is_idle {
+                    return true;
+                }
                 if !is_member {
                     members[index].since = newer;
                 }
@@ -127,6 +133,25 @@ mod tests {
         let whole = happen(&mut map, Event::Reintegrated, gone).reign(5, COPIES);
         assert_eq!((whole.since, whole.leader, since(&whole, gone)), (4, Some(gone), Some((3, true))));
         assert!(whole.members.iter().filter(|member| member.position != gone).all(|member| member.since == 0));
+    }
+
+    /// Of two copies one was out, then the other, too. The one that served last comes back, and what it had prepared, and
+    /// acknowledged, is all that there is of it: it must not be told to forget what others decided meanwhile, for nobody did.
+    #[test]
+    fn who_was_away_while_nobody_served_has_missed_nothing() {
+        let mut map = PoolMap::create(servers(0..2)).unwrap();
+        let first = Layout::new(map.clone()).reign(5, 2);
+        let last = first.leader.unwrap();
+        let other = 1 - last;
+        happen(&mut map, Event::Exclude, other);
+        let out = happen(&mut map, Event::Exclude, last).reign(5, 2);
+        assert_eq!((out.leader, out.members.len()), (None, 0));
+        happen(&mut map, Event::Reintegrate, other);
+        happen(&mut map, Event::Reintegrate, last);
+        let back = happen(&mut map, Event::Reintegrated, last).reign(5, 2);
+        assert_eq!((back.leader, since(&back, last)), (Some(last), Some((0, true))));
+        // The other has missed what this one decided alone.
+        assert_eq!(since(&back, other), Some((3, false)));
     }
 
     /// Nobody else takes its places: only who leads is another.

@@ -217,6 +217,7 @@ impl Service {
             steps.extend(self.system.group.local(|system| map_steps(&state, system, &reports, is_served)));
         }
         for step in steps {
+            tracing::info!(pool = %id, ?step, "the pool's leader goes on");
             slot.propose(Some(term), None, &step).await??;
         }
         if row.phase == Phase::Creating {

@@ -229,6 +229,7 @@ impl Target {
         // leader has, too.
         self.drop_whole(container, number).await?;
         let pulled = self.pull(leader, container, number, Epoch::ZERO).await?;
+        tracing::debug!(target_index = %self.index, %container, number, leader = %leader.peer, ?pulled, "a group is here");
         fill.came(pulled, began.elapsed());
         fill.done.borrow_mut().extend(since.map(|since| ((container, number), since)));
         Ok(())

@@ -12,8 +12,10 @@ use bytes::Bytes;
 use rt::Instant;
 use rt::disk::IoBuf;
 use tokio::sync::{Notify, oneshot};
-use types::{Code, Epoch, Error};
+use types::{Code, Epoch, Error, Key, ObjectId};
+use wire::data::Place;
 use wire::group::{GroupPrepare, GroupRequest, GroupResponse, GroupStep, GroupWork};
+use wire::{Reader, Wire};
 
 use super::message::{change_out, decisions_out, peer_out, report_in, term_in, term_out};
 use super::view::{Reign, View};
@@ -56,6 +58,7 @@ pub(super) struct Lead {
 /// What a change is to do, as its client sent it.
 pub(super) struct Work {
     pub(super) what: Kind,
+    pub(super) reach: Reach,
     pub(super) body: Bytes,
     pub(super) bulk: Option<IoBuf>,
     pub(super) epoch: Epoch,
@@ -66,6 +69,37 @@ pub(super) struct Work {
 pub(in crate::target) enum Kind {
     Update,
     Punch,
+}
+
+/// What a change, or a read, is about: of an object that cannot be told, everything.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(in crate::target) struct Reach {
+    oid: Option<ObjectId>,
+    /// `None`: all of them.
+    dkey: Option<Key>,
+}
+
+impl Reach {
+    pub(in crate::target) fn of_object(oid: ObjectId, dkey: Option<Key>) -> Reach {
+        Reach { oid: Some(oid), dkey }
+    }
+
+    /// Of a request, as it came: messages begin with what they are about.
+    pub(super) fn of(what: Kind, body: &[u8]) -> Reach {
+        let mut from = Reader::new(body);
+        let oid = Place::decode(&mut from).ok().map(|place| place.oid);
+        let dkey = match what {
+            Kind::Update => Key::decode(&mut from).ok(),
+            Kind::Punch => None,
+        };
+        Reach { oid, dkey }
+    }
+
+    fn meets(&self, other: &Reach) -> bool {
+        let is_same = |a: Option<&Key>, b: Option<&Key>| a.is_none() || b.is_none() || a == b;
+        let is_one = self.oid.is_none() || other.oid.is_none() || self.oid == other.oid;
+        is_one && is_same(self.dkey.as_ref(), other.dkey.as_ref())
+    }
 }
 
 /// A message to a member, and what it will know when it has answered.
@@ -97,6 +131,12 @@ impl Lead {
     /// No change that is under way has an epoch up to `at`.
     pub(super) fn is_closed(&self, at: Epoch) -> bool {
         self.answers.is_empty() && self.first_epoch().is_none_or(|first| first > at)
+    }
+
+    /// No change of what is read, with an epoch up to `at`, is under way.
+    pub(super) fn is_calm(&self, at: Epoch, reach: &Reach) -> bool {
+        let mut open = self.work.values().take_while(|work| work.epoch <= at);
+        self.answers.is_empty() && !open.any(|work| work.reach.meets(reach))
     }
 
     /// Of the changes that are under way.

@@ -44,11 +44,11 @@ pub(super) use self::lead::Kind;
 use self::lead::Lead;
 use self::peers::Peers;
 pub use self::view::PoolView;
-use self::view::View;
+use self::view::{Reign, View};
 pub(super) use self::write::Wanted;
 use super::ledger::{GroupLedger, restore};
 use super::{Target, is_pressure};
-use crate::replication::{Grants, Member, Term};
+use crate::replication::{Grants, Member, Peer, Term};
 
 /// How long a request waits for a map that its sender has already, and a member for one that its leader has.
 const MAP_PATIENCE: Duration = Duration::from_secs(2);
@@ -226,7 +226,7 @@ impl Target {
             return Ok(());
         }
         group.abdicate();
-        if !reign.has(view.me) {
+        if has_lost(&reign, view.me) {
             drop(rt::spawn_local(self.clone().leave(group)));
         } else if !group.member.borrow().report().prepared.is_empty() {
             drop(rt::spawn_local(self.clone().wake_leader(group, view.version())));
@@ -257,14 +257,14 @@ impl Target {
         Ok(group)
     }
 
-    /// Forgets a group that has no seat for this target, unless a newer map gives it one meanwhile.
+    /// Forgets a group that has no seat for this target, unless a newer map says otherwise meanwhile.
     async fn leave(self: Rc<Self>, group: Rc<Group>) {
         loop {
-            let has_seat = match self.groups.view(group.pool) {
-                Some(view) => view.reign(group.number).is_ok_and(|reign| reign.has(view.me)),
-                None => true,
+            let is_lost = match self.groups.view(group.pool) {
+                Some(view) => view.reign(group.number).is_ok_and(|reign| has_lost(&reign, view.me)),
+                None => false,
             };
-            if has_seat {
+            if !is_lost {
                 return;
             }
             let left = group.step(&self, |member, ledger| member.leave(ledger));
@@ -381,6 +381,12 @@ impl Target {
             None => lead::undone(),
         }
     }
+}
+
+/// A target has no seat in a group, and somebody else decides there. While nobody does, whatever it remembers may be all that
+/// there is of what was acknowledged.
+fn has_lost(reign: &Reign, me: Peer) -> bool {
+    reign.leader.is_some() && !reign.has(me)
 }
 
 /// The refusal of a request that was sent by an old map, or to the wrong target.

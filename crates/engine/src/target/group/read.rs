@@ -1,21 +1,26 @@
 //! Reads: the newest at the leader, while members keep to it; what is closed at any member that has everything.
 //!
-//! The leader answers from what is committed. A change that is under way may be committed after the answer was given:
-//! then it happened after. Only a read at a moment that was named waits for changes that have an epoch up to there.
+//! The leader answers from what is committed, when no change of what is read is under way that began before. Such a
+//! change has an epoch already: committed after the answer, it would lie behind others that the answer shows, and a part
+//! of it might be under them for good (K4). A read at a moment that was named waits for all changes up to there, and for the
+//! moment itself: who leads next remembers no reads, but its clock is not that far behind.
 
 use std::rc::Rc;
 use std::time::Duration;
 
 use rt::Instant;
-use types::{Epoch, Error};
+use types::{Code, Epoch, Error, Key};
 use wire::data::Place;
 
-use super::lead::undone;
+use super::lead::{Lead, Reach, undone};
 use super::{Door, Group, Target, stale};
 use crate::replication::{LEASE, Peer};
 
 /// A lease that is older is asked for anew while there are reads, so that none of them has to wait for it.
 const FRESH: Duration = Duration::from_millis(LEASE.as_millis() as u64 / 2);
+
+/// The least wait for a clock.
+const TICK: Duration = Duration::from_micros(1);
 
 impl Target {
     /// Whether a read at `at` may be made here, now: make it before anything else is done.
@@ -25,19 +30,28 @@ impl Target {
     pub(in crate::target) async fn admit_read(
         self: &Rc<Self>,
         place: &Place,
+        dkey: Option<&Key>,
         at: Epoch,
         deadline: Instant,
     ) -> Result<(), Error> {
+        self.reached(at, deadline).await?;
         match self.door(place, deadline).await? {
             Door::Single => Ok(()),
-            Door::Lead(group) => loop {
-                self.serving(&group, deadline).await?;
-                self.leased(&group, deadline).await?;
-                if self.is_closed(&group, at) {
-                    return Ok(());
+            Door::Lead(group) => {
+                let (now, reach) = (self.hlc.now(), Reach::of_object(place.oid, dkey.cloned()));
+                loop {
+                    self.serving(&group, deadline).await?;
+                    self.leased(&group, deadline).await?;
+                    let is_over = |lead: &Lead| match at {
+                        Epoch::MAX => lead.is_calm(now, &reach),
+                        at => lead.is_closed(at),
+                    };
+                    if group.lead.borrow().as_ref().is_some_and(is_over) {
+                        return Ok(());
+                    }
+                    group.moves(deadline, "a change before that moment has yet to be decided").await?;
                 }
-                group.moves(deadline, "a change before that moment has yet to be decided").await?;
-            },
+            }
             Door::Follow { group, is_whole } => {
                 let Some(view) = self.groups.view(group.pool) else { return Err(undone()) };
                 match is_whole && at != Epoch::MAX && at <= group.closed.get() {
@@ -48,9 +62,20 @@ impl Target {
         }
     }
 
-    /// No change will come to lie at or before that moment.
-    fn is_closed(&self, group: &Group, at: Epoch) -> bool {
-        at >= self.hlc.now() || group.lead.borrow().as_ref().is_some_and(|lead| lead.is_closed(at))
+    /// Waits until a moment that was named is there.
+    ///
+    /// # Errors
+    /// `Again`: it is far ahead.
+    async fn reached(&self, at: Epoch, deadline: Instant) -> Result<(), Error> {
+        while at != Epoch::MAX && self.hlc.now() < at {
+            let ahead = Duration::from_micros(at.micros().saturating_sub(self.hlc.now().micros())).max(TICK);
+            if rt::now() + ahead > deadline {
+                let text = format!("the moment {at} is {} ms ahead of this server's clock", ahead.as_millis());
+                return Err(Error::new(Code::Again, text).remedy("read at a moment that was told, or the newest"));
+            }
+            rt::sleep(ahead).await;
+        }
+        Ok(())
     }
 
     /// Waits until all members have granted the lease.

@@ -10,7 +10,7 @@ use types::{Code, ContainerId, Epoch, Error};
 use vos::{Origin, Party, TxId};
 use wire::data::Committed;
 
-use super::lead::{Answer, Kind, Work, undone};
+use super::lead::{Answer, Kind, Reach, Work, undone};
 use super::{Group, Lend, Target, is_pressure};
 use crate::replication::{Change, Peer, Phase, PrepareError};
 use crate::target::ledger::{self, Judge};
@@ -125,8 +125,9 @@ impl Target {
         });
         match kept {
             Some(Ok(((), lsn))) => {
-                let work =
-                    Work { what: wanted.what, body: wanted.body.clone(), bulk: wanted.bulk.take(), epoch, origin };
+                let (what, body) = (wanted.what, wanted.body.clone());
+                let reach = Reach::of(what, &body);
+                let work = Work { what, reach, body, bulk: wanted.bulk.take(), epoch, origin };
                 let begun = group.with_lead(change.term, |lead| {
                     lead.keep(change, work);
                     (lead.await_answer(request), lead.machine.spread(change, me))
