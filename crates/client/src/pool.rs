@@ -161,11 +161,13 @@ impl Pool {
         route: &mut (dyn FnMut(&Arc<View>) -> Result<Option<Routed>> + Send),
     ) -> Result<Option<Reply>> {
         let links = self.inner.system.links();
+        let began = rt::now();
         let _place = match opcode.repeat() {
             Repeat::Once => Some(self.enter(links).await?),
             Repeat::Harmless => None,
         };
-        let mut operation = Operation::new(links, opcode, self.inner.system.deadline());
+        let left = self.inner.system.deadline().saturating_sub(began.elapsed());
+        let mut operation = Operation::new(links, opcode, left);
         let mut last: Option<Failure> = None;
         // Counts those asked of several that may know.
         let mut turn = 0;

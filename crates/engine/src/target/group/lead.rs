@@ -128,6 +128,11 @@ impl Lead {
         *self.machine.phase() == Phase::Serving && self.serve_from <= rt::now()
     }
 
+    /// All members have granted the lease, and it holds.
+    pub(super) fn is_leased(&self) -> bool {
+        self.lease.holds(self.machine.members(), rt::now())
+    }
+
     /// No change that is under way has an epoch up to `at`.
     pub(super) fn is_closed(&self, at: Epoch) -> bool {
         self.answers.is_empty() && self.first_epoch().is_none_or(|first| first > at)

@@ -12,7 +12,7 @@ use rt::Instant;
 use types::{Code, Epoch, Error, Key};
 use wire::data::Place;
 
-use super::lead::{Lead, Reach, undone};
+use super::lead::{Reach, undone};
 use super::{Door, Group, Target, stale};
 use crate::replication::{LEASE, Peer};
 
@@ -42,11 +42,14 @@ impl Target {
                 loop {
                     self.serving(&group, deadline).await?;
                     self.leased(&group, deadline).await?;
-                    let is_over = |lead: &Lead| match at {
-                        Epoch::MAX => lead.is_calm(now, &reach),
-                        at => lead.is_closed(at),
+                    // Meanwhile a new round may have begun, which knows nothing yet, and has nothing under way.
+                    let is_over = match &*group.lead.borrow() {
+                        Some(lead) if !lead.serves() || !lead.is_leased() => continue,
+                        Some(lead) if at == Epoch::MAX => lead.is_calm(now, &reach),
+                        Some(lead) => lead.is_closed(at),
+                        None => return Err(undone()),
                     };
-                    if group.lead.borrow().as_ref().is_some_and(is_over) {
+                    if is_over {
                         return Ok(());
                     }
                     group.moves(deadline, "a change before that moment has yet to be decided").await?;
