@@ -22,6 +22,8 @@ const STORAGE_BYTES: u64 = 2 * (160 << 20);
 /// Small, so that pages are evicted and checkpoints run.
 const MEMORY_BYTES: u64 = 8 << 20;
 const TOKEN_SECONDS: u64 = 60;
+/// In which somebody answers.
+const CONNECT_MAX: Duration = Duration::from_secs(60);
 /// How long one server may take to tell a map.
 const ASK_MAX: Duration = Duration::from_secs(5);
 
@@ -115,7 +117,15 @@ impl Cluster {
     pub async fn connect(&self, deadline: Duration) -> System {
         let addresses: Vec<Address> = (0..self.nodes.len()).map(address).collect();
         let options = SystemOptions { deadline, ..SystemOptions::default() };
-        System::connect(&addresses, options).await.expect("somebody answers")
+        // Whoever is asked first may hang at that moment.
+        let begun = rt::now();
+        loop {
+            match System::connect(&addresses, options.clone()).await {
+                Ok(system) => return system,
+                Err(error) => assert!(begun.elapsed() < CONNECT_MAX, "nobody answers: {error}"),
+            }
+            rt::sleep(Duration::from_millis(100)).await;
+        }
     }
 
     pub fn node(&self, rank: usize) -> NodeId {

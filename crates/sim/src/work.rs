@@ -96,7 +96,9 @@ impl Ledger {
 /// Nothing is known of what became of it: besides what is so without faults of disks and clocks, what these are answered
 /// with.
 fn is_lost(error: &Error) -> bool {
-    is_unknown(error) || matches!(error.code, Code::Io | Code::NoSpace | Code::ClockOffset | Code::DataLoss)
+    // `Stale`: whoever was asked last sent the client elsewhere, and its time was up.
+    let may_be = matches!(error.code, Code::Io | Code::NoSpace | Code::ClockOffset | Code::DataLoss | Code::Stale);
+    is_unknown(error) || may_be
 }
 
 /// Reads values under a dkey; in the order asked.

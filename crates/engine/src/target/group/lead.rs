@@ -4,7 +4,7 @@
 //! Decisions ride with whatever goes to a member; alone they go after [`TELL_AFTER`]. The mark costs members a
 //! record of their own each time, so it goes every [`MARK_AFTER`].
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::rc::Rc;
 use std::time::Duration;
 
@@ -126,6 +126,11 @@ impl Lead {
     /// It may answer, and take changes.
     pub(super) fn serves(&self) -> bool {
         *self.machine.phase() == Phase::Serving && self.serve_from <= rt::now()
+    }
+
+    /// Decisions that this target's own member has yet to do.
+    pub(super) fn undone(&self) -> BTreeSet<Change> {
+        self.machine.decisions_for(self.view.me).decided.into_iter().map(|(change, _)| change).collect()
     }
 
     /// All members have granted the lease, and it holds.

@@ -205,16 +205,23 @@ impl Target {
         Ok(())
     }
 
-    /// Waits until this target leads a group and serves it.
+    /// Waits until this target leads a group and serves it, and has done itself what it had decided before. A member may be
+    /// ahead of its leader's own: what it has committed and drops, to get all from here, must be here.
     ///
     /// # Errors
     /// `Stale`: it does not lead it; `Again`.
     pub(super) async fn leads(self: &Rc<Self>, place: &Place, deadline: Instant) -> Result<(), Error> {
-        match self.door(place, deadline).await? {
-            Door::Single => Ok(()),
-            Door::Lead(group) => self.serving(&group, deadline).await,
-            Door::Follow { .. } => Err(self.not_leader(place)),
+        let group = match self.door(place, deadline).await? {
+            Door::Single => return Ok(()),
+            Door::Lead(group) => group,
+            Door::Follow { .. } => return Err(self.not_leader(place)),
+        };
+        self.serving(&group, deadline).await?;
+        let decided = group.lead.borrow().as_ref().map_or_else(BTreeSet::new, Lead::undone);
+        while group.lead.borrow().as_ref().is_some_and(|lead| !lead.undone().is_disjoint(&decided)) {
+            group.moves(deadline, "its leader has yet to do what it decided").await?;
         }
+        self.serving(&group, deadline).await
     }
 
     /// What the map makes of a group that this target knows.
