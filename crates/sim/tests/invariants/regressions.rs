@@ -6,6 +6,8 @@ use client::{ContainerSpec, ObjectClass, ObjectType};
 use rt::sim::{Sim, SimConfig};
 use sim::cluster::Cluster;
 
+use super::{k10_decided, k18_repeatable, k21_in_time, k24_stops, run};
+
 /// A server that had just started, and did not know its pool's map yet, took a write of an object with three copies for one of
 /// a pool without copies: it acknowledged what it alone had. Its data gave way to that of the others, who had gone on
 /// without it, and the write was gone. Seeds 0 and 2 of `k2_all_or_none` showed it. Now it waits for the map.
@@ -42,4 +44,35 @@ fn a_server_that_has_no_map_yet_acknowledges_nothing_alone() {
             assert_eq!(kv.get(n).await.unwrap().as_deref(), Some(&n.to_le_bytes()[..]), "K1: key {n}");
         }
     });
+}
+
+/// Of a group of three copies that all went out one after the other, the last to serve came back, and was told to forget what
+/// others had decided without it. Nobody had; what it forgot was prepared everywhere, and acknowledged. (K1)
+#[test]
+fn the_last_that_served_does_not_forget_what_it_prepared() {
+    run(&k24_stops::SCENARIO, 102);
+}
+
+/// A read waited for leases; meanwhile its leader began a new round, which knew nothing yet, and had nothing under way: so
+/// the read was answered before what it should have seen was decided again. (K18)
+#[test]
+fn a_read_is_not_answered_by_a_leader_that_has_yet_to_learn() {
+    run(&k10_decided::SCENARIO, 109);
+}
+
+/// A member committed a change, dropped it, and got all of its group from the leader, whose own disk was slow: it had decided
+/// the change, and not done it yet. The sums agreed, for neither had it; the member led next. (K1, K18)
+#[test]
+fn what_a_leader_decided_is_in_the_copy_that_it_gives() {
+    run(&k21_in_time::SCENARIO, 116);
+}
+
+/// A change of three akeys was under way for long; a later one of two of them was committed, read, and left the earlier one
+/// beneath it: in no order is what was read right. Reads wait for what began before and meets what they read. (K4)
+#[test]
+fn a_change_under_way_does_not_slip_beneath_what_was_read() {
+    for seed in [100, 104, 117] {
+        run(&k21_in_time::SCENARIO, seed);
+    }
+    run(&k18_repeatable::SCENARIO, 106);
 }
