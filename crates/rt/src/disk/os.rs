@@ -187,8 +187,9 @@ pub(super) fn lock(file: &File, path: &Path) -> Result<(), DiskError> {
         match io::Error::last_os_error() {
             error if error.kind() == io::ErrorKind::WouldBlock => {
                 let holder = lock_holder(file);
-                let is_own = holder.as_ref().is_some_and(|holder| holder.pid == std::process::id());
-                if !is_own || turn >= LOCK_TRIES {
+                // Nobody has it any more, or this process: that child, which may have gone on meanwhile.
+                let may_pass = holder.as_ref().is_none_or(|holder| holder.pid == std::process::id());
+                if !may_pass || turn >= LOCK_TRIES {
                     return Err(DiskError::Locked { path: path.to_owned(), holder });
                 }
                 std::thread::sleep(LOCK_PAUSE);
