@@ -34,10 +34,10 @@ impl Target {
         at: Epoch,
         deadline: Instant,
     ) -> Result<(), Error> {
-        self.reached(at, deadline).await?;
         match self.door(place, deadline).await? {
-            Door::Single => Ok(()),
+            Door::Single => self.reached(at, deadline).await,
             Door::Lead(group) => {
+                self.reached(at, deadline).await?;
                 let (now, reach) = (self.hlc.now(), Reach::of_object(place.oid, dkey.cloned()));
                 loop {
                     self.serving(&group, deadline).await?;
