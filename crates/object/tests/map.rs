@@ -59,6 +59,11 @@ fn turn(chance: &mut Chance, map: &mut PoolMap) {
             };
             Change::Happen(map.targets().iter().enumerate().filter_map(arrives).collect())
         }
+        3 => {
+            let is_away = |(_, target): &(usize, &placement::Target)| target.state() == TargetState::Away;
+            let away = map.targets().iter().enumerate().filter(is_away);
+            Change::Happen(away.map(|(position, _)| (position as u32, Event::GiveUp)).collect())
+        }
         _ => {
             let event = Event::ALL[chance.below(Event::ALL.len())];
             Change::Happen(vec![(chance.below(map.targets().len()) as u32, event)])

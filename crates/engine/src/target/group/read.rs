@@ -35,7 +35,10 @@ impl Target {
         deadline: Instant,
     ) -> Result<(), Error> {
         match self.door(place, deadline).await? {
-            Door::Single => self.reached(at, deadline).await,
+            Door::Single => {
+                self.reached(at, deadline).await?;
+                self.still_single(place)
+            }
             Door::Lead(group) => {
                 self.reached(at, deadline).await?;
                 let (now, reach) = (self.hlc.now(), Reach::of_object(place.oid, dkey.cloned()));
