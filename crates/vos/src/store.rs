@@ -678,6 +678,7 @@ impl Store {
             Record::Settle { pool, change } => standing::apply_settle(catalog, pages, *pool, *change),
             Record::Forget { pool, change } => commit::apply_forget(catalog, pages, *pool, *change, &mut scratch.freed),
             Record::Leave { pool, group } => standing::apply_leave(catalog, pages, *pool, *group),
+            Record::Remember { floor, effects } => catalog.learn(pages, origin.session, *floor, effects),
         }
     }
 

@@ -356,6 +356,10 @@ fn copy_samples(check: &mut impl Check) {
         CopyDigestRequest { container, group, since, upto: Epoch(9), after: after.clone() },
     );
     check.one("copy_digest_response", CopyDigestResponse { hold, sum: 0x0102_0304, next: after });
+    check.one("copy_memory_request", CopyMemoryRequest { pool: pool_id(), map_version: 4, after: Some(9) });
+    let memory = SessionMemory { session: 5, floor: 6, effects: vec![(7, Epoch(8))] };
+    check.one("session_memory", memory.clone());
+    check.one("copy_memory_response", CopyMemoryResponse { sessions: vec![memory], next: Some(9) });
 }
 
 fn membership_samples(check: &mut impl Check) {
