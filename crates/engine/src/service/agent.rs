@@ -286,10 +286,18 @@ impl Service {
             }
             told.share = Some(share);
         }
-        if let Err(error) = self.tell_map(id, &state, told).await {
-            return vec![(None, error)];
-        }
         let mut trouble = Vec::new();
+        // Before the map: who is a member by it is sent changes of them, and may not refuse these for want of a container.
+        for (&container, wanted) in &state.containers {
+            let known = told.containers.entry(container).or_default();
+            if let Err(error) = self.make_container(id, container, wanted, known).await {
+                trouble.push((Some(container), error));
+            }
+        }
+        if let Err(error) = self.tell_map(id, &state, told).await {
+            trouble.push((None, error));
+            return trouble;
+        }
         let mut gone: BTreeSet<ContainerId> =
             told.containers.keys().filter(|known| !state.containers.contains_key(known)).copied().collect();
         if !told.is_swept {
@@ -307,7 +315,9 @@ impl Service {
         told.is_swept = trouble.is_empty();
         for (&container, wanted) in &state.containers {
             let known = told.containers.entry(container).or_default();
-            if let Err(error) = self.follow_container(id, container, wanted, known).await {
+            if (known.exists || wanted.phase == Phase::Destroying)
+                && let Err(error) = self.follow_container(container, wanted, known).await
+            {
                 trouble.push((Some(container), error));
             }
         }
@@ -339,9 +349,24 @@ impl Service {
         known.is_some_and(|known| slot.group.local(|pool| self.addresses_of(pool)) != *known)
     }
 
-    async fn follow_container(
+    /// Makes a container on the targets, if it is to be there and is not.
+    async fn make_container(
         &self,
         pool: PoolId,
+        id: ContainerId,
+        wanted: &Container,
+        told: &mut ToldContainer,
+    ) -> Result<(), Error> {
+        if wanted.phase != Phase::Destroying && !told.exists {
+            self.tell_all(|done| Order::CreateContainer { pool, id, done }).await?;
+            told.exists = true;
+        }
+        Ok(())
+    }
+
+    /// Has the targets agree with what is wanted of a container that is there, or is to go.
+    async fn follow_container(
+        &self,
         id: ContainerId,
         wanted: &Container,
         told: &mut ToldContainer,
@@ -359,10 +384,6 @@ impl Service {
         // Before anything else: what is told next may let a horizon move.
         if wanted.is_held && told.held.is_none() {
             told.held = Some(self.hold.take());
-        }
-        if !told.exists {
-            self.tell_all(|done| Order::CreateContainer { pool, id, done }).await?;
-            told.exists = true;
         }
         if let Some(Rollback { to, asked }) = wanted.rollback.filter(|rollback| told.rollback != Some(*rollback)) {
             self.tell_all(|done| Order::Rollback { id, to, asked, done }).await?;
