@@ -13,7 +13,7 @@ use std::rc::Rc;
 use std::time::Duration;
 
 use rt::disk::IoBuf;
-use types::{Code, ContainerId, Epoch, Error, PoolId};
+use types::{Code, ContainerId, Error, PoolId};
 use wire::copy::{CopyDigestRequest, CopyDigestResponse, CopyListRequest, CopyListResponse, CopyRequest, CopyResponse};
 use wire::peer::Filling;
 use wire::{Opcode, Wire};
@@ -46,13 +46,15 @@ struct Missing {
 
 impl Fill {
     fn came(&self, pulled: Pulled, spent: Duration) {
-        let Filling { version, groups, left, records, bytes, spent_ms } = self.progress.get();
+        let Filling { version, groups, left, records, bytes, same, anew, spent_ms } = self.progress.get();
         self.progress.set(Filling {
             version,
             groups: groups + 1,
             left: left.saturating_sub(1),
             records: records + pulled.records,
             bytes: bytes + pulled.bytes,
+            same: same + pulled.same,
+            anew: anew + pulled.anew,
             spent_ms: spent_ms + spent.as_millis() as u64,
         });
     }
@@ -131,9 +133,11 @@ impl Target {
     /// Gets all that is missing by one map.
     async fn fill_once(self: &Rc<Self>, view: &View, pool: PoolId, fill: &Fill) -> Result<(), Error> {
         if view.is_settled() {
-            let Filling { groups, records, bytes, .. } = fill.progress.take();
+            let Filling { groups, records, bytes, same, .. } = fill.progress.take();
             if groups > 0 {
-                tracing::info!(target_index = %self.index, %pool, groups, records, bytes, "all that it is to have is here");
+                tracing::info!(
+                    target_index = %self.index, %pool, groups, records, bytes, same, "all that it is to have is here"
+                );
             }
             fill.done.borrow_mut().clear();
             return self.drop_strangers(view, pool).await;
@@ -225,10 +229,8 @@ impl Target {
     ) -> Result<(), Error> {
         let began = rt::now();
         let since = leader.view.reign(number)?.member_since(leader.view.me);
-        // What is here is of another time: others may have given up parts of it. What comes as a change meanwhile, the
-        // leader has, too.
-        self.drop_whole(container, number).await?;
-        let pulled = self.pull(leader, container, number, Epoch::ZERO).await?;
+        // Whatever is here is of another time, all of it or nothing: it is compared, not believed.
+        let pulled = self.pull(leader, container, number).await?;
         tracing::debug!(target_index = %self.index, %container, number, leader = %leader.peer, ?pulled, "a group is here");
         fill.came(pulled, began.elapsed());
         fill.done.borrow_mut().extend(since.map(|since| ((container, number), since)));
