@@ -555,6 +555,8 @@ fn control_samples(check: &mut impl Check) {
         left: 2,
         records: 9000,
         bytes: 1 << 30,
+        same: 7000,
+        anew: 1,
         seconds_left: Some(7),
         awaited: vec![Rank(3)],
     };

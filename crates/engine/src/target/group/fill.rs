@@ -7,7 +7,7 @@
 //! A group that nobody serves is not filled: what it has waits for who had it last. The service knows of that.
 
 use std::cell::{Cell, RefCell};
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::collections::btree_map::Entry;
 use std::rc::Rc;
 use std::time::Duration;
@@ -42,6 +42,12 @@ struct Missing {
     leader: Peer,
     container: ContainerId,
     number: u32,
+}
+
+impl Missing {
+    fn key(&self) -> (ContainerId, u32) {
+        (self.container, self.number)
+    }
 }
 
 impl Fill {
@@ -140,7 +146,11 @@ impl Target {
                 );
             }
             fill.done.borrow_mut().clear();
-            return self.drop_strangers(view, pool).await;
+            // Whoever is out and awaited may be back soon, and has most of it then.
+            return match view.is_awaited() {
+                true => Ok(()),
+                false => self.drop_strangers(view, pool).await,
+            };
         }
         loop {
             let missing = self.missing(view, pool, fill).await?;
@@ -158,10 +168,11 @@ impl Target {
         }
     }
 
-    /// Groups that this target is to have and has not, by what their leaders say that they have. Not more than a bound;
-    /// none, if there are none.
+    /// Groups that this target is to have and has not, by what their leaders say that they have, and those that it has
+    /// something of, which may be nothing by now at their leaders. Not more than a bound; none, if there are none.
     async fn missing(self: &Rc<Self>, view: &View, pool: PoolId, fill: &Fill) -> Result<Vec<Missing>, Error> {
-        let mut missing = Vec::new();
+        let mut missing = self.unproved(view, pool, fill).await?;
+        let known: BTreeSet<(ContainerId, u32)> = missing.iter().map(Missing::key).collect();
         for peer in view.others() {
             let leader = Leader { target: self, view, peer };
             let mut after = None;
@@ -169,7 +180,8 @@ impl Target {
                 let list = CopyListRequest { pool, map_version: view.version(), after };
                 let (found, _) = leader.ask::<CopyListResponse>(Opcode::CopyList, list.to_bytes()).await?;
                 for (container, number) in found.groups {
-                    if self.is_missing(view, peer, (container, number), fill)? {
+                    let is_new = !known.contains(&(container, number));
+                    if is_new && self.is_missing(view, peer, (container, number), fill)? {
                         missing.push(Missing { leader: peer, container, number });
                     }
                 }
@@ -186,6 +198,34 @@ impl Target {
             }
         }
         Ok(missing)
+    }
+
+    /// Groups that something is here of, from another time.
+    async fn unproved(&self, view: &View, pool: PoolId, fill: &Fill) -> Result<Vec<Missing>, Error> {
+        let mut unproved = Vec::new();
+        let containers = self.store.borrow().containers(pool);
+        for container in containers {
+            let mut after = None;
+            loop {
+                let found = self.store.borrow_mut().stored_groups(container, after, GROUPS_AT_ONCE);
+                let found = found.map_err(|error| self.refusal(container, error))?;
+                for number in &found {
+                    // What is no group of the pool is nobody's, and who leads no more is not asked.
+                    let leader = view.reign(*number).ok().and_then(|reign| reign.leader);
+                    if let Some(leader) = leader
+                        && self.is_missing(view, leader, (container, *number), fill)?
+                    {
+                        unproved.push(Missing { leader, container, number: *number });
+                    }
+                }
+                after = found.last().copied();
+                if found.len() < GROUPS_AT_ONCE || unproved.len() >= MISSING_MAX {
+                    break;
+                }
+                rt::yield_now().await;
+            }
+        }
+        Ok(unproved)
     }
 
     fn is_missing(&self, view: &View, leader: Peer, key: (ContainerId, u32), fill: &Fill) -> Result<bool, Error> {
