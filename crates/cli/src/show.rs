@@ -38,6 +38,8 @@ struct Rebuild {
     groups_left: u64,
     records: u64,
     bytes: u64,
+    /// Records that were there already.
+    records_same: u64,
     /// Left out while nothing is known.
     seconds_left: Option<u64>,
     /// Ranks that are out and may have what nobody else has.
@@ -78,10 +80,11 @@ fn rebuild_state(pool: &PoolInfo) -> &'static str {
 fn rebuild(pool: &PoolInfo) -> String {
     let rebuild = &pool.rebuild;
     let came = format!(
-        "{} placement groups came ({} in {} records), {} are known to be missing",
+        "{} placement groups came ({} in {} records, beside {} that were there), {} are known to be missing",
         rebuild.groups,
         ByteSize(rebuild.bytes),
         rebuild.records,
+        rebuild.same,
         rebuild.left
     );
     let left = rebuild.seconds_left.map_or(String::new(), |seconds| format!(", about {seconds} s left"));
@@ -140,6 +143,7 @@ pub(crate) fn pool(info: &PoolInfo) -> (serde_json::Value, String) {
             groups_left: info.rebuild.left,
             records: info.rebuild.records,
             bytes: info.rebuild.bytes,
+            records_same: info.rebuild.same,
             seconds_left: info.rebuild.seconds_left,
             awaited_ranks: info.rebuild.awaited.iter().map(|rank| rank.0).collect(),
         },

@@ -99,6 +99,11 @@ pub fn describe_record(number: u16, payload: &[u8]) -> LogEntry {
             entry.container = Some(*container);
             entry.text = format!("up to {limit} records of placement group {group} go");
         }
+        Record::TakeOut { container, keys } => {
+            entry.container = Some(*container);
+            let first = keys.first().map(|key| place_of(key)).unwrap_or_default();
+            entry.text = format!("{} records go that others do not have, from {first} on", keys.len());
+        }
         Record::Coalesced { container, until } => {
             (entry.container, entry.epoch) = (Some(*container), Some(*until));
             entry.text = format!("small extents are joined up to {until}");
@@ -143,6 +148,7 @@ fn name_of(number: u16) -> &'static str {
         kind::MEND => "mend",
         kind::COPY => "copy",
         kind::DROP => "drop",
+        kind::TAKE_OUT => "take out",
         kind::PREPARE => "prepare",
         kind::COMMIT => "commit",
         kind::ABORT => "abort",

@@ -87,7 +87,7 @@ pub use check::{CheckOptions, ContainerCount, Report};
 pub use checked::ReadScope;
 pub use coalesce::JoinLimits;
 pub use conflict::Party;
-pub use copy::{Copied, CopiedPayload, CopiedValue, CopyPart, Incoming};
+pub use copy::{Copied, CopiedPayload, CopiedValue, CopyPart, Incoming, Prints, Span};
 pub use describe::{LogEntry, describe_record};
 pub use diff::{DiffAnchor, Difference, Kind};
 pub use error::{Error, Result};

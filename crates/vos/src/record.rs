@@ -23,6 +23,7 @@
 //! | 16 mend              | see `record/rewrite.rs`                                                     |
 //! | 17 copy              | see `record/copy.rs`                                                        |
 //! | 18 drop              | see `record/copy.rs`                                                        |
+//! | 19 take out          | see `record/copy.rs`                                                        |
 //! | 20 prepare           | change 20, note, epoch 8, minor 2, ops 2, then each op: see `record/change.rs` |
 //! | 21 commit            | change 20                                                                   |
 //! | 22 abort             | change 20                                                                   |
@@ -80,6 +81,7 @@ pub(crate) mod kind {
     pub(crate) const MEND: u16 = 16;
     pub(crate) const COPY: u16 = 17;
     pub(crate) const DROP: u16 = 18;
+    pub(crate) const TAKE_OUT: u16 = 19;
     pub(crate) const PREPARE: u16 = 20;
     pub(crate) const COMMIT: u16 = 21;
     pub(crate) const ABORT: u16 = 22;
@@ -169,6 +171,10 @@ pub(crate) enum Record<'a> {
         container: ContainerId,
         group: u32,
         limit: u32,
+    },
+    TakeOut {
+        container: ContainerId,
+        keys: Vec<&'a [u8]>,
     },
     Prepare {
         container: ContainerId,
@@ -543,6 +549,12 @@ pub(crate) fn encode(out: &mut Vec<u8>, origin: Origin, record: &Record<'_>) -> 
             [group, limit].iter().for_each(|n| out.extend_from_slice(&n.to_le_bytes()));
             kind::DROP
         }
+        Record::TakeOut { container, keys } => {
+            push_head(out, origin, container.to_bytes());
+            out.extend_from_slice(&(keys.len() as u16).to_le_bytes());
+            keys.iter().for_each(|key| push_from(out, key));
+            kind::TAKE_OUT
+        }
         Record::Free { owner, leaves } => {
             push_head(out, origin, [0; 16]);
             out.extend_from_slice(&owner.to_le_bytes());
@@ -594,6 +606,7 @@ pub(crate) fn decode(kind: u16, bytes: &[u8]) -> Option<(Origin, Record<'_>)> {
         kind::COALESCED => Record::Coalesced { container, until: Epoch(r.u64()?) },
         kind::COPY => copy::read(&mut r, container)?,
         kind::DROP => Record::Drop { container, group: r.u32()?, limit: r.u32()? },
+        kind::TAKE_OUT => copy::read_keys(&mut r, container)?,
         kind::PREPARE => change::read_prepare(&mut r, container, bytes)?,
         kind::COMMIT => Record::Commit { pool, change: change::read_change(&mut r)? },
         kind::ABORT => Record::Abort { pool, change: change::read_change(&mut r)? },
@@ -751,6 +764,7 @@ mod tests {
             (Record::Discard { container: container(), limit: 5, from: vec![9] }, 13, "05000000 0100 09"),
             (Record::Coalesced { container: container(), until: Epoch(6) }, 15, "0600000000000000"),
             (Record::Drop { container: container(), group: 7, limit: 5 }, 18, "07000000 05000000"),
+            (Record::TakeOut { container: container(), keys: vec![&[1, 2], &[3]] }, 19, "0200 0200 0102 0100 03"),
         ];
         for (record, number, expected) in cases {
             let mut out = Vec::new();

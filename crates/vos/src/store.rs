@@ -667,6 +667,9 @@ impl Store {
             }),
             Record::Drop { container, group, limit } => catalog
                 .with_shard(*container, |shard| copy::apply_drop(shard, pages, *group, *limit, &mut scratch.freed)),
+            Record::TakeOut { container, keys } => {
+                catalog.with_shard(*container, |shard| copy::apply_take_out(shard, pages, keys, &mut scratch.freed))
+            }
             Record::Free { owner, leaves } => maintain::apply_free(catalog, pages, *owner, *leaves, &mut scratch.freed),
             Record::Prepare { container, change, bytes, .. } => match commit::intent_of(origin, record) {
                 Some(intent) => commit::apply_prepare(catalog, pages, *container, *change, intent, bytes),

@@ -66,6 +66,10 @@ message! {
         pub records: u64,
         /// Of their payloads.
         pub bytes: u64,
+        /// Records of these groups that were there already.
+        pub same: u64,
+        /// How often a group was dropped and copied anew, because sums differed.
+        pub anew: u64,
         /// What that took, in milliseconds.
         pub spent_ms: u64,
     }

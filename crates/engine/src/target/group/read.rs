@@ -75,7 +75,7 @@ impl Target {
     ///
     /// # Errors
     /// `Again`: it is far ahead.
-    async fn reached(&self, at: Epoch, deadline: Instant) -> Result<(), Error> {
+    pub(super) async fn reached(&self, at: Epoch, deadline: Instant) -> Result<(), Error> {
         while at != Epoch::MAX && self.hlc.now() < at {
             let ahead = Duration::from_micros(at.micros().saturating_sub(self.hlc.now().micros())).max(TICK);
             if rt::now() + ahead > deadline {

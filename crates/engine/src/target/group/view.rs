@@ -81,6 +81,16 @@ impl View {
         !self.layout.map().targets().iter().any(|target| target.state().in_change())
     }
 
+    /// This target failed, and what only it had waits for it.
+    pub(super) fn is_awaited(&self) -> bool {
+        let mut own = self.layout.map().targets().iter().filter(|target| self.is_me(target.rank, target.index));
+        own.any(|target| target.state() == TargetState::Away)
+    }
+
+    fn is_me(&self, rank: Rank, target: TargetIndex) -> bool {
+        Peer { rank, target } == self.me
+    }
+
     /// There is something to be done about it: not if a target is down, nothing else is under way, and the pool is to bear
     /// that as it is.
     pub(super) fn goes_on(&self) -> bool {

@@ -69,6 +69,11 @@ fn text(n: u64, version: u64) -> String {
 
 const KEYS: u64 = 240;
 
+/// Of all keys: each version of each value, and the deletes.
+fn records() -> u64 {
+    (0..KEYS).map(|n| 1 + n % 3 + u64::from(n % 11 == 0)).sum()
+}
+
 /// A machine with data, and one without.
 async fn two() -> (Rc<RefCell<Machine>>, Rc<RefCell<Machine>>) {
     let (full, empty) = (Machine::new().await, Machine::named("empty").await);
@@ -93,7 +98,7 @@ async fn pull(
         let machine = empty.borrow();
         (machine.node, machine.target.clone())
     };
-    let work = async move { target.pull(&source, CONTAINER, PLACE.group, Epoch::ZERO).await };
+    let work = async move { target.pull(&source, CONTAINER, PLACE.group).await };
     let gone = |_| Err(Error::new(Code::ShuttingDown, "the machine is gone"));
     rt::sim::current().spawn_on(node, work).await.unwrap_or_else(gone)
 }
@@ -153,13 +158,13 @@ fn a_target_gets_what_another_has_and_keeps_it() {
     simulated(async {
         let (full, empty) = two().await;
         let pulled = pull(&full, &empty, nothing).await.unwrap();
-        // Each version of each value, and the deletes.
-        assert_eq!(pulled.records, (0..KEYS).map(|n| 1 + n % 3 + u64::from(n % 11 == 0)).sum::<u64>());
+        assert_eq!(pulled.records, records());
         is_whole(&empty).await;
         cut(&empty).await;
         is_whole(&empty).await;
         // Once more brings nothing new.
-        pull(&full, &empty, nothing).await.unwrap();
+        let pulled = pull(&full, &empty, nothing).await.unwrap();
+        assert_eq!(pulled, Pulled { same: records(), ..Pulled::default() });
         is_whole(&empty).await;
     });
 }
@@ -183,6 +188,40 @@ fn a_repeat_at_whoever_took_over_gets_the_first_answer() {
     });
 }
 
+/// Who was out gets what it missed, and no more, wherever its power goes on the way; what it did alone, and nobody else has,
+/// goes. Nothing is dropped for that.
+#[test]
+fn who_was_out_gets_what_it_missed() {
+    simulated(async {
+        let (full, out) = two().await;
+        pull(&full, &out, nothing).await.unwrap();
+        let missed = 30;
+        for n in 0..missed {
+            full.borrow().put(7, 10_000 + n, &format!("k{}", n * 8), &text(n * 8, n * 8 % 3)).await.unwrap();
+        }
+        for n in 0..7 {
+            out.borrow().put(9, 1 + n, &format!("k{}", 1 + n * 30), "what nobody else has").await.unwrap();
+            out.borrow().remove(9, 100 + n, &format!("k{}", 2 + n * 30)).await.unwrap();
+        }
+        // Half of it, and then the power goes: what came stays, and is not taken for all.
+        let stop = |asked, _: &mut CopyResponse, _: &mut IoBuf| Duration::from_secs(if asked == 1 { 3600 } else { 0 });
+        let (from, to) = (full.clone(), out.clone());
+        let copying = rt::spawn_local(async move { pull(&from, &to, stop).await });
+        rt::sleep(Duration::from_secs(2)).await;
+        cut(&out).await;
+        drop(copying);
+        let pulled = pull(&full, &out, nothing).await.unwrap();
+        assert!(pulled.records > 0 && pulled.records < missed, "half of it came before: {pulled:?}");
+        assert!(pulled.removed > 0 && pulled.removed < 14 && pulled.anew == 0, "{pulled:?}");
+        assert_eq!(pulled.same + pulled.records, records() + missed, "{pulled:?}");
+        for n in 0..KEYS {
+            let expected = if n % 11 == 0 && n % 8 != 0 { String::new() } else { text(n, n % 3) };
+            assert!(read(&out, format!("k{n}")).await == expected, "k{n}");
+        }
+        on(&out, |target| async move { target.store.borrow().check().expect_clean() }).await;
+    });
+}
+
 /// Who takes longer between two parts than a container is held begins again, and is not satisfied with halves.
 #[test]
 fn a_hold_that_ends_on_the_way_costs_a_new_beginning() {
@@ -192,10 +231,10 @@ fn a_hold_that_ends_on_the_way_costs_a_new_beginning() {
             let machine = machine.borrow();
             rt::sim::current().spawn_on(machine.node, machine.target.clone().upkeep())
         });
-        let once = pull(&full, &empty, nothing).await.unwrap();
         let slow = |asked, _: &mut CopyResponse, _: &mut IoBuf| Duration::from_secs(if asked == 0 { 11 } else { 0 });
-        let twice = pull(&full, &empty, slow).await.unwrap();
-        assert!(twice.records > once.records, "{twice:?} after {once:?}");
+        let pulled = pull(&full, &empty, slow).await.unwrap();
+        // A new look at all of it, that is: what came is there.
+        assert!(pulled.same > 0 && pulled.records == records() && pulled.anew == 0, "{pulled:?}");
         is_whole(&empty).await;
     });
 }
@@ -219,7 +258,8 @@ fn what_arrives_damaged_or_not_at_all_is_noticed() {
             Duration::ZERO
         };
         let pulled = pull(&full, &empty, leave_out).await.unwrap();
-        assert!(pulled.records > KEYS * 3, "it was begun again: {pulled:?}");
+        let found = Pulled { records: records(), bytes: pulled.bytes, same: records() - 1, removed: 0, anew: 0 };
+        assert_eq!(pulled, found, "it was looked for again");
         is_whole(&empty).await;
         let never = |_: u32, response: &mut CopyResponse, _: &mut IoBuf| {
             response.records.retain(|record| !matches!(record.value, CopyValue::Punch));
