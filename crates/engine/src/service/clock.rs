@@ -61,10 +61,14 @@ const ENOUGH: usize = 8;
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Standing {
     /// Not known yet, since this moment of the monotonic clock.
-    Starting { since: u64 },
+    Starting {
+        since: u64,
+    },
     Right,
     /// It is so many microseconds ahead of the others' (behind, if negative).
-    Off { ahead_micros: i64 },
+    Off {
+        ahead_micros: i64,
+    },
 }
 
 /// One question for the time and its answer, in microseconds.

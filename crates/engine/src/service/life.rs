@@ -88,8 +88,11 @@ pub(super) async fn ask_for_a_place(
     let mut last = None;
     while rt::now() < until {
         for address in &wanted.addresses {
-            check_clock(peers, address).await?;
-            match peers.call(address, Opcode::Join, join.to_bytes(), ASK_MAX).await {
+            let asked = match check_clock(peers, address).await {
+                Ok(()) => peers.call(address, Opcode::Join, join.to_bytes(), ASK_MAX).await,
+                Err(error) => Err(error),
+            };
+            match asked {
                 Ok(body) => {
                     let joined: msg::Joined = parse(&body)?;
                     let place =
@@ -111,13 +114,13 @@ pub(super) async fn ask_for_a_place(
 /// Compares this server's clock with that of the one that is asked for a place.
 ///
 /// # Errors
-/// `ClockOffset`. Nothing is said of a server that does not answer.
-async fn check_clock(peers: &Peers, address: &str) -> Result<(), Error> {
+/// `ClockOffset`; or it does not answer, and nothing is known.
+async fn check_clock(peers: &Peers, address: &str) -> Result<(), CallError> {
     let body = msg::Gossip { from: NOBODY, message: Bytes(Vec::new()) }.to_bytes();
     let sent = rt::now();
-    let Ok(answer) = peers.call(address, Opcode::Gossip, body, ASK_MAX).await else { return Ok(()) };
+    let answer = peers.call(address, Opcode::Gossip, body, GOSSIP_MAX).await?;
     match clock::ahead_of(sent, &answer) {
-        Some(ahead_micros) => Err(clock::clock_off(ahead_micros)),
+        Some(ahead_micros) => Err(CallError::Refused(clock::clock_off(ahead_micros))),
         None => Ok(()),
     }
 }

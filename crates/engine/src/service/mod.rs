@@ -226,8 +226,7 @@ impl Service {
         while place.is_founder && self.system.group.members().addresses.is_empty() && begun.elapsed() < STOP_PATIENCE {
             rt::sleep(Duration::from_millis(1)).await;
         }
-        let is_alone =
-            self.system.group.members().voters.iter().eq([&self.rank]) && self.others().is_empty();
+        let is_alone = self.system.group.members().voters.iter().eq([&self.rank]) && self.others().is_empty();
         // Alone, the clock is right by itself; else nobody is served before it was compared.
         let standing = self.judge_clock();
         self.act_on_clock(standing).await?;

@@ -459,7 +459,9 @@ impl SystemState {
 
     /// An earlier start of the server is over, and what a later one says counts.
     fn clock_off(&mut self, rank: Rank, incarnation: u64, ahead_micros: i64) {
-        let Some(member) = self.members.get_mut(&rank).filter(|member| member.incarnation <= incarnation) else { return };
+        let Some(member) = self.members.get_mut(&rank).filter(|member| member.incarnation <= incarnation) else {
+            return;
+        };
         if !matches!(member.state, MemberState::Joined | MemberState::Excluded) {
             return;
         }
