@@ -330,6 +330,7 @@ impl Service {
                 }
                 for event in membership.take_events() {
                     if let Event::Up(life) = event {
+                        self.peers.heard_of(life.rank);
                         self.life.seen.borrow_mut().insert((life.rank, life.start));
                     }
                     tracing::debug!(me = %self.rank, ?event, "who lives");
@@ -382,6 +383,7 @@ impl Service {
 
     pub(super) fn take_gossip(&self, gossip: msg::Gossip) -> Result<Vec<u8>, Error> {
         let received = rt::wall_micros();
+        self.peers.heard_of(gossip.from);
         if !gossip.message.0.is_empty() {
             // Before this server listens there is nothing to be told.
             if let Some(membership) = &mut *self.life.membership.borrow_mut() {
