@@ -574,6 +574,7 @@ fn a_server_that_starts_with_a_wrong_clock_waits_until_it_is_right() {
             cluster.sim.set_clock_skew(node, seconds * 1_000_000);
             let refused = cluster.start(3, Some(join.clone())).await.unwrap_err();
             assert_eq!(refused.code, Code::ClockOffset, "{refused}");
+            cluster.crash(3);
             cluster.sim.set_clock_skew(node, 0);
             cluster.start(3, Some(join)).await.unwrap();
             cluster.settle("it is in", &all, |info| states(info) == [MemberState::Joined; 4]).await;

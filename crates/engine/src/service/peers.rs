@@ -50,6 +50,7 @@ struct Line {
     opening: RefCell<Opening>,
     /// An attempt to open has ended.
     tried: Notify,
+    attempts: Cell<u64>,
     /// Since when it owes an answer, any.
     silent_since: Cell<Option<rt::Instant>>,
 }
@@ -60,8 +61,8 @@ enum Opening {
     /// As far as is known, somebody answers there.
     #[default]
     Open,
-    /// Somebody tries.
-    Tried,
+    /// Somebody tries, in this attempt of all.
+    Tried { attempt: u64 },
     /// Nobody answered, so many times in a row; not tried again before then.
     Paused { failures: u32, until: rt::Instant, cause: CallError },
 }
@@ -76,15 +77,15 @@ impl Peers {
     pub(super) fn learn(&self, rank: Rank, incarnation: u64, address: &str) {
         let mut book = self.book.borrow_mut();
         let known = book.get(&rank);
-        if known.is_some_and(|(since, _)| *since < incarnation)
-            && let Some(line) = self.lines.borrow().get(address)
-        {
-            line.hurry();
-        }
-        if known.is_some_and(|(since, known)| *since > incarnation || known == address) {
+        if known.is_some_and(|(since, known)| *since > incarnation || (*since == incarnation && known == address)) {
             return;
         }
-        if let Some((_, before)) = book.insert(rank, (incarnation, address.to_string())) {
+        if let Some(line) = self.lines.borrow().get(address) {
+            line.hurry();
+        }
+        if let Some((_, before)) = book.insert(rank, (incarnation, address.to_string()))
+            && before != address
+        {
             self.lines.borrow_mut().remove(&before);
         }
     }
@@ -172,8 +173,10 @@ impl Peers {
                 let to: Address = address.parse().map_err(|error: net::AddressError| {
                     CallError::Refused(Error::new(Code::Invalid, error.to_string()))
                 })?;
-                line.opening.replace(Opening::Tried);
-                drop(rt::spawn_local(try_to_open(to, self.caller.clone(), Rc::clone(line), failures)));
+                let attempt = line.attempts.get() + 1;
+                line.attempts.set(attempt);
+                line.opening.replace(Opening::Tried { attempt });
+                drop(rt::spawn_local(try_to_open(to, self.caller.clone(), Rc::clone(line), attempt, failures)));
             }
             if rt::timeout(until - rt::now(), tried).await.is_err() {
                 let cause = format!("no answer within {} ms", within.as_millis());
@@ -188,13 +191,15 @@ impl Peers {
 }
 
 /// One attempt; how it ended is left with the line.
-async fn try_to_open(to: Address, caller: Caller, line: Rc<Line>, failures: u32) {
+async fn try_to_open(to: Address, caller: Caller, line: Rc<Line>, attempt: u64, failures: u32) {
     match Connection::open(&to, Service::Control, &caller, OPEN_MAX).await {
         Ok(connection) => {
             line.silent_since.set(None);
             *line.connection.borrow_mut() = Some(connection);
             line.opening.replace(Opening::Open);
         }
+        // The peer was heard of meanwhile: others may try, and this one says nothing.
+        Err(_) if !matches!(*line.opening.borrow(), Opening::Tried { attempt: now } if now == attempt) => {}
         Err(cause) => {
             let failures = failures.saturating_add(1);
             line.opening.replace(Opening::Paused { failures, until: rt::now() + pause(failures), cause });
@@ -217,7 +222,7 @@ impl Line {
     fn may_try(&self) -> Result<Option<u32>, CallError> {
         match &*self.opening.borrow() {
             Opening::Open => Ok(Some(0)),
-            Opening::Tried => Ok(None),
+            Opening::Tried { .. } => Ok(None),
             Opening::Paused { until, cause, .. } if *until > rt::now() => Err(cause.clone()),
             Opening::Paused { failures, .. } => Ok(Some(*failures)),
         }
@@ -225,10 +230,8 @@ impl Line {
 
     /// Whoever answers there was heard of.
     fn hurry(&self) {
-        let mut opening = self.opening.borrow_mut();
-        if let Opening::Paused { .. } = *opening {
-            *opening = Opening::Open;
-        }
+        self.opening.replace(Opening::Open);
+        self.tried.notify_waiters();
     }
 
     fn working(&self) -> Option<Connection> {
