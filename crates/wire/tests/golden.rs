@@ -276,6 +276,7 @@ fn peer_samples(check: &mut impl Check) {
     };
     check.one("joined", joined);
     check.one("gossip", Gossip { from: Rank(2), message: body });
+    check.one("gossiped", Gossiped { received: 7, answered: 8 });
     check.one("server_storage", ServerStorage { devices: vec![] });
     check.one("server_space_query", ServerSpaceQuery { pool: pool_id() });
     check.one("server_log", ServerLog { masks: text("info") });
@@ -439,6 +440,7 @@ fn control_samples(check: &mut impl Check) {
         fault_domain: text("/rack1/node2"),
         state: MemberState::Joined,
         targets: 8,
+        trouble: Some(Error::new(Code::ClockOffset, "off")),
     };
     check.one(
         "system_info",

@@ -82,6 +82,7 @@ impl Service {
         let group = GroupId(id.to_bytes());
         let empty = PoolState::empty(id);
         let group = open_group(&directory, group, me, empty, &self.peers, is_maker, Config::default()).await?;
+        group.may_lead(self.clock.is_right());
         let slot = Rc::new(Slot::new(group));
         self.pools.borrow_mut().insert(id, Rc::clone(&slot));
         let mut tasks = slot.tasks.borrow_mut();
@@ -104,13 +105,12 @@ impl Service {
         }
         let mut watch = self.system.group.watch();
         let (mut last, mut sent) = (Followed::default(), None);
-        let mut is_serving = true;
         loop {
             self.learn_addresses();
             let version = self.system.group.local(|system| system.version);
             if last.version != version || !last.trouble.is_empty() {
                 let mut trouble: Vec<_> =
-                    self.follow_stop(&mut is_serving).await.err().map(|error| (None, error)).into_iter().collect();
+                    self.serve_or_not().await.err().map(|error| (None, error)).into_iter().collect();
                 trouble.extend(self.follow_rows().await);
                 for (_, error) in &trouble {
                     tracing::warn!(%error, "the pools here are not as the system wants them");
@@ -128,17 +128,6 @@ impl Service {
                 return;
             }
         }
-    }
-
-    /// Has the targets here serve, or stop serving, as an administrator wants it. The replicas here go on in any case.
-    async fn follow_stop(&self, is_serving: &mut bool) -> Result<(), Error> {
-        let wanted = !self.system.group.local(|system| system.is_stopped(self.rank));
-        if wanted != *is_serving {
-            self.tell_all(|done| Order::SetServing { is_serving: wanted, done }).await?;
-            *is_serving = wanted;
-            tracing::info!(rank = %self.rank, is_serving = wanted, "an administrator wants it so");
-        }
-        Ok(())
     }
 
     /// Makes the replicas and pools here those that the system's state names.
@@ -424,7 +413,7 @@ impl Service {
         join_all(self.targets.iter().map(|target| target.ask(&order))).await
     }
 
-    async fn tell_all(&self, order: impl Fn(Done<()>) -> Order) -> Result<(), Error> {
+    pub(super) async fn tell_all(&self, order: impl Fn(Done<()>) -> Order) -> Result<(), Error> {
         self.tell(order).await.into_iter().collect()
     }
 
