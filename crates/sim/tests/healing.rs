@@ -170,6 +170,63 @@ fn a_dead_server_is_given_up(seed: u64) {
     });
 }
 
+/// Two of five servers die at once, for good. All objects have three copies, so nothing is out of reach and nobody has to be
+/// given up. What has two copies and came later may be refused its place for a while, and holds up nothing either: where
+/// both of its places are dead, it never was.
+fn two_die_at_once_and_three_copies_are_enough(seed: u64) {
+    in_a_system(seed, 5, async move |cluster, system| {
+        let three = store(&system, 3).await;
+        put(&three, 0..KEYS).await;
+        let dead = [(seed % 5) as usize, ((seed + 1 + seed % 3) % 5) as usize];
+        dead.iter().for_each(|server| cluster.crash(*server));
+        put(&three, KEYS..KEYS + 20).await;
+        let two = store(&system, 2).await;
+        put(&two, 0..40).await;
+        let all_out = |info: &PoolInfo| info.rebuild.awaited.len() == 2;
+        let is_healed = |info: &PoolInfo| info.rebuild.state == RebuildState::Idle && all_out(info);
+        until(&system, "healed", is_healed).await;
+        is_whole(&three, 0..KEYS + 20).await;
+        is_whole(&two, 0..40).await;
+        for server in dead {
+            cluster.restart(server).await;
+        }
+        until(&system, "all in service", |info| info.disabled_targets == 0).await;
+        is_whole(&three, 0..KEYS + 20).await;
+        is_whole(&two, 0..40).await;
+    });
+}
+
+/// As before, but there are objects of two copies, and some of them had both on the dead: what stands in for these would
+/// count as empty. The pool waits until one of the two is back, and nothing is lost.
+fn two_die_at_once_and_two_copies_wait(seed: u64) {
+    in_a_system(seed, 5, async move |cluster, system| {
+        let (three, two) = (store(&system, 3).await, store(&system, 2).await);
+        put(&three, 0..40).await;
+        put(&two, 0..KEYS).await;
+        let dead = [(seed % 5) as usize, ((seed + 2) % 5) as usize];
+        dead.iter().for_each(|server| cluster.crash(*server));
+        until(&system, "waiting", |info| info.rebuild.state == RebuildState::Waiting).await;
+        rt::sleep(Duration::from_secs(30)).await;
+        let info = system.pool_info("tank").await.unwrap();
+        assert_eq!((info.rebuild.state, info.rebuild.awaited.len()), (RebuildState::Waiting, 2), "{info:?}");
+        cluster.restart(dead[0]).await;
+        let awaited = [Rank(dead[1] as u32)];
+        until(&system, "healed", |i| i.rebuild.state == RebuildState::Idle && i.rebuild.awaited == awaited).await;
+        is_whole(&three, 0..40).await;
+        is_whole(&two, 0..KEYS).await;
+    });
+}
+
+#[test]
+fn two_servers_that_die_at_once_hold_up_nothing_that_has_three_copies() {
+    (0..2).for_each(two_die_at_once_and_three_copies_are_enough);
+}
+
+#[test]
+fn two_servers_that_die_at_once_are_waited_for_when_both_copies_may_be_theirs() {
+    (0..2).for_each(two_die_at_once_and_two_copies_wait);
+}
+
 #[test]
 fn what_only_a_dead_server_had_is_written_off_when_it_is_given_up() {
     (0..2).for_each(a_dead_server_is_given_up);

@@ -439,6 +439,8 @@ message! {
         /// The version at which they began to leave, and the one at which they were taken in; zero: they did not.
         pub left: u32,
         pub joined: u32,
+        /// Of those that do not serve, the last version at which they did; zero: they never did.
+        pub served: u32,
     }
 }
 

@@ -253,7 +253,10 @@ fn peer_samples(check: &mut impl Check) {
     check.one("propose", Propose { group: group.clone(), request: Some((7, 1)), command: body.clone() });
     let trouble = vec![(Some(container_id()), Error::new(Code::NoSpace, "full")), (None, Error::new(Code::Io, "bad"))];
     let filling = Filling { version: 3, groups: 40, left: 2, records: 9000, bytes: 1 << 30, spent_ms: 2500 };
-    check.one("report", Report { group, rank: Rank(2), version: 9, filling: vec![filling], trouble });
+    check.one(
+        "report",
+        Report { group, rank: Rank(2), version: 9, filling: vec![filling], widths: vec![2, 3], trouble },
+    );
     check.one("filling", filling);
     check.one("reported", Reported { applied: 77 });
     let join = Join {
@@ -595,7 +598,7 @@ fn map_samples(check: &mut impl Check) {
         targets: 8,
         weight: 2,
     };
-    let run = StandingRun { first: 1, count: 7, since: 5, state: TargetState::Down, left: 5, joined: 4 };
+    let run = StandingRun { first: 1, count: 7, since: 5, state: TargetState::Down, left: 5, joined: 3, served: 4 };
     let map = PoolMap {
         id: pool_id(),
         label: text("tank"),

@@ -8,7 +8,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::rc::Rc;
 use std::time::Duration;
 
-use futures_util::future::join_all;
+use futures_util::future::{Either, join_all, select};
 use net::Address;
 use placement::PoolMap;
 use raft::{Config, Group, GroupId, StateMachine};
@@ -179,6 +179,7 @@ impl Service {
 
     /// Removes a pool from the targets here, and its replica.
     async fn remove_pool(&self, id: PoolId) -> Result<(), Error> {
+        self.widths.forget(id);
         // The agent first: it would make the pool anew.
         let slot = self.pools.borrow_mut().remove(&id);
         if let Some(slot) = slot {
@@ -213,7 +214,7 @@ impl Service {
                 for (container, error) in &trouble {
                     tracing::warn!(pool = %id, ?container, %error, "the targets do not agree with the pool's state");
                 }
-                last = Followed { version, filling: last.filling, trouble };
+                last = Followed { version, trouble, ..last };
                 slot.is_settled.set(last.trouble.is_empty());
                 sent = None;
             } else if version == 0 {
@@ -225,12 +226,20 @@ impl Service {
                 last.filling = filling;
                 sent = None;
             }
+            let wanted = self.widths.changed();
+            let widths = slot.group.local(|pool| self.widths.of(id, |width| pool.widths.contains_key(&width)));
+            if last.widths != widths {
+                last.widths = widths;
+                sent = None;
+            }
             let leader = slot.group.standing().leader.map(|leader| leader.rank);
             if sent.is_none() || sent != leader {
                 sent = self.report(&slot, GroupId(id.to_bytes()), &last).await.then_some(leader).flatten();
             }
             let pause = if sent.is_none() || !last.trouble.is_empty() || is_filling { AGAIN } else { IDLE };
-            if let Ok(None) = rt::timeout(pause, watch.changed()).await {
+            let changed = std::pin::pin!(watch.changed());
+            let wanted = std::pin::pin!(wanted);
+            if let Ok(Either::Left((None, _))) = rt::timeout(pause, select(changed, wanted)).await {
                 return;
             }
         }
@@ -318,7 +327,8 @@ impl Service {
     async fn tell_map(&self, pool: PoolId, state: &PoolState, told: &mut Told) -> Result<(), Error> {
         let Some(map) = state.map().filter(|_| !state.is_alone()) else { return Ok(()) };
         let (heals, addresses) = (state.heals(), self.addresses_of(state));
-        let view = PoolView { map: map.clone(), heals, addresses, rank: self.rank };
+        let widths = state.widths.keys().copied().collect();
+        let view = PoolView { map: map.clone(), widths, heals, addresses, rank: self.rank };
         if told.map.as_ref() == Some(&view) {
             return Ok(());
         }
@@ -418,8 +428,9 @@ impl Service {
     }
 
     async fn send_report(&self, leader: Rank, group: GroupId, followed: &Followed) -> Option<u64> {
-        let Followed { version, filling, trouble } = followed.clone();
-        let report = msg::Report { group: Bytes(group.0.to_vec()), rank: self.rank, version, filling, trouble };
+        let Followed { version, filling, widths, trouble } = followed.clone();
+        let (group, widths) = (Bytes(group.0.to_vec()), widths.into_iter().collect());
+        let report = msg::Report { group, rank: self.rank, version, filling, widths, trouble };
         let answer = self.peers.ask(leader, Opcode::Report, report.to_bytes(), REPORT_MAX).await;
         let body = answer.inspect_err(|error| tracing::debug!(%leader, %error, "a report was not heard")).ok()?;
         msg::Reported::from_bytes(&body).ok().map(|reported| reported.applied)
@@ -432,7 +443,8 @@ impl Service {
     pub(super) async fn reported(&self, body: &[u8]) -> Result<Vec<u8>, Error> {
         let report: msg::Report = parse(body)?;
         let id = super::route::group_id(&report.group.0)?;
-        let followed = Followed { version: report.version, filling: report.filling, trouble: report.trouble };
+        let msg::Report { version, filling, trouble, .. } = report;
+        let followed = Followed { version, filling, widths: report.widths.into_iter().collect(), trouble };
         let applied = if id == self.system_group() {
             hear(&self.system, report.rank, followed).await?
         } else {

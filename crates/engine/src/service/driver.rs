@@ -62,6 +62,12 @@ impl Heard<'_> {
 /// What the state of a pool says next, after what was reported.
 pub(super) fn next_steps(pool: &PoolState, heard: &Heard<'_>) -> Vec<PoolCommand> {
     let mut steps = Vec::new();
+    // First: a request waits for it.
+    let wanted: BTreeSet<u32> = heard.reports.values().flat_map(|followed| &followed.widths).copied().collect();
+    let widths: Vec<u32> = wanted.into_iter().filter(|width| !pool.widths.contains_key(width)).collect();
+    if !widths.is_empty() {
+        steps.push(PoolCommand::UseWidths { widths });
+    }
     for (&id, container) in &pool.containers {
         let progress = || heard.progress(container.since, Some(id));
         match container.phase {

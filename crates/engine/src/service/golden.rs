@@ -136,6 +136,7 @@ fn pool_commands() -> Vec<PoolCommand> {
             indices: vec![],
             force: false,
         },
+        PoolCommand::UseWidths { widths: vec![2, 3] },
     ]
 }
 

@@ -12,13 +12,15 @@
 //!
 //! # Always true
 //! 1. Nothing is finished before all who are to have something have said that they have it, by this version (K12).
-//! 2. A failure is not finished while a group with copies is served by nobody: all who had it are out, and whoever
-//!    stands in for them has nothing. It waits for one of them, or until they are given up (K1).
+//! 2. A failure is not finished while a group that may have copies is served by nobody: all who had it are out, and
+//!    whoever stands in for them has nothing. It waits for one of them, or until they are given up (K1). What may have
+//!    copies are groups of the pool's widths in use, which lie in one state with the map: whoever may write by an older
+//!    map knows no width that came later.
 //! 3. What has one copy only is never taken for rebuilt: see [`placement`].
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use placement::{CameFrom, Change, Event, Layout, PoolMap, SLOTS_MAX, Target, TargetState};
+use placement::{CameFrom, Change, Event, Layout, PoolMap, Slot, Target, TargetState};
 use types::{PoolId, Rank};
 use wire::control::{Rebuild, RebuildState};
 use wire::peer::Filling;
@@ -109,11 +111,7 @@ pub(super) fn returned(map: &PoolMap, given_up: &BTreeSet<u32>, kept_out: &BTree
         let targets = map.targets().iter().zip(0..).filter(|(target, _)| is_unfinished(target.state()));
         targets.filter(|(_, position)| !given_up.contains(position)).map(|(target, _)| target)
     };
-    // What lies before the map's history is before all that lies in it.
-    let served = |target: &Target| {
-        let is_in = |version: &u32| target.standing_at(*version).is_some_and(|then| then.state == TargetState::UpIn);
-        (map.floor()..=map.version()).rev().find(is_in).unwrap_or(0)
-    };
+    let served = |target: &Target| target.standing().served;
     let last = out().map(served).max()?;
     let may_come = |rank: &Rank| {
         let is_alone = out().all(|target| target.rank == *rank);
@@ -125,10 +123,7 @@ pub(super) fn returned(map: &PoolMap, given_up: &BTreeSet<u32>, kept_out: &BTree
         };
         let mut mine = mine.filter_map(coming).peekable();
         mine.peek().is_some()
-            && mine.all(|(state, served)| {
-                let is_last = || last > 0 && served == last;
-                state == TargetState::Up(CameFrom::Down) && (is_alone || is_last())
-            })
+            && mine.all(|(state, served)| state == TargetState::Up(CameFrom::Down) && (is_alone || served == last))
     };
     map.servers().iter().map(|server| server.rank).find(may_come)
 }
@@ -181,23 +176,28 @@ fn last_awaited(map: &PoolMap) -> u32 {
     awaited.map(|standing| standing.left).max().unwrap_or(0)
 }
 
-/// Widths of groups that may be served by nobody although they have copies: not more than there are targets that do not
-/// serve.
-fn doubtful_widths(map: &PoolMap) -> std::ops::RangeInclusive<usize> {
-    let idle = map.targets().iter().filter(|target| target.state() != TargetState::New && !target.state().serves());
-    2..=idle.count().min(SLOTS_MAX)
+/// Whether nobody serves a group that may have data: it has copies, and was served by somebody when its width came into
+/// use (`since`) or later. Where nothing is said of who had it any more, it may have any.
+fn is_orphaned(map: &PoolMap, slots: &[Slot], since: u32) -> bool {
+    let mut lost = slots.iter().filter_map(|slot| slot.lost).peekable();
+    let may_have_data =
+        lost.peek().is_none() || lost.any(|position| map.targets()[position as usize].standing().served >= since);
+    // A pool that has only one target has no copies.
+    slots.len() > 1 && slots.iter().all(|slot| slot.serving.is_none()) && may_have_data
 }
 
 impl Service {
-    /// Whether somebody serves each group of a pool that has copies.
+    /// Whether somebody serves each group of a pool that may have copies of anything.
     ///
-    /// Cost: nothing while no target is down; else, once a version, a walk over all groups in steps.
+    /// Cost: nothing while no target is down; else, once a version and set of widths, a walk over all groups of these widths
+    /// in steps.
     pub(super) async fn is_served(&self, pool: &PoolState) -> bool {
         let Some(map) = pool.map() else { return true };
         if !map.targets().iter().any(|target| is_unfinished(target.state())) {
             return true;
         }
-        let key = (pool.id, map.version());
+        // Widths only come to it: how many there are says which.
+        let key = (pool.id, map.version(), pool.widths.len());
         if let Some((known, is_served)) = self.served.get()
             && known == key
         {
@@ -205,11 +205,12 @@ impl Service {
         }
         let layout = Layout::new(map.clone());
         let mut is_served = true;
-        'all: for width in doubtful_widths(map) {
+        // A wider group has somebody left in service.
+        let idle = map.targets().iter().filter(|target| target.state() != TargetState::New && !target.state().serves());
+        let idle = idle.count() as u32;
+        'all: for (&width, &since) in pool.widths.range(..=idle) {
             for pg in 0..layout.pg_count() {
-                let slots = layout.slots(pg, width);
-                // A pool that has only one target has no copies.
-                if slots.len() > 1 && slots.iter().all(|slot| slot.serving.is_none()) {
+                if is_orphaned(map, &layout.slots(pg, width as usize), since) {
                     is_served = false;
                     break 'all;
                 }
@@ -257,8 +258,8 @@ impl Service {
     }
 }
 
-/// The pool and the version of its map that were looked at, and whether all is served.
-pub(super) type Served = ((PoolId, u32), bool);
+/// The pool, the version of its map and the number of its widths that were looked at, and whether all is served.
+pub(super) type Served = ((PoolId, u32, usize), bool);
 
 #[cfg(test)]
 mod tests {
@@ -323,6 +324,28 @@ mod tests {
         assert_eq!(map.targets()[2].state(), TargetState::DownOut);
         // Nobody is waiting for it, and it does not come back by itself.
         assert_eq!(returning(&map, &[Rank(2)], &NOBODY), []);
+    }
+
+    /// Once who served last was looked for in the map's history: two that were both out for longer than that were both
+    /// taken for having served never, and waited until one was given up.
+    #[test]
+    fn two_that_were_out_for_longer_than_the_map_looks_back_come_back_by_themselves() {
+        let mut map = map(4);
+        happen(&mut map, &[(3, Event::Exclude)]);
+        happen(&mut map, &[(2, Event::Exclude)]);
+        for _ in 0..placement::HISTORY_MAX {
+            happen(&mut map, &[(1, Event::Drain)]);
+            happen(&mut map, &[(1, Event::Cancel)]);
+        }
+        assert!(map.floor() > 3, "both left before all that the map knows");
+        let back = returning(&map, &[Rank(2), Rank(3)], &NOBODY);
+        happen(&mut map, &back);
+        // The last to serve has all; the other may have missed what only that one got.
+        for (rank, position) in [(2, 2), (3, 3)] {
+            assert_eq!(returned(&map, &NOBODY, &NOBODY), Some(Rank(rank)));
+            happen(&mut map, &[(position, Event::Reintegrated)]);
+        }
+        assert_eq!(returned(&map, &NOBODY, &NOBODY), None);
     }
 
     #[test]

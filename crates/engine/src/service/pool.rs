@@ -1,8 +1,9 @@
 //! A pool's state: properties, map version, containers, snapshots.
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::ops::RangeInclusive;
 
-use placement::{Event, PoolMap, Server, TargetState};
+use placement::{Event, PoolMap, SLOTS_MAX, Server, TargetState};
 use types::{
     Code, ContainerId, ContainerProperty, Epoch, Error, Label, Layout, PoolId, PoolProperty, Property, PropertyError,
     Rank, Span, TargetIndex, check_property,
@@ -21,6 +22,8 @@ use crate::target::order::PoolShare;
 const CONTAINERS_MAX: usize = 4096;
 const SNAPSHOTS_MAX: usize = 1024;
 const ATTRIBUTES_MAX: usize = 1024;
+/// Widths of groups that have copies.
+const WIDTHS: RangeInclusive<u32> = 2..=SLOTS_MAX as u32;
 /// Longest attribute name and value, in bytes.
 const ATTRIBUTE_NAME_BYTES_MAX: usize = 512;
 const ATTRIBUTE_VALUE_BYTES_MAX: usize = 64 << 10;
@@ -45,6 +48,9 @@ message! {
         pub containers: BTreeMap<ContainerId, Container>,
         /// Positions of targets that are out, and that nobody waits for any more.
         pub given_up: BTreeSet<u32>,
+        /// Widths of groups, from two up, of which any may have been written, and the version of the map by which each came to
+        /// be one.
+        pub widths: BTreeMap<u32, u32>,
     }
 }
 
@@ -151,6 +157,8 @@ message! {
         AddServers { servers: Vec<PoolServer> } = 25,
         /// New targets of these ranks have made their shares, by the map of `version`: they take their part.
         Extend { version: u32, ranks: Vec<Rank> } = 26,
+        /// Groups of these widths are about to be written for the first time.
+        UseWidths { widths: Vec<u32> } = 27,
     }
 }
 
@@ -280,6 +288,7 @@ impl raft::StateMachine for PoolState {
             }
             PoolCommand::AddServers { servers } => self.add_servers(servers)?,
             PoolCommand::Extend { version, ranks } => self.change_map(version, &ranks, Event::Extend)?,
+            PoolCommand::UseWidths { widths } => self.use_widths(&widths),
         }
         Ok(PoolDone::Version { version: self.version })
     }
@@ -299,6 +308,7 @@ impl PoolState {
             properties: BTreeMap::new(),
             containers: BTreeMap::new(),
             given_up: BTreeSet::new(),
+            widths: BTreeMap::new(),
         }
     }
 
@@ -349,6 +359,16 @@ impl PoolState {
     pub(super) fn may_happen(&self, event: Event, state: TargetState, position: u32) -> bool {
         let is_way_in = matches!(event, Event::Reintegrate | Event::Extend);
         matches!(state.after(event), Ok(Some(_))) && (!is_way_in || self.may_return(position))
+    }
+
+    /// Has widths in use from now on; what no group can have is passed over.
+    fn use_widths(&mut self, widths: &[u32]) {
+        let since = self.map().map_or(0, PoolMap::version);
+        let before = self.widths.len();
+        for width in widths.iter().filter(|width| WIDTHS.contains(width)) {
+            self.widths.entry(*width).or_insert(since);
+        }
+        self.version += u64::from(self.widths.len() != before);
     }
 
     /// On one server, where nothing ever changed: nobody has copies, and there is nobody to ask. Its targets need no map,

@@ -43,6 +43,7 @@ use self::scrub::Scrubber;
 use self::upkeep::Upkeep;
 use crate::hold::HorizonHold;
 use crate::sessions::Sessions;
+use crate::widths::WantedWidths;
 
 /// Fault point: a request has taken effect, and its answer stays away for longer than anybody waits.
 pub const ANSWER_IS_LATE: &str = "engine.target.answer_is_late";
@@ -56,6 +57,7 @@ pub struct Target {
     media: media::Store,
     hlc: Hlc,
     hold: HorizonHold,
+    widths: WantedWidths,
     sessions: Sessions,
     upkeep: Upkeep,
     holds: rebuild::Holds,

@@ -318,7 +318,8 @@ impl Target {
         deadline: Instant,
     ) -> Result<Option<Rc<View>>, Error> {
         let until = deadline.min(rt::now() + MAP_PATIENCE);
-        while !self.groups.alone.borrow().contains(&pool) {
+        // Whoever knows another map than the first knows that there are others by now.
+        while version > 1 || !self.groups.alone.borrow().contains(&pool) {
             let mapped = self.groups.mapped.notified();
             if self.groups.view(pool).is_some() || rt::timeout(until - rt::now(), mapped).await.is_err() {
                 return self.view_of(pool, version, deadline).await.map(Some);

@@ -1,7 +1,7 @@
 //! A pool's map as one target sees it: where its groups are, and how to get there.
 
 use std::cell::RefCell;
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::rc::Rc;
 
 use net::Address;
@@ -17,6 +17,8 @@ const REIGNS_MAX: usize = 16 << 10;
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct PoolView {
     pub map: PoolMap,
+    /// Widths of groups that may be written. In one state with the map: who goes by an older map knows none that came later.
+    pub widths: BTreeSet<u32>,
     /// What failed is made anew elsewhere.
     pub heals: bool,
     /// Where the pool's servers listen.
@@ -49,6 +51,7 @@ impl Reign {
 /// A pool's map, made ready.
 pub(super) struct View {
     layout: Layout,
+    pub(super) widths: BTreeSet<u32>,
     heals: bool,
     addresses: BTreeMap<Rank, Address>,
     pub(super) me: Peer,
@@ -60,6 +63,7 @@ impl View {
         let me = Peer { rank: view.rank, target };
         View {
             layout: Layout::new(view.map),
+            widths: view.widths,
             heals: view.heals,
             addresses: view.addresses,
             me,
