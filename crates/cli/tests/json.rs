@@ -146,6 +146,8 @@ fn administer(c: &mut Checker) {
         (&json!("up_in"), &json!(false))
     );
     assert_eq!((&targets["infos"][1]["target_idx"], &targets["infos"][1]["kept_out"]), (&json!(1), &json!(true)));
+    assert_eq!(c.dmg("pool rebuild stop", &["side"])["rebuild"]["state"], "stopped");
+    c.dmg("pool rebuild start", &["side"]);
     c.dmg("pool give-up", one);
     c.dmg("pool reintegrate", one);
     let one = &["side", "--rank", "0", "--target-idx", "1"];

@@ -217,6 +217,38 @@ fn two_die_at_once_and_two_copies_wait(seed: u64) {
     });
 }
 
+/// What an administrator stops stays as far as it came, also over a change of the leader, and goes on when he says so.
+fn a_rebuild_is_stopped_and_started(seed: u64) {
+    in_a_system(seed, 4, async move |cluster, system| {
+        let two = store(&system, 2).await;
+        put(&two, 0..KEYS).await;
+        let refused = system.rebuild("tank", false).await.unwrap_err();
+        assert_eq!((refused.code, refused.remedy.is_some()), (Code::NotFound, true), "{refused}");
+        let leaving = Rank((seed % 4) as u32);
+        system.change_targets("tank", TargetChange::Drain, vec![leaving], Vec::new(), false).await.unwrap();
+        let stopped = system.rebuild("tank", false).await.unwrap();
+        assert_eq!(stopped.rebuild.state, RebuildState::Stopped, "{stopped:?}");
+        // What was under way comes to its end.
+        rt::sleep(Duration::from_secs(2)).await;
+        let before = system.pool_info("tank").await.unwrap();
+        cluster.crash(before.leader.unwrap().0 as usize);
+        put(&two, KEYS..KEYS + 20).await;
+        cluster.restart(before.leader.unwrap().0 as usize).await;
+        rt::sleep(Duration::from_secs(20)).await;
+        let after = system.pool_info("tank").await.unwrap();
+        assert_eq!(after.rebuild.state, RebuildState::Stopped, "{after:?}");
+        assert!(after.disabled_targets > 0, "who came back gets what it missed later");
+        system.rebuild("tank", true).await.unwrap();
+        until(&system, "drained", |info| info.rebuild.state == RebuildState::Idle && info.disabled_targets == 2).await;
+        is_whole(&two, 0..KEYS + 20).await;
+    });
+}
+
+#[test]
+fn what_is_stopped_stays_as_it_is_until_it_is_started() {
+    (0..2).for_each(a_rebuild_is_stopped_and_started);
+}
+
 #[test]
 fn two_servers_that_die_at_once_hold_up_nothing_that_has_three_copies() {
     (0..2).for_each(two_die_at_once_and_three_copies_are_enough);

@@ -254,6 +254,15 @@ message! {
 }
 
 message! {
+    /// Stops what is on its way in a pool, for whatever reason it is; or has it go on, and what failed made anew, whatever the
+    /// pool's policy says. Answered with [`PoolInfo`] when the servers know.
+    pub struct PoolRebuild {
+        pub pool: String,
+        pub start: bool,
+    }
+}
+
+message! {
     pub struct PoolQueryTargets {
         pub pool: String,
         pub rank: Rank,
@@ -372,6 +381,8 @@ message! {
         Busy = 2,
         /// All that can be had is where it is to be; who is awaited has the rest.
         Waiting = 3,
+        /// An administrator stopped it.
+        Stopped = 4,
     }
 }
 

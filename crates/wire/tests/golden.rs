@@ -527,6 +527,7 @@ fn control_samples(check: &mut impl Check) {
     check.one("target_change-drain", TargetChange::Drain);
     check.one("target_change-reintegrate", TargetChange::Reintegrate);
     check.one("target_change-give_up", TargetChange::GiveUp);
+    check.one("pool_rebuild", PoolRebuild { pool: text("tank"), start: true });
     check.one("pool_extend", PoolExtend { pool: text("tank"), ranks: vec![Rank(5)] });
     check.one(
         "pool_query_targets",
@@ -561,9 +562,13 @@ fn control_samples(check: &mut impl Check) {
         seconds_left: Some(7),
         awaited: vec![Rank(3)],
     };
-    for (name, state) in
-        [("idle", RebuildState::Idle), ("busy", RebuildState::Busy), ("waiting", RebuildState::Waiting)]
-    {
+    let states = [
+        ("idle", RebuildState::Idle),
+        ("busy", RebuildState::Busy),
+        ("waiting", RebuildState::Waiting),
+        ("stopped", RebuildState::Stopped),
+    ];
+    for (name, state) in states {
         check.one(&format!("rebuild_state-{name}"), state);
     }
     check.one("rebuild", rebuild.clone());

@@ -49,6 +49,23 @@ impl Service {
         self.pool_info(id, slot).await
     }
 
+    /// Stops what is on its way in the pool, or has it go on; done when all servers of the pool that are up know.
+    pub(super) async fn pool_rebuild(
+        self: &Rc<Self>,
+        call: &Call,
+        id: PoolId,
+        slot: &Slot<PoolState>,
+        term: u64,
+        request: msg::PoolRebuild,
+    ) -> Result<msg::PoolInfo, Error> {
+        let _change = slot.changes.lock().await;
+        let command = PoolCommand::Rebuild { start: request.start };
+        if let PoolDone::Version { version } = slot.propose(Some(term), call.name(), &command).await?? {
+            self.done(slot, version, None, call.until).await?;
+        }
+        self.pool_info(id, slot).await
+    }
+
     /// Gives the pool more servers. Three steps: the system's state says which servers the pool is to have, so that they
     /// open replicas; the pool's map gets to know them, so that their targets make their shares; when they have, the
     /// targets are on their way in. The second and third are the driver's: they go on whoever dies.

@@ -326,9 +326,9 @@ impl Service {
     /// Tells the targets who holds what, and where they are.
     async fn tell_map(&self, pool: PoolId, state: &PoolState, told: &mut Told) -> Result<(), Error> {
         let Some(map) = state.map().filter(|_| !state.is_alone()) else { return Ok(()) };
-        let (heals, addresses) = (state.heals(), self.addresses_of(state));
+        let (heal, budget, addresses) = (state.heal(), state.rebuild_budget(), self.addresses_of(state));
         let widths = state.widths.keys().copied().collect();
-        let view = PoolView { map: map.clone(), widths, heals, addresses, rank: self.rank };
+        let view = PoolView { map: map.clone(), widths, heal, budget, addresses, rank: self.rank };
         if told.map.as_ref() == Some(&view) {
             return Ok(());
         }

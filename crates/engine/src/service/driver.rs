@@ -15,6 +15,7 @@ use super::pool::{PoolCommand, PoolState};
 use super::slot::{Followed, Slot, Wanted};
 use super::system::{Phase, PoolRow, SystemCommand, SystemState};
 use super::{Service, healing};
+use crate::target::order::Heal;
 
 /// How often a leader looks whether something is to be done, unless it is woken.
 const LOOK_EVERY: Duration = Duration::from_millis(250);
@@ -114,7 +115,7 @@ pub(super) fn map_steps(
     for rank in map.servers().iter().map(|server| server.rank) {
         match system.is_joined(rank) {
             false if may_lose && means(rank, Event::Exclude) => lost.push(rank),
-            true if !healing::returning(map, &[rank], &pool.kept_out).is_empty() => back.push(rank),
+            true if !healing::returning(map, &[rank], &pool.kept_out, &pool.wanted_back).is_empty() => back.push(rank),
             true if means(rank, Event::Extend)
                 && !healing::is_awaiting(map)
                 && is_prepared(pool, reports.get(&rank)) =>
@@ -131,12 +132,16 @@ pub(super) fn map_steps(
         (true, false, _) => vec![PoolCommand::Reintegrate { version, ranks: back }],
         (true, true, false) => vec![PoolCommand::Extend { version, ranks: new }],
         (true, true, true) => {
+            // Nothing that an administrator stopped comes to an end, either: it is as it was when he wants it again.
+            if pool.heal() == Heal::Nothing {
+                return Vec::new();
+            }
             let is_full = |rank| reports.get(&rank).is_some_and(|followed| followed.is_full(version));
             let returned = healing::returned(map, &pool.given_up, &pool.kept_out);
             if let Some(rank) = returned.filter(|rank| is_full(*rank)) {
                 return vec![PoolCommand::Reintegrated { version, ranks: vec![rank] }];
             }
-            let is_ready = is_served && pool.heals();
+            let is_ready = is_served && pool.heal() == Heal::All;
             let what = healing::finished(map, &pool.given_up, &pool.kept_out, is_full, is_ready);
             what.map(|what| PoolCommand::Finish { version, what }).into_iter().collect()
         }

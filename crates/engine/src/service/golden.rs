@@ -137,6 +137,13 @@ fn pool_commands() -> Vec<PoolCommand> {
             force: false,
         },
         PoolCommand::UseWidths { widths: vec![2, 3] },
+        PoolCommand::ChangeTargets {
+            change: TargetChange::Drain,
+            ranks: vec![Rank(0)],
+            indices: vec![TargetIndex(1)],
+            force: false,
+        },
+        PoolCommand::Rebuild { start: false },
     ]
 }
 

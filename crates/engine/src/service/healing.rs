@@ -28,6 +28,7 @@ use wire::peer::Filling;
 use super::Service;
 use super::pool::{Finished, PoolState};
 use super::slot::Followed;
+use crate::target::order::Heal;
 
 /// Placement groups that are looked at in one step.
 const GROUPS_AT_ONCE: u32 = 1024;
@@ -128,22 +129,25 @@ pub(super) fn returned(map: &PoolMap, given_up: &BTreeSet<u32>, kept_out: &BTree
     map.servers().iter().map(|server| server.rank).find(may_come)
 }
 
-/// What happens to targets of servers that are there again.
-/// What an administrator keeps out stays out.
-pub(super) fn returning(map: &PoolMap, ranks: &[Rank], kept_out: &BTreeSet<u32>) -> Vec<(u32, Event)> {
+/// What happens to targets of servers that are there again. What an administrator keeps out stays out; what is out for good
+/// comes when he wanted it back, and it was put off: because its server died on its way in, or because somebody failed whose
+/// places it might have been given.
+pub(super) fn returning(
+    map: &PoolMap,
+    ranks: &[Rank],
+    kept_out: &BTreeSet<u32>,
+    wanted_back: &BTreeSet<u32>,
+) -> Vec<(u32, Event)> {
     let last = last_awaited(map);
-    let targets = map.targets().iter().zip(0..).filter(|(target, _)| ranks.contains(&target.rank));
-    let may = targets.filter(|(target, position)| may_come_back(target, last) && !kept_out.contains(position));
-    may.map(|(_, position)| (position, Event::Reintegrate)).collect()
-}
-
-/// It is out, and nobody who left later is awaited.
-fn may_come_back(target: &Target, last_awaited: u32) -> bool {
-    match target.state() {
-        TargetState::Down => true,
-        TargetState::Away => target.standing().left >= last_awaited,
+    let may_come = |(target, position): &(&Target, u32)| match target.state() {
+        TargetState::Down => !kept_out.contains(position),
+        // Nobody who left later is awaited.
+        TargetState::Away => !kept_out.contains(position) && target.standing().left >= last,
+        TargetState::DownOut => wanted_back.contains(position) && target.standing().left >= last,
         _ => false,
-    }
+    };
+    let targets = map.targets().iter().zip(0..).filter(|(target, _)| ranks.contains(&target.rank));
+    targets.filter(may_come).map(|(_, position)| (position, Event::Reintegrate)).collect()
 }
 
 /// It is out, or on its way back without anybody who stands in for it.
@@ -230,6 +234,7 @@ impl Service {
         let targets = map.map_or(&[][..], PoolMap::targets);
         let state = match targets.iter().any(|target| target.state().in_change()) {
             false => RebuildState::Idle,
+            true if pool.heal() == Heal::Nothing => RebuildState::Stopped,
             true if !is_served => RebuildState::Waiting,
             true => RebuildState::Busy,
         };
@@ -295,7 +300,7 @@ mod tests {
         assert_eq!(map.targets()[3].state(), TargetState::Away);
         assert_eq!(finished(&map, &NOBODY, &NOBODY, |_| true, true), None);
         // It comes back, and has arrived when all are full.
-        assert_eq!(returning(&map, &[Rank(2), Rank(3)], &NOBODY), [(3, Event::Reintegrate)]);
+        assert_eq!(returning(&map, &[Rank(2), Rank(3)], &NOBODY, &NOBODY), [(3, Event::Reintegrate)]);
         happen(&mut map, &[(3, Event::Reintegrate)]);
         assert_eq!(finished(&map, &NOBODY, &NOBODY, |rank| rank != Rank(3), true), None);
         assert_eq!(finished(&map, &NOBODY, &NOBODY, |_| true, true), Some(Finished::Arrived));
@@ -323,7 +328,7 @@ mod tests {
         finish(&mut map, &one, Finished::GivenUp);
         assert_eq!(map.targets()[2].state(), TargetState::DownOut);
         // Nobody is waiting for it, and it does not come back by itself.
-        assert_eq!(returning(&map, &[Rank(2)], &NOBODY), []);
+        assert_eq!(returning(&map, &[Rank(2)], &NOBODY, &NOBODY), []);
     }
 
     /// Once who served last was looked for in the map's history: two that were both out for longer than that were both
@@ -338,7 +343,7 @@ mod tests {
             happen(&mut map, &[(1, Event::Cancel)]);
         }
         assert!(map.floor() > 3, "both left before all that the map knows");
-        let back = returning(&map, &[Rank(2), Rank(3)], &NOBODY);
+        let back = returning(&map, &[Rank(2), Rank(3)], &NOBODY, &NOBODY);
         happen(&mut map, &back);
         // The last to serve has all; the other may have missed what only that one got.
         for (rank, position) in [(2, 2), (3, 3)] {
@@ -371,7 +376,7 @@ mod tests {
         finish(&mut map, &NOBODY, Finished::Arrived);
         happen(&mut map, &[(1, Event::Exclude)]);
         finish(&mut map, &NOBODY, Finished::Rebuilt);
-        assert_eq!(returning(&map, &[Rank(1), Rank(2)], &NOBODY), [(1, Event::Reintegrate)]);
+        assert_eq!(returning(&map, &[Rank(1), Rank(2)], &NOBODY, &NOBODY), [(1, Event::Reintegrate)]);
     }
 
     #[test]
@@ -381,7 +386,7 @@ mod tests {
         let kept_out = BTreeSet::from([2]);
         happen(&mut map, &[(2, Event::Exclude)]);
         happen(&mut map, &[(3, Event::Exclude)]);
-        let back = returning(&map, &[Rank(1)], &kept_out);
+        let back = returning(&map, &[Rank(1)], &kept_out, &NOBODY);
         assert_eq!(back, [(3, Event::Reintegrate)]);
         happen(&mut map, &back);
         assert_eq!(returned(&map, &NOBODY, &kept_out), Some(Rank(1)));

@@ -11,7 +11,7 @@ use tokio::sync::{mpsc, oneshot};
 use types::{Code, ContainerId, Epoch, Error, PoolId, Span, TargetIndex};
 use wire::peer::Filling;
 
-pub use super::group::PoolView;
+pub use super::group::{Heal, PoolView};
 pub use super::resize::ResizeReport;
 pub use super::scrub::ScrubReport;
 

@@ -173,7 +173,14 @@ impl Cluster {
     fn view(&self, n: usize) -> PoolView {
         let addresses = (0..self.servers()).map(|n| (Rank(n as u32), address(n))).collect();
         let widths = (2..=placement::SLOTS_MAX as u32).collect();
-        PoolView { map: self.map.borrow().clone(), widths, heals: true, addresses, rank: Rank(n as u32) }
+        PoolView {
+            map: self.map.borrow().clone(),
+            widths,
+            heal: Heal::All,
+            budget: 50,
+            addresses,
+            rank: Rank(n as u32),
+        }
     }
 
     pub fn stop(&self, n: usize, is_power_cut: bool) {

@@ -43,7 +43,7 @@ use wire::data::Place;
 pub(super) use self::lead::Kind;
 use self::lead::Lead;
 use self::peers::Peers;
-pub use self::view::PoolView;
+pub use self::view::{Heal, PoolView};
 use self::view::{Reign, View};
 pub(super) use self::write::Wanted;
 use super::ledger::{GroupLedger, restore};
@@ -127,6 +127,11 @@ impl Groups {
 
     fn view(&self, pool: PoolId) -> Option<Rc<View>> {
         self.views.borrow().get(&pool).cloned()
+    }
+
+    /// The share of its time that this target may spend on getting data of a pool while requests come, in percent.
+    pub(super) fn budget(&self, pool: PoolId) -> Option<u32> {
+        self.view(pool).map(|view| view.budget)
     }
 
     /// Others may hold copies of the pool's data.

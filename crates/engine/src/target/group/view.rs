@@ -13,14 +13,26 @@ use crate::replication::{Peer, Seat};
 /// Reigns remembered for one version of a map; beyond, they are worked out again.
 const REIGNS_MAX: usize = 16 << 10;
 
+/// What targets get of what they are to have and have not.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Heal {
+    /// All of it.
+    All,
+    /// Not for what failed, unless something else is under way, too: the pool is to bear that as it is.
+    Wanted,
+    /// Nothing: an administrator stopped it.
+    Nothing,
+}
+
 /// What a target needs to know of its pool: told by the service, newer ones in place of older ones.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct PoolView {
     pub map: PoolMap,
     /// Widths of groups that may be written. In one state with the map: who goes by an older map knows none that came later.
     pub widths: BTreeSet<u32>,
-    /// What failed is made anew elsewhere.
-    pub heals: bool,
+    pub heal: Heal,
+    /// The share of its time that a target may spend on getting what it is to have while requests come, in percent from 1 to 100.
+    pub budget: u32,
     /// Where the pool's servers listen.
     pub addresses: BTreeMap<Rank, Address>,
     /// The server that the target is part of.
@@ -52,7 +64,8 @@ impl Reign {
 pub(super) struct View {
     layout: Layout,
     pub(super) widths: BTreeSet<u32>,
-    heals: bool,
+    heal: Heal,
+    pub(super) budget: u32,
     addresses: BTreeMap<Rank, Address>,
     pub(super) me: Peer,
     reigns: RefCell<BTreeMap<u32, Rc<Reign>>>,
@@ -64,7 +77,8 @@ impl View {
         View {
             layout: Layout::new(view.map),
             widths: view.widths,
-            heals: view.heals,
+            heal: view.heal,
+            budget: view.budget,
             addresses: view.addresses,
             me,
             reigns: RefCell::default(),
@@ -85,12 +99,15 @@ impl View {
         !self.layout.map().targets().iter().any(|target| target.state().in_change())
     }
 
-    /// There is something to be done about it: not if a target is down, nothing else is under way, and the pool is to bear
-    /// that as it is.
+    /// There is something to be done about what is under way, or about what it left behind.
     pub(super) fn goes_on(&self) -> bool {
         let is_wanted = |state: TargetState| state.in_change() && state != TargetState::Down;
         let mut targets = self.layout.map().targets().iter();
-        self.heals || self.is_settled() || targets.any(|target| is_wanted(target.state()))
+        match self.heal {
+            Heal::All => true,
+            Heal::Wanted => self.is_settled() || targets.any(|target| is_wanted(target.state())),
+            Heal::Nothing => self.is_settled(),
+        }
     }
 
     /// Other targets that are in service.

@@ -103,7 +103,7 @@ impl Target {
                 return Ok(Attempt::Complete(closed));
             }
             after = part.next;
-            self.give_way(began.elapsed(), &mut seen).await;
+            self.give_way(self.rest_within_budget(container, began.elapsed()), &mut seen).await;
         }
     }
 
