@@ -125,8 +125,20 @@ fn servers_come_and_go(seed: u64) {
         system.change_targets("tank", TargetChange::Drain, vec![Rank(leaving)], Vec::new(), false).await.unwrap();
         put(&two, KEYS + 40..KEYS + 60).await;
         until(&system, "drained", |info| info.disabled_targets == 2 && info.rebuild.state == RebuildState::Idle).await;
+        // Nothing of the pool is there any more; who goes by an older map is sent on.
+        until(&system, "left", |info| !info.ranks.contains(&Rank(leaving))).await;
+        is_whole(&two, 0..KEYS + 60).await;
+        is_whole(&one, 0..KEYS).await;
         cluster.crash(leaving as usize);
         is_whole(&two, 0..KEYS + 60).await;
+        is_whole(&one, 0..KEYS).await;
+        // It makes its share anew, and gets its places back.
+        cluster.restart(leaving as usize).await;
+        rt::sleep(Duration::from_secs(5)).await;
+        system.change_targets("tank", TargetChange::Reintegrate, vec![Rank(leaving)], Vec::new(), false).await.unwrap();
+        put(&two, KEYS + 60..KEYS + 80).await;
+        until(&system, "back", |info| info.disabled_targets == 0 && info.rebuild.state == RebuildState::Idle).await;
+        is_whole(&two, 0..KEYS + 80).await;
         is_whole(&one, 0..KEYS).await;
     });
 }

@@ -84,6 +84,7 @@ impl Service {
         // Of a repeat, the system remembers what was done; there is nothing to be looked for.
         if new.len() == ranks.len() {
             self.system.group.local(|system| system.check_joined(&new))?;
+            nobody_left(slot, &new)?;
             nobody_is_awaited(slot)?;
             let until = call.until.min(rt::now() + SILENCE_MAX);
             while let Err(error) = self.check_room(id, slot, &new).await {
@@ -308,6 +309,18 @@ impl Service {
             (rank, answer.err().map(Error::from))
         });
         Ok(msg::LogMasksSet { servers: join_all(asked).await })
+    }
+}
+
+/// # Errors
+/// `Exists`: a server was in the pool before: the map knows its targets, which are out.
+fn nobody_left(slot: &Slot<PoolState>, ranks: &[Rank]) -> Result<(), Error> {
+    let (label, known) =
+        slot.group.local(|pool| (pool.label.clone(), ranks.iter().copied().find(|rank| !pool.has_part(*rank))));
+    match known {
+        Some(rank) => Err(Error::new(Code::Exists, format!("rank {rank} was in pool '{label}' before, and left it"))
+            .remedy(format!("take it back: `dmg pool reintegrate {label} --ranks {rank}`"))),
+        None => Ok(()),
     }
 }
 

@@ -119,9 +119,9 @@ impl Service {
                 self.followed.set(version);
                 sent = None;
             }
-            let leader = self.system.group.standing().leader.map(|leader| leader.rank);
-            if sent.is_none() || sent != leader {
-                sent = self.report(&self.system, self.system_group(), &last).await.then_some(leader).flatten();
+            let reign = self.reign(&self.system);
+            if sent.is_none() || sent != reign {
+                sent = self.report(&self.system, self.system_group(), &last).await.then_some(reign).flatten();
             }
             let pause = if sent.is_none() || !last.trouble.is_empty() { AGAIN } else { IDLE };
             if let Ok(None) = rt::timeout(pause, watch.changed()).await {
@@ -154,7 +154,7 @@ impl Service {
                 Phase::Creating if !known => self.open_pool(id, maker == self.rank).await,
                 Phase::Ready if !known => self.open_pool(id, false).await,
                 Phase::Creating | Phase::Ready => Ok(()),
-                Phase::Destroying => self.remove_pool(id).await,
+                Phase::Destroying => self.remove_pool(id, false).await,
             };
             trouble.extend(outcome.err().map(|error| (None, error)));
         }
@@ -171,14 +171,16 @@ impl Service {
             }
         }
         for id in strays.difference(&wanted) {
-            tracing::warn!(pool = %id, "removing a pool that the system does not know");
-            trouble.extend(self.remove_pool(*id).await.err().map(|error| (None, error)));
+            // Who goes by an older map may still ask for it here.
+            let is_elsewhere = self.system.group.local(|system| system.pools.contains_key(id));
+            tracing::warn!(pool = %id, is_elsewhere, "removing a pool that the system does not have here");
+            trouble.extend(self.remove_pool(*id, is_elsewhere).await.err().map(|error| (None, error)));
         }
         trouble
     }
 
-    /// Removes a pool from the targets here, and its replica.
-    async fn remove_pool(&self, id: PoolId) -> Result<(), Error> {
+    /// Removes a pool from the targets here, and its replica. `is_elsewhere`: others have it.
+    async fn remove_pool(&self, id: PoolId, is_elsewhere: bool) -> Result<(), Error> {
         self.widths.forget(id);
         // The agent first: it would make the pool anew.
         let slot = self.pools.borrow_mut().remove(&id);
@@ -195,7 +197,7 @@ impl Service {
                 rt::sleep(Duration::from_millis(1)).await;
             }
         }
-        for outcome in self.tell(|done| Order::DestroyPool { id, done }).await {
+        for outcome in self.tell(|done| Order::DestroyPool { id, is_elsewhere, done }).await {
             outcome?;
         }
         let directory = self.config.directory.join("pools").join(id.to_string());
@@ -232,9 +234,9 @@ impl Service {
                 last.widths = widths;
                 sent = None;
             }
-            let leader = slot.group.standing().leader.map(|leader| leader.rank);
-            if sent.is_none() || sent != leader {
-                sent = self.report(&slot, GroupId(id.to_bytes()), &last).await.then_some(leader).flatten();
+            let reign = self.reign(&slot);
+            if sent.is_none() || sent != reign {
+                sent = self.report(&slot, GroupId(id.to_bytes()), &last).await.then_some(reign).flatten();
             }
             let pause = if sent.is_none() || !last.trouble.is_empty() || is_filling { AGAIN } else { IDLE };
             let changed = std::pin::pin!(watch.changed());
@@ -415,6 +417,14 @@ impl Service {
 
     async fn tell_all(&self, order: impl Fn(Done<()>) -> Order) -> Result<(), Error> {
         self.tell(order).await.into_iter().collect()
+    }
+
+    /// Who leads, in one life and one term of it: who leads again after a restart remembers no reports.
+    fn reign<S: StateMachine>(&self, slot: &Slot<S>) -> Option<(Rank, u64, u64)> {
+        let standing = slot.group.standing();
+        let leader = standing.leader?.rank;
+        let life = self.system.group.local(|system| system.members.get(&leader).map(|member| member.incarnation));
+        Some((leader, standing.term, life.unwrap_or(0)))
     }
 
     /// Says how far this server has followed a state. True if the leader knows.

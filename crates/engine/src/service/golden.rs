@@ -74,6 +74,7 @@ fn system_commands() -> Vec<SystemCommand> {
         join(3, Some(6)),
         SystemCommand::ExtendPool { id: one, servers: vec![Rank(2)] },
         SystemCommand::Stop { ranks: vec![Rank(2)], stop: true },
+        SystemCommand::ShrinkPool { id: one, servers: vec![Rank(1)] },
     ]
 }
 

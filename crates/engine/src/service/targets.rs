@@ -29,6 +29,16 @@ impl PoolState {
         !self.kept_out.contains(&position)
     }
 
+    /// Whether a server has anything of the pool, or is to have: it follows the pool's service then. One all of whose targets
+    /// are out for good has not, unless an administrator wants one back.
+    pub(super) fn has_part(&self, rank: Rank) -> bool {
+        let Some(map) = self.map() else { return true };
+        let is_out = |position: u32| map.targets()[position as usize].state() == TargetState::DownOut;
+        let mut positions = map.positions_of(rank).peekable();
+        // One that the map does not know is about to come.
+        positions.peek().is_none() || positions.any(|p| !is_out(p) || self.wanted_back.contains(&p))
+    }
+
     /// What the pool does by itself when a server dies.
     pub fn self_heal(&self) -> SelfHeal {
         // Whatever is in the state was checked when it came.
@@ -81,8 +91,13 @@ impl PoolState {
             TargetChange::Drain => self.check_drain(map, &leaving)?,
             TargetChange::Reintegrate | TargetChange::GiveUp => {}
         }
+        // Whether it could be, if it were at once; but its server may have no share of the pool any more, and makes one first.
+        map.clone().apply(&Change::Happen(events.clone())).map_err(impossible)?;
         let is_for_good = |position: &u32| map.targets()[*position as usize].state() == TargetState::DownOut;
         let for_good: BTreeSet<u32> = positions.iter().copied().filter(is_for_good).collect();
+        if change == TargetChange::Reintegrate {
+            events.retain(|(position, _)| !for_good.contains(position));
+        }
         self.change(&Change::Happen(events))?;
         match change {
             TargetChange::Exclude | TargetChange::Drain => {
@@ -90,7 +105,10 @@ impl PoolState {
                 self.kept_out.extend(positions);
             }
             TargetChange::Reintegrate => {
+                let before = self.wanted_back.len();
                 self.wanted_back.extend(for_good);
+                // Servers must hear of it.
+                self.version += u64::from(self.wanted_back.len() != before);
                 self.kept_out.retain(|position| !positions.contains(position));
             }
             TargetChange::GiveUp => {}
@@ -504,7 +522,11 @@ mod tests {
         finish(&mut pool, Finished::Arrived);
         by_version(&mut pool, back, 2);
         assert_eq!(states(&pool)[4..], [DownOut; 2], "nobody wants it");
+        assert!(!pool.has_part(Rank(2)) && pool.has_part(Rank(1)) && pool.has_part(Rank(9)));
+        let version = pool.version;
         act(&mut pool, command(Reintegrate, &[2], &[], false));
+        assert!(pool.has_part(Rank(2)) && pool.version > version, "it is to make its share first");
+        by_version(&mut pool, back, 2);
         assert_eq!(states(&pool)[4..], [Up(CameFrom::DownOut); 2]);
         by_version(&mut pool, exclude, 1);
         finish(&mut pool, Finished::Rebuilt);

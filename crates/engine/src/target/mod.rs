@@ -207,6 +207,10 @@ impl Target {
         let target = self.index;
         match error {
             vos::Error::NoPool(id) => Error::new(Code::NotFound, format!("no pool {id}")),
+            vos::Error::NoContainer(_) if self.groups.is_elsewhere(container) => {
+                Error::new(Code::Stale, format!("target {target} has no part in the container's pool any more"))
+                    .remedy("refresh the pool map")
+            }
             vos::Error::NoContainer(_) => Error::new(Code::NotFound, format!("no container {container}"))
                 .remedy("it was destroyed, or never made"),
             vos::Error::PoolExists(_) | vos::Error::ContainerExists(_) => Error::new(Code::Exists, error.to_string()),
