@@ -354,17 +354,26 @@ pub(crate) fn containers(list: &[ContainerInfo], verbose: bool, none: &str) -> (
 
 /// `system query`: one line a member.
 pub(crate) fn members(info: &SystemInfo) -> String {
+    let has_trouble = info.members.iter().any(|m| m.trouble.is_some());
     let row = |m: &wire::control::Member| {
-        vec![
+        let mut row = vec![
             m.rank.to_string(),
             member_state(&m.state).to_string(),
             m.targets.to_string(),
             m.address.clone(),
             m.fault_domain.clone(),
-        ]
+        ];
+        if has_trouble {
+            row.push(m.trouble.as_ref().map(ToString::to_string).unwrap_or_default());
+        }
+        row
     };
     let rows = info.members.iter().map(row).collect();
-    table(&["Rank>", "State", "Targets>", "Address", "Fault domain"], rows)
+    let mut header = vec!["Rank>", "State", "Targets>", "Address", "Fault domain"];
+    if has_trouble {
+        header.push("Reason");
+    }
+    table(&header, rows)
 }
 
 pub(crate) fn member_state(state: &wire::control::MemberState) -> &'static str {

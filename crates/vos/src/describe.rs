@@ -120,6 +120,9 @@ pub fn describe_record(number: u16, payload: &[u8]) -> LogEntry {
         Record::Settle { change, .. } => entry.text = format!("every member knows how changes ended up to {change}"),
         Record::Forget { change, .. } => entry.text = format!("forget a part of what was known up to change {change}"),
         Record::Leave { group, .. } => entry.text = format!("be no member of placement group {group} any more"),
+        Record::Remember { floor, effects } => {
+            entry.text = format!("{} requests took effect elsewhere, from {floor} on", effects.len());
+        }
         other => entry.text = format!("{other:?}"),
     }
     entry
@@ -151,6 +154,9 @@ fn name_of(number: u16) -> &'static str {
         kind::ABORT => "abort",
         kind::ADOPT => "adopt",
         kind::SETTLE => "settle",
+        kind::FORGET => "forget",
+        kind::LEAVE => "leave",
+        kind::REMEMBER => "remember",
         _ => "other",
     }
 }

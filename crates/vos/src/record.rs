@@ -31,6 +31,7 @@
 //! | 24 settle            | change 20                                                                   |
 //! | 25 forget            | change 20                                                                   |
 //! | 26 leave             | group 4                                                                     |
+//! | 27 remember          | floor 8, count 2, for each number 8, epoch 8                                |
 //!
 //! | part       | bytes                                                                                   |
 //! |------------|-----------------------------------------------------------------------------------------|
@@ -88,6 +89,7 @@ pub(crate) mod kind {
     pub(crate) const SETTLE: u16 = 24;
     pub(crate) const FORGET: u16 = 25;
     pub(crate) const LEAVE: u16 = 26;
+    pub(crate) const REMEMBER: u16 = 27;
 }
 
 const INTEGER: u8 = 1;
@@ -207,15 +209,20 @@ pub(crate) enum Record<'a> {
         pool: PoolId,
         group: u32,
     },
+    /// Requests of its origin's session took effect on another target.
+    Remember {
+        floor: u64,
+        effects: Vec<(u64, Epoch)>,
+    },
 }
 
 impl Record<'_> {
     /// The epoch at which its request took effect, for the answer; zero where it has none. Nothing for a prepare, which is
-    /// no effect yet: its commit is.
+    /// no effect yet: its commit is; and for what took effect elsewhere.
     pub(crate) fn effect(&self) -> Option<Epoch> {
         match self {
             Record::Update { version, .. } | Record::Punch { version, .. } => Some(version.epoch),
-            Record::Prepare { .. } => None,
+            Record::Prepare { .. } | Record::Remember { .. } => None,
             _ => Some(Epoch::ZERO),
         }
     }
@@ -453,6 +460,16 @@ pub(crate) fn encode(out: &mut Vec<u8>, origin: Origin, record: &Record<'_>) -> 
             out.extend_from_slice(&group.to_le_bytes());
             kind::LEAVE
         }
+        Record::Remember { floor, effects } => {
+            push_head(out, origin, [0; 16]);
+            out.extend_from_slice(&floor.to_le_bytes());
+            out.extend_from_slice(&(effects.len() as u16).to_le_bytes());
+            for (seq, epoch) in effects {
+                out.extend_from_slice(&seq.to_le_bytes());
+                out.extend_from_slice(&epoch.0.to_le_bytes());
+            }
+            kind::REMEMBER
+        }
         Record::Adopt { pool, group, term } => {
             push_head(out, origin, pool.to_bytes());
             out.extend_from_slice(&group.to_le_bytes());
@@ -597,6 +614,11 @@ pub(crate) fn decode(kind: u16, bytes: &[u8]) -> Option<(Origin, Record<'_>)> {
         kind::SETTLE => Record::Settle { pool, change: change::read_change(&mut r)? },
         kind::FORGET => Record::Forget { pool, change: change::read_change(&mut r)? },
         kind::LEAVE => Record::Leave { pool, group: r.u32()? },
+        kind::REMEMBER => {
+            let (floor, count) = (r.u64()?, r.u16()?);
+            let effects = (0..count).map(|_| Some((r.u64()?, Epoch(r.u64()?)))).collect::<Option<_>>()?;
+            Record::Remember { floor, effects }
+        }
         _ => return None,
     };
     r.0.is_empty().then_some((origin, record))
@@ -742,11 +764,7 @@ mod tests {
             (Record::Discard { container: container(), limit: 5, from: vec![9] }, 13, "05000000 0100 09"),
             (Record::Coalesced { container: container(), until: Epoch(6) }, 15, "0600000000000000"),
             (Record::Drop { container: container(), group: 7, limit: 5 }, 18, "07000000 05000000"),
-            (
-                Record::TakeOut { container: container(), keys: vec![&[1, 2], &[3]] },
-                19,
-                "0200 0200 0102 0100 03",
-            ),
+            (Record::TakeOut { container: container(), keys: vec![&[1, 2], &[3]] }, 19, "0200 0200 0102 0100 03"),
         ];
         for (record, number, expected) in cases {
             let mut out = Vec::new();
@@ -758,6 +776,11 @@ mod tests {
         let mut out = Vec::new();
         assert_eq!(encode(&mut out, Origin::default(), &Record::Free { owner: 3, leaves: 4 }), 10);
         assert_eq!(hex(&out[32..]), "0300000004000000");
+        assert_eq!(encode(&mut out, origin(), &Record::Remember { floor: 6, effects: vec![(7, Epoch(5))] }), 27);
+        assert_eq!(
+            hex(&out),
+            format!("{}{}0600000000000000010007000000000000000500000000000000", &HEAD[..32], "00".repeat(16))
+        );
     }
 
     /// Cut, lengthened and changed records are declined or read as something else, without a panic.
@@ -779,7 +802,7 @@ mod tests {
             state = state.wrapping_mul(6364136223846793005).wrapping_add(1442695040888963407);
             let at = (state >> 33) as usize % out.len();
             out[at] = (state >> 56) as u8 & if round % 2 == 0 { 3 } else { 0xff };
-            let _ = decode((round % 19) as u16, &out);
+            let _ = decode((round % 28) as u16, &out);
         }
     }
 }

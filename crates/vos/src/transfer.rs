@@ -7,7 +7,8 @@ use types::{ContainerId, Epoch};
 
 use crate::catalog::Catalog;
 use crate::copy::{
-    Copied, CopiedPayload, CopiedValue, CopyPart, Incoming, Prints, Span, apply_copy, copied, fingerprint, first_records,
+    Copied, CopiedPayload, CopiedValue, CopyPart, Incoming, Prints, Span, apply_copy, copied, fingerprint,
+    first_records,
 };
 use crate::cursor::Cursor;
 use crate::error::{Error, Result};

@@ -137,14 +137,19 @@ fn a_copy_has_every_moment_of_the_original() {
                 store.hold(id(), true).unwrap();
             }
             let before = Epoch(generator.newest());
-            let mut all: Vec<CopyPart> =
-                GROUPS.iter().flat_map(|group| parts(&mut source, *group)).collect();
+            let mut all: Vec<CopyPart> = GROUPS.iter().flat_map(|group| parts(&mut source, *group)).collect();
             // As single records, so that their order is shuffled too.
             all = all
                 .into_iter()
                 .flat_map(|part| {
                     let CopyPart { records, same, next: _, horizon, undone } = part;
-                    records.into_iter().map(move |one| CopyPart { records: vec![one], same: same.clone(), next: None, horizon, undone })
+                    records.into_iter().map(move |one| CopyPart {
+                        records: vec![one],
+                        same: same.clone(),
+                        next: None,
+                        horizon,
+                        undone,
+                    })
                 })
                 .collect();
             for at in (1..all.len()).rev() {
@@ -292,7 +297,11 @@ fn who_was_out_gets_what_it_lacks_and_loses_what_only_it_has() {
             for group in GROUPS {
                 let Matched { came, went, same } = make_same(&mut source, &mut target, group, upto, most);
                 sum = Matched { came: sum.came + came, went: sum.went + went, same: sum.same + same };
-                assert_eq!(digest(&mut source, group, Epoch::MAX), digest(&mut target, group, Epoch::MAX), "seed {seed}");
+                assert_eq!(
+                    digest(&mut source, group, Epoch::MAX),
+                    digest(&mut target, group, Epoch::MAX),
+                    "seed {seed}"
+                );
                 let again = make_same(&mut source, &mut target, group, upto, most);
                 assert_eq!((again.came, again.went), (0, 0), "seed {seed}");
             }

@@ -29,6 +29,8 @@ message! {
         pub fault_domain: String,
         pub state: MemberState,
         pub targets: u32,
+        /// Why it is out, when more is known than that it was taken for dead.
+        pub trouble: Option<Error>,
     }
 }
 

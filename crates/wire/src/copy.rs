@@ -105,3 +105,32 @@ message! {
         pub next: Bytes,
     }
 }
+
+message! {
+    /// Target to target: which requests of sessions took effect at the asked one, of sessions behind `after`.
+    pub struct CopyMemoryRequest {
+        pub pool: PoolId,
+        pub map_version: u32,
+        pub after: Option<u64>,
+    }
+}
+
+message! {
+    pub struct CopyMemoryResponse {
+        /// Ascending.
+        pub sessions: Vec<SessionMemory>,
+        /// Where the next answer begins; absent at the end.
+        pub next: Option<u64>,
+    }
+}
+
+message! {
+    /// What is remembered of a session, as far as its requests may come again.
+    pub struct SessionMemory {
+        pub session: u64,
+        /// Of requests with lower numbers nobody can tell whether they took effect.
+        pub floor: u64,
+        /// Requests from `floor` on that did, by number, and when.
+        pub effects: Vec<(u64, Epoch)>,
+    }
+}

@@ -112,10 +112,18 @@ message! {
 }
 
 message! {
-    /// One message of the membership protocol; not answered.
+    /// One message of the membership protocol; empty: the sender wants to know the time, and no more.
     pub struct Gossip {
         pub from: Rank,
         pub message: Bytes,
+    }
+}
+
+message! {
+    /// Answer to `Gossip`: when it came and when it was answered, by the calendar of who answers, in microseconds since 1970.
+    pub struct Gossiped {
+        pub received: u64,
+        pub answered: u64,
     }
 }
 

@@ -252,7 +252,8 @@ fn peer_samples(check: &mut impl Check) {
     check.one("forward", Forward { session: 7, sequence: 8, opcode: 0x0110, hops: 1, body: body.clone() });
     check.one("propose", Propose { group: group.clone(), request: Some((7, 1)), command: body.clone() });
     let trouble = vec![(Some(container_id()), Error::new(Code::NoSpace, "full")), (None, Error::new(Code::Io, "bad"))];
-    let filling = Filling { version: 3, groups: 40, left: 2, records: 9000, bytes: 1 << 30, same: 7000, anew: 1, spent_ms: 2500 };
+    let filling =
+        Filling { version: 3, groups: 40, left: 2, records: 9000, bytes: 1 << 30, same: 7000, anew: 1, spent_ms: 2500 };
     check.one("report", Report { group, rank: Rank(2), version: 9, filling: vec![filling], trouble });
     check.one("filling", filling);
     check.one("reported", Reported { applied: 77 });
@@ -275,6 +276,7 @@ fn peer_samples(check: &mut impl Check) {
     };
     check.one("joined", joined);
     check.one("gossip", Gossip { from: Rank(2), message: body });
+    check.one("gossiped", Gossiped { received: 7, answered: 8 });
     check.one("server_storage", ServerStorage { devices: vec![] });
     check.one("server_space_query", ServerSpaceQuery { pool: pool_id() });
     check.one("server_log", ServerLog { masks: text("info") });
@@ -356,6 +358,10 @@ fn copy_samples(check: &mut impl Check) {
     check.one("copy_response", CopyResponse { hold, horizon, undone, records, same: known, next: next.clone() });
     check.one("copy_digest_request", CopyDigestRequest { container, span });
     check.one("copy_digest_response", CopyDigestResponse { hold, sum: 0x0102_0304, next });
+    check.one("copy_memory_request", CopyMemoryRequest { pool: pool_id(), map_version: 4, after: Some(9) });
+    let memory = SessionMemory { session: 5, floor: 6, effects: vec![(7, Epoch(8))] };
+    check.one("session_memory", memory.clone());
+    check.one("copy_memory_response", CopyMemoryResponse { sessions: vec![memory], next: Some(9) });
 }
 
 fn membership_samples(check: &mut impl Check) {
@@ -434,6 +440,7 @@ fn control_samples(check: &mut impl Check) {
         fault_domain: text("/rack1/node2"),
         state: MemberState::Joined,
         targets: 8,
+        trouble: Some(Error::new(Code::ClockOffset, "off")),
     };
     check.one(
         "system_info",

@@ -7,14 +7,17 @@
 //! A group that nobody serves is not filled: what it has waits for who had it last. The service knows of that.
 
 use std::cell::{Cell, RefCell};
-use std::collections::{BTreeMap, BTreeSet};
 use std::collections::btree_map::Entry;
+use std::collections::{BTreeMap, BTreeSet};
 use std::rc::Rc;
 use std::time::Duration;
 
 use rt::disk::IoBuf;
 use types::{Code, ContainerId, Error, PoolId};
-use wire::copy::{CopyDigestRequest, CopyDigestResponse, CopyListRequest, CopyListResponse, CopyRequest, CopyResponse};
+use wire::copy::{
+    CopyDigestRequest, CopyDigestResponse, CopyListRequest, CopyListResponse, CopyMemoryRequest, CopyMemoryResponse,
+    CopyRequest, CopyResponse,
+};
 use wire::peer::Filling;
 use wire::{Opcode, Wire};
 
@@ -88,6 +91,11 @@ impl Source for Leader<'_> {
     async fn digest(&self, request: CopyDigestRequest) -> Result<CopyDigestResponse, Error> {
         Ok(self.ask(Opcode::CopyDigest, request.to_bytes()).await?.0)
     }
+
+    async fn memory(&self, request: CopyMemoryRequest) -> Result<CopyMemoryResponse, Error> {
+        let request = CopyMemoryRequest { map_version: self.view.version(), ..request };
+        Ok(self.ask(Opcode::CopyMemory, request.to_bytes()).await?.0)
+    }
 }
 
 impl Leader<'_> {
@@ -156,7 +164,7 @@ impl Target {
             let missing = self.missing(view, pool, fill).await?;
             fill.progress.set(Filling { left: missing.len() as u64, ..fill.progress.get() });
             if missing.is_empty() {
-                return Ok(());
+                return self.remember(view, pool).await;
             }
             for Missing { leader: peer, container, number } in missing {
                 // Another map may give it to somebody else, or have it led by somebody else.
@@ -166,6 +174,15 @@ impl Target {
                 self.fill_group(&Leader { target: self, view, peer }, container, number, fill).await?;
             }
         }
+    }
+
+    /// Learns which requests took effect at those who serve: it may be asked to lead what they lead now. After the groups:
+    /// what takes effect from now on comes to it as their member.
+    async fn remember(self: &Rc<Self>, view: &View, pool: PoolId) -> Result<(), Error> {
+        for peer in view.others() {
+            self.take_memory(&Leader { target: self, view, peer }, pool).await?;
+        }
+        Ok(())
     }
 
     /// Groups that this target is to have and has not, by what their leaders say that they have, and those that it has

@@ -7,10 +7,14 @@ use bytes::Bytes as Shared;
 use rt::disk::IoBuf;
 use types::{Code, ContainerId, Epoch, Error};
 use vos::{CopiedValue, Incoming, Prints, Reservation, Span};
-use wire::copy::{CopyDigestRequest, CopyDigestResponse, CopyRecord, CopyRequest, CopyResponse, CopySpan, CopyValue};
+use wire::copy::{
+    CopyDigestRequest, CopyDigestResponse, CopyMemoryRequest, CopyMemoryResponse, CopyRecord, CopyRequest,
+    CopyResponse, CopySpan, CopyValue,
+};
 use wire::data::Payload;
 use wire::encoding::Bytes;
 
+use super::PATIENCE;
 use crate::target::{Target, is_pressure};
 
 /// How often a group is begun again, when holds end on the way or sums differ.
@@ -24,8 +28,6 @@ const TAKEN_OUT: usize = 64;
 /// How often sums are compared before the records are: decisions of the last changes may still be on their way.
 const LOOKS: u32 = 10;
 const LOOK_AGAIN: Duration = Duration::from_millis(100);
-/// How long room is waited for.
-const PATIENCE: Duration = Duration::from_secs(30);
 
 /// Who has the data.
 pub trait Source {
@@ -33,6 +35,8 @@ pub trait Source {
     fn copy(&self, request: CopyRequest) -> impl Future<Output = Result<(CopyResponse, IoBuf), Error>>;
 
     fn digest(&self, request: CopyDigestRequest) -> impl Future<Output = Result<CopyDigestResponse, Error>>;
+
+    fn memory(&self, request: CopyMemoryRequest) -> impl Future<Output = Result<CopyMemoryResponse, Error>>;
 }
 
 /// What came.

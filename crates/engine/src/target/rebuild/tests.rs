@@ -7,13 +7,16 @@ use std::time::Duration;
 use net::Handler;
 use rt::disk::IoBuf;
 use types::{Code, Conditions, Epoch, Error, Key};
-use wire::copy::{CopyDigestRequest, CopyDigestResponse, CopyRecord, CopyRequest, CopyResponse, CopyValue};
+use wire::copy::{
+    CopyDigestRequest, CopyDigestResponse, CopyMemoryRequest, CopyMemoryResponse, CopyRecord, CopyRequest,
+    CopyResponse, CopyValue,
+};
 use wire::data::{AkeyRead, FetchRequest, FetchResponse, Payload, Selection};
 use wire::{Opcode, Wire};
 
 use super::{Pulled, Source};
 use crate::target::Target;
-use crate::target::machine::{CONTAINER, Machine, PLACE, request, simulated};
+use crate::target::machine::{CONTAINER, Machine, PLACE, POOL, request, simulated};
 
 /// What happens to the answer of a request (from 0) on its way, and how long that takes.
 type Meddle = Box<dyn Fn(u32, &mut CopyResponse, &mut IoBuf) -> Duration>;
@@ -50,6 +53,11 @@ impl Source for Other {
     async fn digest(&self, request: CopyDigestRequest) -> Result<CopyDigestResponse, Error> {
         let reply = self.ask(Opcode::CopyDigest, request.to_bytes()).await?;
         Ok(CopyDigestResponse::from_bytes(&reply.body).unwrap())
+    }
+
+    async fn memory(&self, request: CopyMemoryRequest) -> Result<CopyMemoryResponse, Error> {
+        // These targets have no maps that they could wait for.
+        on(&self.machine, |target| async move { target.memory_behind(request.after) }).await
     }
 }
 
@@ -161,6 +169,25 @@ fn a_target_gets_what_another_has_and_keeps_it() {
     });
 }
 
+/// A target that got a group as a copy led it next, and did a client's repeat a second time: it had the data, and not the
+/// memory of whose request it was. Seeds 2018 of `k1_durable` and 2028 of `k14_one_leader` showed it. (K5)
+#[test]
+fn a_repeat_at_whoever_took_over_gets_the_first_answer() {
+    simulated(async {
+        let (full, empty) = two().await;
+        pull(&full, &empty, nothing).await.unwrap();
+        let source = Other { machine: full.clone(), meddle: Box::new(nothing), asked: Cell::new(0) };
+        let remember = |target: Rc<Target>| async move { target.take_memory(&source, POOL).await };
+        on(&empty, remember).await.unwrap();
+        let last = KEYS * 10 - 10 + 1;
+        let first = full.borrow().put(7, last, "k239", "what is sent again").await.unwrap();
+        cut(&empty).await;
+        let again = empty.borrow().put(7, last, "k239", "what is sent again").await.unwrap();
+        assert_eq!(again, first);
+        is_whole(&empty).await;
+    });
+}
+
 /// Who was out gets what it missed, and no more, wherever its power goes on the way; what it did alone, and nobody else has,
 /// goes. Nothing is dropped for that.
 #[test]
@@ -177,8 +204,7 @@ fn who_was_out_gets_what_it_missed() {
             out.borrow().remove(9, 100 + n, &format!("k{}", 2 + n * 30)).await.unwrap();
         }
         // Half of it, and then the power goes: what came stays, and is not taken for all.
-        let stop =
-            |asked, _: &mut CopyResponse, _: &mut IoBuf| Duration::from_secs(if asked == 1 { 3600 } else { 0 });
+        let stop = |asked, _: &mut CopyResponse, _: &mut IoBuf| Duration::from_secs(if asked == 1 { 3600 } else { 0 });
         let (from, to) = (full.clone(), out.clone());
         let copying = rt::spawn_local(async move { pull(&from, &to, stop).await });
         rt::sleep(Duration::from_secs(2)).await;
