@@ -38,6 +38,8 @@ struct Rebuild {
     groups_left: u64,
     records: u64,
     bytes: u64,
+    /// Records that were there already.
+    records_same: u64,
     /// Left out while nothing is known.
     seconds_left: Option<u64>,
     /// Ranks that are out and may have what nobody else has.
@@ -79,10 +81,11 @@ fn rebuild_state(pool: &PoolInfo) -> &'static str {
 pub(crate) fn rebuild(pool: &PoolInfo) -> String {
     let rebuild = &pool.rebuild;
     let came = format!(
-        "{} placement groups came ({} in {} records), {} are known to be missing",
+        "{} placement groups came ({} in {} records, beside {} that were there), {} are known to be missing",
         rebuild.groups,
         ByteSize(rebuild.bytes),
         rebuild.records,
+        rebuild.same,
         rebuild.left
     );
     let left = rebuild.seconds_left.map_or(String::new(), |seconds| format!(", about {seconds} s left"));
@@ -144,6 +147,7 @@ pub(crate) fn pool(info: &PoolInfo) -> (serde_json::Value, String) {
             groups_left: info.rebuild.left,
             records: info.rebuild.records,
             bytes: info.rebuild.bytes,
+            records_same: info.rebuild.same,
             seconds_left: info.rebuild.seconds_left,
             awaited_ranks: info.rebuild.awaited.iter().map(|rank| rank.0).collect(),
         },
@@ -354,17 +358,26 @@ pub(crate) fn containers(list: &[ContainerInfo], verbose: bool, none: &str) -> (
 
 /// `system query`: one line a member.
 pub(crate) fn members(info: &SystemInfo) -> String {
+    let has_trouble = info.members.iter().any(|m| m.trouble.is_some());
     let row = |m: &wire::control::Member| {
-        vec![
+        let mut row = vec![
             m.rank.to_string(),
             member_state(&m.state).to_string(),
             m.targets.to_string(),
             m.address.clone(),
             m.fault_domain.clone(),
-        ]
+        ];
+        if has_trouble {
+            row.push(m.trouble.as_ref().map(ToString::to_string).unwrap_or_default());
+        }
+        row
     };
     let rows = info.members.iter().map(row).collect();
-    table(&["Rank>", "State", "Targets>", "Address", "Fault domain"], rows)
+    let mut header = vec!["Rank>", "State", "Targets>", "Address", "Fault domain"];
+    if has_trouble {
+        header.push("Reason");
+    }
+    table(&header, rows)
 }
 
 pub(crate) fn member_state(state: &wire::control::MemberState) -> &'static str {

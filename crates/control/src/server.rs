@@ -29,7 +29,8 @@ impl Server {
     /// # Errors
     /// Of storage ([`Owned::take`]), targets, or addresses; each with cause and remedy.
     pub async fn start(config: &Config) -> Result<Server, Error> {
-        let hlc = Hlc::new();
+        // It stands until the service has compared the calendar with the other servers'.
+        let hlc = Hlc::steady();
         let storage = Rc::new(Owned::take(config)?);
         // Listening comes first: a port in use is found before anything is formatted.
         let mut listeners = Vec::new();

@@ -568,6 +568,113 @@ fn a_system_that_is_stopped_as_a_whole_is_started_as_it_was() {
     });
 }
 
+/// Sets a server's calendar so far ahead (or back) of true time.
+fn set_clock(cluster: &Cluster, number: u32, seconds: i64) {
+    cluster.sim.set_clock_skew(cluster.node(number).node, seconds * 1_000_000);
+}
+
+/// Waits until the system says that a server's clock is off, and its targets answer as much.
+async fn is_fenced(cluster: &Cluster, number: u32, to: &[u32]) {
+    let is_said = |info: &SystemInfo| {
+        let member = &info.members[number as usize];
+        member.state == MemberState::Excluded
+            && member.trouble.as_ref().is_some_and(|trouble| trouble.code == Code::ClockOffset)
+    };
+    let info = cluster.settle("its clock is off", to, is_said).await;
+    assert_ne!(info.leader, Some(Rank(number)), "it leads nobody");
+    let refused = link_to_target(cluster, number).await.unwrap_err();
+    assert_eq!(refused.code, Code::ClockOffset, "{refused}");
+    assert!(refused.to_string().contains("set the clock"), "{refused}");
+}
+
+/// The clock of a server jumps, whichever it is, while it runs: by seconds or an hour, ahead or back. It serves nobody, says why,
+/// and is back soon after its clock is right, however far that was; nobody else is touched.
+#[test]
+fn a_server_whose_clock_jumps_is_fenced_until_it_is_right() {
+    for (seed, seconds) in [(1, 3), (2, -3), (3, 3600), (4, -3600)] {
+        run(seed, async move |cluster: Cluster| {
+            form(&cluster, 3).await;
+            let all = [0, 1, 2];
+            cluster.settle("three voters", &all, |info| info.voters.len() == 3).await;
+            let big = PoolCreate { bytes: 3 * POOL_BYTES, ..pool("tank") };
+            cluster.ask::<PoolInfo>(&all, (7, 1), Opcode::PoolCreate, &big).await.unwrap();
+            let info = cluster.settle("a leader", &all, |info| info.leader.is_some()).await;
+            // Of half the seeds, the leader.
+            let leader = info.leader.expect("looked for").0;
+            let victim = if seed % 2 == 0 { leader } else { (leader + 1) % 3 };
+            let left: Vec<u32> = all.into_iter().filter(|number| *number != victim).collect();
+            set_clock(&cluster, victim, seconds);
+            is_fenced(&cluster, victim, &left).await;
+            // It answers for the system, if not for data; and so it stays.
+            cluster.ask::<SystemInfo>(&[victim], (0, 0), Opcode::SystemQuery, &()).await.unwrap();
+            cluster.map_settles(&left, |map| states_of(map, victim).into_iter().all(is_out)).await;
+            rt::sleep(Duration::from_secs(30)).await;
+            is_fenced(&cluster, victim, &left).await;
+            cluster.ask::<ContainerInfo>(&left, (7, 2), Opcode::ContainerCreate, &container("box")).await.unwrap();
+            set_clock(&cluster, victim, 0);
+            let begun = rt::now();
+            cluster.settle("it is back", &all, |info| states(info) == [MemberState::Joined; 3]).await;
+            assert!(begun.elapsed() < Duration::from_secs(10), "{:?}", begun.elapsed());
+            cluster.map_settles(&all, |map| states_of(map, victim) == [TargetState::UpIn; 2]).await;
+            assert!(serves(&cluster, victim).await);
+            cluster.agree(&all).await;
+        });
+    }
+}
+
+/// A server that starts with a wrong clock leaves no epochs of it behind; one that has no place yet gets none.
+#[test]
+fn a_server_that_starts_with_a_wrong_clock_waits_until_it_is_right() {
+    for (seed, seconds) in [(1, 7200), (2, -20)] {
+        run(seed, async move |cluster: Cluster| {
+            form(&cluster, 3).await;
+            let all = [0, 1, 2];
+            cluster.settle("three voters", &all, |info| info.voters.len() == 3).await;
+            let big = PoolCreate { bytes: 3 * POOL_BYTES, ..pool("tank") };
+            cluster.ask::<PoolInfo>(&all, (7, 1), Opcode::PoolCreate, &big).await.unwrap();
+            cluster.crash(1);
+            set_clock(&cluster, 1, seconds);
+            cluster.start(1, None).await.unwrap();
+            is_fenced(&cluster, 1, &[0, 2]).await;
+            set_clock(&cluster, 1, 0);
+            cluster.settle("it is back", &all, |info| states(info) == [MemberState::Joined; 3]).await;
+            cluster.map_settles(&all, |map| states_of(map, 1) == [TargetState::UpIn; 2]).await;
+            assert!(serves(&cluster, 1).await, "a client is not refused: its epochs are not ahead");
+            let token: Token =
+                cluster.ask(&all, (9, 9), Opcode::SystemToken, &TokenCreate { seconds: 60 }).await.unwrap();
+            let join = JoinConfig { addresses: vec![address(0)], token: token.token };
+            let node = cluster.sim.node("server-3");
+            cluster.sim.set_clock_skew(node, seconds * 1_000_000);
+            let refused = cluster.start(3, Some(join.clone())).await.unwrap_err();
+            assert_eq!(refused.code, Code::ClockOffset, "{refused}");
+            cluster.crash(3);
+            cluster.sim.set_clock_skew(node, 0);
+            cluster.start(3, Some(join)).await.unwrap();
+            cluster.settle("it is in", &all, |info| states(info) == [MemberState::Joined; 4]).await;
+        });
+    }
+}
+
+/// All are started at once, and nobody knows yet whose clock is right: those who agree go on without the one who is off.
+#[test]
+fn a_system_that_starts_as_a_whole_finds_out_whose_clock_is_wrong() {
+    run(3, async move |cluster: Cluster| {
+        form(&cluster, 3).await;
+        let all = [0, 1, 2];
+        cluster.settle("three voters", &all, |info| info.voters.len() == 3).await;
+        for number in all {
+            cluster.crash(number);
+        }
+        set_clock(&cluster, 0, -600);
+        for number in all {
+            cluster.start(number, None).await.unwrap();
+        }
+        is_fenced(&cluster, 0, &[1, 2]).await;
+        set_clock(&cluster, 0, 0);
+        cluster.settle("it is back", &all, |info| states(info) == [MemberState::Joined; 3]).await;
+    });
+}
+
 #[test]
 fn without_a_majority_it_is_said_who_is_missing() {
     run(5, async |cluster: Cluster| {

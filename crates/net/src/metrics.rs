@@ -14,6 +14,9 @@ pub(crate) static CALLS_TIMED_OUT: Counter =
 pub(crate) static POSTPONED: Counter =
     Counter::new("membership_timers_postponed", "times that timers waited longer because this server was slow itself");
 
+pub(crate) static ASKED: Counter =
+    Counter::new("membership_suspects_asked", "times that a server that is suspected was asked whether it is there");
+
 pub static METRICS: Table = Table {
     metrics: &[
         Metric::Gauge(&LINKS),
@@ -23,5 +26,6 @@ pub static METRICS: Table = Table {
         Metric::Counter(&CALLS_LOST),
         Metric::Counter(&CALLS_TIMED_OUT),
         Metric::Counter(&POSTPONED),
+        Metric::Counter(&ASKED),
     ],
 };

@@ -455,6 +455,12 @@ impl<S: StateMachine> Group<S> {
         })
     }
 
+    /// Whether this replica may stand for election when nobody leads. One that leads goes on: see [`Group::hand_over`]. One that
+    /// votes alone is elected when it starts, by nobody's leave.
+    pub fn may_lead(&self, may: bool) {
+        self.raft.runtime_config().elect(may);
+    }
+
     /// Asks `rank` to lead from now on; it does so when it has the whole log. Before a planned stop, so that nobody waits
     /// for an election timeout. Watch the [`Standing`] to see it happen.
     pub async fn hand_over(&self, rank: Rank) {

@@ -1,30 +1,46 @@
 //! Hybrid logical clock: epochs that follow the calendar and never step back.
 //!
+//! A server's clock is [`Hlc::steady`]: it does not follow a calendar that is set to another time while the server runs, but
+//! goes on at the pace of the monotonic clock, until somebody who has compared it with others says [`Hlc::follow`]; and it
+//! stands still until [`Hlc::run`], and from [`Hlc::halt`] on, so that a calendar that is wrong leaves no epochs behind.
+//!
 //! # Always true
 //! 1. Two calls of [`Hlc::now`] on clones of one clock never return the same epoch, nor an older
 //!    one after a newer.
-//! 2. After `observe(e)` succeeded, every later `now()` is greater than `e`.
+//! 2. After `observe(e)` succeeded on a clock that runs, every later `now()` is greater than `e`.
 //! 3. A peer can pull the clock at most [`EPSILON`] ahead of this machine's calendar.
+//! 4. A clock that stands moves by its own counter only: neither the calendar nor a peer pulls it.
 //!
 //! # Not here
-//! Persistence: whoever recovers a store observes the newest epoch it finds there.
+//! Persistence: whoever recovers a store observes the newest epoch it finds there. Whether the calendar is right: who can
+//! ask others decides (`engine::service::clock`).
 
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicI64, AtomicU64, Ordering};
 use std::time::Duration;
 
 use types::Epoch;
 
-use crate::time::wall_micros;
+use crate::time::{now, wall_micros};
 
 /// How far apart the calendars of two machines may be. Beyond it a peer is refused: following it
 /// would drag every clock of the system into the future, and nothing could bring them back.
 pub const EPSILON: Duration = Duration::from_millis(50);
+const EPSILON_MICROS: u64 = EPSILON.as_micros() as u64;
 
 /// A cheap handle on one clock; clones share it.
 #[derive(Clone, Default)]
 pub struct Hlc {
-    last: Arc<AtomicU64>,
+    shared: Arc<Shared>,
+}
+
+#[derive(Default)]
+struct Shared {
+    last: AtomicU64,
+    is_halted: AtomicBool,
+    /// How far the calendar was ahead of the monotonic clock when it was looked at last and had not been set; in
+    /// microseconds. Zero: follow the calendar wherever it goes.
+    lead: AtomicI64,
 }
 
 /// The observed epoch lies too far in the future.
@@ -40,41 +56,101 @@ pub struct ClockOffset {
 }
 
 impl Hlc {
+    /// A clock that follows the calendar, however that is set: a client's, who is refused when it is wrong.
     pub fn new() -> Hlc {
         Hlc::default()
     }
 
+    /// A server's clock: it stands until [`Hlc::run`], and does not follow a calendar that is set.
+    pub fn steady() -> Hlc {
+        let clock = Hlc::new();
+        clock.follow();
+        clock.halt();
+        clock
+    }
+
     /// A fresh epoch: the calendar, or the successor of the last one if the calendar stands behind.
     ///
-    /// Cost: a clock read and an uncontended compare-and-swap.
+    /// Cost: a clock read, or two after an idle moment, and an uncontended compare-and-swap.
     pub fn now(&self) -> Epoch {
-        let wall = Epoch::from_micros(wall_micros(), 0).0;
-        let mut last = self.last.load(Ordering::Relaxed);
+        let mut last = self.shared.last.load(Ordering::Relaxed);
+        let calendar = match self.shared.is_halted.load(Ordering::Acquire) {
+            true => 0,
+            false => Epoch::from_micros(self.calendar(Epoch(last).micros()), 0).0,
+        };
         loop {
-            let next = wall.max(last + 1);
-            match self.last.compare_exchange_weak(last, next, Ordering::AcqRel, Ordering::Relaxed) {
+            let next = calendar.max(last + 1);
+            match self.shared.last.compare_exchange_weak(last, next, Ordering::AcqRel, Ordering::Relaxed) {
                 Ok(_) => return Epoch(next),
                 Err(seen) => last = seen,
             }
         }
     }
 
-    /// The newest epoch handed out or observed, without making a new one.
-    pub fn last(&self) -> Epoch {
-        Epoch(self.last.load(Ordering::Acquire))
+    /// The calendar in microseconds, but where it would be had nobody set it. `near`: a time at which it stood lately; no
+    /// other clock is read when it still stands there.
+    fn calendar(&self, near: u64) -> u64 {
+        let wall = wall_micros();
+        let lead = self.shared.lead.load(Ordering::Acquire);
+        if lead == 0 || wall.abs_diff(near) <= EPSILON_MICROS / 2 {
+            return wall;
+        }
+        let monotonic = now().as_micros();
+        let held = monotonic.saturating_add_signed(lead);
+        if wall.abs_diff(held) > EPSILON_MICROS {
+            return held;
+        }
+        // It is adjusted a little, all the time. Who follows it right now has set another, and that one counts.
+        let adjusted = wall as i64 - monotonic as i64;
+        let _ = self.shared.lead.compare_exchange(lead, adjusted, Ordering::AcqRel, Ordering::Relaxed);
+        wall
     }
 
-    /// Takes note of an epoch seen in a message.
+    /// By how many microseconds the calendar was set ahead (or back) since it was followed last; zero for a little.
+    pub fn step_micros(&self) -> i64 {
+        let held = self.calendar(0);
+        match wall_micros() as i64 - held as i64 {
+            step if step.unsigned_abs() > EPSILON_MICROS => step,
+            _ => 0,
+        }
+    }
+
+    /// Goes by the calendar as it stands now.
+    pub fn follow(&self) {
+        // Never zero, for a calendar that counts from 1970 beside a clock that counts from the machine's start.
+        let lead = (wall_micros() as i64 - now().as_micros() as i64).max(1);
+        self.shared.lead.store(lead, Ordering::Release);
+    }
+
+    /// Stands still from now on.
+    pub fn halt(&self) {
+        self.shared.is_halted.store(true, Ordering::Release);
+    }
+
+    /// Goes by the calendar again, which is right.
+    pub fn run(&self) {
+        self.shared.is_halted.store(false, Ordering::Release);
+    }
+
+    /// The newest epoch handed out or observed, without making a new one.
+    pub fn last(&self) -> Epoch {
+        Epoch(self.shared.last.load(Ordering::Acquire))
+    }
+
+    /// Takes note of an epoch seen in a message. A clock that stands takes none, and refuses none: who has yet to learn the
+    /// time must be able to ask for it.
     ///
     /// # Errors
     /// [`ClockOffset`] when it is more than [`EPSILON`] ahead; the clock is then unchanged.
     pub fn observe(&self, seen: Epoch) -> Result<(), ClockOffset> {
-        let wall = wall_micros();
-        let ahead_micros = seen.micros().saturating_sub(wall);
-        if ahead_micros > EPSILON.as_micros() as u64 {
+        if self.shared.is_halted.load(Ordering::Acquire) {
+            return Ok(());
+        }
+        let ahead_micros = seen.micros().saturating_sub(self.calendar(self.last().micros()));
+        if ahead_micros > EPSILON_MICROS {
             return Err(ClockOffset { ahead_micros });
         }
-        self.last.fetch_max(seen.0, Ordering::AcqRel);
+        self.shared.last.fetch_max(seen.0, Ordering::AcqRel);
         Ok(())
     }
 
@@ -83,7 +159,7 @@ impl Hlc {
     /// A calendar that was set back must not make a store reuse epochs it has already given out.
     pub fn recover(&self, durable: Epoch) {
         assert!(durable < Epoch::MAX, "MAX means latest and is never stored");
-        self.last.fetch_max(durable.0, Ordering::AcqRel);
+        self.shared.last.fetch_max(durable.0, Ordering::AcqRel);
     }
 }
 

@@ -25,6 +25,10 @@ impl Instant {
         self.0
     }
 
+    pub const fn as_micros(self) -> u64 {
+        self.0 / 1000
+    }
+
     /// Time passed since this instant; zero if it lies in the future.
     pub fn elapsed(self) -> Duration {
         now() - self

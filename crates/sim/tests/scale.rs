@@ -40,6 +40,9 @@ fn a_hundred_servers_know_of_a_death_in_seconds_and_wrong_nobody() {
     for question in [
         quiet,
         Question { loss: 0.05, ..quiet },
+        // Three probes of ten fail, and so do many ways over others: the suspects' own answers decide. Before they were asked,
+        // one or two of a hundred were taken for dead in half a minute.
+        Question { loss: 0.15, calm: Duration::from_secs(20), ..quiet },
         Question { starved: 0.05, starved_for: Duration::from_secs(1), ..quiet },
     ] {
         let answer = detection::ask(question);
@@ -48,7 +51,7 @@ fn a_hundred_servers_know_of_a_death_in_seconds_and_wrong_nobody() {
             "{question:?}: {answer:?}"
         );
         assert_eq!((answer.missed, answer.wronged), (0, 0), "{question:?}: {answer:?}");
-        assert!(answer.messages > 3.0 && answer.messages < 30.0, "{question:?}: {answer:?}");
+        assert!(answer.messages > 3.0 && answer.messages < 35.0, "{question:?}: {answer:?}");
     }
 }
 

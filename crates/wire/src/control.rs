@@ -29,6 +29,8 @@ message! {
         pub fault_domain: String,
         pub state: MemberState,
         pub targets: u32,
+        /// Why it is out, when more is known than that it was taken for dead.
+        pub trouble: Option<Error>,
     }
 }
 
@@ -366,6 +368,10 @@ message! {
         pub records: u64,
         /// Of their payloads.
         pub bytes: u64,
+        /// Records of these groups that were there already: of who was out for a while, most.
+        pub same: u64,
+        /// How often a group was dropped and copied anew, because sums differed when all had been compared.
+        pub anew: u64,
         /// By what it took so far; nothing is known at the beginning.
         pub seconds_left: Option<u64>,
         /// Servers that are out and may have what nobody else has: until they come back, or are given up.

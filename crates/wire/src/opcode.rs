@@ -90,6 +90,7 @@ opcodes! {
     CopyList = 0x0211, "Groups of a pool that a target has records of.", Harmless;
     Copy = 0x0212, "Records of a group, for a target that is to have it.", Harmless;
     CopyDigest = 0x0213, "The sum over a group's records.", Harmless;
+    CopyMemory = 0x0214, "Which requests took effect on a target, for one that takes over from it.", Harmless;
 
     Consensus = 0x0301, "A message between replicas of a service.", Harmless;
     Forward = 0x0302, "A client's request, for who leads the service.", Harmless;

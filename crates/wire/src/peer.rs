@@ -68,6 +68,10 @@ message! {
         pub records: u64,
         /// Of their payloads.
         pub bytes: u64,
+        /// Records of these groups that were there already.
+        pub same: u64,
+        /// How often a group was dropped and copied anew, because sums differed.
+        pub anew: u64,
         /// What that took, in milliseconds.
         pub spent_ms: u64,
     }
@@ -110,10 +114,18 @@ message! {
 }
 
 message! {
-    /// One message of the membership protocol; not answered.
+    /// One message of the membership protocol; empty: the sender wants to know the time, and no more.
     pub struct Gossip {
         pub from: Rank,
         pub message: Bytes,
+    }
+}
+
+message! {
+    /// Answer to `Gossip`: when it came and when it was answered, by the calendar of who answers, in microseconds since 1970.
+    pub struct Gossiped {
+        pub received: u64,
+        pub answered: u64,
     }
 }
 

@@ -113,7 +113,12 @@ impl Service {
             })?;
             // Of a request that comes again, the shares may be made before this server hears that they are to be.
             let made = match devices.iter().any(|device| device.total.saturating_sub(device.reserved) < share) {
-                true => self.space_on(id, rank).await.map(|space| space.targets).unwrap_or_default(),
+                true => match self.space_on(id, rank).await {
+                    Ok(space) => space.targets,
+                    Err(error) if error.code == Code::NotFound => Vec::new(),
+                    // That nothing is heard of the shares does not mean that there are none.
+                    Err(error) => return Err(Error::new(Code::Again, error.to_string()).remedy("try again")),
+                },
                 false => Vec::new(),
             };
             for device in devices {

@@ -82,6 +82,7 @@ impl Service {
         let group = GroupId(id.to_bytes());
         let empty = PoolState::empty(id);
         let group = open_group(&directory, group, me, empty, &self.peers, is_maker, Config::default()).await?;
+        group.may_lead(self.clock.is_right());
         let slot = Rc::new(Slot::new(group));
         self.pools.borrow_mut().insert(id, Rc::clone(&slot));
         let mut tasks = slot.tasks.borrow_mut();
@@ -104,13 +105,12 @@ impl Service {
         }
         let mut watch = self.system.group.watch();
         let (mut last, mut sent) = (Followed::default(), None);
-        let mut is_serving = true;
         loop {
             self.learn_addresses();
             let version = self.system.group.local(|system| system.version);
             if last.version != version || !last.trouble.is_empty() {
                 let mut trouble: Vec<_> =
-                    self.follow_stop(&mut is_serving).await.err().map(|error| (None, error)).into_iter().collect();
+                    self.serve_or_not().await.err().map(|error| (None, error)).into_iter().collect();
                 trouble.extend(self.follow_rows().await);
                 for (_, error) in &trouble {
                     tracing::warn!(%error, "the pools here are not as the system wants them");
@@ -128,17 +128,6 @@ impl Service {
                 return;
             }
         }
-    }
-
-    /// Has the targets here serve, or stop serving, as an administrator wants it. The replicas here go on in any case.
-    async fn follow_stop(&self, is_serving: &mut bool) -> Result<(), Error> {
-        let wanted = !self.system.group.local(|system| system.is_stopped(self.rank));
-        if wanted != *is_serving {
-            self.tell_all(|done| Order::SetServing { is_serving: wanted, done }).await?;
-            *is_serving = wanted;
-            tracing::info!(rank = %self.rank, is_serving = wanted, "an administrator wants it so");
-        }
-        Ok(())
     }
 
     /// Makes the replicas and pools here those that the system's state names.
@@ -297,10 +286,18 @@ impl Service {
             }
             told.share = Some(share);
         }
-        if let Err(error) = self.tell_map(id, &state, told).await {
-            return vec![(None, error)];
-        }
         let mut trouble = Vec::new();
+        // Before the map: who is a member by it is sent changes of them, and may not refuse these for want of a container.
+        for (&container, wanted) in &state.containers {
+            let known = told.containers.entry(container).or_default();
+            if let Err(error) = self.make_container(id, container, wanted, known).await {
+                trouble.push((Some(container), error));
+            }
+        }
+        if let Err(error) = self.tell_map(id, &state, told).await {
+            trouble.push((None, error));
+            return trouble;
+        }
         let mut gone: BTreeSet<ContainerId> =
             told.containers.keys().filter(|known| !state.containers.contains_key(known)).copied().collect();
         if !told.is_swept {
@@ -318,7 +315,9 @@ impl Service {
         told.is_swept = trouble.is_empty();
         for (&container, wanted) in &state.containers {
             let known = told.containers.entry(container).or_default();
-            if let Err(error) = self.follow_container(id, container, wanted, known).await {
+            if (known.exists || wanted.phase == Phase::Destroying)
+                && let Err(error) = self.follow_container(container, wanted, known).await
+            {
                 trouble.push((Some(container), error));
             }
         }
@@ -351,9 +350,24 @@ impl Service {
         known.is_some_and(|known| slot.group.local(|pool| self.addresses_of(pool)) != *known)
     }
 
-    async fn follow_container(
+    /// Makes a container on the targets, if it is to be there and is not.
+    async fn make_container(
         &self,
         pool: PoolId,
+        id: ContainerId,
+        wanted: &Container,
+        told: &mut ToldContainer,
+    ) -> Result<(), Error> {
+        if wanted.phase != Phase::Destroying && !told.exists {
+            self.tell_all(|done| Order::CreateContainer { pool, id, done }).await?;
+            told.exists = true;
+        }
+        Ok(())
+    }
+
+    /// Has the targets agree with what is wanted of a container that is there, or is to go.
+    async fn follow_container(
+        &self,
         id: ContainerId,
         wanted: &Container,
         told: &mut ToldContainer,
@@ -371,10 +385,6 @@ impl Service {
         // Before anything else: what is told next may let a horizon move.
         if wanted.is_held && told.held.is_none() {
             told.held = Some(self.hold.take());
-        }
-        if !told.exists {
-            self.tell_all(|done| Order::CreateContainer { pool, id, done }).await?;
-            told.exists = true;
         }
         if let Some(Rollback { to, asked }) = wanted.rollback.filter(|rollback| told.rollback != Some(*rollback)) {
             self.tell_all(|done| Order::Rollback { id, to, asked, done }).await?;
@@ -415,7 +425,7 @@ impl Service {
         join_all(self.targets.iter().map(|target| target.ask(&order))).await
     }
 
-    async fn tell_all(&self, order: impl Fn(Done<()>) -> Order) -> Result<(), Error> {
+    pub(super) async fn tell_all(&self, order: impl Fn(Done<()>) -> Order) -> Result<(), Error> {
         self.tell(order).await.into_iter().collect()
     }
 

@@ -6,11 +6,12 @@ use std::time::Duration;
 use net::Request;
 use sha2::{Digest, Sha256};
 use types::{Code, Error, PoolId, Rank};
-use wire::control as msg;
+use wire::control::{self as msg, MemberState};
 use wire::encoding::{Bytes, Bytes32};
 use wire::{Opcode, Wire};
 
 use super::Service;
+use super::clock::clock_off;
 use super::route::Call;
 use super::system::{Hash, SystemCommand};
 use crate::target::parse;
@@ -120,6 +121,7 @@ impl Service {
                 fault_domain: member.fault_path.clone(),
                 state: member.state,
                 targets: member.targets,
+                trouble: member.clock_off.filter(|_| member.state == MemberState::Excluded).map(clock_off),
             };
             system.members.iter().map(member).collect()
         });

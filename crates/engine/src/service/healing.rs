@@ -257,6 +257,8 @@ impl Service {
             left: sum(|one| one.left),
             records: sum(|one| one.records),
             bytes: sum(|one| one.bytes),
+            same: sum(|one| one.same),
+            anew: sum(|one| one.anew),
             seconds_left: seconds.and_then(|all| all.into_iter().max()).map(|ms| ms.div_ceil(1000)),
             awaited: awaited.into_iter().collect(),
         }

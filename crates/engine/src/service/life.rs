@@ -18,6 +18,7 @@ use wire::encoding::Bytes;
 use wire::peer as msg;
 use wire::{Opcode, Wire};
 
+use super::clock;
 use super::control::hash;
 use super::identity::{Kept, Place};
 use super::peers::Peers;
@@ -36,6 +37,8 @@ const REFUSED_AGAIN: Duration = Duration::from_secs(5);
 const GRACE: Duration = Duration::from_secs(5);
 /// How often servers that are not heard of are greeted.
 const GREET_EVERY: Duration = Duration::from_secs(1);
+/// Who asks for the time before it has a rank.
+const NOBODY: Rank = Rank(u32::MAX);
 const GOSSIP_MAX: Duration = Duration::from_secs(1);
 
 /// What this server heard of who lives.
@@ -85,7 +88,11 @@ pub(super) async fn ask_for_a_place(
     let mut last = None;
     while rt::now() < until {
         for address in &wanted.addresses {
-            match peers.call(address, Opcode::Join, join.to_bytes(), ASK_MAX).await {
+            let asked = match check_clock(peers, address).await {
+                Ok(()) => peers.call(address, Opcode::Join, join.to_bytes(), ASK_MAX).await,
+                Err(error) => Err(error),
+            };
+            match asked {
                 Ok(body) => {
                     let joined: msg::Joined = parse(&body)?;
                     let place =
@@ -102,6 +109,20 @@ pub(super) async fn ask_for_a_place(
     let cause = last.map(|error| error.to_string()).unwrap_or_default();
     Err(Error::new(Code::Unreachable, format!("no server of the system lets this one in: {cause}"))
         .remedy("check the address, and that the servers there run"))
+}
+
+/// Compares this server's clock with that of the one that is asked for a place.
+///
+/// # Errors
+/// `ClockOffset`; or it does not answer, and nothing is known.
+async fn check_clock(peers: &Peers, address: &str) -> Result<(), CallError> {
+    let body = msg::Gossip { from: NOBODY, message: Bytes(Vec::new()) }.to_bytes();
+    let sent = rt::now();
+    let answer = peers.call(address, Opcode::Gossip, body, GOSSIP_MAX).await?;
+    match clock::ahead_of(sent, &answer) {
+        Some(ahead_micros) => Err(CallError::Refused(clock::clock_off(ahead_micros))),
+        None => Ok(()),
+    }
 }
 
 impl Service {
@@ -126,6 +147,10 @@ impl Service {
                 if let Ok(None) = rt::timeout(REFUSED_AGAIN, watch.changed()).await {
                     return;
                 }
+                continue;
+            }
+            if !self.clock.is_right() {
+                let _ = rt::timeout(GREET_EVERY, self.clock_changes()).await;
                 continue;
             }
             let pause = match self.say_hello().await {
@@ -305,6 +330,7 @@ impl Service {
                 }
                 for event in membership.take_events() {
                     if let Event::Up(life) = event {
+                        self.peers.heard_of(life.rank);
                         self.life.seen.borrow_mut().insert((life.rank, life.start));
                     }
                     tracing::debug!(me = %self.rank, ?event, "who lives");
@@ -314,9 +340,14 @@ impl Service {
             };
             for (to, message) in messages {
                 let body = msg::Gossip { from: self.rank, message: Bytes(message) }.to_bytes();
-                let peers = Rc::clone(&self.peers);
                 // One that is lost is nothing bad.
-                sending.spawn_local(async move { drop(peers.ask(to.rank, Opcode::Gossip, body, GOSSIP_MAX).await) });
+                let me = Rc::clone(&self);
+                sending.spawn_local(async move {
+                    let sent = rt::now();
+                    if let Ok(answer) = me.peers.ask(to.rank, Opcode::Gossip, body, GOSSIP_MAX).await {
+                        me.note_clock(to.rank, sent, &answer);
+                    }
+                });
             }
             let _ = rt::timeout(next.min(GREET_EVERY), came).await;
         }
@@ -332,7 +363,7 @@ impl Service {
     }
 
     /// The other servers that the state counts as there; those that were stopped live, too.
-    fn others(&self) -> Vec<Life> {
+    pub(super) fn others(&self) -> Vec<Life> {
         let life =
             |(rank, member): (Rank, &super::system::Member)| Life { rank, start: member.incarnation, renewed: 0 };
         self.system.group.local(|system| {
@@ -351,12 +382,16 @@ impl Service {
     }
 
     pub(super) fn take_gossip(&self, gossip: msg::Gossip) -> Result<Vec<u8>, Error> {
-        // Before this server listens there is nothing to be told.
-        if let Some(membership) = &mut *self.life.membership.borrow_mut() {
-            membership.handle(self.life.now(), &gossip.message.0);
+        let received = rt::wall_micros();
+        self.peers.heard_of(gossip.from);
+        if !gossip.message.0.is_empty() {
+            // Before this server listens there is nothing to be told.
+            if let Some(membership) = &mut *self.life.membership.borrow_mut() {
+                membership.handle(self.life.now(), &gossip.message.0);
+            }
+            self.life.came.notify_one();
         }
-        self.life.came.notify_one();
-        Ok(().to_bytes())
+        Ok(msg::Gossiped { received, answered: rt::wall_micros() }.to_bytes())
     }
 
     /// Who counts as there and is not, as far as this server heard: ranks and incarnations.

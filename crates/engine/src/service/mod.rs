@@ -27,6 +27,7 @@
 mod administer;
 mod agent;
 mod answers;
+mod clock;
 mod containers;
 mod control;
 mod driver;
@@ -134,6 +135,8 @@ pub struct Service {
     followed: Cell<u64>,
     /// Who lives, as far as this server heard.
     life: life::Heard,
+    /// Whether its clock is right, as far as others say.
+    clock: clock::Clock,
     /// What a look at all groups of a pool found last.
     served: Cell<Option<healing::Served>>,
     tasks: RefCell<rt::TaskSet>,
@@ -210,6 +213,7 @@ impl Service {
             is_current: Cell::new(false),
             followed: Cell::new(0),
             life: life::Heard::default(),
+            clock: clock::Clock::new(),
             served: Cell::new(None),
             tasks: RefCell::default(),
         });
@@ -227,7 +231,10 @@ impl Service {
         while place.is_founder && self.system.group.members().addresses.is_empty() && begun.elapsed() < STOP_PATIENCE {
             rt::sleep(Duration::from_millis(1)).await;
         }
-        let is_alone = self.system.group.members().voters.iter().eq([&self.rank]);
+        let is_alone = self.system.group.members().voters.iter().eq([&self.rank]) && self.others().is_empty();
+        // Alone, the clock is right by itself; else nobody is served before it was compared.
+        let standing = self.judge_clock();
+        self.act_on_clock(standing).await?;
         if is_alone {
             self.form(place).await?;
         }
@@ -237,6 +244,7 @@ impl Service {
             tasks.spawn_local(self.clone().follow_system());
             tasks.spawn_local(self.clone().drive_system());
             tasks.spawn_local(self.clone().watch_life());
+            tasks.spawn_local(self.clone().keep_clock());
         }
         if is_alone {
             let settled = rt::timeout(SETTLE_PATIENCE, async {

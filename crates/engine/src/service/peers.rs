@@ -4,6 +4,8 @@
 //! 1. A call is made once; whether to repeat it is the caller's.
 //! 2. A link that answers nothing for a while is given up, and the next call opens another: it may lead to a machine that
 //!    is no more. What is under way on it goes on.
+//! 3. To an address where nobody answers a link is tried again after a pause that doubles up to [`PAUSE_MAX`], by chance up to
+//!    half of it less, whoever calls and however often. Whoever is heard of is tried at once.
 
 use std::cell::{Cell, RefCell};
 use std::collections::BTreeMap;
@@ -13,6 +15,7 @@ use std::time::Duration;
 use net::{Address, CallError, Caller, Connection};
 use raft::{Calling, GroupId, Peer};
 use rt::Hlc;
+use tokio::sync::Notify;
 use types::{Code, Error, Rank, SessionId};
 use wire::encoding::Bytes;
 use wire::hello::Service;
@@ -20,6 +23,10 @@ use wire::{Opcode, Wire, peer as msg};
 
 /// How long a link may take to open.
 const OPEN_MAX: Duration = Duration::from_secs(1);
+/// Between the first and the second attempt to open one, and between any two.
+const PAUSE_FIRST: Duration = Duration::from_millis(25);
+/// A server that is back and is heard of by nobody is reached so soon.
+const PAUSE_MAX: Duration = Duration::from_secs(1);
 /// A link that has answered nothing for so long, though something was asked, is in doubt.
 const SILENCE_MAX: Duration = Duration::from_secs(2);
 /// How long a message between replicas may be under way; the library has its own, shorter limits.
@@ -40,10 +47,24 @@ pub(super) struct Peers {
 #[derive(Default)]
 struct Line {
     connection: RefCell<Option<Connection>>,
-    /// Held by the one who opens.
-    opening: tokio::sync::Mutex<()>,
+    opening: RefCell<Opening>,
+    /// An attempt to open has ended.
+    tried: Notify,
+    attempts: Cell<u64>,
     /// Since when it owes an answer, any.
     silent_since: Cell<Option<rt::Instant>>,
+}
+
+/// How opening a link stands.
+#[derive(Default)]
+enum Opening {
+    /// As far as is known, somebody answers there.
+    #[default]
+    Open,
+    /// Somebody tries, in this attempt of all.
+    Tried { attempt: u64 },
+    /// Nobody answered, so many times in a row; not tried again before then.
+    Paused { failures: u32, until: rt::Instant, cause: CallError },
 }
 
 impl Peers {
@@ -56,16 +77,29 @@ impl Peers {
     pub(super) fn learn(&self, rank: Rank, incarnation: u64, address: &str) {
         let mut book = self.book.borrow_mut();
         let known = book.get(&rank);
-        if known.is_some_and(|(since, known)| *since > incarnation || known == address) {
+        if known.is_some_and(|(since, known)| *since > incarnation || (*since == incarnation && known == address)) {
             return;
         }
-        if let Some((_, before)) = book.insert(rank, (incarnation, address.to_string())) {
+        if let Some(line) = self.lines.borrow().get(address) {
+            line.hurry();
+        }
+        if let Some((_, before)) = book.insert(rank, (incarnation, address.to_string()))
+            && before != address
+        {
             self.lines.borrow_mut().remove(&before);
         }
     }
 
     pub(super) fn address(&self, rank: Rank) -> Option<String> {
         self.book.borrow().get(&rank).map(|(_, address)| address.clone())
+    }
+
+    /// This rank was heard of: if it could not be reached before, it may be now.
+    pub(super) fn heard_of(&self, rank: Rank) {
+        let book = self.book.borrow();
+        if let Some(line) = book.get(&rank).and_then(|(_, address)| self.lines.borrow().get(address).cloned()) {
+            line.hurry();
+        }
     }
 
     /// Where all others are.
@@ -126,25 +160,80 @@ impl Peers {
         Rc::clone(lines.entry(address.to_string()).or_default())
     }
 
-    async fn open(&self, address: &str, line: &Line, within: Duration) -> Result<Connection, CallError> {
-        if let Some(connection) = line.working() {
-            return Ok(connection);
+    /// A link that works. The attempt to open one is shared, and goes on when who waits for it does so no longer: else a link that
+    /// takes longer to open than some wait would never be.
+    async fn open(&self, address: &str, line: &Rc<Line>, within: Duration) -> Result<Connection, CallError> {
+        let until = rt::now() + within.min(OPEN_MAX);
+        loop {
+            if let Some(connection) = line.working() {
+                return Ok(connection);
+            }
+            let tried = line.tried.notified();
+            if let Some(failures) = line.may_try()? {
+                let to: Address = address.parse().map_err(|error: net::AddressError| {
+                    CallError::Refused(Error::new(Code::Invalid, error.to_string()))
+                })?;
+                let attempt = line.attempts.get() + 1;
+                line.attempts.set(attempt);
+                line.opening.replace(Opening::Tried { attempt });
+                drop(rt::spawn_local(try_to_open(to, self.caller.clone(), Rc::clone(line), attempt, failures)));
+            }
+            if rt::timeout(until - rt::now(), tried).await.is_err() {
+                let cause = format!("no answer within {} ms", within.as_millis());
+                let text = format!("{address} cannot be reached: {cause}");
+                return Err(address.parse().map_or_else(
+                    |_| CallError::Refused(Error::new(Code::Unreachable, text)),
+                    |address| CallError::Unreachable { address, cause },
+                ));
+            }
         }
-        let _opening = line.opening.lock().await;
-        if let Some(connection) = line.working() {
-            return Ok(connection);
-        }
-        let to: Address = address
-            .parse()
-            .map_err(|error: net::AddressError| CallError::Refused(Error::new(Code::Invalid, error.to_string())))?;
-        let connection = Connection::open(&to, Service::Control, &self.caller, within.min(OPEN_MAX)).await?;
-        line.silent_since.set(None);
-        *line.connection.borrow_mut() = Some(connection.clone());
-        Ok(connection)
     }
 }
 
+/// One attempt; how it ended is left with the line.
+async fn try_to_open(to: Address, caller: Caller, line: Rc<Line>, attempt: u64, failures: u32) {
+    match Connection::open(&to, Service::Control, &caller, OPEN_MAX).await {
+        Ok(connection) => {
+            line.silent_since.set(None);
+            *line.connection.borrow_mut() = Some(connection);
+            line.opening.replace(Opening::Open);
+        }
+        // The peer was heard of meanwhile: others may try, and this one says nothing.
+        Err(_) if !matches!(*line.opening.borrow(), Opening::Tried { attempt: now } if now == attempt) => {}
+        Err(cause) => {
+            let failures = failures.saturating_add(1);
+            line.opening.replace(Opening::Paused { failures, until: rt::now() + pause(failures), cause });
+        }
+    }
+    line.tried.notify_waiters();
+}
+
+/// How long to wait after so many failures, by chance: the servers of a system do not all try at once.
+fn pause(failures: u32) -> Duration {
+    let most = PAUSE_FIRST.saturating_mul(1 << failures.min(16)).min(PAUSE_MAX);
+    most / 2 + Duration::from_nanos(rt::random_u64() % (most.as_nanos() as u64 / 2))
+}
+
 impl Line {
+    /// Whether a link is to be tried now, after how many failures; `None`: somebody does so already.
+    ///
+    /// # Errors
+    /// Why the last attempt failed, while it is too early for the next.
+    fn may_try(&self) -> Result<Option<u32>, CallError> {
+        match &*self.opening.borrow() {
+            Opening::Open => Ok(Some(0)),
+            Opening::Tried { .. } => Ok(None),
+            Opening::Paused { until, cause, .. } if *until > rt::now() => Err(cause.clone()),
+            Opening::Paused { failures, .. } => Ok(Some(*failures)),
+        }
+    }
+
+    /// Whoever answers there was heard of.
+    fn hurry(&self) {
+        self.opening.replace(Opening::Open);
+        self.tried.notify_waiters();
+    }
+
     fn working(&self) -> Option<Connection> {
         if self.silent_since.get().is_some_and(|since| since.elapsed() > SILENCE_MAX) {
             *self.connection.borrow_mut() = None;
@@ -168,5 +257,91 @@ impl raft::Peers for GroupPeers {
             let answer = self.peers.call(&address, Opcode::Consensus, body, CONSENSUS_MAX).await;
             answer.map_err(|error| raft::CallError { cause: error.to_string() })
         })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use net::{Handler, Limits, Listener, Reply, Request};
+    use rt::sim::{Sim, SimConfig};
+
+    const SECOND: Duration = Duration::from_secs(1);
+
+    struct Echo;
+
+    impl Handler for Echo {
+        async fn handle(self: Rc<Self>, request: Request) -> Result<Reply, Error> {
+            Ok(Reply { body: request.body, bulk: None })
+        }
+    }
+
+    /// Turns callers away for a minute, and then serves; counts who came until then.
+    async fn come_back_late(attempts: Rc<Cell<u64>>) {
+        let address = "mem://peer".parse().unwrap();
+        let listener = Listener::bind(&address, "test", Hlc::new()).await.unwrap();
+        let begun = rt::now();
+        let mut links = rt::TaskSet::new();
+        while let Some(incoming) = listener.accept().await {
+            if begun.elapsed() < 60 * SECOND {
+                attempts.set(attempts.get() + 1);
+                incoming.refuse(Error::new(Code::ShuttingDown, "not yet")).await;
+            } else {
+                links.spawn_local(net::serve(incoming, Limits::default(), 1, Rc::new(Echo)));
+            }
+        }
+    }
+
+    /// Calls every 5 ms, from four tasks, for a minute and until somebody answers. Gives the attempts that were made within
+    /// the minute, and how long after it the first call was answered.
+    fn call_without_end(seed: u64, word_comes: bool) -> (u64, Duration) {
+        let sim = Sim::new(SimConfig::seeded(seed));
+        let (here, there) = (sim.node("here"), sim.node("there"));
+        sim.run(async move {
+            let sim = rt::sim::current();
+            let attempts = Rc::new(Cell::new(0));
+            let begun = rt::now();
+            let _peer = sim.spawn_on(there, come_back_late(Rc::clone(&attempts)));
+            let calling = sim.spawn_on(here, async move {
+                let peers = Peers::new("test".into(), Hlc::new());
+                peers.learn(Rank(1), 1, "mem://peer");
+                let ask = || async {
+                    loop {
+                        match peers.ask(Rank(1), Opcode::Echo, vec![1], SECOND / 10).await {
+                            Ok(_) => return begun.elapsed(),
+                            Err(_) => rt::sleep(Duration::from_millis(5)).await,
+                        }
+                    }
+                };
+                let word = async {
+                    rt::sleep(60 * SECOND + SECOND / 100).await;
+                    if word_comes {
+                        peers.heard_of(Rank(1));
+                    }
+                };
+                let (a, b, c, d, ()) = tokio::join!(ask(), ask(), ask(), ask(), word);
+                a.min(b).min(c).min(d)
+            });
+            let answered = calling.await.unwrap();
+            (attempts.get(), answered.saturating_sub(60 * SECOND))
+        })
+    }
+
+    /// Every call tried to open a link before, so that a dead server cost its peers 50 attempts a second and group.
+    #[test]
+    fn nobody_knocks_without_end_where_nobody_answers() {
+        for seed in 0..5 {
+            let (attempts, after) = call_without_end(seed, false);
+            assert!((55..140).contains(&attempts), "seed {seed}: {attempts} in a minute");
+            assert!(after <= PAUSE_MAX + SECOND / 10, "seed {seed}: {after:?}");
+        }
+    }
+
+    #[test]
+    fn who_is_heard_of_is_tried_at_once() {
+        for seed in 0..5 {
+            let (_, after) = call_without_end(seed, true);
+            assert!(after < SECOND / 20, "seed {seed}: {after:?}");
+        }
     }
 }

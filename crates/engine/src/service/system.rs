@@ -46,6 +46,8 @@ message! {
         pub state: MemberState,
         /// Which start of the server this is about.
         pub incarnation: u64,
+        /// It is out because its clock is so many microseconds ahead of the others' (behind, if negative).
+        pub clock_off: Option<i64>,
     }
 }
 
@@ -119,8 +121,10 @@ message! {
         ExtendPool { id: PoolId, servers: Vec<Rank> } = 13,
         /// An administrator has ranks serve no more for now, or serve again. None named: all.
         Stop { ranks: Vec<Rank>, stop: bool } = 14,
+        /// A server finds its clock so many microseconds ahead of the others' (behind, if negative), and serves nobody.
+        ClockOff { rank: Rank, incarnation: u64, ahead_micros: i64 } = 15,
         /// Servers have no part in a pool any more.
-        ShrinkPool { id: PoolId, servers: Vec<Rank> } = 15,
+        ShrinkPool { id: PoolId, servers: Vec<Rank> } = 16,
     }
 }
 
@@ -148,8 +152,8 @@ impl raft::StateMachine for SystemState {
                 }
             }
             SystemCommand::Join { server, token, address, fault_path, targets, incarnation, now } => {
-                let member =
-                    Member { id: server, address, fault_path, targets, state: MemberState::Joined, incarnation };
+                let (state, clock_off) = (MemberState::Joined, None);
+                let member = Member { id: server, address, fault_path, targets, state, incarnation, clock_off };
                 return self.join(member, token, now).map(|rank| SystemDone::Rank { rank });
             }
             SystemCommand::AddToken { hash, expires, now } => {
@@ -168,6 +172,9 @@ impl raft::StateMachine for SystemState {
                     member.state = MemberState::Excluded;
                     self.version += 1;
                 }
+            }
+            SystemCommand::ClockOff { rank, incarnation, ahead_micros } => {
+                self.clock_off(rank, incarnation, ahead_micros);
             }
             SystemCommand::Exclude { ranks, exclude } => self.exclude(&ranks, exclude)?,
             SystemCommand::SetAttributes { attributes } => self.set_attributes(attributes)?,
@@ -467,6 +474,19 @@ impl SystemState {
         }
         self.version += u64::from(has_changed);
         Ok(())
+    }
+
+    /// An earlier start of the server is over, and what a later one says counts.
+    fn clock_off(&mut self, rank: Rank, incarnation: u64, ahead_micros: i64) {
+        let Some(member) = self.members.get_mut(&rank).filter(|member| member.incarnation <= incarnation) else {
+            return;
+        };
+        if !matches!(member.state, MemberState::Joined | MemberState::Excluded) {
+            return;
+        }
+        let before = (member.state, member.clock_off.is_some());
+        (member.state, member.clock_off) = (MemberState::Excluded, Some(ahead_micros));
+        self.version += u64::from(before != (MemberState::Excluded, true));
     }
 
     fn exclude(&mut self, ranks: &[Rank], exclude: bool) -> Result<(), Error> {

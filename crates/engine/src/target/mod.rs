@@ -142,7 +142,7 @@ fn place_of(request: &Request) -> Result<Place, Error> {
 impl Handler for Target {
     async fn handle(self: Rc<Self>, request: Request) -> Result<Reply, Error> {
         // Nothing has to make way for rebuilding.
-        if !matches!(request.opcode, Opcode::Copy | Opcode::CopyDigest | Opcode::CopyList) {
+        if !matches!(request.opcode, Opcode::Copy | Opcode::CopyDigest | Opcode::CopyList | Opcode::CopyMemory) {
             self.upkeep.served();
         }
         match request.opcode {
@@ -193,6 +193,7 @@ impl Target {
             Opcode::ListExtents => Ok(self.list_extents(&request).await?.to_bytes()),
             Opcode::Diff => Ok(self.diff(&request)?.to_bytes()),
             Opcode::CopyList => Ok(self.copy_list(&request).await?.to_bytes()),
+            Opcode::CopyMemory => Ok(self.copy_memory(&request).await?.to_bytes()),
             Opcode::CopyDigest => Ok(self.copy_digest(&request)?.to_bytes()),
             Opcode::QueryKeys => Ok(self.query_keys(&request).await?.to_bytes()),
             other => {

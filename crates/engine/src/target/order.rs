@@ -93,7 +93,8 @@ pub enum Order {
     },
     /// Whether the target answers whoever is linked to it. One that does not keeps its store open, and carries out orders.
     SetServing {
-        is_serving: bool,
+        /// What it answers instead; absent: it serves.
+        refusal: Option<Error>,
         done: Done<()>,
     },
     /// A connection that said hello to this target; it is served here from now on.

@@ -22,7 +22,7 @@ impl Target {
         incarnation: u64,
     ) {
         let mut links = rt::TaskSet::new();
-        let mut is_serving = true;
+        let mut refusal: Option<Error> = None;
         // A caller that no longer waits for an answer is no reason to stop: `send` may fail.
         while let Some(order) = orders.recv().await {
             match order {
@@ -43,22 +43,20 @@ impl Target {
                 Order::Storage { done } => drop(done.send(Ok(self.storage()))),
                 Order::MayResize { bytes, done } => drop(done.send(self.may_resize(bytes).await)),
                 Order::Resize { bytes, done } => drop(done.send(self.resize(bytes))),
-                Order::SetServing { is_serving: wanted, done } => {
-                    is_serving = wanted;
-                    if !is_serving {
+                Order::SetServing { refusal: wanted, done } => {
+                    refusal = wanted;
+                    match refusal {
                         // To who is linked it is as if the server went: a repeat elsewhere, or later, finds what was done.
-                        links.abort_all();
+                        Some(_) => links.abort_all(),
+                        // Until now the clock may have stood, and what was read before a restart is below this.
+                        None => self.store.borrow_mut().start_clock(self.hlc.now()),
                     }
                     drop(done.send(Ok(())));
                 }
-                Order::Serve { incoming } if !is_serving => {
-                    let stopped = Error::new(Code::ShuttingDown, format!("target {} was stopped", self.index));
-                    links
-                        .spawn_local(incoming.refuse(stopped.remedy("let its server serve again: `dmg system start`")));
-                }
-                Order::Serve { incoming } => {
-                    links.spawn_local(net::serve(incoming, limits, incarnation, self.clone()));
-                }
+                Order::Serve { incoming } => match &refusal {
+                    Some(reason) => links.spawn_local(incoming.refuse(reason.clone())),
+                    None => links.spawn_local(net::serve(incoming, limits, incarnation, self.clone())),
+                },
                 Order::Stop { done } => {
                     drop(done.send(self.close().await));
                     return;

@@ -296,3 +296,44 @@ fn ranks_beyond_the_bound_are_refused() {
         assert_eq!(server.living().count(), 0);
     }
 }
+
+/// Of a thousand servers in a network that loses a message in ten, fifteen live ones were taken for dead in half a minute: gossip
+/// had brought the suspicion round, and the answer of the suspect not yet. So the suspect itself is asked, again and again,
+/// and what it is told makes it refute.
+#[test]
+fn who_is_suspected_is_asked_and_its_answer_counts() {
+    let settings = Settings::default();
+    let mut asker = Membership::new(life(0), &settings, 20, 1);
+    asker.know(Duration::ZERO, (1..20).map(life));
+    let mut asked: Vec<(Duration, Life, Vec<u8>)> = Vec::new();
+    // Nobody answers anything.
+    let is_down = |event: &Event| matches!(event, Event::Down(_));
+    let mut now = Duration::ZERO;
+    let down = loop {
+        asker.tick(now);
+        if let Some(Event::Down(down)) = asker.take_events().into_iter().find(is_down) {
+            break down;
+        }
+        for (to, message) in asker.take_messages() {
+            let header: wire::membership::GossipHeader = take(&message[..]).unwrap();
+            if header.kind == (wire::membership::GossipKind::Ping { number: 0 }) {
+                asked.push((now, to, message));
+            }
+        }
+        now = asker.next().unwrap().max(now);
+    };
+    let asked: Vec<_> = asked.into_iter().filter(|(_, to, _)| *to == down).collect();
+    let began = now - settings.suspicion_of(20);
+    let at: Vec<u128> = asked.iter().map(|(at, ..)| (*at - began).as_millis()).collect();
+    assert_eq!(at, [0, 250, 500, 750, 875]);
+    // Another asks that one, which lives.
+    let mut suspect = Membership::new(down, &settings, 20, 2);
+    suspect.know(Duration::ZERO, [life(0)].into_iter());
+    suspect.handle(Duration::ZERO, &asked[0].2);
+    let answers = suspect.take_messages();
+    let refutes = |(to, message): &(Life, Vec<u8>)| {
+        let header: wire::membership::GossipHeader = take(&message[..]).unwrap();
+        *to == life(0) && header.incarnation == 1 && header.kind == wire::membership::GossipKind::Ack { number: 0 }
+    };
+    assert!(answers.iter().any(refutes), "{answers:?}");
+}

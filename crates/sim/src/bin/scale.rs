@@ -46,9 +46,10 @@ fn detection() {
     println!("|---:|---:|---|---:|---:|---:|---:|---:|---:|");
     for servers in SERVERS {
         let still = (0.0, Duration::from_millis(1));
-        let cases = [(0.0, still), (0.01, still), (0.05, still), (0.0, (0.05, Duration::from_secs(2)))];
+        let starved = (0.05, Duration::from_secs(2));
+        let cases = [(0.0, still), (0.01, still), (0.05, still), (0.1, still), (0.0, starved), (0.05, starved)];
         for (loss, (starved, starved_for)) in cases {
-            let (calm, deaths) = (Duration::from_secs(if servers > 1_000 { 6 } else { 20 }), 10);
+            let (calm, deaths) = (Duration::from_secs(if servers > 1_000 { 6 } else { 30 }), 10);
             let answer = detection::ask(Question { servers, loss, starved, starved_for, calm, deaths, seed: 7 });
             let Answer { p50, p99, max, missed, messages, bytes, wronged, bystanders, watched, .. } = answer;
             println!(

@@ -52,7 +52,7 @@ pub enum Fault {
     FullDisk,
     /// One server's clock is off by less than what is borne.
     Skew,
-    /// One server's clock is off by seconds: nobody listens to it.
+    /// One server's clock is set off by a moment, seconds or hours, as it runs or while it is started anew: it serves nobody.
     WrongClock,
     /// An administrator excludes a server, and takes it back.
     Exclude,
@@ -272,8 +272,16 @@ impl Nemesis {
                 sim.set_clock_skew(node, 0);
             }
             Fault::WrongClock => {
-                let micros = 200_000 + dice.below(3_000_000) as i64;
+                let micros = match dice.below(3) {
+                    0 => 60_000 + dice.below(300_000) as i64,
+                    1 => 200_000 + dice.below(3_000_000) as i64,
+                    _ => 3_600_000_000 * (1 + dice.below(12) as i64),
+                };
                 sim.set_clock_skew(node, if dice.below(2) == 0 { micros } else { -micros });
+                if dice.below(3) == 0 {
+                    cluster.kill(victim);
+                    cluster.restart(victim).await;
+                }
                 rt::sleep(time).await;
                 sim.set_clock_skew(node, 0);
             }

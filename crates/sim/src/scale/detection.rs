@@ -116,7 +116,11 @@ pub fn ask(question: Question) -> Answer {
         world.schedule(at, Happening::Dies(victim));
     }
     let settings = Settings::default();
-    world.run(calm + DEATHS_APART * question.deaths as u32 + settings.suspicion * 3 + settings.period * 30);
+    world.run(
+        calm + DEATHS_APART * question.deaths as u32
+            + settings.suspicion_of(question.servers) * 3
+            + settings.period * 30,
+    );
     let died: Vec<Option<Duration>> = world.servers.iter().map(|server| server.died).collect();
     let mut answer = Answer {
         messages: sent as f64 / question.servers as f64 / calm.as_secs_f64(),

@@ -15,11 +15,13 @@
 //! | K19 | replicas of services are equal | `k19_services` |
 //! | K21 | everything ends in time | `k21_in_time` |
 //! | K24 | what is told to stop stops | `k24_stops` |
+//! | 5. | whose clock is off decides nothing | `clock_off` |
 //!
 //! `cargo test -p sim --test invariants` runs some seeds of each. `cargo xtask sim` runs campaigns; one seed again:
 //! `cargo xtask sim --scenario NAME --first SEED --seeds 1`.
 
 mod campaign;
+mod clock_off;
 mod k10_decided;
 mod k12_apart;
 mod k13_by_the_table;
@@ -46,7 +48,7 @@ struct Scenario {
     reached: fn(&Totals) -> bool,
 }
 
-const SCENARIOS: [&Scenario; 12] = [
+const SCENARIOS: [&Scenario; 13] = [
     &k1_durable::SCENARIO,
     &k2_all_or_none::SCENARIO,
     &k5_once::SCENARIO,
@@ -59,6 +61,7 @@ const SCENARIOS: [&Scenario; 12] = [
     &k19_services::SCENARIO,
     &k21_in_time::SCENARIO,
     &k24_stops::SCENARIO,
+    &clock_off::SCENARIO,
 ];
 
 /// Of several runs.

@@ -234,18 +234,24 @@ impl Target {
         Ok(())
     }
 
-    /// Waits until this target leads a group and serves it, and has done itself what it had decided before. A member may be
-    /// ahead of its leader's own: what it has committed and drops, to get all from here, must be here.
+    /// Waits until this target leads a group and serves it, no change with an epoch up to `upto` is under way or will be, and
+    /// it has done itself what it had decided before. A member may be ahead of its leader's own: what it has committed, and
+    /// is not here, would be taken from it.
     ///
     /// # Errors
     /// `Stale`: it does not lead it; `Again`.
-    pub(super) async fn leads(self: &Rc<Self>, place: &Place, deadline: Instant) -> Result<(), Error> {
-        let group = match self.door(place, deadline).await? {
-            Door::Single => return Ok(()),
+    pub(super) async fn leads(self: &Rc<Self>, place: &Place, upto: Epoch, deadline: Instant) -> Result<(), Error> {
+        let door = self.door(place, deadline).await?;
+        self.reached(upto, deadline).await?;
+        let group = match door {
+            Door::Single => return self.still_single(place),
             Door::Lead(group) => group,
             Door::Follow { .. } => return Err(self.not_leader(place)),
         };
         self.serving(&group, deadline).await?;
+        while group.lead.borrow().as_ref().is_some_and(|lead| !lead.is_closed(upto)) {
+            group.moves(deadline, "a change that is to be copied has yet to be decided").await?;
+        }
         let decided = group.lead.borrow().as_ref().map_or_else(BTreeSet::new, Lead::undone);
         while group.lead.borrow().as_ref().is_some_and(|lead| !lead.undone().is_disjoint(&decided)) {
             group.moves(deadline, "its leader has yet to do what it decided").await?;

@@ -99,6 +99,16 @@ impl View {
         !self.layout.map().targets().iter().any(|target| target.state().in_change())
     }
 
+    /// This target failed, and what only it had waits for it.
+    pub(super) fn is_awaited(&self) -> bool {
+        let mut own = self.layout.map().targets().iter().filter(|target| self.is_me(target.rank, target.index));
+        own.any(|target| target.state() == TargetState::Away)
+    }
+
+    fn is_me(&self, rank: Rank, target: TargetIndex) -> bool {
+        Peer { rank, target } == self.me
+    }
+
     /// There is something to be done about what is under way, or about what it left behind.
     pub(super) fn goes_on(&self) -> bool {
         let is_wanted = |state: TargetState| state.in_change() && state != TargetState::Down;

@@ -1,0 +1,408 @@
+//! Whether this server's clock is right: compared with the other servers', and what follows when it is not.
+//!
+//! Every message of membership and its answer carry four times: when it was sent and when the answer came, by the
+//! asker's monotonic clock; when it was received and answered, by the other's calendar. Between them lies how far the other's
+//! calendar is ahead of our monotonic clock, as an interval that holds it whatever the network does. A calendar that is set is
+//! seen at once, without asking anybody: the intervals stay as they are.
+//!
+//! # Shape
+//! ```text
+//!             most agree, or this server is alone              most are elsewhere, or some
+//!  Starting ------------------------------------> Right ----> Off    are and our calendar was set
+//!     |  nobody answers for PATIENCE               ^  most agree |
+//!     |                                            +-------------+
+//!     +------ somebody disagrees, and no majority agrees --------^
+//! ```
+//! [`Clocks`] decides, pure; [`Service::keep_clock`] does what follows. Unless it is `Right`, the hybrid clock stands
+//! ([`rt::Hlc::halt`]), the targets answer nobody, and the replicas here lead nothing; they follow and vote, which needs no
+//! clock. The system is told, and counts the server as excluded; when its clock is right it says hello, like any that is back.
+//!
+//! # Always true
+//! 1. A server whose calendar is beyond [`rt::EPSILON`] of what a majority of the others agree on hands out no epochs, once
+//!    it knows; until then its epochs go on as if the calendar had not been set ([`rt::Hlc::steady`]).
+//! 2. Nobody is fenced for what a minority says, unless that was right until our own calendar was set.
+//!
+//! # Not here
+//! Setting clocks: that is chrony's or ntpd's.
+
+use std::cell::{Cell, RefCell};
+use std::collections::{BTreeMap, BTreeSet};
+use std::rc::Rc;
+use std::time::Duration;
+
+use rt::EPSILON;
+use tokio::sync::{Mutex, Notify};
+use types::{Code, Error, Rank};
+use wire::encoding::Bytes;
+use wire::peer as msg;
+use wire::{Opcode, Wire};
+
+use super::Service;
+use super::system::SystemCommand;
+use crate::target::order::Order;
+use crate::target::parse;
+
+/// How long a server that starts looks for others to compare with, when nobody answers.
+const PATIENCE: Duration = Duration::from_secs(5);
+/// How often others are asked for the time by whoever is not sure of his.
+const ASK_EVERY: Duration = Duration::from_secs(1);
+/// How long one may take to answer that.
+const ASK_MAX: Duration = Duration::from_secs(1);
+/// How long a reading counts: clocks that nobody adjusts drift apart by 3 ms in it.
+const FRESH: Duration = Duration::from_secs(60);
+/// A narrower reading is kept so long before a wider one takes its place.
+const KEEP: Duration = Duration::from_secs(10);
+/// A reading of a wider interval says nothing.
+const WIDTH_MAX: i64 = 500_000;
+/// In a system of more servers, so many stand for all.
+const ENOUGH: usize = 8;
+
+/// Whether the clock of this server is right.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Standing {
+    /// Not known yet, since this moment of the monotonic clock.
+    Starting {
+        since: u64,
+    },
+    Right,
+    /// It is so many microseconds ahead of the others' (behind, if negative).
+    Off {
+        ahead_micros: i64,
+    },
+}
+
+/// One question for the time and its answer, in microseconds.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Exchange {
+    /// By the asker's monotonic clock.
+    pub(super) sent: u64,
+    pub(super) came: u64,
+    /// By the other's calendar.
+    pub(super) received: u64,
+    pub(super) answered: u64,
+}
+
+/// What one exchange says: how far another's calendar is ahead of our monotonic clock is between `low` and `high`.
+#[derive(Clone, Copy, Debug)]
+struct Reading {
+    low: i64,
+    high: i64,
+    at: u64,
+}
+
+/// What the readings say together.
+enum Verdict {
+    Right,
+    /// A majority agrees on another time.
+    Off(i64),
+    /// Some have another time, and no majority agrees with them or with us.
+    Disputed(i64),
+    Unknown,
+}
+
+/// What this server knows of others' clocks.
+#[derive(Debug)]
+pub(super) struct Clocks {
+    readings: BTreeMap<Rank, Reading>,
+    standing: Standing,
+    /// The calendar as it stands now may be gone by.
+    is_confirmed: bool,
+}
+
+impl Reading {
+    fn of(exchange: Exchange) -> Option<Reading> {
+        let signed = |micros: u64| i64::try_from(micros).ok();
+        let low = signed(exchange.answered)?.checked_sub(signed(exchange.came)?)?;
+        let high = signed(exchange.received)?.checked_sub(signed(exchange.sent)?)?;
+        // One that was set meanwhile contradicts itself.
+        (low <= high && high - low <= WIDTH_MAX).then_some(Reading { low, high, at: exchange.came })
+    }
+
+    fn width(&self) -> i64 {
+        self.high - self.low
+    }
+
+    fn middle(&self) -> i64 {
+        self.low + self.width() / 2
+    }
+
+    fn age(&self, now: u64) -> u64 {
+        now.saturating_sub(self.at)
+    }
+}
+
+impl Clocks {
+    /// Of a server that starts at `now`, by its monotonic clock.
+    pub(super) fn new(now: u64) -> Clocks {
+        Clocks { readings: BTreeMap::new(), standing: Standing::Starting { since: now }, is_confirmed: false }
+    }
+
+    pub(super) fn standing(&self) -> Standing {
+        self.standing
+    }
+
+    /// Whether the calendar may be followed where it stands now, if the clock is right: a majority agrees with it.
+    pub(super) fn is_confirmed(&self) -> bool {
+        self.is_confirmed
+    }
+
+    /// Takes note of an exchange with a rank. What another says of its clock is its word: nonsense is ignored.
+    pub(super) fn note(&mut self, rank: Rank, exchange: Exchange) {
+        let Some(new) = Reading::of(exchange) else { return };
+        let keeps = self.readings.get(&rank).is_some_and(|old| {
+            let contradicts = new.low > old.high || new.high < old.low;
+            !contradicts && old.width() < new.width() && old.age(new.at) < micros(KEEP) as u64
+        });
+        if !keeps {
+            self.readings.insert(rank, new);
+        }
+    }
+
+    /// Decides anew. `now`: the monotonic clock, `lead`: how far our calendar is ahead of it; `step`: by how much it was set
+    /// since it was right, if it was.
+    pub(super) fn judge(&mut self, now: u64, lead: i64, step: i64, others: &BTreeSet<Rank>) -> Standing {
+        self.readings.retain(|rank, reading| others.contains(rank) && reading.age(now) <= micros(FRESH) as u64);
+        // Who is off must be nearer to be right again: else it would come and go.
+        let bound = match self.standing {
+            Standing::Off { .. } => micros(EPSILON) / 2,
+            Standing::Starting { .. } | Standing::Right => micros(EPSILON),
+        };
+        let verdict = self.verdict(lead, bound, others.len());
+        // Before it was right there were no epochs to be kept from a jump.
+        self.is_confirmed = matches!(verdict, Verdict::Right) || self.standing != Standing::Right;
+        self.standing = match (self.standing, verdict) {
+            (_, Verdict::Right) => Standing::Right,
+            (_, Verdict::Off(ahead_micros)) => Standing::Off { ahead_micros },
+            (Standing::Right, Verdict::Disputed(ahead_micros)) if step != 0 => Standing::Off { ahead_micros },
+            (Standing::Right, Verdict::Disputed(_) | Verdict::Unknown) => Standing::Right,
+            (_, Verdict::Disputed(ahead_micros)) => Standing::Off { ahead_micros },
+            (Standing::Starting { since }, Verdict::Unknown) if now.saturating_sub(since) > micros(PATIENCE) as u64 => {
+                Standing::Right
+            }
+            (known, Verdict::Unknown) => known,
+        };
+        self.standing
+    }
+
+    fn verdict(&self, lead: i64, bound: i64, others: usize) -> Verdict {
+        if others == 0 {
+            return Verdict::Right;
+        }
+        // So far ahead is ours, of those whose whole interval is beyond the bound.
+        let mut apart: Vec<i64> = Vec::new();
+        for reading in self.readings.values() {
+            if reading.low.saturating_sub(lead) > bound || reading.high.saturating_sub(lead) < -bound {
+                apart.push(lead.saturating_sub(reading.middle()));
+            }
+        }
+        apart.sort_unstable();
+        let asked = if self.readings.len() >= ENOUGH { self.readings.len() } else { others };
+        // Of these and this server.
+        let majority = (asked + 1) / 2 + 1;
+        if 1 + self.readings.len() - apart.len() >= majority {
+            return Verdict::Right;
+        }
+        let together = |first: &i64| apart.iter().filter(|ahead| (0..=2 * bound).contains(&(**ahead - first))).count();
+        let most = apart.iter().max_by_key(|first| together(first));
+        match (most, apart.get(apart.len() / 2)) {
+            (Some(first), _) if together(first) >= majority => Verdict::Off(*first),
+            (_, Some(middle)) => Verdict::Disputed(*middle),
+            _ => Verdict::Unknown,
+        }
+    }
+}
+
+fn micros(time: Duration) -> i64 {
+    time.as_micros() as i64
+}
+
+/// How far our calendar is ahead of that of who answered just now, in microseconds, if it is surely beyond the bound.
+pub(super) fn ahead_of(sent: rt::Instant, answer: &[u8]) -> Option<i64> {
+    let msg::Gossiped { received, answered } = parse(answer).ok()?;
+    let came = rt::now().as_micros();
+    let mut clocks = Clocks::new(came);
+    clocks.note(Rank(0), Exchange { sent: sent.as_micros(), came, received, answered });
+    let lead = rt::wall_micros() as i64 - came as i64;
+    match clocks.judge(came, lead, 0, &BTreeSet::from([Rank(0)])) {
+        Standing::Off { ahead_micros } => Some(ahead_micros),
+        Standing::Starting { .. } | Standing::Right => None,
+    }
+}
+
+/// How far a clock is off, as an operator reads it, and what to do about it.
+pub(super) fn clock_off(ahead_micros: i64) -> Error {
+    let (size, way) = (ahead_micros.unsigned_abs(), if ahead_micros > 0 { "ahead of" } else { "behind" });
+    let size = match size {
+        0..1_000_000 => format!("{} ms", size / 1000),
+        _ => format!("{}.{} s", size / 1_000_000, size / 100_000 % 10),
+    };
+    let text = format!("the server's clock is off by {size}: it is {way} the others'");
+    Error::new(Code::ClockOffset, text).remedy("set the clock (chrony or ntpd); the server goes on by itself")
+}
+
+/// The clock of this server, and what its targets were told because of it.
+pub(super) struct Clock {
+    clocks: RefCell<Clocks>,
+    /// The standing has changed.
+    changed: Notify,
+    /// What the targets answer instead of serving, as they were told last; held by the one who tells them.
+    told: Mutex<Option<Option<Code>>>,
+    /// What was done about the standing.
+    acted: Cell<Option<bool>>,
+}
+
+impl Clock {
+    pub(super) fn new() -> Clock {
+        Clock {
+            clocks: RefCell::new(Clocks::new(rt::now().as_micros())),
+            changed: Notify::new(),
+            told: Mutex::default(),
+            acted: Cell::new(None),
+        }
+    }
+
+    pub(super) fn is_right(&self) -> bool {
+        self.clocks.borrow().standing() == Standing::Right
+    }
+}
+
+impl Service {
+    /// Decides whether the clock is right, from what is known.
+    pub(super) fn judge_clock(&self) -> Standing {
+        let others: BTreeSet<Rank> = self.others().into_iter().map(|life| life.rank).collect();
+        let step = self.hlc.step_micros();
+        let now = rt::now().as_micros();
+        let lead = rt::wall_micros() as i64 - now as i64;
+        let mut clocks = self.clock.clocks.borrow_mut();
+        let before = clocks.standing();
+        let after = clocks.judge(now, lead, step, &others);
+        if before != after || (after == Standing::Right && step != 0) {
+            self.clock.changed.notify_waiters();
+        }
+        after
+    }
+
+    /// Notes how another's calendar stood in an exchange that began at `sent`.
+    pub(super) fn note_clock(&self, rank: Rank, sent: rt::Instant, answer: &[u8]) {
+        let Ok(msg::Gossiped { received, answered }) = parse(answer) else { return };
+        let came = rt::now().as_micros();
+        let exchange = Exchange { sent: sent.as_micros(), came, received, answered };
+        self.clock.clocks.borrow_mut().note(rank, exchange);
+        self.judge_clock();
+    }
+
+    /// Compares this server's clock with the others', as long as it runs, and acts upon it.
+    pub(super) async fn keep_clock(self: Rc<Self>) {
+        loop {
+            let changed = self.clock.changed.notified();
+            let standing = self.judge_clock();
+            let outcome = self.act_on_clock(standing).await;
+            if let Err(error) = &outcome {
+                tracing::debug!(%error, "what follows from the clock is not done yet");
+            }
+            if standing == Standing::Right && outcome.is_ok() {
+                // Membership brings readings, and they wake this. Alone, a calendar that is set is followed sooner or later.
+                let _ = rt::timeout(FRESH, changed).await;
+                continue;
+            }
+            self.ask_for_time().await;
+            if self.judge_clock() == standing {
+                let _ = rt::timeout(ASK_EVERY, changed).await;
+            }
+        }
+    }
+
+    /// Asks all others for the time at once.
+    async fn ask_for_time(&self) {
+        let asking = self.others().into_iter().map(async |life| {
+            let body = msg::Gossip { from: self.rank, message: Bytes(Vec::new()) }.to_bytes();
+            let sent = rt::now();
+            if let Ok(answer) = self.peers.ask(life.rank, Opcode::Gossip, body, ASK_MAX).await {
+                self.note_clock(life.rank, sent, &answer);
+            }
+        });
+        futures_util::future::join_all(asking).await;
+    }
+
+    /// Does what follows, each part as often as it takes.
+    pub(super) async fn act_on_clock(&self, standing: Standing) -> Result<(), Error> {
+        let is_right = standing == Standing::Right;
+        if !is_right {
+            self.hlc.halt();
+        } else if self.clock.clocks.borrow().is_confirmed() {
+            self.hlc.follow();
+            self.hlc.run();
+        }
+        if self.clock.acted.replace(Some(is_right)) != Some(is_right) {
+            match standing {
+                Standing::Starting { .. } => {}
+                Standing::Right => tracing::info!(rank = %self.rank, "the clock is right"),
+                Standing::Off { ahead_micros } => {
+                    let error = clock_off(ahead_micros);
+                    tracing::error!(rank = %self.rank, %error, "engine_clock_drift: this server serves nobody");
+                }
+            }
+            self.may_lead(is_right);
+        }
+        self.serve_or_not().await?;
+        if let Standing::Off { ahead_micros } = standing {
+            self.hand_over().await;
+            self.tell_of_clock(ahead_micros).await?;
+        }
+        Ok(())
+    }
+
+    /// Whether the replicas here may stand for election.
+    fn may_lead(&self, may: bool) {
+        self.system.group.may_lead(may);
+        for slot in self.pools.borrow().values() {
+            slot.group.may_lead(may);
+        }
+    }
+
+    /// Has the system know why this server is out.
+    async fn tell_of_clock(&self, ahead_micros: i64) -> Result<(), Error> {
+        let incarnation = self.kept.borrow().identity.incarnation;
+        let is_known = self.system.group.local(|system| {
+            system.members.get(&self.rank).is_some_and(|me| !system.is_joined(self.rank) && me.clock_off.is_some())
+        });
+        if is_known {
+            return Ok(());
+        }
+        let command = SystemCommand::ClockOff { rank: self.rank, incarnation, ahead_micros };
+        self.tell_system(None, command).await.map(drop)
+    }
+
+    /// Has the targets here serve, or tell whoever asks why they do not: the clock is not right, or an administrator
+    /// wants it so. The replicas here go on in any case.
+    pub(super) async fn serve_or_not(&self) -> Result<(), Error> {
+        let mut told = self.clock.told.lock().await;
+        let is_stopped = self.is_current.get() && self.system.group.local(|system| system.is_stopped(self.rank));
+        let refusal = match self.clock.clocks.borrow().standing() {
+            Standing::Right if is_stopped => {
+                let stopped = Error::new(Code::ShuttingDown, format!("rank {} was stopped", self.rank));
+                Some(stopped.remedy("let it serve again: `dmg system start`"))
+            }
+            Standing::Right => None,
+            Standing::Off { ahead_micros } => Some(clock_off(ahead_micros)),
+            Standing::Starting { .. } => {
+                Some(Error::new(Code::Again, "this server starts, and compares its clock with the others'"))
+            }
+        };
+        let code = refusal.as_ref().map(|refusal| refusal.code);
+        if *told != Some(code) {
+            self.tell_all(|done| Order::SetServing { refusal: refusal.clone(), done }).await?;
+            *told = Some(code);
+            tracing::info!(rank = %self.rank, refusal = ?code, "whether the targets serve");
+        }
+        Ok(())
+    }
+
+    /// Waits until the clock is right, or may be.
+    pub(super) async fn clock_changes(&self) {
+        self.clock.changed.notified().await;
+    }
+}
+
+#[cfg(test)]
+mod tests;
