@@ -7,7 +7,7 @@ use std::time::Duration;
 
 use engine::hold::HorizonHold;
 use engine::target::open::{self, RegionConfig, Shared, TargetConfig};
-use engine::target::order::{Order, PoolShare, PoolView, TargetHandle};
+use engine::target::order::{Heal, Order, PoolShare, PoolView, TargetHandle};
 use engine::widths::WantedWidths;
 use net::{Address, Caller, Connection, Limits, Listener};
 use placement::{Change, Event, FaultPath, Layout, PoolMap, Server};
