@@ -42,5 +42,6 @@ pub use connection::{Caller, Connection};
 pub use listener::{BindError, HALF_OPEN_MAX, HELLO_TIMEOUT, Incoming, LINKS_MAX, Listener};
 pub use metrics::METRICS;
 pub use polling::{SPIN_WINDOW, set_spin};
+pub use outbox::Bulk;
 pub use request::{Limits, Reply, Request};
 pub use server::{Handler, serve};
