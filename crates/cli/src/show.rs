@@ -67,17 +67,18 @@ fn state(pool: &PoolInfo) -> &'static str {
     if pool.disabled_targets == 0 { "Ready" } else { "Degraded" }
 }
 
-/// Upstream's names; it has none for a rebuild that waits for servers that are out.
+/// Upstream's names; it has none for a rebuild that waits for servers that are out, or for an administrator.
 fn rebuild_state(pool: &PoolInfo) -> &'static str {
     match pool.rebuild.state {
         RebuildState::Idle => "idle",
         RebuildState::Busy => "busy",
         RebuildState::Waiting => "waiting",
+        RebuildState::Stopped => "stopped",
     }
 }
 
 /// The rebuild in a line, and whom to bring back.
-fn rebuild(pool: &PoolInfo) -> String {
+pub(crate) fn rebuild(pool: &PoolInfo) -> String {
     let rebuild = &pool.rebuild;
     let came = format!(
         "{} placement groups came ({} in {} records, beside {} that were there), {} are known to be missing",
@@ -97,6 +98,9 @@ fn rebuild(pool: &PoolInfo) -> String {
     match rebuild.state {
         RebuildState::Idle => format!("idle{awaited}"),
         RebuildState::Busy => format!("busy: {came}{left}{awaited}"),
+        RebuildState::Stopped => {
+            format!("stopped: {came}{awaited}; go on with `dmg pool rebuild start {}`", pool.label)
+        }
         RebuildState::Waiting => format!("waiting{awaited}: bring one back, or see `dmg pool give-up`"),
     }
 }

@@ -256,6 +256,15 @@ message! {
 }
 
 message! {
+    /// Stops what is on its way in a pool, for whatever reason it is; or has it go on, and what failed made anew, whatever the
+    /// pool's policy says. Answered with [`PoolInfo`] when the servers know.
+    pub struct PoolRebuild {
+        pub pool: String,
+        pub start: bool,
+    }
+}
+
+message! {
     pub struct PoolQueryTargets {
         pub pool: String,
         pub rank: Rank,
@@ -378,6 +387,8 @@ message! {
         Busy = 2,
         /// All that can be had is where it is to be; who is awaited has the rest.
         Waiting = 3,
+        /// An administrator stopped it.
+        Stopped = 4,
     }
 }
 
@@ -445,6 +456,8 @@ message! {
         /// The version at which they began to leave, and the one at which they were taken in; zero: they did not.
         pub left: u32,
         pub joined: u32,
+        /// Of those that do not serve, the last version at which they did; zero: they never did.
+        pub served: u32,
     }
 }
 

@@ -60,6 +60,7 @@ opcodes! {
     PoolChangeTargets = 0x011c, "Excludes, drains or reintegrates targets of a pool.", Once;
     PoolExtend = 0x011d, "Gives a pool more servers.", Once;
     PoolQueryTargets = 0x011e, "How targets of a pool stand, and their space.", Harmless;
+    PoolRebuild = 0x011f, "Stops what a pool moves, or has it go on.", Once;
     ContainerCreate = 0x0120, "Makes a container on every target of the pool.", Once;
     ContainerList = 0x0121, "A pool's containers.", Harmless;
     ContainerQuery = 0x0122, "One container's state.", Harmless;

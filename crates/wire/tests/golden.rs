@@ -25,8 +25,16 @@ use wire::membership::*;
 use wire::{DecodeError, Wire};
 
 /// Messages with an error in them.
-const WITH_ERRORS: [&str; 6] =
-    ["error", "group_response-refused", "report", "pool_targets_changed", "system_targets_changed", "log_masks_set"];
+const WITH_ERRORS: [&str; 8] = [
+    "error",
+    "group_response-refused",
+    "report",
+    "pool_targets_changed",
+    "system_targets_changed",
+    "log_masks_set",
+    "member",
+    "system_info",
+];
 
 /// What a test does with each sample.
 trait Check {
@@ -254,7 +262,10 @@ fn peer_samples(check: &mut impl Check) {
     let trouble = vec![(Some(container_id()), Error::new(Code::NoSpace, "full")), (None, Error::new(Code::Io, "bad"))];
     let filling =
         Filling { version: 3, groups: 40, left: 2, records: 9000, bytes: 1 << 30, same: 7000, anew: 1, spent_ms: 2500 };
-    check.one("report", Report { group, rank: Rank(2), version: 9, filling: vec![filling], trouble });
+    check.one(
+        "report",
+        Report { group, rank: Rank(2), version: 9, filling: vec![filling], widths: vec![2, 3], trouble },
+    );
     check.one("filling", filling);
     check.one("reported", Reported { applied: 77 });
     let join = Join {
@@ -531,6 +542,7 @@ fn control_samples(check: &mut impl Check) {
     check.one("target_change-drain", TargetChange::Drain);
     check.one("target_change-reintegrate", TargetChange::Reintegrate);
     check.one("target_change-give_up", TargetChange::GiveUp);
+    check.one("pool_rebuild", PoolRebuild { pool: text("tank"), start: true });
     check.one("pool_extend", PoolExtend { pool: text("tank"), ranks: vec![Rank(5)] });
     check.one(
         "pool_query_targets",
@@ -567,9 +579,13 @@ fn control_samples(check: &mut impl Check) {
         seconds_left: Some(7),
         awaited: vec![Rank(3)],
     };
-    for (name, state) in
-        [("idle", RebuildState::Idle), ("busy", RebuildState::Busy), ("waiting", RebuildState::Waiting)]
-    {
+    let states = [
+        ("idle", RebuildState::Idle),
+        ("busy", RebuildState::Busy),
+        ("waiting", RebuildState::Waiting),
+        ("stopped", RebuildState::Stopped),
+    ];
+    for (name, state) in states {
         check.one(&format!("rebuild_state-{name}"), state);
     }
     check.one("rebuild", rebuild.clone());
@@ -604,7 +620,7 @@ fn map_samples(check: &mut impl Check) {
         targets: 8,
         weight: 2,
     };
-    let run = StandingRun { first: 1, count: 7, since: 5, state: TargetState::Down, left: 5, joined: 4 };
+    let run = StandingRun { first: 1, count: 7, since: 5, state: TargetState::Down, left: 5, joined: 3, served: 4 };
     let map = PoolMap {
         id: pool_id(),
         label: text("tank"),

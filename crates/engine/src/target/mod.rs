@@ -43,6 +43,7 @@ use self::scrub::Scrubber;
 use self::upkeep::Upkeep;
 use crate::hold::HorizonHold;
 use crate::sessions::Sessions;
+use crate::widths::WantedWidths;
 
 /// Fault point: a request has taken effect, and its answer stays away for longer than anybody waits.
 pub const ANSWER_IS_LATE: &str = "engine.target.answer_is_late";
@@ -56,6 +57,7 @@ pub struct Target {
     media: media::Store,
     hlc: Hlc,
     hold: HorizonHold,
+    widths: WantedWidths,
     sessions: Sessions,
     upkeep: Upkeep,
     holds: rebuild::Holds,
@@ -206,6 +208,10 @@ impl Target {
         let target = self.index;
         match error {
             vos::Error::NoPool(id) => Error::new(Code::NotFound, format!("no pool {id}")),
+            vos::Error::NoContainer(_) if self.groups.is_elsewhere(container) => {
+                Error::new(Code::Stale, format!("target {target} has no part in the container's pool any more"))
+                    .remedy("refresh the pool map")
+            }
             vos::Error::NoContainer(_) => Error::new(Code::NotFound, format!("no container {container}"))
                 .remedy("it was destroyed, or never made"),
             vos::Error::PoolExists(_) | vos::Error::ContainerExists(_) => Error::new(Code::Exists, error.to_string()),

@@ -167,9 +167,10 @@ impl Target {
                 return self.remember(view, pool).await;
             }
             for Missing { leader: peer, container, number } in missing {
-                // Another map may give it to somebody else, or have it led by somebody else.
-                if self.groups.view(pool).is_none_or(|newest| newest.version() != view.version()) {
-                    return Err(Error::new(Code::Again, "the pool map has changed"));
+                // Another map may give it to somebody else, or have it led by somebody else; or it is to wait.
+                let newest = self.groups.view(pool);
+                if newest.is_none_or(|newest| newest.version() != view.version() || !newest.goes_on()) {
+                    return Err(Error::new(Code::Again, "the pool map has changed, or its rebuild was stopped"));
                 }
                 self.fill_group(&Leader { target: self, view, peer }, container, number, fill).await?;
             }

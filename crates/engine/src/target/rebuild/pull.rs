@@ -136,7 +136,7 @@ impl Target {
                         return Ok(Attempt::Complete);
                     }
                     from = here.next;
-                    self.give_way(began.elapsed(), &mut seen).await;
+                    self.give_way(self.rest_within_budget(container, began.elapsed()), &mut seen).await;
                     continue;
                 }
             }
@@ -155,7 +155,7 @@ impl Target {
             if from.is_none() {
                 return Ok(Attempt::Complete);
             }
-            self.give_way(began.elapsed(), &mut seen).await;
+            self.give_way(self.rest_within_budget(container, began.elapsed()), &mut seen).await;
         }
     }
 
