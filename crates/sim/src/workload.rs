@@ -59,7 +59,10 @@ pub(crate) async fn patiently<T, F: Future<Output = Result<T, Error>>>(mut reque
     loop {
         match request().await {
             Ok(value) => return value,
-            Err(error) if is_unknown(&error) => rt::sleep(Duration::from_millis(100)).await,
+            // A clock that is off is put right, as a server that is down is started.
+            Err(error) if is_unknown(&error) || error.code == Code::ClockOffset => {
+                rt::sleep(Duration::from_millis(100)).await;
+            }
             Err(error) => panic!("refused: {error}"),
         }
     }
@@ -222,7 +225,7 @@ impl Witness {
             .diff(*epoch, |found| changed.extend(found.into_iter().filter(|d| d.oid == self.object).map(|d| d.dkey)))
             .await;
         match compared {
-            Ok(()) => {
+            Ok(_) => {
                 for key in self.oracle.keys().filter(|key| self.oracle.differs(oracle, key)) {
                     let dkey = Key::new(key.as_bytes()).expect("a short key");
                     assert!(changed.contains(&dkey), "{key} changed since {epoch}, unnoticed");

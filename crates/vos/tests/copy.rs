@@ -421,6 +421,33 @@ fn a_copy_from_before_a_rollback_is_refused() {
     });
 }
 
+/// A punch came as a copy while it was prepared here, and then was committed: it was counted twice, and a count that is too
+/// high makes every read look for punches. (Found by campaigns with servers that return.)
+#[test]
+fn a_punch_that_comes_as_a_copy_and_as_a_change_counts_once() {
+    on_node(303, || {
+        let (mut source, mut target) = (first(), second());
+        let (group, oid) = rig::object(0);
+        let dkey = types::Key::from(7);
+        let punch = vos::Punch { group, oid, scope: vos::PunchScope::Dkey(&dkey), conditions: Conditions::None };
+        let term = vos::Term { interval: 1, round: 0 };
+        let change = vos::ChangeId { group, term, number: 1 };
+        let ops = [vos::Op::Punch(punch)];
+        let wanted = vos::Prepare { change, container: id(), origin: Origin::default(), note: &[1], ops: &ops };
+        for store in [&mut source, &mut target] {
+            store.prepare_judged(&wanted, Epoch(5)).unwrap();
+        }
+        source.commit(pool(0), change).unwrap();
+        for part in parts(&mut source, group) {
+            assert_eq!(part.records.len(), 1);
+            carry(&source, &mut target, &part).unwrap();
+        }
+        target.commit(pool(0), change).unwrap();
+        assert_eq!(digest(&mut source, group, Epoch::MAX), digest(&mut target, group, Epoch::MAX));
+        target.check().expect_clean();
+    });
+}
+
 /// What comes from a peer is looked at before it is believed.
 #[test]
 fn what_is_no_record_is_refused() {
