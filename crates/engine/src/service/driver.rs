@@ -332,12 +332,25 @@ impl Service {
         request: Option<raft::Request>,
         command: SystemCommand,
     ) -> Result<super::system::SystemDone, Error> {
-        use wire::Wire;
         if self.system.reign().is_some() {
             return self.system.propose(None, request, &command).await?;
         }
         let leader = self.system.group.standing().leader.map(|leader| leader.rank);
         let leader = leader.ok_or_else(|| Error::new(types::Code::Again, "nobody leads the system at the moment"))?;
+        self.propose_at(leader, request, command).await
+    }
+
+    /// A command of the system, at a rank that may lead it.
+    ///
+    /// # Errors
+    /// Of the command; `Again` when it is not reached or does not lead.
+    pub(super) async fn propose_at(
+        &self,
+        leader: Rank,
+        request: Option<raft::Request>,
+        command: SystemCommand,
+    ) -> Result<super::system::SystemDone, Error> {
+        use wire::Wire;
         let message = wire::peer::Propose {
             group: wire::encoding::Bytes(self.system_group().0.to_vec()),
             request: request.map(|request| (request.session.0, request.number)),

@@ -39,6 +39,8 @@ const GRACE: Duration = Duration::from_secs(5);
 const GREET_EVERY: Duration = Duration::from_secs(1);
 /// Who asks for the time before it has a rank.
 const NOBODY: Rank = Rank(u32::MAX);
+/// How often a server looks whether its replicas have room. What is full for less is nobody else's concern.
+const LOOK_FOR_ROOM: Duration = Duration::from_secs(2);
 const GOSSIP_MAX: Duration = Duration::from_secs(1);
 
 /// What this server heard of who lives.
@@ -292,6 +294,48 @@ impl Service {
         let rank = self.system.group.local(|system| system.rank_of(join.server));
         if let Some(rank) = rank.filter(|rank| *rank != self.rank) {
             self.peers.learn(rank, join.incarnation, &join.address);
+        }
+    }
+
+    /// Has the system know that this server cannot take part, and why. Whoever leads is asked, and as this server may not know who
+    /// that is, everybody.
+    ///
+    /// # Errors
+    /// Nobody who leads has heard it.
+    pub(super) async fn withdraw(&self, trouble: Error) -> Result<(), Error> {
+        let is_known = self.system.group.local(|system| {
+            let me = system.members.get(&self.rank).filter(|me| me.state == MemberState::Excluded);
+            me.and_then(|me| me.trouble.as_ref()).is_some_and(|known| known.code == trouble.code)
+        });
+        if is_known {
+            return Ok(());
+        }
+        let incarnation = self.kept.borrow().identity.incarnation;
+        let command = SystemCommand::Withdraw { rank: self.rank, incarnation, trouble };
+        let mut told = self.tell_system(None, command.clone()).await.map(drop);
+        for other in self.others() {
+            if told.is_ok() {
+                break;
+            }
+            told = self.propose_at(other.rank, None, command.clone()).await.map(drop);
+        }
+        told
+    }
+
+    /// Withdraws this server when one of its replicas stands still because the disk is full: what is decided meanwhile would
+    /// wait for what its targets do about it. When there is room, its replicas learn that it is out, and it says hello.
+    pub(super) async fn watch_room(self: Rc<Self>) {
+        loop {
+            rt::sleep(LOOK_FOR_ROOM).await;
+            let is_full = self.system.group.is_full() || self.pools.borrow().values().any(|slot| slot.group.is_full());
+            if is_full {
+                let full =
+                    Error::new(Code::NoSpace, "the disk that the server keeps the services' replicas on is full");
+                let full = full.remedy("make room there; the server goes on by itself");
+                if let Err(error) = self.withdraw(full).await {
+                    tracing::debug!(%error, "nobody hears that the disk here is full");
+                }
+            }
         }
     }
 
