@@ -151,7 +151,7 @@ impl Service {
                 }
                 continue;
             }
-            if !self.clock.is_right() {
+            if !self.clock.is_right() || self.is_full() {
                 let _ = rt::timeout(GREET_EVERY, self.clock_changes()).await;
                 continue;
             }
@@ -322,13 +322,17 @@ impl Service {
         told
     }
 
+    /// Whether one of the replicas here stands still for want of room.
+    fn is_full(&self) -> bool {
+        self.system.group.is_full() || self.pools.borrow().values().any(|slot| slot.group.is_full())
+    }
+
     /// Withdraws this server when one of its replicas stands still because the disk is full: what is decided meanwhile would
     /// wait for what its targets do about it. When there is room, its replicas learn that it is out, and it says hello.
     pub(super) async fn watch_room(self: Rc<Self>) {
         loop {
             rt::sleep(LOOK_FOR_ROOM).await;
-            let is_full = self.system.group.is_full() || self.pools.borrow().values().any(|slot| slot.group.is_full());
-            if is_full {
+            if self.is_full() {
                 let full =
                     Error::new(Code::NoSpace, "the disk that the server keeps the services' replicas on is full");
                 let full = full.remedy("make room there; the server goes on by itself");
