@@ -6,11 +6,11 @@ use std::time::Duration;
 use anyhow::Result;
 use client::{ArrayShape, Container, IoBuf, ObjectType};
 
+use crate::drive::in_tasks;
 use crate::figure::{Budget, Figure, Samples, Unit};
 use crate::measure::{Chance, Plan, key};
 use crate::place::Place;
 use crate::process::ServerProcess;
-use crate::server::in_tasks;
 
 const WATCHED: Duration = Duration::from_secs(5);
 const MIB: usize = 1 << 20;

@@ -14,6 +14,7 @@ mod bulk;
 mod cluster;
 mod copy;
 mod deep;
+mod drive;
 mod figure;
 mod history;
 mod idle;

@@ -18,10 +18,10 @@ use anyhow::{Context, Result};
 use client::{Container, Kv, ObjectType};
 
 use crate::cluster::Cluster;
+use crate::drive::{get, put};
 use crate::figure::{Budget, Figure, Samples, Unit};
 use crate::measure::{Chance, Plan, key, timed};
 use crate::place::Place;
-use crate::server::in_tasks;
 
 const BENCH: &str = "replication";
 const SERVERS: usize = 3;
@@ -391,35 +391,4 @@ async fn all(tasks: Vec<rt::JoinHandle<Result<()>>>) -> Result<()> {
 /// Of the class that the container's redundancy asks for.
 async fn new_kv(container: &Container) -> Result<Kv> {
     Ok(container.kv(container.new_object(ObjectType::KvHashed, None).await?))
-}
-
-/// Operations a second.
-async fn put(kv: &Kv, bytes: usize, depth: usize, count: usize) -> Result<f64> {
-    let mut value = vec![0; bytes];
-    Chance::new(3).fill(&mut value);
-    in_tasks(depth, count, |task, share| {
-        let (kv, value) = (kv.clone(), value.clone());
-        async move {
-            for n in 0..share {
-                kv.put(&key(task + n * depth), &value).await?;
-            }
-            anyhow::Ok(())
-        }
-    })
-    .await
-}
-
-/// Operations a second.
-async fn get(kv: &Kv, bytes: usize, depth: usize, count: usize) -> Result<f64> {
-    in_tasks(depth, count, |task, share| {
-        let kv = kv.clone();
-        async move {
-            for n in 0..share {
-                let value = kv.get(&key(task + n * depth)).await?.context("a key that was put is not there")?;
-                anyhow::ensure!(value.len() == bytes, "a value came back with {} bytes", value.len());
-            }
-            anyhow::Ok(())
-        }
-    })
-    .await
 }

@@ -1,7 +1,7 @@
 //! What a command says: a JSON response for programs, text for people.
 //!
 //! The envelope is upstream's: `{"response": ..., "error": null | string, "status": 0 | -DER}`,
-//! indented, one object a run.
+//! indented, one object a run; of a command that watches, lines of one object each come before.
 
 use std::io::{IsTerminal, Write};
 
@@ -35,9 +35,9 @@ impl Outcome {
 }
 
 /// Writes `bytes` to stdout as they are.
-pub(crate) fn write_raw(bytes: &[u8]) -> Result<()> {
+pub(crate) fn write_raw(bytes: impl AsRef<[u8]>) -> Result<()> {
     let mut out = std::io::stdout().lock();
-    out.write_all(bytes).and_then(|()| out.flush()).map_err(failure::stdout)
+    out.write_all(bytes.as_ref()).and_then(|()| out.flush()).map_err(failure::stdout)
 }
 
 /// Prints the end of a command and returns the exit status.
@@ -73,6 +73,12 @@ struct Envelope {
     response: Value,
     error: Option<String>,
     status: i32,
+}
+
+/// A response before the last of a command that says several, on one line.
+pub(crate) fn line(response: &Value) -> String {
+    let envelope = Envelope { response: response.clone(), error: None, status: 0 };
+    serde_json::to_string(&envelope).expect("a JSON value prints") + "\n"
 }
 
 fn envelope(response: Value, error: Option<&Error>) -> String {

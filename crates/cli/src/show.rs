@@ -38,6 +38,8 @@ struct Rebuild {
     groups_left: u64,
     records: u64,
     bytes: u64,
+    /// Records that were there already.
+    records_same: u64,
     /// Left out while nothing is known.
     seconds_left: Option<u64>,
     /// Ranks that are out and may have what nobody else has.
@@ -65,23 +67,25 @@ fn state(pool: &PoolInfo) -> &'static str {
     if pool.disabled_targets == 0 { "Ready" } else { "Degraded" }
 }
 
-/// Upstream's names; it has none for a rebuild that waits for servers that are out.
+/// Upstream's names; it has none for a rebuild that waits for servers that are out, or for an administrator.
 fn rebuild_state(pool: &PoolInfo) -> &'static str {
     match pool.rebuild.state {
         RebuildState::Idle => "idle",
         RebuildState::Busy => "busy",
         RebuildState::Waiting => "waiting",
+        RebuildState::Stopped => "stopped",
     }
 }
 
 /// The rebuild in a line, and whom to bring back.
-fn rebuild(pool: &PoolInfo) -> String {
+pub(crate) fn rebuild(pool: &PoolInfo) -> String {
     let rebuild = &pool.rebuild;
     let came = format!(
-        "{} placement groups came ({} in {} records), {} are known to be missing",
+        "{} placement groups came ({} in {} records, beside {} that were there), {} are known to be missing",
         rebuild.groups,
         ByteSize(rebuild.bytes),
         rebuild.records,
+        rebuild.same,
         rebuild.left
     );
     let left = rebuild.seconds_left.map_or(String::new(), |seconds| format!(", about {seconds} s left"));
@@ -94,6 +98,9 @@ fn rebuild(pool: &PoolInfo) -> String {
     match rebuild.state {
         RebuildState::Idle => format!("idle{awaited}"),
         RebuildState::Busy => format!("busy: {came}{left}{awaited}"),
+        RebuildState::Stopped => {
+            format!("stopped: {came}{awaited}; go on with `dmg pool rebuild start {}`", pool.label)
+        }
         RebuildState::Waiting => format!("waiting{awaited}: bring one back, or see `dmg pool give-up`"),
     }
 }
@@ -140,6 +147,7 @@ pub(crate) fn pool(info: &PoolInfo) -> (serde_json::Value, String) {
             groups_left: info.rebuild.left,
             records: info.rebuild.records,
             bytes: info.rebuild.bytes,
+            records_same: info.rebuild.same,
             seconds_left: info.rebuild.seconds_left,
             awaited_ranks: info.rebuild.awaited.iter().map(|rank| rank.0).collect(),
         },

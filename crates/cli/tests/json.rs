@@ -138,6 +138,8 @@ fn every_command(reach: Reach, at: &Path) -> BTreeSet<String> {
 fn administer(c: &mut Checker) {
     c.dmg("pool create", &["side", "--size", "128MiB", "--ranks", "0"]);
     let one = &["side", "--ranks", "0", "--target-idx", "1"];
+    // So that there is something to be stopped.
+    c.dmg("pool set-prop", &["side", "self_heal:exclude"]);
     let excluded = c.dmg("pool exclude", one);
     assert_eq!((&excluded["disabled_targets"], &excluded["ranks"]), (&json!(1), &json!([0])), "{excluded}");
     let targets = c.dmg("pool query-targets", &["side", "--rank", "0"]);
@@ -146,6 +148,8 @@ fn administer(c: &mut Checker) {
         (&json!("up_in"), &json!(false))
     );
     assert_eq!((&targets["infos"][1]["target_idx"], &targets["infos"][1]["kept_out"]), (&json!(1), &json!(true)));
+    assert_eq!(c.dmg("pool rebuild stop", &["side"])["rebuild"]["state"], "stopped");
+    c.dmg("pool rebuild start", &["side"]);
     c.dmg("pool give-up", one);
     c.dmg("pool reintegrate", one);
     let one = &["side", "--rank", "0", "--target-idx", "1"];
@@ -154,6 +158,14 @@ fn administer(c: &mut Checker) {
         std::thread::sleep(std::time::Duration::from_millis(50));
     }
     c.dmg("pool drain", &["side", "--ranks", "0", "--target-idx", "0"]);
+    // Lines of one object each, of which the last has all at its place.
+    let watched = c.reach.run(DMG, &["pool", "query", "side", "--watch", "--json"]).ok();
+    let states: Vec<Value> = serde_json::Deserializer::from_str(&watched.stdout)
+        .into_iter::<Value>()
+        .map(|one| one.unwrap()["response"]["rebuild"]["state"].clone())
+        .collect();
+    let (last, before) = states.split_last().unwrap();
+    assert!(last == "idle" && before.iter().all(|state| state == "busy"), "{states:?}");
     c.dmg("pool destroy", &["side"]);
     c.dmg("server set-logmasks", &["--masks", "WARN,engine=DEBUG"]);
     c.dmg("server set-logmasks", &[]);

@@ -90,12 +90,14 @@ impl Operation {
         }
         let share = self.left() / u32::try_from(candidates).unwrap_or(u32::MAX).max(1);
         let limit = retry::attempt_limit(self.left()).min(share);
+        let began = rt::now();
         let opened = link.connection(limit).await.map_err(|error| match failure_of(error) {
             // What was refused is the greeting, not the request.
             Failure::Refused(error) if error.code == Code::Protocol => Failure::Broken(error),
             failure => failure,
         });
         let (connection, generation) = opened?;
+        let limit = limit.saturating_sub(began.elapsed());
         let answer = connection.call(self.opcode, self.sequence, out.body, out.bulk, limit).await;
         answer.map_err(|error| {
             // After a silence the link itself is in doubt; on a broken one there is no doubt.

@@ -9,7 +9,7 @@ use bytes::Bytes;
 use futures_util::{StreamExt, TryStreamExt, stream};
 use placement::GroupNumber;
 use types::{
-    Chosen, Code, ContainerId, Epoch, Error, Hints, ObjectClass, ObjectId, ObjectType, Redundancy, Result,
+    Chosen, Code, ContainerId, Epoch, Error, Hints, ObjectClass, ObjectId, ObjectType, Rank, Redundancy, Result,
     SymbolicClass,
 };
 use wire::Opcode;
@@ -23,6 +23,16 @@ use crate::ids::IdRange;
 use crate::pool::Routed;
 use crate::view::To;
 use crate::{Array, IN_FLIGHT_MAX, Kv, Object, Pool};
+
+/// The objects of a container.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct ObjectList {
+    /// In order of their ids.
+    pub objects: Vec<ObjectId>,
+    /// Servers that are out, and were not asked, because what is as redundant as the container says is elsewhere, too. Of
+    /// objects with fewer copies they may have what nobody else tells of: where any is named, such may be missing.
+    pub unheard: Vec<Rank>,
+}
 
 /// An open container, as it is now or as it was at an epoch.
 #[derive(Clone)]
@@ -248,18 +258,23 @@ impl Container {
         Array::new(self.object(oid), shape)
     }
 
-    /// Every object with data, in order of their ids.
+    /// Every object with data.
     ///
     /// While servers are out, the others are asked: they have copies of all objects that are as redundant as the container
-    /// says, and of others only some. If more are out than the redundancy factor makes up for, they are waited for.
+    /// says. Of others they may have none: the answer names the servers that were not asked. If more are out than the
+    /// redundancy factor makes up for, they are waited for.
     ///
     /// Cost: a walk over every target's list; the result is held in memory.
-    pub async fn list_objects(&self) -> Result<Vec<ObjectId>> {
-        let targets = self.inner.pool.view().witnesses(self.copies());
+    pub async fn list_objects(&self) -> Result<ObjectList> {
+        let view = self.inner.pool.view();
+        let (targets, mut unheard) = (view.witnesses(self.copies()), view.unheard(self.copies()));
         let of_target = |position| async move { self.list_objects_on(position).await };
         let lists: Vec<BTreeSet<ObjectId>> =
             stream::iter(targets).map(of_target).buffered(IN_FLIGHT_MAX).try_collect().await?;
-        Ok(lists.into_iter().flatten().collect::<BTreeSet<_>>().into_iter().collect())
+        // Who went meanwhile may not have told all.
+        unheard.extend(self.inner.pool.view().unheard(self.copies()));
+        let objects = lists.into_iter().flatten().collect::<BTreeSet<_>>().into_iter().collect();
+        Ok(ObjectList { objects, unheard: unheard.into_iter().collect() })
     }
 
     fn copies(&self) -> usize {
@@ -289,14 +304,16 @@ impl Container {
     /// What differs between `from` and this handle's moment, given to `each` some at a time, target by target.
     /// Both moments must be kept: snapshots, or within the container's `retention`.
     ///
-    /// Of several copies the leader's is told, as the pool map had it in the beginning.
+    /// Of several copies the leader's is told, as the pool map had it in the beginning. Returned are the servers that are out
+    /// and were not asked, as of [`Container::list_objects`]: changes of objects with fewer copies than the container asks for
+    /// may lie there and nowhere else.
     ///
     /// Cost: proportional to what changed.
     ///
     /// # Errors
     /// `NotFound`: a moment is not kept. `Again`: a server went while it told; what was given to `each` holds, and is
     /// not all.
-    pub async fn diff(&self, from: Epoch, mut each: impl FnMut(Vec<Difference>)) -> Result<()> {
+    pub async fn diff(&self, from: Epoch, mut each: impl FnMut(Vec<Difference>)) -> Result<Vec<Rank>> {
         let first = self.inner.pool.view();
         for position in first.witnesses(self.copies()) {
             let mut after = wire::encoding::Bytes(Vec::new());
@@ -324,7 +341,7 @@ impl Container {
                 after = page.next;
             }
         }
-        Ok(())
+        Ok(first.unheard(self.copies()).into_iter().collect())
     }
 
     /// The epoch in requests.

@@ -39,7 +39,7 @@ mod view;
 mod window;
 
 pub use array::{Array, ArrayInfo, READ_BYTES_MAX};
-pub use container::Container;
+pub use container::{Container, ObjectList};
 pub use key::IntoKey;
 pub use keys::KeyCursor;
 pub use kv::Kv;

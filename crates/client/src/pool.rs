@@ -254,14 +254,14 @@ impl Pool {
 
     /// Fetches the pool map, unless somebody has done so meanwhile. A failure is the next attempt's to meet.
     async fn refresh(&self, known: u32, left: Duration, whole: bool) {
-        let limit = left.min(REFRESH_MAX);
+        let until = rt::now() + left.min(REFRESH_MAX);
         let before = self.inner.refreshes.load(Ordering::Acquire);
-        let Ok(_refreshing) = rt::timeout(limit, self.inner.refreshing.lock()).await else { return };
+        let Ok(_refreshing) = rt::timeout(until - rt::now(), self.inner.refreshing.lock()).await else { return };
         // Many requests fail together, and one answer does for all of them.
         if self.view().version() > known || self.inner.refreshes.load(Ordering::Acquire) != before {
             return;
         }
-        match self.newer(limit, whole).await {
+        match self.newer(until, whole).await {
             Ok(Some(view)) => {
                 self.inner.system.learn(view.addresses());
                 *self.inner.view.lock().expect("nothing panics while it holds the pool map") = Arc::new(view);
@@ -273,12 +273,12 @@ impl Pool {
     }
 
     /// The map as it is now; `None` if it is the one in use.
-    async fn newer(&self, limit: Duration, whole: bool) -> Result<Option<View>> {
+    async fn newer(&self, until: rt::Instant, whole: bool) -> Result<Option<View>> {
         let view = self.view();
         let system = &self.inner.system;
         if !whole {
             let since = control::PoolMapSince { pool: self.name(), version: view.version() };
-            match system.control_within(Opcode::PoolMapSince, &since, limit).await? {
+            match system.control_within(Opcode::PoolMapSince, &since, until - rt::now()).await? {
                 control::PoolMapNews::Delta { delta } => match advanced(&view, &delta) {
                     Ok(found) => return Ok(found),
                     Err(error) => tracing::warn!(pool = self.inner.label, %error, "the whole map is fetched instead"),
@@ -287,7 +287,7 @@ impl Pool {
             }
         }
         let name = control::PoolName { pool: self.name() };
-        let map: control::PoolMap = system.control_within(Opcode::PoolConnect, &name, limit).await?;
+        let map: control::PoolMap = system.control_within(Opcode::PoolConnect, &name, until - rt::now()).await?;
         replaced(&view, &map)
     }
 }

@@ -10,9 +10,9 @@ use net::{Address, Caller};
 use types::{Code, Error, Rank, Result, SessionId, TargetIndex};
 use wire::control::{
     LogMasksSet, PoolChangeTargets, PoolCreate, PoolDestroy, PoolExtend, PoolInfo, PoolList, PoolMap, PoolName,
-    PoolQueryTargets, PoolResize, PoolServers, PoolSetProperties, PoolTarget, PoolTargets, PoolTargetsChanged,
-    Properties, SetLogMasks, StorageInfo, StorageResize, SystemAttributes, SystemChangeTargets, SystemExclude,
-    SystemInfo, SystemSetAttributes, SystemStop, SystemTargetsChanged, TargetChange, Token, TokenCreate,
+    PoolQueryTargets, PoolRebuild, PoolResize, PoolServers, PoolSetProperties, PoolTarget, PoolTargets,
+    PoolTargetsChanged, Properties, SetLogMasks, StorageInfo, StorageResize, SystemAttributes, SystemChangeTargets,
+    SystemExclude, SystemInfo, SystemSetAttributes, SystemStop, SystemTargetsChanged, TargetChange, Token, TokenCreate,
 };
 use wire::{Opcode, Wire};
 
@@ -161,6 +161,15 @@ impl System {
     ) -> Result<PoolInfo> {
         let request = PoolChangeTargets { pool: name.into(), change, ranks, targets, force };
         self.control(Opcode::PoolChangeTargets, &request).await
+    }
+
+    /// Stops what is on its way in a pool, or has it go on, and what failed made anew whatever the pool's policy says; returns
+    /// when the pool's servers know.
+    ///
+    /// # Errors
+    /// `NotFound`: no such pool, or nothing that could be stopped.
+    pub async fn rebuild(&self, name: &str, start: bool) -> Result<PoolInfo> {
+        self.control(Opcode::PoolRebuild, &PoolRebuild { pool: name.into(), start }).await
     }
 
     /// Gives a pool more servers; returns when their targets are on their way in.

@@ -186,6 +186,20 @@ impl Cluster {
         }
     }
 
+    /// Waits until the pool says what `look` wants.
+    async fn pool_settles(&self, what: &str, to: &[u32], look: impl Fn(&PoolInfo) -> bool) {
+        let begun = rt::now();
+        loop {
+            let name = PoolName { pool: "tank".into() };
+            let info: PoolInfo = self.ask(to, (0, 0), Opcode::PoolQuery, &name).await.unwrap();
+            if look(&info) {
+                return;
+            }
+            assert!(begun.elapsed() < PATIENCE, "seed {}: {what}: {info:?}", self.sim.seed());
+            rt::sleep(Duration::from_millis(100)).await;
+        }
+    }
+
     /// Waits until the map of the pool is as `look` wants it.
     async fn map_settles(&self, to: &[u32], look: impl Fn(&PoolMap) -> bool) {
         let begun = rt::now();
@@ -371,6 +385,65 @@ fn a_pool_is_extended_by_a_server_that_is_not_in_it() {
             let target = &found.targets[0];
             assert_eq!((found.targets.len(), target.index, target.is_kept_out), (1, TargetIndex(1), false));
             assert_eq!(target.space.as_ref().map(|space| space.total), Some(POOL_BYTES / 2), "it made its share");
+            cluster.agree(&all).await;
+        });
+    }
+}
+
+/// A server that was drained has nothing of the pool any more: no replica of its service, no share of its own space; also if it
+/// led the service, or somebody dies meanwhile. When it is wanted back it makes its share anew.
+#[test]
+fn a_drained_server_leaves_the_pool_and_may_come_back() {
+    // 4: the leader started anew and led again. Who had reported to it before did not report again, so that the drain never ended.
+    for seed in seeds(8) {
+        run(seed, async move |cluster: Cluster| {
+            form(&cluster, 4).await;
+            let all = [0, 1, 2, 3];
+            cluster.settle("four servers", &all, |info| states(info) == [MemberState::Joined; 4]).await;
+            let big = PoolCreate { bytes: 4 * POOL_BYTES, ..pool("tank") };
+            let made: PoolInfo = cluster.ask(&all, (7, 1), Opcode::PoolCreate, &big).await.unwrap();
+            cluster.ask::<ContainerInfo>(&all, (7, 2), Opcode::ContainerCreate, &container("box")).await.unwrap();
+            let leader = made.leader.expect("it made the pool").0;
+            let leaving = (leader + (seed % 2) as u32) % 4;
+            let drain = targets(TargetChange::Drain, &[leaving]);
+            cluster.ask::<PoolInfo>(&all, (7, 3), Opcode::PoolChangeTargets, &drain).await.unwrap();
+            if let Some(dies) = [None, Some(leaving), Some((leaving + 1) % 4)][seed as usize % 3] {
+                rt::sleep(Duration::from_millis(seed * 50)).await;
+                cluster.crash(dies);
+                rt::sleep(Duration::from_millis(200)).await;
+                cluster.start(dies, None).await.unwrap();
+            }
+            let has_left =
+                |info: &PoolInfo| !info.ranks.contains(&Rank(leaving)) && !info.voters.contains(&Rank(leaving));
+            cluster.pool_settles("it has left", &all, has_left).await;
+            cluster
+                .pool_settles("the others stay", &all, |info| info.ranks.len() == 3 && info.disabled_targets == 2)
+                .await;
+            let gone = |cluster: &Cluster| {
+                let node = cluster.node(leaving);
+                let server = node.server.borrow();
+                server.as_ref().is_some_and(|server| server.engine().service().states().len() == 1)
+            };
+            let begun = rt::now();
+            while !gone(&cluster) {
+                assert!(begun.elapsed() < PATIENCE, "seed {seed}: its replica is still there");
+                rt::sleep(Duration::from_millis(100)).await;
+            }
+            let stored: StorageInfo = cluster.ask(&all, (0, 0), Opcode::StorageQuery, &()).await.unwrap();
+            let there = |device: &&DeviceInfo| device.rank == Rank(leaving);
+            assert!(stored.devices.iter().filter(there).all(|device| device.reserved == 0), "{stored:?}");
+            let others: Vec<u32> = all.into_iter().filter(|number| *number != leaving).collect();
+            cluster.agree(&others).await;
+            // It is asked for the pool, and knows who has it.
+            let name = PoolName { pool: "tank".into() };
+            cluster.ask::<ContainerList>(&[leaving], (0, 0), Opcode::ContainerList, &name).await.unwrap();
+            let extend = PoolExtend { pool: "tank".into(), ranks: vec![Rank(leaving)] };
+            let refused = cluster.ask::<PoolInfo>(&all, (7, 4), Opcode::PoolExtend, &extend).await.unwrap_err();
+            assert!(refused.code == Code::Exists && refused.remedy.unwrap().contains("reintegrate"));
+            let back = targets(TargetChange::Reintegrate, &[leaving]);
+            cluster.ask::<PoolInfo>(&all, (7, 5), Opcode::PoolChangeTargets, &back).await.unwrap();
+            cluster.map_settles(&all, |map| states_of(map, leaving) == [TargetState::UpIn; 2]).await;
+            cluster.pool_settles("it is back", &all, |info| info.ranks.len() == 4 && info.disabled_targets == 0).await;
             cluster.agree(&all).await;
         });
     }

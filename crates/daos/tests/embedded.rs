@@ -76,7 +76,7 @@ fn what_was_written_is_there_after_a_restart() {
         assert!(array.read(0, 1 << 40).await? == pattern(5 << 20));
         let mut objects = [kv, array.object().id()];
         objects.sort();
-        assert_eq!(container.list_objects().await?, objects);
+        assert_eq!(container.list_objects().await?.objects, objects);
         // A new object does not get an old one's id.
         assert!(!objects.contains(&container.new_object(ObjectType::KvHashed, None).await?));
         system.shutdown().await

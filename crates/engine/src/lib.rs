@@ -21,6 +21,7 @@ pub mod replication;
 pub mod service;
 pub mod sessions;
 pub mod target;
+pub mod widths;
 
 use std::rc::Rc;
 
@@ -33,6 +34,7 @@ use hold::HorizonHold;
 use service::{Service, ServiceConfig, Tasks};
 use target::open::{Shared, TargetConfig};
 use target::order::{Order, TargetHandle};
+use widths::WantedWidths;
 
 /// What an engine needs to start.
 pub struct EngineConfig {
@@ -59,9 +61,10 @@ impl Engine {
     /// # Errors
     /// Of the first target that cannot be opened, or of the service's documents.
     pub async fn start(config: EngineConfig) -> Result<Engine, Error> {
-        let hold = HorizonHold::default();
+        let (hold, widths) = (HorizonHold::default(), WantedWidths::default());
         let incarnation = rt::random_u64();
-        let shared = Shared { hlc: config.hlc.clone(), hold: hold.clone(), limits: config.limits, incarnation };
+        let (hlc, limits) = (config.hlc.clone(), config.limits);
+        let shared = Shared { hlc, hold: hold.clone(), widths: widths.clone(), limits, incarnation };
         let opening = config.targets.into_iter().map(|target| target::open::start(target, shared.clone()));
         let mut targets = Vec::new();
         let mut threads = Vec::new();
@@ -71,7 +74,7 @@ impl Engine {
             targets.push(handle);
             threads.push(thread);
         }
-        let (service, tasks) = Service::start(config.service, targets.clone(), config.hlc, hold).await?;
+        let (service, tasks) = Service::start(config.service, targets.clone(), config.hlc, hold, widths).await?;
         Ok(Engine { service, tasks, targets, threads, limits: config.limits, incarnation })
     }
 

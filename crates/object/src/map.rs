@@ -107,8 +107,8 @@ fn runs(standings: &[(u32, Standing)]) -> Vec<StandingRun> {
     layered.sort_by_key(|&(layer, position, _)| (layer, position));
     let continues = |a: &(u32, u32, &Standing), b: &(u32, u32, &Standing)| (a.0, a.1 + 1, a.2) == (b.0, b.1, b.2);
     let run = |run: &[(u32, u32, &Standing)]| {
-        let (_, first, &Standing { since, state, left, joined }) = run[0];
-        StandingRun { first, count: run.len() as u32, since, state: state_to_message(state), left, joined }
+        let (_, first, &Standing { since, state, left, joined, served }) = run[0];
+        StandingRun { first, count: run.len() as u32, since, state: state_to_message(state), left, joined, served }
     };
     layered.chunk_by(continues).map(run).collect()
 }
@@ -120,9 +120,9 @@ fn standings(runs: &[StandingRun]) -> std::result::Result<Vec<(u32, Standing)>, 
         return Err(format!("it says {count} things of its targets: at most {STANDINGS_MAX} are supported"));
     }
     let mut standings = Vec::with_capacity(count as usize);
-    for &StandingRun { first, count, since, state, left, joined } in runs {
+    for &StandingRun { first, count, since, state, left, joined, served } in runs {
         let end = first.checked_add(count).ok_or("it names a position beyond all")?;
-        let standing = Standing { since, state: state_from_message(state), left, joined };
+        let standing = Standing { since, state: state_from_message(state), left, joined, served };
         standings.extend((first..end).map(|position| (position, standing)));
     }
     standings.sort_by_key(|&(position, _)| position);

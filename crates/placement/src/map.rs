@@ -84,6 +84,9 @@ pub struct Standing {
     /// The version at which it was taken in, zero if it is new: later ones take from earlier ones, and not the
     /// other way round. Upstream's `in_ver`.
     pub joined: u32,
+    /// Of one that does not serve, the last version at which it did; zero: it serves, or never did. Of several that are out,
+    /// the one that served last has all that they have, however long ago that was.
+    pub served: u32,
 }
 
 /// Servers and targets of a pool, at one version and at those before.
@@ -154,6 +157,17 @@ pub enum MapError {
     /// Whoever sent or stored it does not keep maps as this crate does.
     #[error("pool map {version} {what}")]
     Impossible { version: u32, what: &'static str },
+}
+
+impl Standing {
+    /// When it served last, if it is `state` from version `since` on.
+    fn served_before(self, since: u32, state: TargetState) -> u32 {
+        match (self.state.serves(), state.serves()) {
+            (_, true) => 0,
+            (true, false) => since - 1,
+            (false, false) => self.served,
+        }
+    }
 }
 
 impl Target {
@@ -371,7 +385,7 @@ impl PoolMap {
 
     fn push(&mut self, rank: Rank, index: TargetIndex, weight: u32, server: u32, state: TargetState) {
         let joined = if state == TargetState::New { 0 } else { self.version };
-        let standings = vec![Standing { since: self.version, state, left: 0, joined }];
+        let standings = vec![Standing { since: self.version, state, left: 0, joined, served: 0 }];
         self.targets.push(Target { rank, index, weight, server, standings });
     }
 
@@ -405,7 +419,8 @@ impl PoolMap {
                 TargetState::Up(CameFrom::New) => since,
                 _ => old.joined,
             };
-            if changed.insert(position, Standing { since, state, left, joined }).is_some() {
+            let served = old.served_before(since, state);
+            if changed.insert(position, Standing { since, state, left, joined, served }).is_some() {
                 return Err(MapError::Twice { version: since, rank, index });
             }
         }

@@ -277,6 +277,19 @@ fn each(slots: &Slots) -> impl Iterator<Item = (u32, usize, Slot)> {
     slots.iter().enumerate().flat_map(of)
 }
 
+/// Who does not serve says when it did last, however long ago that was.
+fn check_served(map: &PoolMap, last: &mut BTreeMap<u32, u32>) {
+    for (position, target) in (0..).zip(map.targets()) {
+        if target.state().serves() {
+            last.insert(position, map.version());
+        }
+        let said = target.standing().served;
+        let expected = if target.state().serves() { 0 } else { last.get(&position).copied().unwrap_or(0) };
+        assert_eq!(said, expected, "target {position}, {}", target.state());
+    }
+    assert_eq!(PoolMap::from_parts(map.parts()).as_ref(), Ok(map));
+}
+
 /// An interval is the first version since which members are the same.
 fn check_intervals(layout: &Layout, past: &[(u32, Slots)]) {
     let members = |slot: &Slot| [slot.serving, slot.substitute, slot.joining];
@@ -304,6 +317,8 @@ fn run(seed: u64) -> u32 {
     let mut holders = Holders::new(&slots(&layout));
     let mut only = OnlyCopies::new(&layout);
     let mut past = vec![(map.version(), slots(&layout))];
+    let mut served = BTreeMap::new();
+    check_served(&map, &mut served);
     for step in 0..STEPS {
         let Some(change) = change(&mut chance, &map, &shape) else { continue };
         let states: Vec<TargetState> = map.targets().iter().map(|target| target.state()).collect();
@@ -326,6 +341,7 @@ fn run(seed: u64) -> u32 {
         only.follow(&layout, &next, events);
         check_holders(&mut holders, &after);
         check_domains(&map, &after);
+        check_served(&map, &mut served);
         let failed = |(target, event): &(u32, Event)| (*event == Event::Exclude).then_some(*target);
         let failed: BTreeSet<u32> = events.iter().filter_map(failed).collect();
         if failed.len() == events.len()

@@ -229,6 +229,7 @@ impl<S: StateMachine> Group<S> {
         if is_alone {
             let _ = raft.trigger().elect(false).await;
         }
+        flusher.spawn_local(tick_for_others(me.rank, raft.clone()));
         flusher.spawn_local(lead_with_room(me.rank, raft.clone(), log.room().clone()));
         Ok(Group {
             me,
@@ -701,6 +702,23 @@ fn check_address(address: &Address) -> Result<(), String> {
     match address.0.len() {
         0..=ADDRESS_BYTES_MAX => Ok(()),
         bytes => Err(format!("an address of {bytes} bytes is longer than {ADDRESS_BYTES_MAX}")),
+    }
+}
+
+/// Lets the library's clock stand while this replica is all there is of its group, and leads: it would wake 50 times a second, to
+/// look whether somebody is to be told that it does. Standing, it wakes nobody; it goes on before anybody is a member.
+async fn tick_for_others<S: StateMachine>(me: Rank, raft: Raft<Types, Driven<S>>) {
+    let mut metrics = raft.metrics();
+    loop {
+        let is_alone = {
+            let metrics = metrics.borrow_and_update();
+            let members = metrics.membership_config.membership();
+            metrics.state == ServerState::Leader && members.nodes().map(|(rank, _)| *rank).eq([me])
+        };
+        raft.runtime_config().tick(!is_alone);
+        if metrics.changed().await.is_err() {
+            return;
+        }
     }
 }
 

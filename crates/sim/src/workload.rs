@@ -222,7 +222,7 @@ impl Witness {
             .diff(*epoch, |found| changed.extend(found.into_iter().filter(|d| d.oid == self.object).map(|d| d.dkey)))
             .await;
         match compared {
-            Ok(()) => {
+            Ok(_) => {
                 for key in self.oracle.keys().filter(|key| self.oracle.differs(oracle, key)) {
                     let dkey = Key::new(key.as_bytes()).expect("a short key");
                     assert!(changed.contains(&dkey), "{key} changed since {epoch}, unnoticed");

@@ -125,8 +125,20 @@ fn servers_come_and_go(seed: u64) {
         system.change_targets("tank", TargetChange::Drain, vec![Rank(leaving)], Vec::new(), false).await.unwrap();
         put(&two, KEYS + 40..KEYS + 60).await;
         until(&system, "drained", |info| info.disabled_targets == 2 && info.rebuild.state == RebuildState::Idle).await;
+        // Nothing of the pool is there any more; who goes by an older map is sent on.
+        until(&system, "left", |info| !info.ranks.contains(&Rank(leaving))).await;
+        is_whole(&two, 0..KEYS + 60).await;
+        is_whole(&one, 0..KEYS).await;
         cluster.crash(leaving as usize);
         is_whole(&two, 0..KEYS + 60).await;
+        is_whole(&one, 0..KEYS).await;
+        // It makes its share anew, and gets its places back.
+        cluster.restart(leaving as usize).await;
+        rt::sleep(Duration::from_secs(5)).await;
+        system.change_targets("tank", TargetChange::Reintegrate, vec![Rank(leaving)], Vec::new(), false).await.unwrap();
+        put(&two, KEYS + 60..KEYS + 80).await;
+        until(&system, "back", |info| info.disabled_targets == 0 && info.rebuild.state == RebuildState::Idle).await;
+        is_whole(&two, 0..KEYS + 80).await;
         is_whole(&one, 0..KEYS).await;
     });
 }
@@ -168,6 +180,97 @@ fn a_dead_server_is_given_up(seed: u64) {
         is_whole(&one, 0..40).await;
         is_whole(&two, 0..KEYS).await;
     });
+}
+
+/// Two of five servers die at once, for good. All objects have three copies, so nothing is out of reach and nobody has to be
+/// given up. What has two copies and came later may be refused its place for a while, and holds up nothing either: where
+/// both of its places are dead, it never was.
+fn two_die_at_once_and_three_copies_are_enough(seed: u64) {
+    in_a_system(seed, 5, async move |cluster, system| {
+        let three = store(&system, 3).await;
+        put(&three, 0..KEYS).await;
+        let dead = [(seed % 5) as usize, ((seed + 1 + seed % 3) % 5) as usize];
+        dead.iter().for_each(|server| cluster.crash(*server));
+        put(&three, KEYS..KEYS + 20).await;
+        let two = store(&system, 2).await;
+        put(&two, 0..40).await;
+        let all_out = |info: &PoolInfo| info.rebuild.awaited.len() == 2;
+        let is_healed = |info: &PoolInfo| info.rebuild.state == RebuildState::Idle && all_out(info);
+        until(&system, "healed", is_healed).await;
+        is_whole(&three, 0..KEYS + 20).await;
+        is_whole(&two, 0..40).await;
+        for server in dead {
+            cluster.restart(server).await;
+        }
+        until(&system, "all in service", |info| info.disabled_targets == 0).await;
+        is_whole(&three, 0..KEYS + 20).await;
+        is_whole(&two, 0..40).await;
+    });
+}
+
+/// As before, but there are objects of two copies, and some of them had both on the dead: what stands in for these would
+/// count as empty. The pool waits until they are back, and nothing is lost.
+fn two_die_at_once_and_two_copies_wait(seed: u64) {
+    in_a_system(seed, 5, async move |cluster, system| {
+        let (three, two) = (store(&system, 3).await, store(&system, 2).await);
+        put(&three, 0..40).await;
+        put(&two, 0..KEYS).await;
+        let dead = [(seed % 5) as usize, ((seed + 2) % 5) as usize];
+        dead.iter().for_each(|server| cluster.crash(*server));
+        until(&system, "waiting", |info| info.rebuild.state == RebuildState::Waiting).await;
+        rt::sleep(Duration::from_secs(30)).await;
+        let info = system.pool_info("tank").await.unwrap();
+        assert_eq!((info.rebuild.state, info.rebuild.awaited.len()), (RebuildState::Waiting, 2), "{info:?}");
+        // Whichever was excluded last may come by itself, and the other after it.
+        for server in dead {
+            cluster.restart(server).await;
+        }
+        until(&system, "all in service", |info| info.disabled_targets == 0).await;
+        is_whole(&three, 0..40).await;
+        is_whole(&two, 0..KEYS).await;
+    });
+}
+
+/// What an administrator stops stays as far as it came, also over a change of the leader, and goes on when he says so.
+fn a_rebuild_is_stopped_and_started(seed: u64) {
+    in_a_system(seed, 4, async move |cluster, system| {
+        let two = store(&system, 2).await;
+        put(&two, 0..KEYS).await;
+        let refused = system.rebuild("tank", false).await.unwrap_err();
+        assert_eq!((refused.code, refused.remedy.is_some()), (Code::NotFound, true), "{refused}");
+        let leaving = Rank((seed % 4) as u32);
+        system.change_targets("tank", TargetChange::Drain, vec![leaving], Vec::new(), false).await.unwrap();
+        let stopped = system.rebuild("tank", false).await.unwrap();
+        assert_eq!(stopped.rebuild.state, RebuildState::Stopped, "{stopped:?}");
+        // What was under way comes to its end.
+        rt::sleep(Duration::from_secs(2)).await;
+        let before = system.pool_info("tank").await.unwrap();
+        cluster.crash(before.leader.unwrap().0 as usize);
+        put(&two, KEYS..KEYS + 20).await;
+        cluster.restart(before.leader.unwrap().0 as usize).await;
+        rt::sleep(Duration::from_secs(20)).await;
+        let after = system.pool_info("tank").await.unwrap();
+        assert_eq!(after.rebuild.state, RebuildState::Stopped, "{after:?}");
+        assert!(after.disabled_targets > 0, "who came back gets what it missed later");
+        system.rebuild("tank", true).await.unwrap();
+        until(&system, "drained", |info| info.rebuild.state == RebuildState::Idle && info.disabled_targets == 2).await;
+        is_whole(&two, 0..KEYS + 20).await;
+    });
+}
+
+#[test]
+fn what_is_stopped_stays_as_it_is_until_it_is_started() {
+    (0..2).for_each(a_rebuild_is_stopped_and_started);
+}
+
+#[test]
+fn two_servers_that_die_at_once_hold_up_nothing_that_has_three_copies() {
+    (0..2).for_each(two_die_at_once_and_three_copies_are_enough);
+}
+
+#[test]
+fn two_servers_that_die_at_once_are_waited_for_when_both_copies_may_be_theirs() {
+    (0..2).for_each(two_die_at_once_and_two_copies_wait);
 }
 
 #[test]

@@ -210,6 +210,9 @@ fn label(text: &str) -> bool {
 fn percent(text: &str) -> bool {
     text.parse::<u8>().is_ok_and(|n| n <= 100)
 }
+fn budget(text: &str) -> bool {
+    text.parse::<u8>().is_ok_and(|n| (1..=100).contains(&n))
+}
 fn factor(text: &str) -> bool {
     text.parse::<u8>().is_ok_and(|n| n <= 4)
 }
@@ -270,6 +273,14 @@ impl PoolProperty {
             Change::Always,
             "exclude, rebuild or delay_rebuild, with ; between them, or none",
             self_heal,
+        ),
+        row(
+            "rebuild_budget",
+            "Rebuild budget",
+            "50",
+            Change::Always,
+            "a percentage from 1 to 100: of a target's time, while it has requests to serve",
+            budget,
         ),
         row("scrub_freq", "Scrub frequency", "7d", Change::Always, "a span such as 7d, or forever for never", span),
         row("ec_cell_sz", "EC cell size", "131072", Change::AtCreation, "a size from 1 KiB to 1 GiB", size_4k_1g),

@@ -24,7 +24,7 @@ use std::collections::BTreeMap;
 use std::rc::Rc;
 
 use media::{BLOCK_BYTES, PAGE_BYTES, PageId, Pages};
-use types::{ContainerId, Epoch, PoolId};
+use types::{ContainerId, Epoch, PoolId, SessionId};
 
 use crate::cursor::each_record;
 use crate::error::{Error, Result};
@@ -487,6 +487,17 @@ impl Catalog {
     #[inline]
     pub(crate) fn note(&mut self, pages: &mut Pages, origin: Origin, epoch: Epoch) -> Result<()> {
         self.sessions.note(&mut self.own, pages, origin, epoch)
+    }
+
+    /// Notes which requests of a session took effect on another target. Part of applying its record.
+    pub(crate) fn learn(
+        &mut self,
+        pages: &mut Pages,
+        session: SessionId,
+        floor: u64,
+        effects: &[(u64, Epoch)],
+    ) -> Result<()> {
+        self.sessions.learn(&mut self.own, pages, session, floor, effects)
     }
 
     /// Reads every page that noting the effect of a request changes.

@@ -3,12 +3,17 @@
 //!
 //! # Shape
 //! ```text
-//!   source: copy_out ---- records with keys, versions and all ----> target: copy_in
-//!           digest   ------------- the same? ---------------------> digest
+//!   source: copy_out <---- fingerprints of what it has ------------ target: prints
+//!                    ----- records with keys, versions and all ----> copy_in; what the source has not: take_out
+//!           digest   ------------- the same? ----------------------> digest
 //!   (a target that left)  drop_group, step by step
 //! ```
 //! A stored record says by its key whose it is and when it was written, so records of several hands may come in any order,
 //! and twice: what a target gets as a member and what it gets as a copy unite to what the group has.
+//!
+//! A record's *fingerprint* is 64 bits of its key, length and checksums. By them a target that has something already gets
+//! what it lacks, and hears what it has too much: whatever the reason is, an absence, what only one of the two has aggregated
+//! or joined, or changes that nobody else has committed.
 //!
 //! # What a carrier must see to
 //! - Both containers are *held* ([`crate::Store::hold`]) from the first part to the last digest: what aggregation takes away
@@ -28,7 +33,7 @@ use media::Pages;
 use types::{Epoch, Extent};
 
 use crate::cursor::Cursor;
-use crate::error::Result;
+use crate::error::{Error, Result};
 use crate::key::{self, COMPOSITE_BYTES_MAX, LIFE, OBJECT_BYTES, OBJECT_FLAG, Version};
 use crate::node::Value;
 use crate::request::{BulkList, Checksums, Payload};
@@ -99,10 +104,57 @@ pub struct Copied {
     pub value: CopiedValue<CopiedPayload>,
 }
 
+/// A part of a placement group: records with these keys, written up to a moment.
+#[derive(Clone, Copy, Debug)]
+pub struct Span<'a> {
+    pub group: u32,
+    /// First key; `None`: the group's first.
+    pub from: Option<&'a [u8]>,
+    /// First key behind it; `None`: to the group's end.
+    pub end: Option<&'a [u8]>,
+    pub upto: Epoch,
+}
+
+impl Span<'_> {
+    /// What the keys of the group begin with.
+    ///
+    /// # Errors
+    /// `Invalid`: it is not within its group.
+    pub(crate) fn prefix(&self) -> Result<[u8; 4]> {
+        let prefix = self.group.to_be_bytes();
+        match [self.from, self.end].into_iter().flatten().all(|key| key.starts_with(&prefix)) {
+            true => Ok(prefix),
+            false => Err(Error::Invalid("a part of a placement group begins and ends in the group")),
+        }
+    }
+
+    /// Whether a key is no longer within it.
+    pub(crate) fn is_behind(&self, key: &[u8]) -> bool {
+        self.end.is_some_and(|end| key >= end)
+    }
+
+    /// Whether a stored record is of it, whose key is.
+    pub(crate) fn counts(&self, record: key::Record) -> bool {
+        record.version().is_some_and(|version| version.epoch <= self.upto)
+    }
+}
+
+/// What a target has of a span, record by record.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Prints {
+    /// Key and fingerprint, in the order of the keys.
+    pub found: Vec<(Vec<u8>, u64)>,
+    /// Where the next look begins; `None` at the end.
+    pub next: Option<Vec<u8>>,
+}
+
 /// Some records of a group.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct CopyPart {
+    /// Those that the asker has not.
     pub records: Vec<Copied>,
+    /// Fingerprints of those that it has.
+    pub same: Vec<u64>,
     /// Where the next part begins; `None` at the end.
     pub next: Option<Vec<u8>>,
     /// The source forgot history before it: the target's horizon must not be lower.
@@ -188,8 +240,14 @@ pub(crate) fn copied(record: key::Record, bytes: &[u8]) -> Option<CopiedValue<Co
     })
 }
 
-/// Appends what makes a record the same on two targets: not where its bytes lie.
-pub(crate) fn push_identity(out: &mut Vec<u8>, value: &CopiedValue<CopiedPayload>) {
+/// A number that two records have in common when they are the same, wherever their bytes lie: key, kind, length and
+/// checksums. `key` is scratch afterwards.
+pub(crate) fn fingerprint(key: &mut Vec<u8>, value: &CopiedValue<CopiedPayload>) -> u64 {
+    push_identity(key, value);
+    codec::checksum::crc64(key)
+}
+
+fn push_identity(out: &mut Vec<u8>, value: &CopiedValue<CopiedPayload>) {
     match value {
         CopiedValue::Punch => {}
         CopiedValue::Hole { count } => out.extend_from_slice(&count.to_le_bytes()),
@@ -272,13 +330,25 @@ pub(crate) fn apply_drop(
     limit: u32,
     freed: &mut BulkList,
 ) -> Result<()> {
-    for key in first_records(shard, pages, group, limit)? {
-        let stored = key::read_record(&key);
-        if stored.is_some_and(|record| !record.is_value() && record.version().is_some()) {
+    let keys = first_records(shard, pages, group, limit)?;
+    apply_take_out(shard, pages, &keys, freed)
+}
+
+/// Does a logged taking out. The same when done again.
+pub(crate) fn apply_take_out(
+    shard: &mut Shard,
+    pages: &mut Pages,
+    keys: &[impl AsRef<[u8]>],
+    freed: &mut BulkList,
+) -> Result<()> {
+    for key in keys {
+        let key = key.as_ref();
+        let stored = key::read_record(key);
+        shard.forget_flag(key);
+        let was_there = update::remove(shard, pages, key, freed)?;
+        if was_there && stored.is_some_and(|record| !record.is_value() && record.version().is_some()) {
             shard.punches = shard.punches.saturating_sub(1);
         }
-        shard.forget_flag(&key);
-        update::remove(shard, pages, &key, freed)?;
     }
     (shard.pass, shard.walk) = (None, None);
     shard.save_all(pages)

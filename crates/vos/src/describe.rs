@@ -99,6 +99,11 @@ pub fn describe_record(number: u16, payload: &[u8]) -> LogEntry {
             entry.container = Some(*container);
             entry.text = format!("up to {limit} records of placement group {group} go");
         }
+        Record::TakeOut { container, keys } => {
+            entry.container = Some(*container);
+            let first = keys.first().map(|key| place_of(key)).unwrap_or_default();
+            entry.text = format!("{} records go that others do not have, from {first} on", keys.len());
+        }
         Record::Coalesced { container, until } => {
             (entry.container, entry.epoch) = (Some(*container), Some(*until));
             entry.text = format!("small extents are joined up to {until}");
@@ -115,6 +120,9 @@ pub fn describe_record(number: u16, payload: &[u8]) -> LogEntry {
         Record::Settle { change, .. } => entry.text = format!("every member knows how changes ended up to {change}"),
         Record::Forget { change, .. } => entry.text = format!("forget a part of what was known up to change {change}"),
         Record::Leave { group, .. } => entry.text = format!("be no member of placement group {group} any more"),
+        Record::Remember { floor, effects } => {
+            entry.text = format!("{} requests took effect elsewhere, from {floor} on", effects.len());
+        }
         other => entry.text = format!("{other:?}"),
     }
     entry
@@ -140,11 +148,15 @@ fn name_of(number: u16) -> &'static str {
         kind::MEND => "mend",
         kind::COPY => "copy",
         kind::DROP => "drop",
+        kind::TAKE_OUT => "take out",
         kind::PREPARE => "prepare",
         kind::COMMIT => "commit",
         kind::ABORT => "abort",
         kind::ADOPT => "adopt",
         kind::SETTLE => "settle",
+        kind::FORGET => "forget",
+        kind::LEAVE => "leave",
+        kind::REMEMBER => "remember",
         _ => "other",
     }
 }

@@ -87,7 +87,7 @@ pub use check::{CheckOptions, ContainerCount, Report};
 pub use checked::ReadScope;
 pub use coalesce::JoinLimits;
 pub use conflict::Party;
-pub use copy::{Copied, CopiedPayload, CopiedValue, CopyPart, Incoming};
+pub use copy::{Copied, CopiedPayload, CopiedValue, CopyPart, Incoming, Prints, Span};
 pub use describe::{LogEntry, describe_record};
 pub use diff::{DiffAnchor, Difference, Kind};
 pub use error::{Error, Result};
@@ -105,7 +105,7 @@ pub use request::{
 };
 pub use rewrite::{Rewrite, Rewriting};
 pub use scrub::{Damage, Mend, Scrub, ScrubbedValue, Scrubbing};
-pub use sessions::EFFECTS_MAX;
+pub use sessions::{EFFECTS_MAX, Memory};
 pub use shard::SNAPSHOTS_MAX;
 pub use space::{BulkExtent, Reservation};
 pub use store::Store;

@@ -80,9 +80,10 @@ pub(crate) fn apply(
     for (key, count) in &keys {
         let count = count.to_le_bytes();
         let value = if is_hole { value::hole(&count) } else { EMPTY };
-        update::remove(shard, pages, key, &mut scratch.freed)?;
+        // Of a change that was prepared here, the record may have come before as a copy.
+        let was_there = update::remove(shard, pages, key, &mut scratch.freed)?;
         shard.tree.insert(pages, key, value, version.epoch.0)?;
-        shard.punches += u64::from(!is_hole);
+        shard.punches += u64::from(!is_hole && !was_there);
     }
     if !is_hole {
         let flag = &mut scratch.key;

@@ -1,13 +1,16 @@
-//! Asking a store what became of a request.
+//! Asking a store what became of a request, and telling another's what became of those of a target whose work it takes
+//! over.
 //!
 //! # Not here
 //! How effects are noted: `sessions`.
 
+use media::{Lsn, Reserve};
 use types::{Epoch, SessionId};
 
 use crate::error::Result;
+use crate::record::Record;
 use crate::request::{Origin, Recall};
-use crate::sessions::sessions_max;
+use crate::sessions::{EFFECTS_MAX, Memory, sessions_max};
 use crate::store::Store;
 
 impl Store {
@@ -46,6 +49,47 @@ impl Store {
         let mut pages = self.media.pages();
         pages.begin_op();
         self.catalog.sessions.effects(&pages, session)
+    }
+
+    /// What this target knows of the first sessions behind `after`, for another that is to do its work: not more than
+    /// `limit` of them, in order.
+    ///
+    /// # Errors
+    /// `Corrupt`.
+    pub fn memories(&mut self, after: Option<SessionId>, limit: usize) -> Result<Vec<Memory>> {
+        let sessions = &self.catalog.sessions;
+        let mut next: Vec<SessionId> = sessions.sessions().into_iter().chain(sessions.unread()).collect();
+        next.retain(|session| after.is_none_or(|after| *session > after));
+        next.sort_unstable();
+        next.truncate(limit);
+        let mut pages = self.media.pages();
+        next.into_iter()
+            .map(|session| {
+                pages.begin_op();
+                sessions.memory(&pages, session)
+            })
+            .collect()
+    }
+
+    /// Remembers what took effect on another target, as if it had here. What is known already costs no record.
+    ///
+    /// # Errors
+    /// `Media(LogFull)`: wait for `relieved`; `Corrupt`.
+    ///
+    /// # Panics
+    /// When there are more than [`EFFECTS_MAX`] effects: they do not come from a store.
+    pub fn remember(&mut self, memory: &Memory) -> Result<Lsn> {
+        assert!(memory.effects.len() <= EFFECTS_MAX, "the caller looked at what came");
+        let is_known = {
+            let mut pages = self.media.pages();
+            pages.begin_op();
+            self.catalog.sessions.knows(&pages, memory)?
+        };
+        if is_known {
+            return Ok(self.last_lsn());
+        }
+        let record = Record::Remember { floor: memory.floor, effects: memory.effects.clone() };
+        self.change(Origin { session: memory.session, seq: 0 }, Reserve::Normal, &record)
     }
 
     /// Most bytes of the device that memory of sessions takes; no pool pays for them.

@@ -23,6 +23,7 @@
 //! | 16 mend              | see `record/rewrite.rs`                                                     |
 //! | 17 copy              | see `record/copy.rs`                                                        |
 //! | 18 drop              | see `record/copy.rs`                                                        |
+//! | 19 take out          | see `record/copy.rs`                                                        |
 //! | 20 prepare           | change 20, note, epoch 8, minor 2, ops 2, then each op: see `record/change.rs` |
 //! | 21 commit            | change 20                                                                   |
 //! | 22 abort             | change 20                                                                   |
@@ -30,6 +31,7 @@
 //! | 24 settle            | change 20                                                                   |
 //! | 25 forget            | change 20                                                                   |
 //! | 26 leave             | group 4                                                                     |
+//! | 27 remember          | floor 8, count 2, for each number 8, epoch 8                                |
 //!
 //! | part       | bytes                                                                                   |
 //! |------------|-----------------------------------------------------------------------------------------|
@@ -79,6 +81,7 @@ pub(crate) mod kind {
     pub(crate) const MEND: u16 = 16;
     pub(crate) const COPY: u16 = 17;
     pub(crate) const DROP: u16 = 18;
+    pub(crate) const TAKE_OUT: u16 = 19;
     pub(crate) const PREPARE: u16 = 20;
     pub(crate) const COMMIT: u16 = 21;
     pub(crate) const ABORT: u16 = 22;
@@ -86,6 +89,7 @@ pub(crate) mod kind {
     pub(crate) const SETTLE: u16 = 24;
     pub(crate) const FORGET: u16 = 25;
     pub(crate) const LEAVE: u16 = 26;
+    pub(crate) const REMEMBER: u16 = 27;
 }
 
 const INTEGER: u8 = 1;
@@ -168,6 +172,10 @@ pub(crate) enum Record<'a> {
         group: u32,
         limit: u32,
     },
+    TakeOut {
+        container: ContainerId,
+        keys: Vec<&'a [u8]>,
+    },
     Prepare {
         container: ContainerId,
         change: ChangeId,
@@ -201,15 +209,20 @@ pub(crate) enum Record<'a> {
         pool: PoolId,
         group: u32,
     },
+    /// Requests of its origin's session took effect on another target.
+    Remember {
+        floor: u64,
+        effects: Vec<(u64, Epoch)>,
+    },
 }
 
 impl Record<'_> {
     /// The epoch at which its request took effect, for the answer; zero where it has none. Nothing for a prepare, which is
-    /// no effect yet: its commit is.
+    /// no effect yet: its commit is; and for what took effect elsewhere.
     pub(crate) fn effect(&self) -> Option<Epoch> {
         match self {
             Record::Update { version, .. } | Record::Punch { version, .. } => Some(version.epoch),
-            Record::Prepare { .. } => None,
+            Record::Prepare { .. } | Record::Remember { .. } => None,
             _ => Some(Epoch::ZERO),
         }
     }
@@ -447,6 +460,16 @@ pub(crate) fn encode(out: &mut Vec<u8>, origin: Origin, record: &Record<'_>) -> 
             out.extend_from_slice(&group.to_le_bytes());
             kind::LEAVE
         }
+        Record::Remember { floor, effects } => {
+            push_head(out, origin, [0; 16]);
+            out.extend_from_slice(&floor.to_le_bytes());
+            out.extend_from_slice(&(effects.len() as u16).to_le_bytes());
+            for (seq, epoch) in effects {
+                out.extend_from_slice(&seq.to_le_bytes());
+                out.extend_from_slice(&epoch.0.to_le_bytes());
+            }
+            kind::REMEMBER
+        }
         Record::Adopt { pool, group, term } => {
             push_head(out, origin, pool.to_bytes());
             out.extend_from_slice(&group.to_le_bytes());
@@ -526,6 +549,12 @@ pub(crate) fn encode(out: &mut Vec<u8>, origin: Origin, record: &Record<'_>) -> 
             [group, limit].iter().for_each(|n| out.extend_from_slice(&n.to_le_bytes()));
             kind::DROP
         }
+        Record::TakeOut { container, keys } => {
+            push_head(out, origin, container.to_bytes());
+            out.extend_from_slice(&(keys.len() as u16).to_le_bytes());
+            keys.iter().for_each(|key| push_from(out, key));
+            kind::TAKE_OUT
+        }
         Record::Free { owner, leaves } => {
             push_head(out, origin, [0; 16]);
             out.extend_from_slice(&owner.to_le_bytes());
@@ -577,6 +606,7 @@ pub(crate) fn decode(kind: u16, bytes: &[u8]) -> Option<(Origin, Record<'_>)> {
         kind::COALESCED => Record::Coalesced { container, until: Epoch(r.u64()?) },
         kind::COPY => copy::read(&mut r, container)?,
         kind::DROP => Record::Drop { container, group: r.u32()?, limit: r.u32()? },
+        kind::TAKE_OUT => copy::read_keys(&mut r, container)?,
         kind::PREPARE => change::read_prepare(&mut r, container, bytes)?,
         kind::COMMIT => Record::Commit { pool, change: change::read_change(&mut r)? },
         kind::ABORT => Record::Abort { pool, change: change::read_change(&mut r)? },
@@ -584,6 +614,11 @@ pub(crate) fn decode(kind: u16, bytes: &[u8]) -> Option<(Origin, Record<'_>)> {
         kind::SETTLE => Record::Settle { pool, change: change::read_change(&mut r)? },
         kind::FORGET => Record::Forget { pool, change: change::read_change(&mut r)? },
         kind::LEAVE => Record::Leave { pool, group: r.u32()? },
+        kind::REMEMBER => {
+            let (floor, count) = (r.u64()?, r.u16()?);
+            let effects = (0..count).map(|_| Some((r.u64()?, Epoch(r.u64()?)))).collect::<Option<_>>()?;
+            Record::Remember { floor, effects }
+        }
         _ => return None,
     };
     r.0.is_empty().then_some((origin, record))
@@ -729,6 +764,7 @@ mod tests {
             (Record::Discard { container: container(), limit: 5, from: vec![9] }, 13, "05000000 0100 09"),
             (Record::Coalesced { container: container(), until: Epoch(6) }, 15, "0600000000000000"),
             (Record::Drop { container: container(), group: 7, limit: 5 }, 18, "07000000 05000000"),
+            (Record::TakeOut { container: container(), keys: vec![&[1, 2], &[3]] }, 19, "0200 0200 0102 0100 03"),
         ];
         for (record, number, expected) in cases {
             let mut out = Vec::new();
@@ -740,6 +776,11 @@ mod tests {
         let mut out = Vec::new();
         assert_eq!(encode(&mut out, Origin::default(), &Record::Free { owner: 3, leaves: 4 }), 10);
         assert_eq!(hex(&out[32..]), "0300000004000000");
+        assert_eq!(encode(&mut out, origin(), &Record::Remember { floor: 6, effects: vec![(7, Epoch(5))] }), 27);
+        assert_eq!(
+            hex(&out),
+            format!("{}{}0600000000000000010007000000000000000500000000000000", &HEAD[..32], "00".repeat(16))
+        );
     }
 
     /// Cut, lengthened and changed records are declined or read as something else, without a panic.
@@ -761,7 +802,7 @@ mod tests {
             state = state.wrapping_mul(6364136223846793005).wrapping_add(1442695040888963407);
             let at = (state >> 33) as usize % out.len();
             out[at] = (state >> 56) as u8 & if round % 2 == 0 { 3 } else { 0xff };
-            let _ = decode((round % 19) as u16, &out);
+            let _ = decode((round % 28) as u16, &out);
         }
     }
 }

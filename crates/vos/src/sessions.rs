@@ -12,7 +12,8 @@
 //! | 06, session 8 BE     | page 4 |
 //!
 //! # Always true
-//! 1. A number that is not in the ring, and not below its floor, took no effect here.
+//! 1. A number that is not in the ring, and not below its floor, took no effect here, nor on a target whose memory was
+//!    taken over ([`Memory`]) before it gave that.
 //! 2. At most [`sessions_max`] sessions have a page, the one that did something longest ago goes first. Nothing
 //!    is known of it from then on.
 //! 3. A session whose page cannot be read is known to have one. Of its requests, whatever their number, nobody can tell
@@ -40,9 +41,11 @@ use crate::tree::damaged;
 
 /// First byte of the keys of this file in the catalog's tree.
 pub(crate) const SESSION: u8 = 6;
-/// Effects remembered of one session: a page full. A client has at most 256 requests under way on its link to
-/// a target, so that one which comes a second time has let 250 others overtake it before it is too old.
+/// Effects remembered of one session: a page full. A client has at most [`UNDER_WAY_MAX`] requests under way on its
+/// link to a target, so that one which comes a second time has let 250 others overtake it before it is too old.
 pub const EFFECTS_MAX: usize = 507;
+/// Requests that a client has under way on its link to a target, at most: older ones do not come again.
+const UNDER_WAY_MAX: u64 = 256;
 /// Most sessions remembered: 32 MiB of pages, most of which lie on the device alone.
 const SESSIONS_MAX: u64 = 4096;
 /// Fewest, however small the device.
@@ -113,7 +116,7 @@ struct Ring {
     noted: u64,
     floor: u64,
     turn: u64,
-    /// Highest number in it: those above are new, without a look.
+    /// Highest number of which something is known: those above are new, without a look.
     highest: u64,
 }
 
@@ -124,6 +127,16 @@ struct Unread {
     page: Option<PageId>,
     /// As if it had done something just before the store was opened: it may have.
     turn: u64,
+}
+
+/// What a target knows of a session, for another that takes over its work.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Memory {
+    pub session: SessionId,
+    /// Of numbers below it, nobody can tell whether they took effect.
+    pub floor: u64,
+    /// Numbers from `floor` on that took effect, ascending, and their epochs: [`EFFECTS_MAX`] at most.
+    pub effects: Vec<(u64, Epoch)>,
 }
 
 /// Who hears of an entry that cannot be taken up, and may refuse to go on. With the session, when its entry tells: then
@@ -170,12 +183,13 @@ fn read(pages: &Pages, id: PageId, session: u64) -> Result<&SessionPage> {
 impl Ring {
     fn load(pages: &Pages, id: PageId, session: u64) -> Result<Ring> {
         let stored = read(pages, id, session)?;
+        let floor = stored.floor.get();
         Ok(Ring {
             page: id,
             noted: stored.noted.get(),
-            floor: stored.floor.get(),
+            floor,
             turn: stored.turn.get(),
-            highest: stored.effects().map(|(seq, _)| seq).max().unwrap_or(0),
+            highest: stored.effects().map(|(seq, _)| seq).max().unwrap_or(0).max(floor.saturating_sub(1)),
         })
     }
 }
@@ -238,6 +252,52 @@ impl Table {
         page.floor = ring.floor.into();
         page.turn = ring.turn.into();
         Ok(())
+    }
+
+    /// Notes which requests of a session took effect elsewhere, where all that did from `floor` on are known. Part of
+    /// applying its record.
+    pub(crate) fn learn(
+        &mut self,
+        own: &mut Shard,
+        pages: &mut Pages,
+        session: SessionId,
+        floor: u64,
+        effects: &[(u64, Epoch)],
+    ) -> Result<()> {
+        for (seq, epoch) in effects {
+            let origin = Origin { session, seq: *seq };
+            if self.recall(pages, origin)? == Recall::Never {
+                self.note(own, pages, origin, *epoch)?;
+            }
+        }
+        let ring = match self.rings.get_mut(&session.0) {
+            Some(ring) => ring,
+            None if session.0 == 0 || self.unread.contains_key(&session.0) => return Ok(()),
+            None => self.begin(own, pages, session.0)?,
+        };
+        if ring.floor < floor {
+            (ring.floor, ring.highest) = (floor, ring.highest.max(floor - 1));
+            let page = SessionPage::mut_from_bytes(pages.get_mut(ring.page)?.body_mut())
+                .map_err(|_| damaged(ring.page, "a short page of a session"))?;
+            page.floor = floor.into();
+        }
+        Ok(())
+    }
+
+    /// Whether nothing is to be learnt from what somebody else knows of a session.
+    pub(crate) fn knows(&self, pages: &Pages, memory: &Memory) -> Result<bool> {
+        let Some(ring) = self.rings.get(&memory.session.0) else {
+            return Ok(memory.session.0 == 0 || self.unread.contains_key(&memory.session.0));
+        };
+        if ring.floor < memory.floor {
+            return Ok(false);
+        }
+        for (seq, _) in &memory.effects {
+            if self.recall(pages, Origin { session: memory.session, seq: *seq })? == Recall::Never {
+                return Ok(false);
+            }
+        }
+        Ok(true)
     }
 
     /// A page for a session that did nothing before, or nothing that is known.
@@ -326,6 +386,19 @@ impl Table {
             Some(ring) => Ok(read(pages, ring.page, session.0)?.effects().collect()),
             None => Ok(Vec::new()),
         }
+    }
+
+    /// What is known of a session, as far as its requests may come again.
+    pub(crate) fn memory(&self, pages: &Pages, session: SessionId) -> Result<Memory> {
+        let Some(ring) = self.rings.get(&session.0) else {
+            // Of no number can it be told.
+            return Ok(Memory { session, floor: u64::MAX, effects: Vec::new() });
+        };
+        let floor = ring.floor.max(ring.highest.saturating_sub(UNDER_WAY_MAX - 1));
+        let page = read(pages, ring.page, session.0)?;
+        let mut effects: Vec<(u64, Epoch)> = page.effects().filter(|(seq, _)| *seq >= floor).collect();
+        effects.sort_unstable();
+        Ok(Memory { session, floor, effects })
     }
 
     /// Reads all sessions back, through the catalog's tree. Those that cannot be read are shown to `judge`.
@@ -607,6 +680,41 @@ mod tests {
         assert!(catalog.sessions.unread.is_empty());
         assert_eq!(catalog.sessions.recall(&pages, origin(2, 5)).unwrap(), Recall::Never);
         assert_eq!(faults(&mut pages, &catalog), []);
+    }
+
+    /// A target that takes over another's work knows what that knew, and mixes it with what it knows itself.
+    #[test]
+    fn what_another_target_remembers_is_learnt_once() {
+        let ((mut from, mut theirs), (mut to, mut ours)) = (catalog(), catalog());
+        for seq in [300, 400, 350, 90] {
+            theirs.note(&mut from, origin(7, seq), Epoch(seq)).unwrap();
+        }
+        ours.note(&mut to, origin(7, 310), Epoch(310)).unwrap();
+        let memory = theirs.sessions.memory(&from, SessionId(7)).unwrap();
+        assert_eq!((memory.floor, memory.effects.len()), (145, 3), "the other is too old to come again");
+        assert!(!ours.sessions.knows(&to, &memory).unwrap());
+        for _ in 0..2 {
+            ours.learn(&mut to, memory.session, memory.floor, &memory.effects).unwrap();
+            let again = loaded(&mut to, &ours);
+            for table in [&ours.sessions, &again] {
+                assert!(table.knows(&to, &memory).unwrap());
+                let told = [300, 310, 350, 400].map(|seq| table.recall(&to, origin(7, seq)).unwrap());
+                assert_eq!(told, [300, 310, 350, 400].map(|seq| Recall::Done(Epoch(seq))));
+                let told = [90, 144, 145, 401].map(|seq| table.recall(&to, origin(7, seq)).unwrap());
+                assert_eq!(told, [Recall::Forgotten, Recall::Forgotten, Recall::Never, Recall::Never]);
+            }
+            assert_eq!(ours.sessions.effects(&to, SessionId(7)).unwrap().len(), 4, "each once");
+        }
+        // Of a session whose page cannot be read there, nobody can tell anything here either.
+        theirs.note(&mut from, origin(8, 1), Epoch(1)).unwrap();
+        let ring = theirs.sessions.rings.remove(&8).unwrap();
+        theirs.sessions.unread.insert(8, Unread { page: Some(ring.page), turn: ring.turn });
+        let memory = theirs.sessions.memory(&from, SessionId(8)).unwrap();
+        ours.learn(&mut to, memory.session, memory.floor, &memory.effects).unwrap();
+        for table in [&ours.sessions, &loaded(&mut to, &ours)] {
+            assert_eq!([1, 2, 900].map(|seq| table.recall(&to, origin(8, seq)).unwrap()), [Recall::Forgotten; 3]);
+        }
+        assert_eq!(faults(&mut to, &ours), []);
     }
 
     /// Whatever the bytes, reading a page ends with an answer or a refusal (K23).

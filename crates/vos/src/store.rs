@@ -667,6 +667,9 @@ impl Store {
             }),
             Record::Drop { container, group, limit } => catalog
                 .with_shard(*container, |shard| copy::apply_drop(shard, pages, *group, *limit, &mut scratch.freed)),
+            Record::TakeOut { container, keys } => {
+                catalog.with_shard(*container, |shard| copy::apply_take_out(shard, pages, keys, &mut scratch.freed))
+            }
             Record::Free { owner, leaves } => maintain::apply_free(catalog, pages, *owner, *leaves, &mut scratch.freed),
             Record::Prepare { container, change, bytes, .. } => match commit::intent_of(origin, record) {
                 Some(intent) => commit::apply_prepare(catalog, pages, *container, *change, intent, bytes),
@@ -678,6 +681,7 @@ impl Store {
             Record::Settle { pool, change } => standing::apply_settle(catalog, pages, *pool, *change),
             Record::Forget { pool, change } => commit::apply_forget(catalog, pages, *pool, *change, &mut scratch.freed),
             Record::Leave { pool, group } => standing::apply_leave(catalog, pages, *pool, *group),
+            Record::Remember { floor, effects } => catalog.learn(pages, origin.session, *floor, effects),
         }
     }
 

@@ -1,10 +1,15 @@
 //! Copying a placement group out of a store and into one, comparing, and dropping: see `copy`.
 
+use std::collections::BTreeSet;
+
 use media::{Lsn, Pages, Reserve};
 use types::{ContainerId, Epoch};
 
 use crate::catalog::Catalog;
-use crate::copy::{Copied, CopiedPayload, CopyPart, Incoming, apply_copy, copied, first_records, push_identity};
+use crate::copy::{
+    Copied, CopiedPayload, CopiedValue, CopyPart, Incoming, Prints, Span, apply_copy, copied, fingerprint,
+    first_records,
+};
 use crate::cursor::Cursor;
 use crate::error::{Error, Result};
 use crate::intent::SPLIT_PAGES;
@@ -56,49 +61,80 @@ impl Store {
         Ok(groups)
     }
 
-    /// Records of a placement group written after `since`, in the order of their keys, from where the last part ended; what
-    /// is undecided is none of them.
+    /// Records of a span that whoever asks has not: he has those with the fingerprints `known`. What is undecided is none of
+    /// them.
     ///
-    /// Cost: a step of a cursor for each record; of a page that has nothing newer than `since`, none.
+    /// Cost: a step of a cursor for each record.
     ///
     /// # Errors
-    /// `NoContainer`; `RollingBack`; `Invalid`: `after` is of another group; `Corrupt`.
-    pub fn copy_out(
+    /// `NoContainer`; `RollingBack`; `Invalid`: it is not within its group; `Corrupt`.
+    pub fn copy_out(&mut self, container: ContainerId, span: &Span<'_>, known: &BTreeSet<u64>) -> Result<CopyPart> {
+        let shard = self.catalog.shard(container)?;
+        let (records, same) = (Vec::new(), Vec::new());
+        let mut part = CopyPart { records, same, next: None, horizon: shard.horizon, undone: shard.undone };
+        let mut bytes = 0;
+        part.next = self.each(container, span, &mut |key, value, print| {
+            if known.contains(&print) {
+                part.same.push(print);
+                return true;
+            }
+            bytes += key.len();
+            if let Some(CopiedPayload::Inline { bytes: inline, .. }) = value.payload() {
+                bytes += inline.len();
+            }
+            part.records.push(Copied { key: key.to_vec(), value });
+            part.records.len() < COPY_RECORDS_MAX && bytes < PART_BYTES_MAX
+        })?;
+        Ok(part)
+    }
+
+    /// The first `most` records of a span, by their fingerprints.
+    ///
+    /// # Errors
+    /// As [`Store::copy_out`].
+    pub fn prints(&mut self, container: ContainerId, span: &Span<'_>, most: usize) -> Result<Prints> {
+        let mut found = Vec::new();
+        let next = self.each(container, span, &mut |key, _, print| {
+            found.push((key.to_vec(), print));
+            found.len() < most
+        })?;
+        Ok(Prints { found, next })
+    }
+
+    /// Shows each record of a span and its fingerprint, until it is told to stop or has looked at enough; where to go on.
+    fn each(
         &mut self,
         container: ContainerId,
-        group: u32,
-        since: Epoch,
-        after: Option<&[u8]>,
-    ) -> Result<CopyPart> {
+        span: &Span<'_>,
+        show: &mut dyn FnMut(&[u8], CopiedValue<CopiedPayload>, u64) -> bool,
+    ) -> Result<Option<Vec<u8>>> {
+        let prefix = span.prefix()?;
         let mut pages = self.media.pages();
         pages.begin_op();
         let shard = self.catalog.shard(container)?;
         shard.at_rest()?;
-        let prefix = prefix_of(group, after)?;
-        let mut part = CopyPart { records: Vec::new(), next: None, horizon: shard.horizon, undone: shard.undone };
-        let mut cursor = Cursor::at(&shard.tree, &pages, after.unwrap_or(&prefix))?;
-        cursor.seek_changed(since.0)?;
-        let (mut key, mut looked, mut bytes) = (Vec::new(), 0, 0);
+        let mut cursor = Cursor::at(&shard.tree, &pages, span.from.unwrap_or(&prefix))?;
+        let (mut key, mut scratch, mut looked, mut goes_on) = (Vec::new(), Vec::new(), 0, true);
         while cursor.starts_with(&prefix) {
             cursor.key().copy_to(&mut key);
-            if looked >= LOOKED_MAX || part.records.len() >= COPY_RECORDS_MAX || bytes >= PART_BYTES_MAX {
-                part.next = Some(key);
+            if span.is_behind(&key) {
                 break;
+            }
+            if !goes_on || looked >= LOOKED_MAX {
+                return Ok(Some(key));
             }
             looked += 1;
             let stored = key::read_record(&key).ok_or_else(|| unreadable("a key"))?;
             // Flags come with the punches that they tell of.
-            if stored.version().is_some_and(|version| version.epoch > since) {
+            if span.counts(stored) {
                 let value = copied(stored, cursor.value()).ok_or_else(|| unreadable("a value"))?;
-                bytes += key.len();
-                if let Some(CopiedPayload::Inline { bytes: inline, .. }) = value.payload() {
-                    bytes += inline.len();
-                }
-                part.records.push(Copied { key: key.clone(), value });
+                scratch.clone_from(&key);
+                let print = fingerprint(&mut scratch, &value);
+                goes_on = show(&key, value, print);
             }
-            cursor.next_changed(since.0)?;
+            cursor.next()?;
         }
-        Ok(part)
+        Ok(None)
     }
 
     /// Takes in records of a part, whose source knew of the rollback `undone`. Again, it does nothing new.
@@ -151,43 +187,46 @@ impl Store {
         Ok(lsn)
     }
 
-    /// A number that two targets have in common exactly when they have the same records of a group, from behind `since` up
-    /// to the epoch `upto`: what it is for the records after `after`, and where to go on. Add the parts up, wrapping.
+    /// Takes records out that the source of a copy, which knew of the rollback `undone`, has not. Those that are not there are
+    /// none.
+    ///
+    /// # Errors
+    /// `NoContainer`, `RollingBack`; `Invalid`: as of [`Store::copy_in`]; `Media(Busy | LogFull)`: wait for `relieved`;
+    /// `Corrupt`.
+    pub fn take_out(&mut self, container: ContainerId, undone: Epoch, keys: &[&[u8]]) -> Result<Lsn> {
+        let shard = self.catalog.shard(container)?;
+        shard.at_rest()?;
+        if shard.undone != undone {
+            return Err(Error::Invalid("source and target of a copy know of different rollbacks: begin again"));
+        }
+        if keys.is_empty() || keys.len() > COPY_RECORDS_MAX {
+            return Err(Error::Invalid("between 1 and 256 records are taken out at a time"));
+        }
+        let is_record = |key: &&[u8]| key::read_record(key).is_some_and(|record| record.version().is_some());
+        if !keys.iter().all(is_record) {
+            return Err(Error::Invalid("only records are taken out"));
+        }
+        let touch = |catalog: &Catalog, pages: &Pages| {
+            let shard = catalog.shard(container)?;
+            shard.touch(pages)?;
+            keys.iter().try_for_each(|key| shard.tree.locate(pages, key).map(drop))
+        };
+        let record = Record::TakeOut { container, keys: keys.to_vec() };
+        self.change_after(touch, Origin::default(), Reserve::Critical, &record)
+    }
+
+    /// A number that two targets have in common exactly when they have the same records of a span: the sum of their
+    /// fingerprints, and where to go on. Add the parts up, wrapping.
     ///
     /// # Errors
     /// As [`Store::copy_out`].
-    pub fn digest(
-        &mut self,
-        container: ContainerId,
-        group: u32,
-        (since, upto): (Epoch, Epoch),
-        after: Option<&[u8]>,
-    ) -> Result<(u64, Option<Vec<u8>>)> {
-        let mut pages = self.media.pages();
-        pages.begin_op();
-        let shard = self.catalog.shard(container)?;
-        shard.at_rest()?;
-        let prefix = prefix_of(group, after)?;
-        let mut cursor = Cursor::at(&shard.tree, &pages, after.unwrap_or(&prefix))?;
-        let (mut sum, mut bytes) = (0u64, Vec::new());
-        for _ in 0..LOOKED_MAX {
-            if !cursor.starts_with(&prefix) {
-                return Ok((sum, None));
-            }
-            cursor.key().copy_to(&mut bytes);
-            let stored = key::read_record(&bytes).ok_or_else(|| unreadable("a key"))?;
-            if stored.version().is_some_and(|version| since < version.epoch && version.epoch <= upto) {
-                let value = copied(stored, cursor.value()).ok_or_else(|| unreadable("a value"))?;
-                push_identity(&mut bytes, &value);
-                sum = sum.wrapping_add(codec::checksum::crc64(&bytes));
-            }
-            cursor.next()?;
-        }
-        if !cursor.starts_with(&prefix) {
-            return Ok((sum, None));
-        }
-        cursor.key().copy_to(&mut bytes);
-        Ok((sum, Some(bytes)))
+    pub fn digest(&mut self, container: ContainerId, span: &Span<'_>) -> Result<(u64, Option<Vec<u8>>)> {
+        let mut sum = 0u64;
+        let next = self.each(container, span, &mut |_, _, print| {
+            sum = sum.wrapping_add(print);
+            true
+        })?;
+        Ok((sum, next))
     }
 
     /// Removes records of a placement group that this target is no member of any more; false when none is left.
@@ -221,17 +260,5 @@ impl Store {
         let record = Record::Drop { container, group, limit: DROP_STEP };
         self.change_after(touch, Origin::default(), Reserve::Critical, &record)?;
         Ok(true)
-    }
-}
-
-/// What the keys of a group begin with.
-///
-/// # Errors
-/// `Invalid`: it does not go on where the group is.
-fn prefix_of(group: u32, after: Option<&[u8]>) -> Result<[u8; 4]> {
-    let prefix = group.to_be_bytes();
-    match after.is_none_or(|after| after.starts_with(&prefix)) {
-        true => Ok(prefix),
-        false => Err(Error::Invalid("a copy goes on in the group in which it began")),
     }
 }

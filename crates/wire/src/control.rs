@@ -256,6 +256,15 @@ message! {
 }
 
 message! {
+    /// Stops what is on its way in a pool, for whatever reason it is; or has it go on, and what failed made anew, whatever the
+    /// pool's policy says. Answered with [`PoolInfo`] when the servers know.
+    pub struct PoolRebuild {
+        pub pool: String,
+        pub start: bool,
+    }
+}
+
+message! {
     pub struct PoolQueryTargets {
         pub pool: String,
         pub rank: Rank,
@@ -359,6 +368,10 @@ message! {
         pub records: u64,
         /// Of their payloads.
         pub bytes: u64,
+        /// Records of these groups that were there already: of who was out for a while, most.
+        pub same: u64,
+        /// How often a group was dropped and copied anew, because sums differed when all had been compared.
+        pub anew: u64,
         /// By what it took so far; nothing is known at the beginning.
         pub seconds_left: Option<u64>,
         /// Servers that are out and may have what nobody else has: until they come back, or are given up.
@@ -374,6 +387,8 @@ message! {
         Busy = 2,
         /// All that can be had is where it is to be; who is awaited has the rest.
         Waiting = 3,
+        /// An administrator stopped it.
+        Stopped = 4,
     }
 }
 
@@ -441,6 +456,8 @@ message! {
         /// The version at which they began to leave, and the one at which they were taken in; zero: they did not.
         pub left: u32,
         pub joined: u32,
+        /// Of those that do not serve, the last version at which they did; zero: they never did.
+        pub served: u32,
     }
 }
 

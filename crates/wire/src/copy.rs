@@ -28,14 +28,27 @@ message! {
 }
 
 message! {
-    /// Target to target: records of a group that were written after `since`, from where the last answer ended.
+    /// A part of a placement group.
+    pub struct CopySpan {
+        pub group: u32,
+        /// First key; empty: the group's first.
+        pub from: Bytes,
+        /// First key behind it; empty: to the group's end.
+        pub end: Bytes,
+        /// What was written later does not count.
+        pub upto: Epoch,
+    }
+}
+
+message! {
+    /// Target to target: records with keys of a span of a group, written up to `upto`, that the sender has not. What is
+    /// undecided up to there is decided before the answer.
     pub struct CopyRequest {
         pub container: ContainerId,
-        pub group: u32,
         pub map_version: u32,
-        pub since: Epoch,
-        /// Empty: from the beginning.
-        pub after: Bytes,
+        pub span: CopySpan,
+        /// Fingerprints of those that it has.
+        pub known: Vec<u64>,
     }
 }
 
@@ -47,10 +60,10 @@ message! {
         pub horizon: Epoch,
         /// When the latest rollback was asked for.
         pub undone: Epoch,
-        /// All changes of the group up to here are decided, and none will come.
-        pub closed: Epoch,
         pub records: Vec<CopyRecord>,
-        /// Where the next answer begins; empty at the end.
+        /// Fingerprints of those that both have. What else the asker has before `next`, it has too much.
+        pub same: Vec<u64>,
+        /// Where the next answer begins; empty at the end of the span.
         pub next: Bytes,
     }
 }
@@ -76,14 +89,10 @@ message! {
 }
 
 message! {
-    /// Target to target: the sum over a group's records from behind `since` up to `upto`, from where the last answer ended.
+    /// Target to target: the sum of the fingerprints of a span's records.
     pub struct CopyDigestRequest {
         pub container: ContainerId,
-        pub group: u32,
-        pub since: Epoch,
-        pub upto: Epoch,
-        /// Empty: from the beginning.
-        pub after: Bytes,
+        pub span: CopySpan,
     }
 }
 
@@ -94,5 +103,34 @@ message! {
         pub sum: u64,
         /// Where the next answer begins; empty at the end.
         pub next: Bytes,
+    }
+}
+
+message! {
+    /// Target to target: which requests of sessions took effect at the asked one, of sessions behind `after`.
+    pub struct CopyMemoryRequest {
+        pub pool: PoolId,
+        pub map_version: u32,
+        pub after: Option<u64>,
+    }
+}
+
+message! {
+    pub struct CopyMemoryResponse {
+        /// Ascending.
+        pub sessions: Vec<SessionMemory>,
+        /// Where the next answer begins; absent at the end.
+        pub next: Option<u64>,
+    }
+}
+
+message! {
+    /// What is remembered of a session, as far as its requests may come again.
+    pub struct SessionMemory {
+        pub session: u64,
+        /// Of requests with lower numbers nobody can tell whether they took effect.
+        pub floor: u64,
+        /// Requests from `floor` on that did, by number, and when.
+        pub effects: Vec<(u64, Epoch)>,
     }
 }

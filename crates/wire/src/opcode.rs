@@ -60,6 +60,7 @@ opcodes! {
     PoolChangeTargets = 0x011c, "Excludes, drains or reintegrates targets of a pool.", Once;
     PoolExtend = 0x011d, "Gives a pool more servers.", Once;
     PoolQueryTargets = 0x011e, "How targets of a pool stand, and their space.", Harmless;
+    PoolRebuild = 0x011f, "Stops what a pool moves, or has it go on.", Once;
     ContainerCreate = 0x0120, "Makes a container on every target of the pool.", Once;
     ContainerList = 0x0121, "A pool's containers.", Harmless;
     ContainerQuery = 0x0122, "One container's state.", Harmless;
@@ -89,6 +90,7 @@ opcodes! {
     CopyList = 0x0211, "Groups of a pool that a target has records of.", Harmless;
     Copy = 0x0212, "Records of a group, for a target that is to have it.", Harmless;
     CopyDigest = 0x0213, "The sum over a group's records.", Harmless;
+    CopyMemory = 0x0214, "Which requests took effect on a target, for one that takes over from it.", Harmless;
 
     Consensus = 0x0301, "A message between replicas of a service.", Harmless;
     Forward = 0x0302, "A client's request, for who leads the service.", Harmless;

@@ -49,6 +49,8 @@ message! {
         pub version: u64,
         /// Of a pool: how far each of its targets has got with what it is to have. Empty: nothing is on its way.
         pub filling: Vec<Filling>,
+        /// Of a pool: widths of groups that its targets are to write, and that the pool does not have in use yet.
+        pub widths: Vec<u32>,
         /// Why it got no further, if something stood in the way: with a container, or with the pool itself.
         pub trouble: Vec<(Option<ContainerId>, Error)>,
     }
@@ -66,6 +68,10 @@ message! {
         pub records: u64,
         /// Of their payloads.
         pub bytes: u64,
+        /// Records of these groups that were there already.
+        pub same: u64,
+        /// How often a group was dropped and copied anew, because sums differed.
+        pub anew: u64,
         /// What that took, in milliseconds.
         pub spent_ms: u64,
     }

@@ -25,8 +25,16 @@ use wire::membership::*;
 use wire::{DecodeError, Wire};
 
 /// Messages with an error in them.
-const WITH_ERRORS: [&str; 6] =
-    ["error", "group_response-refused", "report", "pool_targets_changed", "system_targets_changed", "log_masks_set"];
+const WITH_ERRORS: [&str; 8] = [
+    "error",
+    "group_response-refused",
+    "report",
+    "pool_targets_changed",
+    "system_targets_changed",
+    "log_masks_set",
+    "member",
+    "system_info",
+];
 
 /// What a test does with each sample.
 trait Check {
@@ -252,8 +260,12 @@ fn peer_samples(check: &mut impl Check) {
     check.one("forward", Forward { session: 7, sequence: 8, opcode: 0x0110, hops: 1, body: body.clone() });
     check.one("propose", Propose { group: group.clone(), request: Some((7, 1)), command: body.clone() });
     let trouble = vec![(Some(container_id()), Error::new(Code::NoSpace, "full")), (None, Error::new(Code::Io, "bad"))];
-    let filling = Filling { version: 3, groups: 40, left: 2, records: 9000, bytes: 1 << 30, spent_ms: 2500 };
-    check.one("report", Report { group, rank: Rank(2), version: 9, filling: vec![filling], trouble });
+    let filling =
+        Filling { version: 3, groups: 40, left: 2, records: 9000, bytes: 1 << 30, same: 7000, anew: 1, spent_ms: 2500 };
+    check.one(
+        "report",
+        Report { group, rank: Rank(2), version: 9, filling: vec![filling], widths: vec![2, 3], trouble },
+    );
     check.one("filling", filling);
     check.one("reported", Reported { applied: 77 });
     let join = Join {
@@ -335,8 +347,11 @@ fn copy_samples(check: &mut impl Check) {
     let after = Some((container, group));
     check.one("copy_list_request", CopyListRequest { pool: pool_id(), map_version: 4, after });
     check.one("copy_list_response", CopyListResponse { groups: vec![(container, group)], next: after });
-    let (since, after) = (Epoch(5), Bytes(vec![1, 2]));
-    check.one("copy_request", CopyRequest { container, group, map_version: 4, since, after: after.clone() });
+    let (next, end) = (Bytes(vec![1, 2]), Bytes(vec![3]));
+    let span = CopySpan { group, from: next.clone(), end, upto: Epoch(5) };
+    check.one("copy_span", span.clone());
+    let known = vec![0x0506];
+    check.one("copy_request", CopyRequest { container, map_version: 4, span: span.clone(), known: known.clone() });
     let payload = || Payload::Inline { bytes: Bytes(b"v".to_vec()), checksums: vec![9] };
     let values = [
         ("punch", CopyValue::Punch),
@@ -350,13 +365,14 @@ fn copy_samples(check: &mut impl Check) {
     let record = |(_, value)| CopyRecord { key: Bytes(vec![7]), value };
     check.one("copy_record", record(values[0].clone()));
     let records = values.into_iter().map(record).collect();
-    let (hold, horizon, undone, closed) = (6, Epoch(7), Epoch(8), Epoch(9));
-    check.one("copy_response", CopyResponse { hold, horizon, undone, closed, records, next: after.clone() });
-    check.one(
-        "copy_digest_request",
-        CopyDigestRequest { container, group, since, upto: Epoch(9), after: after.clone() },
-    );
-    check.one("copy_digest_response", CopyDigestResponse { hold, sum: 0x0102_0304, next: after });
+    let (hold, horizon, undone) = (6, Epoch(7), Epoch(8));
+    check.one("copy_response", CopyResponse { hold, horizon, undone, records, same: known, next: next.clone() });
+    check.one("copy_digest_request", CopyDigestRequest { container, span });
+    check.one("copy_digest_response", CopyDigestResponse { hold, sum: 0x0102_0304, next });
+    check.one("copy_memory_request", CopyMemoryRequest { pool: pool_id(), map_version: 4, after: Some(9) });
+    let memory = SessionMemory { session: 5, floor: 6, effects: vec![(7, Epoch(8))] };
+    check.one("session_memory", memory.clone());
+    check.one("copy_memory_response", CopyMemoryResponse { sessions: vec![memory], next: Some(9) });
 }
 
 fn membership_samples(check: &mut impl Check) {
@@ -526,6 +542,7 @@ fn control_samples(check: &mut impl Check) {
     check.one("target_change-drain", TargetChange::Drain);
     check.one("target_change-reintegrate", TargetChange::Reintegrate);
     check.one("target_change-give_up", TargetChange::GiveUp);
+    check.one("pool_rebuild", PoolRebuild { pool: text("tank"), start: true });
     check.one("pool_extend", PoolExtend { pool: text("tank"), ranks: vec![Rank(5)] });
     check.one(
         "pool_query_targets",
@@ -557,12 +574,18 @@ fn control_samples(check: &mut impl Check) {
         left: 2,
         records: 9000,
         bytes: 1 << 30,
+        same: 7000,
+        anew: 1,
         seconds_left: Some(7),
         awaited: vec![Rank(3)],
     };
-    for (name, state) in
-        [("idle", RebuildState::Idle), ("busy", RebuildState::Busy), ("waiting", RebuildState::Waiting)]
-    {
+    let states = [
+        ("idle", RebuildState::Idle),
+        ("busy", RebuildState::Busy),
+        ("waiting", RebuildState::Waiting),
+        ("stopped", RebuildState::Stopped),
+    ];
+    for (name, state) in states {
         check.one(&format!("rebuild_state-{name}"), state);
     }
     check.one("rebuild", rebuild.clone());
@@ -597,7 +620,7 @@ fn map_samples(check: &mut impl Check) {
         targets: 8,
         weight: 2,
     };
-    let run = StandingRun { first: 1, count: 7, since: 5, state: TargetState::Down, left: 5, joined: 4 };
+    let run = StandingRun { first: 1, count: 7, since: 5, state: TargetState::Down, left: 5, joined: 3, served: 4 };
     let map = PoolMap {
         id: pool_id(),
         label: text("tank"),

@@ -1,9 +1,9 @@
 //! `daos object`: where an object lies, and what it holds.
 
 use clap::{Args, Subcommand};
-use client::{Direction, ShardInfo, ShardState};
+use client::{Container, Direction, ObjectList, ShardInfo, ShardState};
 use serde_json::json;
-use types::{Key, ObjectId};
+use types::{Code, Error, Key, ObjectId, Rank};
 
 use super::container::Named;
 use crate::failure::Result;
@@ -60,7 +60,8 @@ impl Verb {
                 list_keys(session, which, dkey.as_deref(), limit.unwrap_or(usize::MAX), direction).await
             }
             Verb::List(named) => {
-                let objects = named.open(session).await?.list_objects().await?;
+                let container = named.open(session).await?;
+                let ObjectList { objects, unheard } = container.list_objects().await?;
                 let row = |oid: &ObjectId| vec![oid.to_string(), kind(*oid), class(*oid)];
                 let text = match objects.is_empty() {
                     true => "no objects".to_string(),
@@ -68,11 +69,25 @@ impl Verb {
                 };
                 let object =
                     |oid: &ObjectId| json!({ "oid": oid.to_string(), "type": kind(*oid), "class": class(*oid) });
-                Ok(Outcome::new(json!({ "objects": objects.iter().map(object).collect::<Vec<_>>() }), text))
+                let listed = Outcome::new(json!({ "objects": objects.iter().map(object).collect::<Vec<_>>() }), text);
+                Ok(listed.with_fault(unheard_of(&container, &unheard, "objects")))
             }
         })
         .await
     }
+}
+
+/// That what was told may lack something, for servers that are out.
+pub(crate) fn unheard_of(container: &Container, unheard: &[Rank], what: &str) -> Option<Error> {
+    let ranks = match unheard {
+        [] => return None,
+        [one] => format!("rank {one} is"),
+        _ => format!("ranks {} are", unheard.iter().map(Rank::to_string).collect::<Vec<_>>().join(", ")),
+    };
+    let copies = container.redundancy_factor() + 1;
+    let text =
+        format!("{ranks} out: {what} with fewer than the {copies} copies that the container asks for may be missing");
+    Some(Error::new(Code::Unreachable, text).remedy("see `dmg system query`, and start the server again"))
 }
 
 impl Which {

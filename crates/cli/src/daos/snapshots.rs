@@ -9,6 +9,7 @@ use wire::control::SnapshotInfo;
 use wire::data::{Difference, DifferenceKind};
 
 use super::container::Named;
+use super::object::unheard_of;
 use crate::failure::{Failure, Result};
 use crate::output::Outcome;
 use crate::session::{Session, snapshot_error};
@@ -123,7 +124,7 @@ async fn diff(container: &Container, from: &str, to: Option<&str>) -> Result<Out
         Err(error) => return Err(snapshot_error(container, error, from).await),
     };
     let mut changes = Vec::new();
-    later.diff(earlier, |found| changes.extend(found.into_iter().map(Change::new))).await?;
+    let unheard = later.diff(earlier, |found| changes.extend(found.into_iter().map(Change::new))).await?;
     let text = match changes.len() {
         0 => "no changes".to_string(),
         count => {
@@ -135,7 +136,8 @@ async fn diff(container: &Container, from: &str, to: Option<&str>) -> Result<Out
             }
         }
     };
-    Ok(Outcome::new(json!({ "changes": changes }), text))
+    let fault = unheard_of(container, &unheard, "changes of objects");
+    Ok(Outcome::new(json!({ "changes": changes }), text).with_fault(fault))
 }
 
 #[derive(Serialize)]

@@ -1,6 +1,7 @@
 //! `dmg`: the administrator's commands.
 
 mod pool;
+mod rebuild;
 mod server;
 mod storage;
 mod system;
@@ -52,7 +53,7 @@ impl Dmg {
         match self.verb {
             Verb::System(verb) => verb.run(&self.system).await,
             Verb::Server(verb) => verb.run(&self.system).await,
-            Verb::Pool(verb) => verb.run(&self.system).await,
+            Verb::Pool(verb) => verb.run(&self.system, self.print.json).await,
             Verb::Storage(verb) => verb.run(&self.system).await,
             Verb::Version => Ok(version(Program::Dmg)),
             Verb::Manual(verb) => verb.run(Program::Dmg),

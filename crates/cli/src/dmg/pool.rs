@@ -15,7 +15,7 @@ use crate::session::{self, Missing, Session};
 use crate::show;
 use crate::table::count;
 
-use super::targets;
+use super::{rebuild, targets};
 
 #[derive(Subcommand, Debug)]
 pub(crate) enum Verb {
@@ -28,6 +28,9 @@ pub(crate) enum Verb {
     Query {
         /// Label or UUID
         pool: String,
+        /// Show what changes of what is rebuilt, drained or on its way in, until nothing is: with --json an object each
+        #[arg(short, long)]
+        watch: bool,
     },
     /// Reserve more or less space for a pool
     Resize {
@@ -48,6 +51,9 @@ pub(crate) enum Verb {
     GiveUp(targets::Targets),
     /// Give a pool more servers
     Extend(targets::Extend),
+    /// Stop what is rebuilt, drained or on its way in, or go on with it
+    #[command(subcommand)]
+    Rebuild(rebuild::Verb),
     /// Show how targets of a rank stand, and their space
     QueryTargets(targets::Query),
     /// Delete a pool and give its space back
@@ -111,7 +117,7 @@ pub(crate) struct Destroy {
 }
 
 impl Verb {
-    pub(crate) async fn run(self, system: &SystemOptions) -> Result<Outcome> {
+    pub(crate) async fn run(self, system: &SystemOptions, json: bool) -> Result<Outcome> {
         match self {
             // The one command that makes an embedded system: an administrator's, and meant.
             Verb::Create(create) => session::with(system, Missing::Create, async |s| create.run(s).await).await,
@@ -123,7 +129,14 @@ impl Verb {
                 })
                 .await
             }
-            Verb::Query { pool } => session::with(system, Missing::Refuse, async |s| query(s, &pool).await).await,
+            Verb::Query { pool, watch } => {
+                session::with(system, Missing::Refuse, async |s| match watch {
+                    true => rebuild::watch(s, &pool, json).await,
+                    false => query(s, &pool).await,
+                })
+                .await
+            }
+            Verb::Rebuild(verb) => session::with(system, Missing::Refuse, async |s| verb.run(s, json).await).await,
             Verb::Resize { pool, size } => {
                 session::with(system, Missing::Refuse, async |s| match s.resize_pool(&pool, size.0).await {
                     Ok(info) => {

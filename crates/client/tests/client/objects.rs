@@ -102,10 +102,10 @@ fn keys_are_listed_in_order_over_all_groups() {
         let layout = kv.object().layout().unwrap();
         assert_eq!(layout.iter().map(|shard| shard.target).collect::<std::collections::BTreeSet<_>>().len(), 4);
 
-        assert_eq!(container.list_objects().await.unwrap(), [kv.object().id()]);
+        assert_eq!(container.list_objects().await.unwrap().objects, [kv.object().id()]);
         kv.destroy().await.unwrap();
         assert_eq!(kv.keys().await.unwrap(), []);
-        assert_eq!(container.list_objects().await.unwrap(), []);
+        assert_eq!(container.list_objects().await.unwrap().objects, []);
     });
 }
 

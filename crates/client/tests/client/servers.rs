@@ -5,6 +5,7 @@ use std::time::Duration;
 
 use client::{Code, Container, ContainerSpec, Kv, ObjectClass, ObjectType, ShardState, System, SystemOptions};
 use placement::Event;
+use types::Rank;
 use wire::Opcode;
 
 use crate::fake::{Fake, Fault};
@@ -241,7 +242,7 @@ fn objects_and_differences_are_told_once_each_and_by_those_who_are_there() {
             container.kv(oid).put(&*format!("key {n}"), b"1").await.unwrap();
             made.insert(oid);
         }
-        let listed = || async { container.list_objects().await.unwrap().into_iter().collect::<BTreeSet<_>>() };
+        let listed = || async { container.list_objects().await.unwrap().objects.into_iter().collect::<BTreeSet<_>>() };
         let told = || async {
             let mut told = Vec::new();
             let now = container.create_snapshot(None).await.unwrap().epoch;
@@ -254,6 +255,38 @@ fn objects_and_differences_are_told_once_each_and_by_those_who_are_there() {
         fake.stop(1);
         fake.happen(Event::Exclude, &[1]);
         assert_eq!((listed().await, told().await), (made, all));
+    });
+}
+
+/// An object has fewer copies than its container asks for, and its server is out: the list lacks it, and says that it may lack
+/// something and whom to ask for it. It said nothing once.
+#[test]
+fn a_list_says_who_was_not_asked() {
+    rt::block_on(async {
+        let fake = Fake::cluster(3, 1).await;
+        let pool = fake.connect().await.pool("tank").await.unwrap();
+        let spec = ContainerSpec { properties: vec![("rd_fac".into(), "1".into())], ..ContainerSpec::labelled("box") };
+        pool.create_container(spec).await.unwrap();
+        let container = pool.container("box").await.unwrap();
+        let before = container.create_snapshot(None).await.unwrap().epoch;
+        let safe = container.new_object(ObjectType::KvHashed, None).await.unwrap();
+        container.kv(safe).put("a", b"1").await.unwrap();
+        let mut all = vec![safe];
+        for n in 0..12 {
+            let single = container.new_object(ObjectType::KvHashed, Some(class("S1"))).await.unwrap();
+            container.kv(single).put(n, b"1").await.unwrap();
+            all.push(single);
+        }
+        all.sort();
+        let found = container.list_objects().await.unwrap();
+        assert_eq!((&found.objects, &found.unheard[..]), (&all, &[][..]));
+        fake.stop(2);
+        fake.happen(Event::Exclude, &[2]);
+        let found = container.list_objects().await.unwrap();
+        assert!(found.objects.contains(&safe) && found.objects.len() < all.len(), "{found:?}");
+        assert_eq!(found.unheard, [Rank(2)]);
+        let now = container.create_snapshot(None).await.unwrap().epoch;
+        assert_eq!(container.at(now).diff(before, |_| ()).await.unwrap(), [Rank(2)]);
     });
 }
 

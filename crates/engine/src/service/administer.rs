@@ -49,6 +49,23 @@ impl Service {
         self.pool_info(id, slot).await
     }
 
+    /// Stops what is on its way in the pool, or has it go on; done when all servers of the pool that are up know.
+    pub(super) async fn pool_rebuild(
+        self: &Rc<Self>,
+        call: &Call,
+        id: PoolId,
+        slot: &Slot<PoolState>,
+        term: u64,
+        request: msg::PoolRebuild,
+    ) -> Result<msg::PoolInfo, Error> {
+        let _change = slot.changes.lock().await;
+        let command = PoolCommand::Rebuild { start: request.start };
+        if let PoolDone::Version { version } = slot.propose(Some(term), call.name(), &command).await?? {
+            self.done(slot, version, None, call.until).await?;
+        }
+        self.pool_info(id, slot).await
+    }
+
     /// Gives the pool more servers. Three steps: the system's state says which servers the pool is to have, so that they
     /// open replicas; the pool's map gets to know them, so that their targets make their shares; when they have, the
     /// targets are on their way in. The second and third are the driver's: they go on whoever dies.
@@ -67,6 +84,7 @@ impl Service {
         // Of a repeat, the system remembers what was done; there is nothing to be looked for.
         if new.len() == ranks.len() {
             self.system.group.local(|system| system.check_joined(&new))?;
+            nobody_left(slot, &new)?;
             nobody_is_awaited(slot)?;
             let until = call.until.min(rt::now() + SILENCE_MAX);
             while let Err(error) = self.check_room(id, slot, &new).await {
@@ -296,6 +314,18 @@ impl Service {
             (rank, answer.err().map(Error::from))
         });
         Ok(msg::LogMasksSet { servers: join_all(asked).await })
+    }
+}
+
+/// # Errors
+/// `Exists`: a server was in the pool before: the map knows its targets, which are out.
+fn nobody_left(slot: &Slot<PoolState>, ranks: &[Rank]) -> Result<(), Error> {
+    let (label, known) =
+        slot.group.local(|pool| (pool.label.clone(), ranks.iter().copied().find(|rank| !pool.has_part(*rank))));
+    match known {
+        Some(rank) => Err(Error::new(Code::Exists, format!("rank {rank} was in pool '{label}' before, and left it"))
+            .remedy(format!("take it back: `dmg pool reintegrate {label} --ranks {rank}`"))),
+        None => Ok(()),
     }
 }
 

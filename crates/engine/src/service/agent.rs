@@ -8,7 +8,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::rc::Rc;
 use std::time::Duration;
 
-use futures_util::future::join_all;
+use futures_util::future::{Either, join_all, select};
 use net::Address;
 use placement::PoolMap;
 use raft::{Config, Group, GroupId, StateMachine};
@@ -117,11 +117,15 @@ impl Service {
                 }
                 last = Followed { version, trouble, ..Followed::default() };
                 self.followed.set(version);
+                // What the leaders of pools do follows from it, too.
+                for slot in self.pools.borrow().values() {
+                    slot.reported.notify_waiters();
+                }
                 sent = None;
             }
-            let leader = self.system.group.standing().leader.map(|leader| leader.rank);
-            if sent.is_none() || sent != leader {
-                sent = self.report(&self.system, self.system_group(), &last).await.then_some(leader).flatten();
+            let reign = self.reign(&self.system);
+            if sent.is_none() || sent != reign {
+                sent = self.report(&self.system, self.system_group(), &last).await.then_some(reign).flatten();
             }
             let pause = if sent.is_none() || !last.trouble.is_empty() { AGAIN } else { IDLE };
             if let Ok(None) = rt::timeout(pause, watch.changed()).await {
@@ -143,7 +147,7 @@ impl Service {
                 Phase::Creating if !known => self.open_pool(id, maker == self.rank).await,
                 Phase::Ready if !known => self.open_pool(id, false).await,
                 Phase::Creating | Phase::Ready => Ok(()),
-                Phase::Destroying => self.remove_pool(id).await,
+                Phase::Destroying => self.remove_pool(id, false).await,
             };
             trouble.extend(outcome.err().map(|error| (None, error)));
         }
@@ -160,14 +164,17 @@ impl Service {
             }
         }
         for id in strays.difference(&wanted) {
-            tracing::warn!(pool = %id, "removing a pool that the system does not know");
-            trouble.extend(self.remove_pool(*id).await.err().map(|error| (None, error)));
+            // Who goes by an older map may still ask for it here.
+            let is_elsewhere = self.system.group.local(|system| system.pools.contains_key(id));
+            tracing::warn!(pool = %id, is_elsewhere, "removing a pool that the system does not have here");
+            trouble.extend(self.remove_pool(*id, is_elsewhere).await.err().map(|error| (None, error)));
         }
         trouble
     }
 
-    /// Removes a pool from the targets here, and its replica.
-    async fn remove_pool(&self, id: PoolId) -> Result<(), Error> {
+    /// Removes a pool from the targets here, and its replica. `is_elsewhere`: others have it.
+    async fn remove_pool(&self, id: PoolId, is_elsewhere: bool) -> Result<(), Error> {
+        self.widths.forget(id);
         // The agent first: it would make the pool anew.
         let slot = self.pools.borrow_mut().remove(&id);
         if let Some(slot) = slot {
@@ -183,7 +190,7 @@ impl Service {
                 rt::sleep(Duration::from_millis(1)).await;
             }
         }
-        for outcome in self.tell(|done| Order::DestroyPool { id, done }).await {
+        for outcome in self.tell(|done| Order::DestroyPool { id, is_elsewhere, done }).await {
             outcome?;
         }
         let directory = self.config.directory.join("pools").join(id.to_string());
@@ -202,7 +209,7 @@ impl Service {
                 for (container, error) in &trouble {
                     tracing::warn!(pool = %id, ?container, %error, "the targets do not agree with the pool's state");
                 }
-                last = Followed { version, filling: last.filling, trouble };
+                last = Followed { version, trouble, ..last };
                 slot.is_settled.set(last.trouble.is_empty());
                 sent = None;
             } else if version == 0 {
@@ -214,12 +221,20 @@ impl Service {
                 last.filling = filling;
                 sent = None;
             }
-            let leader = slot.group.standing().leader.map(|leader| leader.rank);
-            if sent.is_none() || sent != leader {
-                sent = self.report(&slot, GroupId(id.to_bytes()), &last).await.then_some(leader).flatten();
+            let wanted = self.widths.changed();
+            let widths = slot.group.local(|pool| self.widths.of(id, |width| pool.widths.contains_key(&width)));
+            if last.widths != widths {
+                last.widths = widths;
+                sent = None;
+            }
+            let reign = self.reign(&slot);
+            if sent.is_none() || sent != reign {
+                sent = self.report(&slot, GroupId(id.to_bytes()), &last).await.then_some(reign).flatten();
             }
             let pause = if sent.is_none() || !last.trouble.is_empty() || is_filling { AGAIN } else { IDLE };
-            if let Ok(None) = rt::timeout(pause, watch.changed()).await {
+            let changed = std::pin::pin!(watch.changed());
+            let wanted = std::pin::pin!(wanted);
+            if let Ok(Either::Left((None, _))) = rt::timeout(pause, select(changed, wanted)).await {
                 return;
             }
         }
@@ -275,10 +290,18 @@ impl Service {
             }
             told.share = Some(share);
         }
-        if let Err(error) = self.tell_map(id, &state, told).await {
-            return vec![(None, error)];
-        }
         let mut trouble = Vec::new();
+        // Before the map: who is a member by it is sent changes of them, and may not refuse these for want of a container.
+        for (&container, wanted) in &state.containers {
+            let known = told.containers.entry(container).or_default();
+            if let Err(error) = self.make_container(id, container, wanted, known).await {
+                trouble.push((Some(container), error));
+            }
+        }
+        if let Err(error) = self.tell_map(id, &state, told).await {
+            trouble.push((None, error));
+            return trouble;
+        }
         let mut gone: BTreeSet<ContainerId> =
             told.containers.keys().filter(|known| !state.containers.contains_key(known)).copied().collect();
         if !told.is_swept {
@@ -296,7 +319,9 @@ impl Service {
         told.is_swept = trouble.is_empty();
         for (&container, wanted) in &state.containers {
             let known = told.containers.entry(container).or_default();
-            if let Err(error) = self.follow_container(id, container, wanted, known).await {
+            if (known.exists || wanted.phase == Phase::Destroying)
+                && let Err(error) = self.follow_container(container, wanted, known).await
+            {
                 trouble.push((Some(container), error));
             }
         }
@@ -306,8 +331,9 @@ impl Service {
     /// Tells the targets who holds what, and where they are.
     async fn tell_map(&self, pool: PoolId, state: &PoolState, told: &mut Told) -> Result<(), Error> {
         let Some(map) = state.map().filter(|_| !state.is_alone()) else { return Ok(()) };
-        let (heals, addresses) = (state.heals(), self.addresses_of(state));
-        let view = PoolView { map: map.clone(), heals, addresses, rank: self.rank };
+        let (heal, budget, addresses) = (state.heal(), state.rebuild_budget(), self.addresses_of(state));
+        let widths = state.widths.keys().copied().collect();
+        let view = PoolView { map: map.clone(), widths, heal, budget, addresses, rank: self.rank };
         if told.map.as_ref() == Some(&view) {
             return Ok(());
         }
@@ -328,9 +354,24 @@ impl Service {
         known.is_some_and(|known| slot.group.local(|pool| self.addresses_of(pool)) != *known)
     }
 
-    async fn follow_container(
+    /// Makes a container on the targets, if it is to be there and is not.
+    async fn make_container(
         &self,
         pool: PoolId,
+        id: ContainerId,
+        wanted: &Container,
+        told: &mut ToldContainer,
+    ) -> Result<(), Error> {
+        if wanted.phase != Phase::Destroying && !told.exists {
+            self.tell_all(|done| Order::CreateContainer { pool, id, done }).await?;
+            told.exists = true;
+        }
+        Ok(())
+    }
+
+    /// Has the targets agree with what is wanted of a container that is there, or is to go.
+    async fn follow_container(
+        &self,
         id: ContainerId,
         wanted: &Container,
         told: &mut ToldContainer,
@@ -348,10 +389,6 @@ impl Service {
         // Before anything else: what is told next may let a horizon move.
         if wanted.is_held && told.held.is_none() {
             told.held = Some(self.hold.take());
-        }
-        if !told.exists {
-            self.tell_all(|done| Order::CreateContainer { pool, id, done }).await?;
-            told.exists = true;
         }
         if let Some(Rollback { to, asked }) = wanted.rollback.filter(|rollback| told.rollback != Some(*rollback)) {
             self.tell_all(|done| Order::Rollback { id, to, asked, done }).await?;
@@ -396,6 +433,14 @@ impl Service {
         self.tell(order).await.into_iter().collect()
     }
 
+    /// Who leads, in one life and one term of it: who leads again after a restart remembers no reports.
+    fn reign<S: StateMachine>(&self, slot: &Slot<S>) -> Option<(Rank, u64, u64)> {
+        let standing = slot.group.standing();
+        let leader = standing.leader?.rank;
+        let life = self.system.group.local(|system| system.members.get(&leader).map(|member| member.incarnation));
+        Some((leader, standing.term, life.unwrap_or(0)))
+    }
+
     /// Says how far this server has followed a state. True if the leader knows.
     async fn report<S: StateMachine>(&self, slot: &Slot<S>, group: GroupId, followed: &Followed) -> bool {
         slot.hear(self.rank, followed.clone());
@@ -407,8 +452,9 @@ impl Service {
     }
 
     async fn send_report(&self, leader: Rank, group: GroupId, followed: &Followed) -> Option<u64> {
-        let Followed { version, filling, trouble } = followed.clone();
-        let report = msg::Report { group: Bytes(group.0.to_vec()), rank: self.rank, version, filling, trouble };
+        let Followed { version, filling, widths, trouble } = followed.clone();
+        let (group, widths) = (Bytes(group.0.to_vec()), widths.into_iter().collect());
+        let report = msg::Report { group, rank: self.rank, version, filling, widths, trouble };
         let answer = self.peers.ask(leader, Opcode::Report, report.to_bytes(), REPORT_MAX).await;
         let body = answer.inspect_err(|error| tracing::debug!(%leader, %error, "a report was not heard")).ok()?;
         msg::Reported::from_bytes(&body).ok().map(|reported| reported.applied)
@@ -421,7 +467,8 @@ impl Service {
     pub(super) async fn reported(&self, body: &[u8]) -> Result<Vec<u8>, Error> {
         let report: msg::Report = parse(body)?;
         let id = super::route::group_id(&report.group.0)?;
-        let followed = Followed { version: report.version, filling: report.filling, trouble: report.trouble };
+        let msg::Report { version, filling, trouble, .. } = report;
+        let followed = Followed { version, filling, widths: report.widths.into_iter().collect(), trouble };
         let applied = if id == self.system_group() {
             hear(&self.system, report.rank, followed).await?
         } else {

@@ -110,7 +110,9 @@ impl Service {
         id: PoolId,
         slot: &Slot<PoolState>,
     ) -> Vec<(Rank, Result<Vec<(msg::Space, bool)>, Error>)> {
-        let ranks: Vec<Rank> = slot.group.local(|pool| pool.servers().iter().map(|server| server.rank).collect());
+        let ranks: Vec<Rank> = slot.group.local(|pool| {
+            pool.servers().iter().map(|server| server.rank).filter(|rank| pool.has_part(*rank)).collect()
+        });
         let is_up = |rank| self.system.group.local(|system| system.is_joined(rank));
         let asked = ranks.into_iter().map(async |rank| {
             let answer = match rank {

@@ -11,10 +11,12 @@ use futures_util::future::select;
 use placement::Event;
 use types::{ContainerId, Error, PoolId, Rank};
 
+use super::life::ALONE;
 use super::pool::{PoolCommand, PoolState};
 use super::slot::{Followed, Slot, Wanted};
 use super::system::{Phase, PoolRow, SystemCommand, SystemState};
 use super::{Service, healing};
+use crate::target::order::Heal;
 
 /// How often a leader looks whether something is to be done, unless it is woken.
 const LOOK_EVERY: Duration = Duration::from_millis(250);
@@ -62,6 +64,12 @@ impl Heard<'_> {
 /// What the state of a pool says next, after what was reported.
 pub(super) fn next_steps(pool: &PoolState, heard: &Heard<'_>) -> Vec<PoolCommand> {
     let mut steps = Vec::new();
+    // First: a request waits for it.
+    let wanted: BTreeSet<u32> = heard.reports.values().flat_map(|followed| &followed.widths).copied().collect();
+    let widths: Vec<u32> = wanted.into_iter().filter(|width| !pool.widths.contains_key(width)).collect();
+    if !widths.is_empty() {
+        steps.push(PoolCommand::UseWidths { widths });
+    }
     for (&id, container) in &pool.containers {
         let progress = || heard.progress(container.since, Some(id));
         match container.phase {
@@ -103,12 +111,17 @@ pub(super) fn map_steps(
         let mut targets = (0..).zip(map.targets()).filter(|(_, target)| target.rank == rank);
         targets.any(|(position, target)| pool.may_happen(event, target.state(), position))
     };
+    let is_wanted_back = |rank| map.positions_of(rank).any(|position| pool.wanted_back.contains(&position));
     let may_lose = may_lose(pool, system);
     let (mut lost, mut back, mut new) = (Vec::new(), Vec::new(), Vec::new());
     for rank in map.servers().iter().map(|server| server.rank) {
         match system.is_joined(rank) {
             false if may_lose && means(rank, Event::Exclude) => lost.push(rank),
-            true if !healing::returning(map, &[rank], &pool.kept_out).is_empty() => back.push(rank),
+            true if !healing::returning(map, &[rank], &pool.kept_out, &pool.wanted_back).is_empty()
+                && (!is_wanted_back(rank) || is_prepared(pool, reports.get(&rank))) =>
+            {
+                back.push(rank);
+            }
             true if means(rank, Event::Extend)
                 && !healing::is_awaiting(map)
                 && is_prepared(pool, reports.get(&rank)) =>
@@ -125,12 +138,16 @@ pub(super) fn map_steps(
         (true, false, _) => vec![PoolCommand::Reintegrate { version, ranks: back }],
         (true, true, false) => vec![PoolCommand::Extend { version, ranks: new }],
         (true, true, true) => {
+            // Nothing that an administrator stopped comes to an end, either: it is as it was when he wants it again.
+            if pool.heal() == Heal::Nothing {
+                return Vec::new();
+            }
             let is_full = |rank| reports.get(&rank).is_some_and(|followed| followed.is_full(version));
             let returned = healing::returned(map, &pool.given_up, &pool.kept_out);
             if let Some(rank) = returned.filter(|rank| is_full(*rank)) {
                 return vec![PoolCommand::Reintegrated { version, ranks: vec![rank] }];
             }
-            let is_ready = is_served && pool.heals();
+            let is_ready = is_served && pool.heal() == Heal::All;
             let what = healing::finished(map, &pool.given_up, &pool.kept_out, is_full, is_ready);
             what.map(|what| PoolCommand::Finish { version, what }).into_iter().collect()
         }
@@ -149,6 +166,26 @@ fn is_prepared(pool: &PoolState, report: Option<&Followed>) -> bool {
     report.is_some_and(|report| report.version >= pool.version && !report.trouble.iter().any(stands_in_the_way))
 }
 
+/// What the system's row of a pool says next of its servers: who is to have a part again is in it, and who has none goes when
+/// it is no replica of the pool's service any more (`replicas`).
+fn row_steps(
+    id: PoolId,
+    pool: &PoolState,
+    row: &PoolRow,
+    system: &SystemState,
+    replicas: &BTreeSet<Rank>,
+) -> Option<SystemCommand> {
+    let known = pool.servers().iter().map(|server| server.rank);
+    let is_missing = |rank: &Rank| !row.servers.contains(rank) && pool.has_part(*rank) && system.is_joined(*rank);
+    let back: Vec<Rank> = known.filter(is_missing).collect();
+    if !back.is_empty() {
+        return Some(SystemCommand::ExtendPool { id, servers: back });
+    }
+    let is_gone = |rank: &&Rank| !pool.has_part(**rank) && !replicas.contains(rank);
+    let gone: Vec<Rank> = row.servers.iter().filter(is_gone).copied().collect();
+    (!gone.is_empty()).then_some(SystemCommand::ShrinkPool { id, servers: gone })
+}
+
 /// The servers that the system's row of a pool names, and its map does not know yet.
 fn added(pool: &PoolState, row: &PoolRow, system: &SystemState) -> Option<PoolCommand> {
     let known: BTreeSet<Rank> = pool.servers().iter().map(|server| server.rank).collect();
@@ -158,10 +195,16 @@ fn added(pool: &PoolState, row: &PoolRow, system: &SystemState) -> Option<PoolCo
 }
 
 impl Service {
-    /// Servers of a pool that are up.
+    /// Servers that have a part in a pool, and are up.
     pub(super) fn up(&self, pool: &PoolState) -> BTreeSet<Rank> {
-        let ranks = pool.servers().iter().map(|server| server.rank);
+        let ranks = pool.servers().iter().map(|server| server.rank).filter(|rank| pool.has_part(*rank));
         self.system.group.local(|system| ranks.filter(|rank| system.is_joined(*rank)).collect())
+    }
+
+    /// How soon to look again, though nothing is heard of: who is lost, and who follows the log, shows with time. Of a server
+    /// that is alone everything is heard of.
+    fn look_every(&self) -> Duration {
+        if self.others().is_empty() { ALONE } else { LOOK_EVERY }
     }
 
     /// Drives a pool whenever the replica here leads.
@@ -185,7 +228,7 @@ impl Service {
                 let changed = std::pin::pin!(watch.changed());
                 let reported = std::pin::pin!(reported);
                 // Either, or a while: all mean the same, to look again.
-                let _ = rt::timeout(LOOK_EVERY, select(changed, reported)).await;
+                let _ = rt::timeout(self.look_every(), select(changed, reported)).await;
             } else if watch.changed().await.is_none() {
                 return;
             }
@@ -234,8 +277,21 @@ impl Service {
         }
         self.let_go_of_orphans(slot, &state, term).await?;
         let living = self.living();
-        let wanted = self.system.group.local(|system| wanted(system, row.servers.iter().copied(), &living));
+        let here = row.servers.iter().copied().filter(|rank| state.has_part(*rank));
+        let wanted = self.system.group.local(|system| wanted(system, here, &living));
+        let members = slot.group.members();
+        if !wanted.contains_key(&self.rank) && members.voters.iter().any(|rank| wanted.contains_key(rank)) {
+            // Who stays does the rest.
+            slot.hand_over(self.rank).await;
+            return Ok(());
+        }
         slot.tend(&wanted).await;
+        let replicas: BTreeSet<Rank> = members.addresses.keys().chain(&members.voters).copied().collect();
+        let step = self.system.group.local(|system| row_steps(id, &state, &row, system, &replicas));
+        if let Some(step) = step.filter(|_| members.is_settled && row.phase == Phase::Ready) {
+            tracing::info!(pool = %id, ?step, "the pool's leader goes on");
+            self.tell_system(None, step).await?;
+        }
         Ok(())
     }
 
@@ -264,7 +320,7 @@ impl Service {
                 }
                 let changed = std::pin::pin!(watch.changed());
                 let reported = std::pin::pin!(reported);
-                let _ = rt::timeout(LOOK_EVERY, select(changed, reported)).await;
+                let _ = rt::timeout(self.look_every(), select(changed, reported)).await;
             } else if watch.changed().await.is_none() {
                 return;
             }

@@ -79,6 +79,7 @@ fn system_commands() -> Vec<SystemCommand> {
         join(3, Some(6)),
         SystemCommand::ExtendPool { id: one, servers: vec![Rank(2)] },
         SystemCommand::Stop { ranks: vec![Rank(2)], stop: true },
+        SystemCommand::ShrinkPool { id: one, servers: vec![Rank(1)] },
     ]
 }
 
@@ -141,6 +142,14 @@ fn pool_commands() -> Vec<PoolCommand> {
             indices: vec![],
             force: false,
         },
+        PoolCommand::UseWidths { widths: vec![2, 3] },
+        PoolCommand::ChangeTargets {
+            change: TargetChange::Drain,
+            ranks: vec![Rank(0)],
+            indices: vec![TargetIndex(1)],
+            force: false,
+        },
+        PoolCommand::Rebuild { start: false },
     ]
 }
 

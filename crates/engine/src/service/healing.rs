@@ -12,13 +12,15 @@
 //!
 //! # Always true
 //! 1. Nothing is finished before all who are to have something have said that they have it, by this version (K12).
-//! 2. A failure is not finished while a group with copies is served by nobody: all who had it are out, and whoever
-//!    stands in for them has nothing. It waits for one of them, or until they are given up (K1).
+//! 2. A failure is not finished while a group that may have copies is served by nobody: all who had it are out, and
+//!    whoever stands in for them has nothing. It waits for one of them, or until they are given up (K1). What may have
+//!    copies are groups of the pool's widths in use, which lie in one state with the map: whoever may write by an older
+//!    map knows no width that came later.
 //! 3. What has one copy only is never taken for rebuilt: see [`placement`].
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use placement::{CameFrom, Change, Event, Layout, PoolMap, SLOTS_MAX, Target, TargetState};
+use placement::{CameFrom, Change, Event, Layout, PoolMap, Slot, Target, TargetState};
 use types::{PoolId, Rank};
 use wire::control::{Rebuild, RebuildState};
 use wire::peer::Filling;
@@ -26,6 +28,7 @@ use wire::peer::Filling;
 use super::Service;
 use super::pool::{Finished, PoolState};
 use super::slot::Followed;
+use crate::target::order::Heal;
 
 /// Placement groups that are looked at in one step.
 const GROUPS_AT_ONCE: u32 = 1024;
@@ -109,11 +112,7 @@ pub(super) fn returned(map: &PoolMap, given_up: &BTreeSet<u32>, kept_out: &BTree
         let targets = map.targets().iter().zip(0..).filter(|(target, _)| is_unfinished(target.state()));
         targets.filter(|(_, position)| !given_up.contains(position)).map(|(target, _)| target)
     };
-    // What lies before the map's history is before all that lies in it.
-    let served = |target: &Target| {
-        let is_in = |version: &u32| target.standing_at(*version).is_some_and(|then| then.state == TargetState::UpIn);
-        (map.floor()..=map.version()).rev().find(is_in).unwrap_or(0)
-    };
+    let served = |target: &Target| target.standing().served;
     let last = out().map(served).max()?;
     let may_come = |rank: &Rank| {
         let is_alone = out().all(|target| target.rank == *rank);
@@ -125,30 +124,30 @@ pub(super) fn returned(map: &PoolMap, given_up: &BTreeSet<u32>, kept_out: &BTree
         };
         let mut mine = mine.filter_map(coming).peekable();
         mine.peek().is_some()
-            && mine.all(|(state, served)| {
-                let is_last = || last > 0 && served == last;
-                state == TargetState::Up(CameFrom::Down) && (is_alone || is_last())
-            })
+            && mine.all(|(state, served)| state == TargetState::Up(CameFrom::Down) && (is_alone || served == last))
     };
     map.servers().iter().map(|server| server.rank).find(may_come)
 }
 
-/// What happens to targets of servers that are there again.
-/// What an administrator keeps out stays out.
-pub(super) fn returning(map: &PoolMap, ranks: &[Rank], kept_out: &BTreeSet<u32>) -> Vec<(u32, Event)> {
+/// What happens to targets of servers that are there again. What an administrator keeps out stays out; what is out for good
+/// comes when he wanted it back, and it was put off: because its server died on its way in, or because somebody failed whose
+/// places it might have been given.
+pub(super) fn returning(
+    map: &PoolMap,
+    ranks: &[Rank],
+    kept_out: &BTreeSet<u32>,
+    wanted_back: &BTreeSet<u32>,
+) -> Vec<(u32, Event)> {
     let last = last_awaited(map);
-    let targets = map.targets().iter().zip(0..).filter(|(target, _)| ranks.contains(&target.rank));
-    let may = targets.filter(|(target, position)| may_come_back(target, last) && !kept_out.contains(position));
-    may.map(|(_, position)| (position, Event::Reintegrate)).collect()
-}
-
-/// It is out, and nobody who left later is awaited.
-fn may_come_back(target: &Target, last_awaited: u32) -> bool {
-    match target.state() {
-        TargetState::Down => true,
-        TargetState::Away => target.standing().left >= last_awaited,
+    let may_come = |(target, position): &(&Target, u32)| match target.state() {
+        TargetState::Down => !kept_out.contains(position),
+        // Nobody who left later is awaited.
+        TargetState::Away => !kept_out.contains(position) && target.standing().left >= last,
+        TargetState::DownOut => wanted_back.contains(position) && target.standing().left >= last,
         _ => false,
-    }
+    };
+    let targets = map.targets().iter().zip(0..).filter(|(target, _)| ranks.contains(&target.rank));
+    targets.filter(may_come).map(|(_, position)| (position, Event::Reintegrate)).collect()
 }
 
 /// It is out, or on its way back without anybody who stands in for it.
@@ -181,23 +180,28 @@ fn last_awaited(map: &PoolMap) -> u32 {
     awaited.map(|standing| standing.left).max().unwrap_or(0)
 }
 
-/// Widths of groups that may be served by nobody although they have copies: not more than there are targets that do not
-/// serve.
-fn doubtful_widths(map: &PoolMap) -> std::ops::RangeInclusive<usize> {
-    let idle = map.targets().iter().filter(|target| target.state() != TargetState::New && !target.state().serves());
-    2..=idle.count().min(SLOTS_MAX)
+/// Whether nobody serves a group that may have data: it has copies, and was served by somebody when its width came into
+/// use (`since`) or later. Where nothing is said of who had it any more, it may have any.
+fn is_orphaned(map: &PoolMap, slots: &[Slot], since: u32) -> bool {
+    let mut lost = slots.iter().filter_map(|slot| slot.lost).peekable();
+    let may_have_data =
+        lost.peek().is_none() || lost.any(|position| map.targets()[position as usize].standing().served >= since);
+    // A pool that has only one target has no copies.
+    slots.len() > 1 && slots.iter().all(|slot| slot.serving.is_none()) && may_have_data
 }
 
 impl Service {
-    /// Whether somebody serves each group of a pool that has copies.
+    /// Whether somebody serves each group of a pool that may have copies of anything.
     ///
-    /// Cost: nothing while no target is down; else, once a version, a walk over all groups in steps.
+    /// Cost: nothing while no target is down; else, once a version and set of widths, a walk over all groups of these widths
+    /// in steps.
     pub(super) async fn is_served(&self, pool: &PoolState) -> bool {
         let Some(map) = pool.map() else { return true };
         if !map.targets().iter().any(|target| is_unfinished(target.state())) {
             return true;
         }
-        let key = (pool.id, map.version());
+        // Widths only come to it: how many there are says which.
+        let key = (pool.id, map.version(), pool.widths.len());
         if let Some((known, is_served)) = self.served.get()
             && known == key
         {
@@ -205,11 +209,12 @@ impl Service {
         }
         let layout = Layout::new(map.clone());
         let mut is_served = true;
-        'all: for width in doubtful_widths(map) {
+        // A wider group has somebody left in service.
+        let idle = map.targets().iter().filter(|target| target.state() != TargetState::New && !target.state().serves());
+        let idle = idle.count() as u32;
+        'all: for (&width, &since) in pool.widths.range(..=idle) {
             for pg in 0..layout.pg_count() {
-                let slots = layout.slots(pg, width);
-                // A pool that has only one target has no copies.
-                if slots.len() > 1 && slots.iter().all(|slot| slot.serving.is_none()) {
+                if is_orphaned(map, &layout.slots(pg, width as usize), since) {
                     is_served = false;
                     break 'all;
                 }
@@ -229,6 +234,7 @@ impl Service {
         let targets = map.map_or(&[][..], PoolMap::targets);
         let state = match targets.iter().any(|target| target.state().in_change()) {
             false => RebuildState::Idle,
+            true if pool.heal() == Heal::Nothing => RebuildState::Stopped,
             true if !is_served => RebuildState::Waiting,
             true => RebuildState::Busy,
         };
@@ -251,14 +257,16 @@ impl Service {
             left: sum(|one| one.left),
             records: sum(|one| one.records),
             bytes: sum(|one| one.bytes),
+            same: sum(|one| one.same),
+            anew: sum(|one| one.anew),
             seconds_left: seconds.and_then(|all| all.into_iter().max()).map(|ms| ms.div_ceil(1000)),
             awaited: awaited.into_iter().collect(),
         }
     }
 }
 
-/// The pool and the version of its map that were looked at, and whether all is served.
-pub(super) type Served = ((PoolId, u32), bool);
+/// The pool, the version of its map and the number of its widths that were looked at, and whether all is served.
+pub(super) type Served = ((PoolId, u32, usize), bool);
 
 #[cfg(test)]
 mod tests {
@@ -294,7 +302,7 @@ mod tests {
         assert_eq!(map.targets()[3].state(), TargetState::Away);
         assert_eq!(finished(&map, &NOBODY, &NOBODY, |_| true, true), None);
         // It comes back, and has arrived when all are full.
-        assert_eq!(returning(&map, &[Rank(2), Rank(3)], &NOBODY), [(3, Event::Reintegrate)]);
+        assert_eq!(returning(&map, &[Rank(2), Rank(3)], &NOBODY, &NOBODY), [(3, Event::Reintegrate)]);
         happen(&mut map, &[(3, Event::Reintegrate)]);
         assert_eq!(finished(&map, &NOBODY, &NOBODY, |rank| rank != Rank(3), true), None);
         assert_eq!(finished(&map, &NOBODY, &NOBODY, |_| true, true), Some(Finished::Arrived));
@@ -322,7 +330,29 @@ mod tests {
         finish(&mut map, &one, Finished::GivenUp);
         assert_eq!(map.targets()[2].state(), TargetState::DownOut);
         // Nobody is waiting for it, and it does not come back by itself.
-        assert_eq!(returning(&map, &[Rank(2)], &NOBODY), []);
+        assert_eq!(returning(&map, &[Rank(2)], &NOBODY, &NOBODY), []);
+    }
+
+    /// Once who served last was looked for in the map's history: two that were both out for longer than that were both
+    /// taken for having served never, and waited until one was given up.
+    #[test]
+    fn two_that_were_out_for_longer_than_the_map_looks_back_come_back_by_themselves() {
+        let mut map = map(4);
+        happen(&mut map, &[(3, Event::Exclude)]);
+        happen(&mut map, &[(2, Event::Exclude)]);
+        for _ in 0..placement::HISTORY_MAX {
+            happen(&mut map, &[(1, Event::Drain)]);
+            happen(&mut map, &[(1, Event::Cancel)]);
+        }
+        assert!(map.floor() > 3, "both left before all that the map knows");
+        let back = returning(&map, &[Rank(2), Rank(3)], &NOBODY, &NOBODY);
+        happen(&mut map, &back);
+        // The last to serve has all; the other may have missed what only that one got.
+        for (rank, position) in [(2, 2), (3, 3)] {
+            assert_eq!(returned(&map, &NOBODY, &NOBODY), Some(Rank(rank)));
+            happen(&mut map, &[(position, Event::Reintegrated)]);
+        }
+        assert_eq!(returned(&map, &NOBODY, &NOBODY), None);
     }
 
     #[test]
@@ -348,7 +378,7 @@ mod tests {
         finish(&mut map, &NOBODY, Finished::Arrived);
         happen(&mut map, &[(1, Event::Exclude)]);
         finish(&mut map, &NOBODY, Finished::Rebuilt);
-        assert_eq!(returning(&map, &[Rank(1), Rank(2)], &NOBODY), [(1, Event::Reintegrate)]);
+        assert_eq!(returning(&map, &[Rank(1), Rank(2)], &NOBODY, &NOBODY), [(1, Event::Reintegrate)]);
     }
 
     #[test]
@@ -358,7 +388,7 @@ mod tests {
         let kept_out = BTreeSet::from([2]);
         happen(&mut map, &[(2, Event::Exclude)]);
         happen(&mut map, &[(3, Event::Exclude)]);
-        let back = returning(&map, &[Rank(1)], &kept_out);
+        let back = returning(&map, &[Rank(1)], &kept_out, &NOBODY);
         assert_eq!(back, [(3, Event::Reintegrate)]);
         happen(&mut map, &back);
         assert_eq!(returned(&map, &NOBODY, &kept_out), Some(Rank(1)));

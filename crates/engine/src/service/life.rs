@@ -39,6 +39,8 @@ const GRACE: Duration = Duration::from_secs(5);
 const GREET_EVERY: Duration = Duration::from_secs(1);
 /// Who asks for the time before it has a rank.
 const NOBODY: Rank = Rank(u32::MAX);
+/// How long a server that is alone sleeps, unless something changes.
+pub(super) const ALONE: Duration = Duration::from_secs(10);
 /// How often a server looks whether its replicas have room. What is full for less is nobody else's concern.
 const LOOK_FOR_ROOM: Duration = Duration::from_secs(2);
 const GOSSIP_MAX: Duration = Duration::from_secs(1);
@@ -356,12 +358,16 @@ impl Service {
     pub(super) async fn watch_life(self: Rc<Self>) {
         let mut sending = rt::TaskSet::new();
         let mut greeted = None;
+        let mut watch = self.system.group.watch();
         loop {
             let came = self.life.came.notified();
             let others = self.others();
             if others.is_empty() || !self.is_current.get() {
-                // Nobody to listen to. Woken by nothing: whoever comes is a member first, and that is no hurry.
-                rt::sleep(GREET_EVERY / 4).await;
+                // Nobody to listen to: whoever comes is a member first, which changes the state.
+                let pause = if self.is_current.get() { ALONE } else { GREET_EVERY / 4 };
+                if let Ok(None) = rt::timeout(pause, watch.changed()).await {
+                    return;
+                }
                 continue;
             }
             let (messages, next) = {
@@ -377,6 +383,8 @@ impl Service {
                     greeted = Some(rt::now());
                 }
                 for event in membership.take_events() {
+                    // The leader draws conclusions.
+                    self.system.reported.notify_waiters();
                     if let Event::Up(life) = event {
                         self.peers.heard_of(life.rank);
                         self.life.seen.borrow_mut().insert((life.rank, life.start));

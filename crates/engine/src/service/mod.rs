@@ -63,6 +63,7 @@ use wire::control as msg;
 use crate::hold::HorizonHold;
 use crate::sessions::Sessions;
 use crate::target::order::TargetHandle;
+use crate::widths::WantedWidths;
 use identity::{Kept, Place};
 use peers::Peers;
 use pool::PoolState;
@@ -120,6 +121,8 @@ pub struct Service {
     targets: Vec<TargetHandle>,
     hlc: Hlc,
     hold: HorizonHold,
+    /// What targets here want their pools to have in use.
+    widths: WantedWidths,
     sessions: Sessions,
     rank: Rank,
     peers: Rc<Peers>,
@@ -161,6 +164,7 @@ impl Service {
         targets: Vec<TargetHandle>,
         hlc: Hlc,
         hold: HorizonHold,
+        widths: WantedWidths,
     ) -> Result<(Rc<Service>, Tasks), Error> {
         let io = |e: rt::disk::DiskError| Error::new(Code::Io, e.to_string());
         fs::create_dir_all(config.directory.join("pools")).map_err(io)?;
@@ -199,6 +203,7 @@ impl Service {
             targets,
             hlc,
             hold,
+            widths,
             sessions: Sessions::default(),
             rank,
             peers,

@@ -1,8 +1,9 @@
 //! A pool's state: properties, map version, containers, snapshots.
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::ops::RangeInclusive;
 
-use placement::{Event, PoolMap, Server, TargetState};
+use placement::{Event, PoolMap, SLOTS_MAX, Server, TargetState};
 use types::{
     Code, ContainerId, ContainerProperty, Epoch, Error, Label, Layout, PoolId, PoolProperty, Property, PropertyError,
     Rank, Span, TargetIndex, check_property,
@@ -14,13 +15,15 @@ use wire::{DecodeError, Reader, Wire, message};
 use super::healing;
 use super::state::Format;
 use super::system::{Phase, unknown};
-use crate::target::order::PoolShare;
+use crate::target::order::{Heal, PoolShare};
 
 /// Most containers in a pool, snapshots of a container and attributes of a container: all of it is in the memory of every
 /// replica, and in a snapshot of the log.
 const CONTAINERS_MAX: usize = 4096;
 const SNAPSHOTS_MAX: usize = 1024;
 const ATTRIBUTES_MAX: usize = 1024;
+/// Widths of groups that have copies.
+const WIDTHS: RangeInclusive<u32> = 2..=SLOTS_MAX as u32;
 /// Longest attribute name and value, in bytes.
 const ATTRIBUTE_NAME_BYTES_MAX: usize = 512;
 const ATTRIBUTE_VALUE_BYTES_MAX: usize = 64 << 10;
@@ -45,6 +48,14 @@ message! {
         pub containers: BTreeMap<ContainerId, Container>,
         /// Positions of targets that are out, and that nobody waits for any more.
         pub given_up: BTreeSet<u32>,
+        /// Widths of groups, from two up, of which any may have been written, and the version of the map by which each came to
+        /// be one.
+        pub widths: BTreeMap<u32, u32>,
+        /// An administrator's word about what is on its way.
+        pub rebuild: RebuildWord,
+        /// Positions of targets that are out for good and that an administrator wants back: they come as soon as nobody is in the
+        /// way, and their shares are made.
+        pub wanted_back: BTreeSet<u32>,
     }
 }
 
@@ -151,6 +162,22 @@ message! {
         AddServers { servers: Vec<PoolServer> } = 25,
         /// New targets of these ranks have made their shares, by the map of `version`: they take their part.
         Extend { version: u32, ranks: Vec<Rank> } = 26,
+        /// Groups of these widths are about to be written for the first time.
+        UseWidths { widths: Vec<u32> } = 27,
+        /// An administrator stops what is on its way, or has it go on.
+        Rebuild { start: bool } = 28,
+    }
+}
+
+message! {
+    /// What an administrator said of what is on its way in a pool. It lasts until nothing is.
+    #[derive(Copy)]
+    pub enum RebuildWord {
+        None = 1,
+        /// Everything stays as far as it came.
+        Stop = 2,
+        /// What failed is made anew, whatever the pool's policy says.
+        Start = 3,
     }
 }
 
@@ -269,7 +296,9 @@ impl raft::StateMachine for PoolState {
             }
             PoolCommand::Exclude { version, ranks } => self.change_map(version, &ranks, Event::Exclude)?,
             PoolCommand::Reintegrate { version, ranks } => {
-                self.happen_by(version, |pool, map| healing::returning(map, &ranks, &pool.kept_out))?;
+                self.happen_by(version, |pool, map| {
+                    healing::returning(map, &ranks, &pool.kept_out, &pool.wanted_back)
+                })?;
             }
             PoolCommand::Reintegrated { version, ranks } => self.change_map(version, &ranks, Event::Reintegrated)?,
             PoolCommand::Finish { version, what } => {
@@ -280,6 +309,8 @@ impl raft::StateMachine for PoolState {
             }
             PoolCommand::AddServers { servers } => self.add_servers(servers)?,
             PoolCommand::Extend { version, ranks } => self.change_map(version, &ranks, Event::Extend)?,
+            PoolCommand::UseWidths { widths } => self.use_widths(&widths),
+            PoolCommand::Rebuild { start } => self.order_rebuild(start)?,
         }
         Ok(PoolDone::Version { version: self.version })
     }
@@ -299,6 +330,9 @@ impl PoolState {
             properties: BTreeMap::new(),
             containers: BTreeMap::new(),
             given_up: BTreeSet::new(),
+            widths: BTreeMap::new(),
+            rebuild: RebuildWord::None,
+            wanted_back: BTreeSet::new(),
         }
     }
 
@@ -351,28 +385,52 @@ impl PoolState {
         matches!(state.after(event), Ok(Some(_))) && (!is_way_in || self.may_return(position))
     }
 
+    /// Has widths in use from now on; what no group can have is passed over.
+    fn use_widths(&mut self, widths: &[u32]) {
+        let since = self.map().map_or(0, PoolMap::version);
+        let before = self.widths.len();
+        for width in widths.iter().filter(|width| WIDTHS.contains(width)) {
+            self.widths.entry(*width).or_insert(since);
+        }
+        self.version += u64::from(self.widths.len() != before);
+    }
+
     /// On one server, where nothing ever changed: nobody has copies, and there is nobody to ask. Its targets need no map,
     /// and go the shorter way.
     pub(super) fn is_alone(&self) -> bool {
         self.map().is_none_or(|map| map.servers().len() == 1 && map.version() == 1)
     }
 
-    /// Whether what failed is made anew elsewhere: by the pool's policy, or because somebody has given it up.
-    pub(super) fn heals(&self) -> bool {
-        self.self_heal().rebuild || !self.given_up.is_empty()
+    /// What targets do about what they are to have: by an administrator's word, by the pool's policy, or because somebody has
+    /// given up what is out.
+    pub(super) fn heal(&self) -> Heal {
+        match self.rebuild {
+            RebuildWord::Stop => Heal::Nothing,
+            RebuildWord::Start => Heal::All,
+            RebuildWord::None if self.self_heal().rebuild || !self.given_up.is_empty() => Heal::All,
+            RebuildWord::None => Heal::Wanted,
+        }
+    }
+
+    /// The share of a target's time that moving data may take while requests come, in percent.
+    pub(super) fn rebuild_budget(&self) -> u32 {
+        // Whatever is in the state was checked when it came.
+        self.property("rebuild_budget").parse().unwrap_or(50).clamp(1, 100)
+    }
+
+    /// The value of a property of the table, set or by default.
+    pub(super) fn property(&self, name: &str) -> &str {
+        let default = PoolProperty::TABLE.iter().find(|row| row.name == name).map_or("", |row| row.default);
+        self.properties.get(name).map_or(default, String::as_str)
     }
 
     /// What each target gives.
     pub fn share(&self) -> PoolShare {
-        let property = |name: &str| {
-            let default = PoolProperty::TABLE.iter().find(|row| row.name == name).map_or("", |row| row.default);
-            self.properties.get(name).map_or(default, String::as_str)
-        };
-        let percent: u64 = property("space_rb").parse().unwrap_or(0);
+        let percent: u64 = self.property("space_rb").parse().unwrap_or(0);
         PoolShare {
             quota: self.bytes_per_target,
             reserve: self.bytes_per_target / 100 * percent.min(100),
-            scrub: property("scrub_freq").parse().unwrap_or(Span::FOREVER),
+            scrub: self.property("scrub_freq").parse().unwrap_or(Span::FOREVER),
             is_alone: self.is_alone(),
         }
     }
@@ -426,7 +484,7 @@ impl PoolState {
         for (name, value) in &values {
             checked(PoolProperty::TABLE, name, value, false)?;
         }
-        let told = |pool: &PoolState| (pool.share(), pool.heals());
+        let told = |pool: &PoolState| (pool.share(), pool.heal(), pool.rebuild_budget());
         let before = told(self);
         for (name, value) in values {
             let property = checked(PoolProperty::TABLE, &name, &value, false)?;

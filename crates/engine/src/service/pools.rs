@@ -34,6 +34,7 @@ impl Service {
                 Ok(self.pool_change_targets(call, id, slot, term, parse(body)?).await?.to_bytes())
             }
             Opcode::PoolExtend => Ok(self.pool_extend(call, id, slot, parse(body)?).await?.to_bytes()),
+            Opcode::PoolRebuild => Ok(self.pool_rebuild(call, id, slot, term, parse(body)?).await?.to_bytes()),
             Opcode::PoolQueryTargets => Ok(self.pool_query_targets(id, slot, parse(body)?).await?.to_bytes()),
             Opcode::PoolGetProperties => Ok(self.pool_properties(slot).to_bytes()),
             Opcode::PoolSetProperties => {

@@ -29,6 +29,8 @@ pub(super) struct Followed {
     pub(super) version: u64,
     /// How far each of its targets has got with what it is to have, while something is on its way.
     pub(super) filling: Vec<Filling>,
+    /// Widths that its targets want in use.
+    pub(super) widths: BTreeSet<u32>,
     /// What stood in its way: with a container, or with all of it.
     pub(super) trouble: Vec<(Option<ContainerId>, Error)>,
 }

@@ -123,6 +123,8 @@ message! {
         Stop { ranks: Vec<Rank>, stop: bool } = 14,
         /// A server finds that it cannot take part in this incarnation, and says why; it says hello when it can again.
         Withdraw { rank: Rank, incarnation: u64, trouble: Error } = 15,
+        /// Servers have no part in a pool any more.
+        ShrinkPool { id: PoolId, servers: Vec<Rank> } = 16,
     }
 }
 
@@ -213,6 +215,7 @@ impl raft::StateMachine for SystemState {
                 return Ok(SystemDone::Pool { id });
             }
             SystemCommand::Stop { ranks, stop } => self.stop(&ranks, stop)?,
+            SystemCommand::ShrinkPool { id, servers } => self.shrink_pool(id, &servers)?,
         }
         Ok(SystemDone::Nothing)
     }
@@ -438,6 +441,22 @@ impl SystemState {
         Ok(())
     }
 
+    /// Takes servers out of a pool's row; a repeat changes nothing.
+    fn shrink_pool(&mut self, id: PoolId, servers: &[Rank]) -> Result<(), Error> {
+        let version = self.version + 1;
+        let row = self.row(id)?;
+        let left: Vec<Rank> = row.servers.iter().copied().filter(|rank| !servers.contains(rank)).collect();
+        if left.is_empty() {
+            let text = format!("no server of pool '{}' would be left", row.label);
+            return Err(Error::new(Code::Invalid, text).remedy("destroy it instead"));
+        }
+        if left.len() != row.servers.len() {
+            row.servers = left;
+            self.version = version;
+        }
+        Ok(())
+    }
+
     fn stop(&mut self, ranks: &[Rank], stop: bool) -> Result<(), Error> {
         self.check_ranks(ranks)?;
         let mut has_changed = false;
@@ -596,7 +615,7 @@ mod tests {
 
     /// What is asked for a pool on rank 0 in a system of three, and what is said.
     #[test]
-    fn a_pool_is_extended_by_servers_that_take_part_and_are_not_in_it() {
+    fn a_pool_is_extended_by_servers_that_take_part_and_are_not_in_it_and_shrinks_to_one() {
         let mut system = system();
         system.apply(join(10, None, 1, 1)).unwrap();
         for n in 1..4 {
@@ -625,6 +644,15 @@ mod tests {
         assert_eq!(system.apply(extend(&[2, 1, 2])), Ok(SystemDone::Pool { id: id(1) }));
         assert_eq!(system.pools[&id(1)].servers, [0, 1, 2].map(Rank));
         assert_eq!(system.version, version + 1, "their agents must hear of it");
+        let shrink =
+            |ranks: &[u32]| SystemCommand::ShrinkPool { id: id(1), servers: ranks.iter().copied().map(Rank).collect() };
+        for _ in 0..2 {
+            assert_eq!(system.apply(shrink(&[1, 9])), Ok(SystemDone::Nothing));
+            assert_eq!((&system.pools[&id(1)].servers[..], system.version), (&[0, 2].map(Rank)[..], version + 2));
+        }
+        let refused = system.apply(shrink(&[0, 2])).unwrap_err();
+        assert!(refused.code == Code::Invalid && refused.remedy.is_some(), "{refused}");
+        assert_eq!(system.pools[&id(1)].servers, [0, 2].map(Rank));
     }
 
     #[test]

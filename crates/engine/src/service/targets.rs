@@ -17,11 +17,11 @@
 use std::collections::BTreeSet;
 
 use placement::{CameFrom, Change, Event, FaultPath, MapError, PoolMap, Server, Target, TargetState};
-use types::{Code, ContainerProperty, Error, PoolProperty, Rank, SelfHeal, TargetIndex};
+use types::{Code, ContainerProperty, Error, Rank, SelfHeal, TargetIndex};
 use wire::control::TargetChange;
 
 use super::healing;
-use super::pool::{Container, Map, PoolServer, PoolState, server_of};
+use super::pool::{Container, Map, PoolServer, PoolState, RebuildWord, server_of};
 
 impl PoolState {
     /// Whether a target that is out, and whose server is there, comes back by itself.
@@ -29,12 +29,20 @@ impl PoolState {
         !self.kept_out.contains(&position)
     }
 
+    /// Whether a server has anything of the pool, or is to have: it follows the pool's service then. One all of whose targets
+    /// are out for good has not, unless an administrator wants one back.
+    pub(super) fn has_part(&self, rank: Rank) -> bool {
+        let Some(map) = self.map() else { return true };
+        let is_out = |position: u32| map.targets()[position as usize].state() == TargetState::DownOut;
+        let mut positions = map.positions_of(rank).peekable();
+        // One that the map does not know is about to come.
+        positions.peek().is_none() || positions.any(|p| !is_out(p) || self.wanted_back.contains(&p))
+    }
+
     /// What the pool does by itself when a server dies.
     pub fn self_heal(&self) -> SelfHeal {
-        let row = PoolProperty::TABLE.iter().find(|row| row.name == "self_heal");
-        let text = self.properties.get("self_heal").map(String::as_str).or(row.map(|row| row.default));
         // Whatever is in the state was checked when it came.
-        text.and_then(|text| text.parse().ok()).unwrap_or(SelfHeal { exclude: true, rebuild: true })
+        self.property("self_heal").parse().unwrap_or(SelfHeal { exclude: true, rebuild: true })
     }
 
     /// Carries out what an administrator wants of targets: all of `ranks`, or, if `indices` names some, these of each.
@@ -83,10 +91,26 @@ impl PoolState {
             TargetChange::Drain => self.check_drain(map, &leaving)?,
             TargetChange::Reintegrate | TargetChange::GiveUp => {}
         }
+        // Whether it could be, if it were at once; but its server may have no share of the pool any more, and makes one first.
+        map.clone().apply(&Change::Happen(events.clone())).map_err(impossible)?;
+        let is_for_good = |position: &u32| map.targets()[*position as usize].state() == TargetState::DownOut;
+        let for_good: BTreeSet<u32> = positions.iter().copied().filter(is_for_good).collect();
+        if change == TargetChange::Reintegrate {
+            events.retain(|(position, _)| !for_good.contains(position));
+        }
         self.change(&Change::Happen(events))?;
         match change {
-            TargetChange::Exclude | TargetChange::Drain => self.kept_out.extend(positions),
-            TargetChange::Reintegrate => self.kept_out.retain(|position| !positions.contains(position)),
+            TargetChange::Exclude | TargetChange::Drain => {
+                self.wanted_back.retain(|position| !positions.contains(position));
+                self.kept_out.extend(positions);
+            }
+            TargetChange::Reintegrate => {
+                let before = self.wanted_back.len();
+                self.wanted_back.extend(for_good);
+                // Servers must hear of it.
+                self.version += u64::from(self.wanted_back.len() != before);
+                self.kept_out.retain(|position| !positions.contains(position));
+            }
             TargetChange::GiveUp => {}
         }
         Ok(())
@@ -120,6 +144,37 @@ impl PoolState {
         // Who comes back is waited for the next time that it is out.
         let is_out = |position: &u32| map.targets().get(*position as usize).is_some_and(|t| healing::is_out(t.state()));
         self.given_up.retain(is_out);
+        let state = |position: &u32| map.targets().get(*position as usize).map(Target::state);
+        let is_coming = |state| matches!(state, TargetState::DownOut | TargetState::Up(CameFrom::DownOut));
+        self.wanted_back.retain(|position| state(position).is_some_and(is_coming));
+        if !map.targets().iter().any(|target| target.state().in_change()) {
+            self.rebuild = RebuildWord::None;
+        }
+        Ok(())
+    }
+
+    /// Stops what is on its way, for whatever reason it is, or has it go on.
+    ///
+    /// # Errors
+    /// `NotFound`: nothing is on its way that could be stopped.
+    pub(super) fn order_rebuild(&mut self, start: bool) -> Result<(), Error> {
+        let is_under_way = self.map().is_some_and(|map| map.targets().iter().any(|target| target.state().in_change()));
+        let word = match (start, is_under_way) {
+            (true, true) => RebuildWord::Start,
+            (false, true) => RebuildWord::Stop,
+            // It has all that it could be started for.
+            (true, false) => return Ok(()),
+            (false, false) => {
+                let text = format!("nothing is being rebuilt in pool '{}'", self.label);
+                let remedy = format!(
+                    "`dmg pool set-prop {} self_heal:exclude` leaves what fails from now on as it is",
+                    self.label
+                );
+                return Err(Error::new(Code::NotFound, text).remedy(remedy));
+            }
+        };
+        self.version += u64::from(word != self.rebuild);
+        self.rebuild = word;
         Ok(())
     }
 
@@ -298,8 +353,9 @@ fn redundancy(container: &Container) -> usize {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::service::pool::PoolCommand;
-    use placement::TargetState::{Down, Drain, New, Up, UpIn};
+    use crate::service::pool::{Finished, PoolCommand};
+    use crate::target::order::Heal;
+    use placement::TargetState::{Down, DownOut, Drain, New, Up, UpIn};
     use raft::StateMachine;
     use types::{ContainerId, Epoch, Layout, PoolId};
     use wire::Wire;
@@ -444,6 +500,85 @@ mod tests {
         assert_eq!(PoolState::from_bytes(&pool.to_bytes()).as_ref(), Ok(&pool));
         pool.apply(command(Reintegrate, &[2], &[1], false)).unwrap();
         assert_eq!(pool.given_up, BTreeSet::new());
+    }
+
+    /// A drained server is wanted back, and on its way in; another fails, and may get places back from it. So it waits
+    /// outside until that one is there, and nobody has to say it again.
+    #[test]
+    fn what_is_wanted_back_and_was_put_off_comes_by_itself() {
+        let mut pool = pool(1);
+        let act = |pool: &mut PoolState, command| pool.apply(command).map(drop).unwrap();
+        let finish = |pool: &mut PoolState, what| {
+            let version = pool.map().unwrap().version();
+            act(pool, PoolCommand::Finish { version, what });
+        };
+        let by_version = |pool: &mut PoolState, command: fn(u32, Vec<Rank>) -> PoolCommand, rank| {
+            let version = pool.map().unwrap().version();
+            act(pool, command(version, vec![Rank(rank)]));
+        };
+        let exclude = |version, ranks| PoolCommand::Exclude { version, ranks };
+        let back = |version, ranks| PoolCommand::Reintegrate { version, ranks };
+        act(&mut pool, command(TargetChange::Drain, &[2], &[], false));
+        finish(&mut pool, Finished::Arrived);
+        by_version(&mut pool, back, 2);
+        assert_eq!(states(&pool)[4..], [DownOut; 2], "nobody wants it");
+        assert!(!pool.has_part(Rank(2)) && pool.has_part(Rank(1)) && pool.has_part(Rank(9)));
+        let version = pool.version;
+        act(&mut pool, command(Reintegrate, &[2], &[], false));
+        assert!(pool.has_part(Rank(2)) && pool.version > version, "it is to make its share first");
+        by_version(&mut pool, back, 2);
+        assert_eq!(states(&pool)[4..], [Up(CameFrom::DownOut); 2]);
+        by_version(&mut pool, exclude, 1);
+        finish(&mut pool, Finished::Rebuilt);
+        finish(&mut pool, Finished::PutOff);
+        by_version(&mut pool, back, 2);
+        assert_eq!(states(&pool)[4..], [DownOut; 2], "who failed comes first");
+        assert_eq!(PoolState::from_bytes(&pool.to_bytes()).as_ref(), Ok(&pool));
+        by_version(&mut pool, back, 1);
+        finish(&mut pool, Finished::Arrived);
+        by_version(&mut pool, back, 2);
+        assert_eq!(states(&pool)[4..], [Up(CameFrom::DownOut); 2]);
+        // Its server dies on its way in, and is there again.
+        by_version(&mut pool, exclude, 2);
+        assert_eq!(states(&pool)[4..], [DownOut; 2]);
+        by_version(&mut pool, back, 2);
+        finish(&mut pool, Finished::Arrived);
+        assert_eq!((states(&pool), &pool.wanted_back), (vec![UpIn; 6], &BTreeSet::new()));
+        // Who drains it again has changed his mind.
+        act(&mut pool, command(TargetChange::Drain, &[2], &[], false));
+        finish(&mut pool, Finished::Arrived);
+        act(&mut pool, command(Reintegrate, &[2], &[], false));
+        act(&mut pool, command(Exclude, &[2], &[], false));
+        by_version(&mut pool, back, 2);
+        assert_eq!(states(&pool)[4..], [DownOut; 2]);
+    }
+
+    #[test]
+    fn what_is_stopped_stays_so_until_it_is_started_or_there_is_nothing_to_stop() {
+        let mut pool = pool(1);
+        let rebuild = |start| PoolCommand::Rebuild { start };
+        let refused = pool.apply(rebuild(false)).unwrap_err();
+        assert_eq!(refused.message, "nothing is being rebuilt in pool 'tank'");
+        assert!(refused.remedy.is_some_and(|remedy| remedy.contains("self_heal")));
+        pool.apply(rebuild(true)).unwrap();
+        assert_eq!(pool.rebuild, RebuildWord::None, "everything is where it is to be");
+        pool.apply(PoolCommand::Exclude { version: 1, ranks: vec![Rank(2)] }).unwrap();
+        let mut heals = |command, expected, more| {
+            let before = pool.version;
+            pool.apply(command).unwrap();
+            assert_eq!((pool.heal(), pool.version - before), (expected, more), "targets must hear of it");
+        };
+        heals(rebuild(false), Heal::Nothing, 1);
+        heals(rebuild(false), Heal::Nothing, 0);
+        heals(rebuild(true), Heal::All, 1);
+        let policy = |text: &str| PoolCommand::SetProperties { values: vec![("self_heal".into(), text.into())] };
+        heals(policy("exclude;delay_rebuild"), Heal::All, 0);
+        heals(rebuild(false), Heal::Nothing, 1);
+        let back = PoolCommand::Reintegrate { version: 2, ranks: vec![Rank(2)] };
+        heals(back, Heal::Nothing, 1);
+        heals(PoolCommand::Reintegrated { version: 3, ranks: vec![Rank(2)] }, Heal::Wanted, 1);
+        heals(PoolCommand::Exclude { version: 4, ranks: vec![Rank(2)] }, Heal::Wanted, 1);
+        heals(rebuild(true), Heal::All, 1);
     }
 
     /// Failures that the data bears are not refused; one more is, unless it is meant.

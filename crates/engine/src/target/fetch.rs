@@ -21,8 +21,8 @@ use super::{Target, parse};
 
 impl Target {
     pub(super) async fn fetch(self: &Rc<Self>, request: Request) -> Result<Reply, Error> {
-        let fetch: FetchRequest = parse(&request.body)?;
-        self.admit_read(&fetch.place, Some(&fetch.dkey), fetch.at, request.deadline).await?;
+        let mut fetch: FetchRequest = parse(&request.body)?;
+        fetch.at = self.admit_read(&fetch.place, Some(&fetch.dkey), fetch.at, request.deadline).await?;
         let plan = self.plan(&fetch)?;
         let mut answer = Answer { inline: &plan.inline, bulk: None, bulk_bytes: bulk_bytes(&plan)? };
         let mut akeys = Vec::with_capacity(plan.akeys.len());

@@ -51,8 +51,8 @@ impl Target {
     }
 
     pub(super) async fn list_dkeys(self: &Rc<Self>, request: &Request) -> Result<ListKeysResponse, Error> {
-        let list: ListDkeysRequest = parse(&request.body)?;
-        self.admit_read(&list.place, None, list.at, request.deadline).await?;
+        let mut list: ListDkeysRequest = parse(&request.body)?;
+        list.at = self.admit_read(&list.place, None, list.at, request.deadline).await?;
         let place = &list.place;
         let part = part(list.after.as_ref(), list.limit, list.direction);
         let listed = self.store.borrow_mut().list_dkeys(place.container, list.at, place.group, place.oid, part);
@@ -61,8 +61,8 @@ impl Target {
     }
 
     pub(super) async fn list_akeys(self: &Rc<Self>, request: &Request) -> Result<ListKeysResponse, Error> {
-        let list: ListAkeysRequest = parse(&request.body)?;
-        self.admit_read(&list.place, Some(&list.dkey), list.at, request.deadline).await?;
+        let mut list: ListAkeysRequest = parse(&request.body)?;
+        list.at = self.admit_read(&list.place, Some(&list.dkey), list.at, request.deadline).await?;
         let place = &list.place;
         let part = part(list.after.as_ref(), list.limit, list.direction);
         let listed =
@@ -72,8 +72,8 @@ impl Target {
     }
 
     pub(super) async fn list_extents(self: &Rc<Self>, request: &Request) -> Result<ListExtentsResponse, Error> {
-        let list: ListExtentsRequest = parse(&request.body)?;
-        self.admit_read(&list.place, Some(&list.dkey), list.at, request.deadline).await?;
+        let mut list: ListExtentsRequest = parse(&request.body)?;
+        list.at = self.admit_read(&list.place, Some(&list.dkey), list.at, request.deadline).await?;
         let place = &list.place;
         let limit = bounded(list.limit);
         let listed = self.store.borrow_mut().list_extents(
@@ -94,8 +94,8 @@ impl Target {
     }
 
     pub(super) async fn query_keys(self: &Rc<Self>, request: &Request) -> Result<QueryKeysResponse, Error> {
-        let query: QueryKeysRequest = parse(&request.body)?;
-        self.admit_read(&query.place, query.dkey.as_ref(), query.at, request.deadline).await?;
+        let mut query: QueryKeysRequest = parse(&request.body)?;
+        query.at = self.admit_read(&query.place, query.dkey.as_ref(), query.at, request.deadline).await?;
         self.query(&query).map_err(|e| self.refusal(query.place.container, e))
     }
 

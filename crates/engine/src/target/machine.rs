@@ -17,6 +17,7 @@ use super::Target;
 use crate::hold::HorizonHold;
 use crate::target::open::{self, RegionConfig, Shared, TargetConfig};
 
+pub(super) const POOL: PoolId = PoolId::from_bytes([1; 16]);
 pub(super) const CONTAINER: ContainerId = ContainerId::from_bytes([2; 16]);
 pub(super) const PLACE: Place =
     Place { container: CONTAINER, oid: ObjectId { hi: 1, lo: 1 }, group: 0, map_version: 1 };
@@ -35,7 +36,7 @@ impl Machine {
     pub(super) async fn named(name: &str) -> Machine {
         let node = rt::sim::current().node(name);
         let target = rt::sim::current().spawn_on(node, Machine::begin(true)).await.unwrap();
-        let (pool, quota) = (PoolId::from_bytes([1; 16]), 16 << 20);
+        let (pool, quota) = (POOL, 16 << 20);
         let machine = Machine { node, target };
         machine
             .on(|target| async move {
@@ -68,7 +69,7 @@ impl Machine {
             format,
         };
         let (hold, limits) = (HorizonHold::default(), Limits::default());
-        let shared = Shared { hlc: Hlc::new(), hold, limits, incarnation: 1 };
+        let shared = Shared { hlc: Hlc::new(), hold, widths: Default::default(), limits, incarnation: 1 };
         let target = open::open(config, &shared, &Default::default()).await.unwrap();
         // As the service says to whoever has just started.
         let pools = target.store.borrow().pools();

@@ -43,6 +43,7 @@ use self::scrub::Scrubber;
 use self::upkeep::Upkeep;
 use crate::hold::HorizonHold;
 use crate::sessions::Sessions;
+use crate::widths::WantedWidths;
 
 /// Fault point: a request has taken effect, and its answer stays away for longer than anybody waits.
 pub const ANSWER_IS_LATE: &str = "engine.target.answer_is_late";
@@ -56,6 +57,7 @@ pub struct Target {
     media: media::Store,
     hlc: Hlc,
     hold: HorizonHold,
+    widths: WantedWidths,
     sessions: Sessions,
     upkeep: Upkeep,
     holds: rebuild::Holds,
@@ -140,7 +142,7 @@ fn place_of(request: &Request) -> Result<Place, Error> {
 impl Handler for Target {
     async fn handle(self: Rc<Self>, request: Request) -> Result<Reply, Error> {
         // Nothing has to make way for rebuilding.
-        if !matches!(request.opcode, Opcode::Copy | Opcode::CopyDigest | Opcode::CopyList) {
+        if !matches!(request.opcode, Opcode::Copy | Opcode::CopyDigest | Opcode::CopyList | Opcode::CopyMemory) {
             self.upkeep.served();
         }
         match request.opcode {
@@ -191,6 +193,7 @@ impl Target {
             Opcode::ListExtents => Ok(self.list_extents(&request).await?.to_bytes()),
             Opcode::Diff => Ok(self.diff(&request)?.to_bytes()),
             Opcode::CopyList => Ok(self.copy_list(&request).await?.to_bytes()),
+            Opcode::CopyMemory => Ok(self.copy_memory(&request).await?.to_bytes()),
             Opcode::CopyDigest => Ok(self.copy_digest(&request)?.to_bytes()),
             Opcode::QueryKeys => Ok(self.query_keys(&request).await?.to_bytes()),
             other => {
@@ -205,6 +208,10 @@ impl Target {
         let target = self.index;
         match error {
             vos::Error::NoPool(id) => Error::new(Code::NotFound, format!("no pool {id}")),
+            vos::Error::NoContainer(_) if self.groups.is_elsewhere(container) => {
+                Error::new(Code::Stale, format!("target {target} has no part in the container's pool any more"))
+                    .remedy("refresh the pool map")
+            }
             vos::Error::NoContainer(_) => Error::new(Code::NotFound, format!("no container {container}"))
                 .remedy("it was destroyed, or never made"),
             vos::Error::PoolExists(_) | vos::Error::ContainerExists(_) => Error::new(Code::Exists, error.to_string()),

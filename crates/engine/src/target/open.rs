@@ -20,6 +20,7 @@ use super::order::{TargetHandle, channel};
 use super::resize::Resizer;
 use crate::hold::HorizonHold;
 use crate::sessions::Sessions;
+use crate::widths::WantedWidths;
 
 /// A part of a file or device.
 #[derive(Clone, Debug)]
@@ -81,6 +82,7 @@ pub struct TargetConfig {
 pub struct Shared {
     pub hlc: Hlc,
     pub hold: HorizonHold,
+    pub widths: WantedWidths,
     pub limits: Limits,
     pub incarnation: u64,
 }
@@ -158,6 +160,7 @@ pub(super) async fn open(config: TargetConfig, shared: &Shared, watches: &Watche
         media,
         hlc: shared.hlc.clone(),
         hold: shared.hold.clone(),
+        widths: shared.widths.clone(),
         sessions: Sessions::default(),
         upkeep: Default::default(),
         holds: Default::default(),

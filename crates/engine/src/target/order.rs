@@ -11,7 +11,7 @@ use tokio::sync::{mpsc, oneshot};
 use types::{Code, ContainerId, Epoch, Error, PoolId, Span, TargetIndex};
 use wire::peer::Filling;
 
-pub use super::group::PoolView;
+pub use super::group::{Heal, PoolView};
 pub use super::resize::ResizeReport;
 pub use super::scrub::ScrubReport;
 
@@ -31,8 +31,10 @@ pub enum Order {
         share: PoolShare,
         done: Done<()>,
     },
+    /// Removes a pool's data here. `is_elsewhere`: others have it, and who asks for it here is to ask them.
     DestroyPool {
         id: PoolId,
+        is_elsewhere: bool,
         done: Done<()>,
     },
     /// Who holds what of a pool, and where they are; an older map than it has changes nothing.

@@ -27,7 +27,9 @@ impl Target {
         while let Some(order) = orders.recv().await {
             match order {
                 Order::SetPool { id, share, done } => drop(done.send(self.set_pool(id, share).await)),
-                Order::DestroyPool { id, done } => drop(done.send(self.destroy_pool(id).await)),
+                Order::DestroyPool { id, is_elsewhere, done } => {
+                    drop(done.send(self.destroy_pool(id, is_elsewhere).await));
+                }
                 Order::SetMap { pool, view, done } => drop(done.send(self.set_map(pool, view))),
                 Order::Filling { pool, done } => drop(done.send(Ok(self.filling(pool)))),
                 Order::PoolSpace { id, done } => drop(done.send(self.pool_space(id))),
@@ -78,13 +80,16 @@ impl Target {
         Ok(())
     }
 
-    async fn destroy_pool(&self, id: PoolId) -> Result<(), Error> {
+    async fn destroy_pool(&self, id: PoolId, is_elsewhere: bool) -> Result<(), Error> {
         self.scrubber.forget(id);
         self.groups.forget(id);
         if !self.store.borrow().pools().contains(&id) {
             return Ok(());
         }
         let containers = self.store.borrow().containers(id);
+        if is_elsewhere {
+            self.groups.moved_out(&containers);
+        }
         for container in containers {
             self.destroy_container(container).await?;
         }
@@ -97,6 +102,7 @@ impl Target {
         if self.store.borrow().containers(pool).contains(&id) {
             return Ok(());
         }
+        self.groups.moved_in(id);
         self.change(Some(id), |store| store.create_container(pool, id, vos::Origin::default())).await
     }
 

@@ -7,7 +7,8 @@ use std::time::Duration;
 
 use engine::hold::HorizonHold;
 use engine::target::open::{self, RegionConfig, Shared, TargetConfig};
-use engine::target::order::{Order, PoolShare, PoolView, TargetHandle};
+use engine::target::order::{Heal, Order, PoolShare, PoolView, TargetHandle};
+use engine::widths::WantedWidths;
 use net::{Address, Caller, Connection, Limits, Listener};
 use placement::{Change, Event, FaultPath, Layout, PoolMap, Server};
 use rt::Hlc;
@@ -127,7 +128,8 @@ impl Cluster {
         };
         let hlc = Hlc::new();
         let limits = Limits::default();
-        let shared = Shared { hlc: hlc.clone(), hold: HorizonHold::default(), limits, incarnation: life };
+        let (hold, widths) = (HorizonHold::default(), WantedWidths::default());
+        let shared = Shared { hlc: hlc.clone(), hold, widths, limits, incarnation: life };
         let (handle, _thread) = open::start(Cluster::config(n, format), shared).await.expect("a target opens");
         if format {
             let share = PoolShare { quota: 16 << 20, reserve: 0, scrub: Span::FOREVER, is_alone: false };
@@ -170,7 +172,15 @@ impl Cluster {
 
     fn view(&self, n: usize) -> PoolView {
         let addresses = (0..self.servers()).map(|n| (Rank(n as u32), address(n))).collect();
-        PoolView { map: self.map.borrow().clone(), heals: true, addresses, rank: Rank(n as u32) }
+        let widths = (2..=placement::SLOTS_MAX as u32).collect();
+        PoolView {
+            map: self.map.borrow().clone(),
+            widths,
+            heal: Heal::All,
+            budget: 50,
+            addresses,
+            rank: Rank(n as u32),
+        }
     }
 
     pub fn stop(&self, n: usize, is_power_cut: bool) {

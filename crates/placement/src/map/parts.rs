@@ -82,7 +82,10 @@ impl PoolMap {
         let (version, floor) = (self.version, self.floor);
         let target = self.targets.get_mut(position as usize).ok_or(MapError::NoTarget { version, position })?;
         let follows = match target.standings.last() {
-            Some(last) => last.since < standing.since && leads_to(last.state, standing.state),
+            Some(last) => {
+                let Standing { since, state, served, .. } = standing;
+                last.since < since && leads_to(last.state, state) && last.served_before(since, state) == served
+            }
             // What came after the floor came as new; at the floor and before it may have gone any way.
             None => standing.since <= floor || standing.state == TargetState::New,
         };
@@ -107,17 +110,19 @@ fn leads_to(old: TargetState, new: TargetState) -> bool {
 
 /// Whether a target can have this said of it: see how [`PoolMap::apply`] makes standings.
 fn is_possible(standing: Standing) -> bool {
-    let Standing { since, state, left, joined } = standing;
+    let Standing { since, state, left, joined, served } = standing;
     let was_in = (1..=since).contains(&joined);
+    let has_served = (joined..since).contains(&served);
     match state {
-        TargetState::New => left == 0 && joined == 0,
-        TargetState::Up(CameFrom::New) => left == 0 && joined == since,
-        TargetState::UpIn => left == 0 && was_in,
-        TargetState::Down | TargetState::Drain => left == since && was_in,
+        TargetState::New => left == 0 && joined == 0 && served == 0,
+        TargetState::Up(CameFrom::New) => left == 0 && joined == since && served == 0,
+        TargetState::UpIn => left == 0 && was_in && served == 0,
+        TargetState::Drain => left == since && was_in && served == 0,
+        TargetState::Down => left == since && was_in && has_served,
         TargetState::Away
         | TargetState::DownOut
         | TargetState::Up(CameFrom::Down | CameFrom::Away | CameFrom::DownOut) => {
-            (1..=since).contains(&left) && was_in && joined <= left
+            (1..=since).contains(&left) && was_in && joined <= left && has_served
         }
     }
 }
@@ -176,6 +181,9 @@ mod tests {
         refused("from the future", &|parts| parts.standings[0].1.since = 5);
         refused("a step that there is not", &|parts| parts.standings[2].1.state = TargetState::DownOut);
         refused("down, and never left", &|parts| parts.standings[2].1.left = 0);
+        refused("down, and never served", &|parts| parts.standings[2].1.served = 0);
+        refused("served after it left", &|parts| parts.standings[2].1.served = 2);
+        refused("in, and served only before", &|parts| parts.standings[0].1.served = 1);
         refused("in, and never came", &|parts| parts.standings[0].1.joined = 0);
         refused("came after the floor, and was in at once", &|parts| {
             parts.standings.remove(7);
@@ -190,20 +198,31 @@ mod tests {
             state = state.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1_442_695_040_888_963_407);
             (state >> 33) % bound
         };
+        let out =
+            |since: u32, state| Standing { since, state, left: since, joined: 1, served: since.saturating_sub(1) };
         let (whole, mut taken) = (map().parts(), 0);
         for _ in 0..20_000 {
             let mut parts = whole.clone();
             for _ in 0..=below(3) {
                 let (at, value) = (below(parts.standings.len() as u64) as usize, below(6) as u32);
                 let standing = &mut parts.standings[at].1;
-                match below(12) {
+                match below(13) {
                     0 => standing.since = value,
                     1 => standing.left = value,
                     2 => standing.joined = value,
                     3 => standing.state = TargetState::ALL[below(10) as usize],
-                    4 => *standing = Standing { since: value, state: TargetState::Down, left: value, joined: 1 },
-                    5 => *standing = Standing { since: value, state: TargetState::DownOut, left: value, joined: 1 },
-                    6 => *standing = Standing { since: value, state: TargetState::New, left: 0, joined: 0 },
+                    12 => standing.served = value,
+                    4 => *standing = out(value, TargetState::Down),
+                    5 => *standing = out(value, TargetState::DownOut),
+                    6 => {
+                        *standing = Standing {
+                            state: TargetState::New,
+                            left: 0,
+                            joined: 0,
+                            served: 0,
+                            ..out(value, TargetState::New)
+                        }
+                    }
                     7 => parts.floor = value,
                     8 => parts.version = value + 1,
                     9 => parts.origin = value + 1,

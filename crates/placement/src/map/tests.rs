@@ -149,7 +149,7 @@ fn a_delta_leads_to_the_same_map_and_a_wrong_one_is_refused() {
     assert!(matches!(follower.advance(&delta), Err(MapError::Version { version: 4, from: 1, to: 4 })));
 
     let with = |standings: Vec<(u32, Standing)>| MapDelta { standings, ..delta.clone() };
-    let standing = |since| Standing { since, state: TargetState::Down, left: since, joined: 1 };
+    let standing = |since| Standing { since, state: TargetState::Down, left: since, joined: 1, served: since - 1 };
     for (wrong, why) in [
         (with(vec![]), "new targets without a standing"),
         (with(vec![(99, standing(2))]), "no such target"),

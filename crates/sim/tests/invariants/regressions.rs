@@ -6,7 +6,7 @@ use client::{ContainerSpec, ObjectClass, ObjectType};
 use rt::sim::{Sim, SimConfig};
 use sim::cluster::Cluster;
 
-use super::{k10_decided, k18_repeatable, k21_in_time, k24_stops, run};
+use super::{k1_durable, k10_decided, k14_one_leader, k18_repeatable, k21_in_time, k24_stops, run};
 
 /// A server that had just started, and did not know its pool's map yet, took a write of an object with three copies for one of
 /// a pool without copies: it acknowledged what it alone had. Its data gave way to that of the others, who had gone on
@@ -75,4 +75,12 @@ fn a_change_under_way_does_not_slip_beneath_what_was_read() {
         run(&k21_in_time::SCENARIO, seed);
     }
     run(&k18_repeatable::SCENARIO, 106);
+}
+
+/// A member that got its group as a copy led it next, and did a client's repeat a second time: what its source remembered of
+/// requests had not come along. (K5)
+#[test]
+fn who_takes_over_remembers_which_requests_took_effect() {
+    run(&k1_durable::SCENARIO, 2018);
+    run(&k14_one_leader::SCENARIO, 2028);
 }

@@ -4,6 +4,7 @@
 //! |---------|---------------------------------------------------------------------------------------|
 //! | 17 copy | count 2; for each: key length 2, composite key, what is stored                         |
 //! | 18 drop | group 4, limit 4                                                                      |
+//! | 19 take out | count 2; for each: key length 2, composite key                                    |
 //!
 //! | what is stored | bytes                                                          |
 //! |----------------|----------------------------------------------------------------|
@@ -91,6 +92,17 @@ pub(super) fn read<'a>(r: &mut Reader<'a>, container: ContainerId) -> Option<Rec
         })
         .collect::<Option<Vec<_>>>()?;
     Some(Record::Copy { container, records })
+}
+
+/// The keys of records that go.
+pub(super) fn read_keys<'a>(r: &mut Reader<'a>, container: ContainerId) -> Option<Record<'a>> {
+    let keys = (0..r.u16()?)
+        .map(|_| {
+            let len = r.u16()?;
+            r.slice(len.into())
+        })
+        .collect::<Option<Vec<_>>>()?;
+    Some(Record::TakeOut { container, keys })
 }
 
 #[cfg(test)]

@@ -7,14 +7,17 @@
 //! A group that nobody serves is not filled: what it has waits for who had it last. The service knows of that.
 
 use std::cell::{Cell, RefCell};
-use std::collections::BTreeMap;
 use std::collections::btree_map::Entry;
+use std::collections::{BTreeMap, BTreeSet};
 use std::rc::Rc;
 use std::time::Duration;
 
 use rt::disk::IoBuf;
-use types::{Code, ContainerId, Epoch, Error, PoolId};
-use wire::copy::{CopyDigestRequest, CopyDigestResponse, CopyListRequest, CopyListResponse, CopyRequest, CopyResponse};
+use types::{Code, ContainerId, Error, PoolId};
+use wire::copy::{
+    CopyDigestRequest, CopyDigestResponse, CopyListRequest, CopyListResponse, CopyMemoryRequest, CopyMemoryResponse,
+    CopyRequest, CopyResponse,
+};
 use wire::peer::Filling;
 use wire::{Opcode, Wire};
 
@@ -44,15 +47,23 @@ struct Missing {
     number: u32,
 }
 
+impl Missing {
+    fn key(&self) -> (ContainerId, u32) {
+        (self.container, self.number)
+    }
+}
+
 impl Fill {
     fn came(&self, pulled: Pulled, spent: Duration) {
-        let Filling { version, groups, left, records, bytes, spent_ms } = self.progress.get();
+        let Filling { version, groups, left, records, bytes, same, anew, spent_ms } = self.progress.get();
         self.progress.set(Filling {
             version,
             groups: groups + 1,
             left: left.saturating_sub(1),
             records: records + pulled.records,
             bytes: bytes + pulled.bytes,
+            same: same + pulled.same,
+            anew: anew + pulled.anew,
             spent_ms: spent_ms + spent.as_millis() as u64,
         });
     }
@@ -79,6 +90,11 @@ impl Source for Leader<'_> {
 
     async fn digest(&self, request: CopyDigestRequest) -> Result<CopyDigestResponse, Error> {
         Ok(self.ask(Opcode::CopyDigest, request.to_bytes()).await?.0)
+    }
+
+    async fn memory(&self, request: CopyMemoryRequest) -> Result<CopyMemoryResponse, Error> {
+        let request = CopyMemoryRequest { map_version: self.view.version(), ..request };
+        Ok(self.ask(Opcode::CopyMemory, request.to_bytes()).await?.0)
     }
 }
 
@@ -131,33 +147,50 @@ impl Target {
     /// Gets all that is missing by one map.
     async fn fill_once(self: &Rc<Self>, view: &View, pool: PoolId, fill: &Fill) -> Result<(), Error> {
         if view.is_settled() {
-            let Filling { groups, records, bytes, .. } = fill.progress.take();
+            let Filling { groups, records, bytes, same, .. } = fill.progress.take();
             if groups > 0 {
-                tracing::info!(target_index = %self.index, %pool, groups, records, bytes, "all that it is to have is here");
+                tracing::info!(
+                    target_index = %self.index, %pool, groups, records, bytes, same, "all that it is to have is here"
+                );
             }
             fill.done.borrow_mut().clear();
-            return self.drop_strangers(view, pool).await;
+            // Whoever is out and awaited may be back soon, and has most of it then.
+            return match view.is_awaited() {
+                true => Ok(()),
+                false => self.drop_strangers(view, pool).await,
+            };
         }
         loop {
             let missing = self.missing(view, pool, fill).await?;
             fill.progress.set(Filling { left: missing.len() as u64, ..fill.progress.get() });
             if missing.is_empty() {
-                return Ok(());
+                return self.remember(view, pool).await;
             }
             for Missing { leader: peer, container, number } in missing {
-                // Another map may give it to somebody else, or have it led by somebody else.
-                if self.groups.view(pool).is_none_or(|newest| newest.version() != view.version()) {
-                    return Err(Error::new(Code::Again, "the pool map has changed"));
+                // Another map may give it to somebody else, or have it led by somebody else; or it is to wait.
+                let newest = self.groups.view(pool);
+                if newest.is_none_or(|newest| newest.version() != view.version() || !newest.goes_on()) {
+                    return Err(Error::new(Code::Again, "the pool map has changed, or its rebuild was stopped"));
                 }
                 self.fill_group(&Leader { target: self, view, peer }, container, number, fill).await?;
             }
         }
     }
 
-    /// Groups that this target is to have and has not, by what their leaders say that they have. Not more than a bound;
-    /// none, if there are none.
+    /// Learns which requests took effect at those who serve: it may be asked to lead what they lead now. After the groups:
+    /// what takes effect from now on comes to it as their member.
+    async fn remember(self: &Rc<Self>, view: &View, pool: PoolId) -> Result<(), Error> {
+        for peer in view.others() {
+            self.take_memory(&Leader { target: self, view, peer }, pool).await?;
+        }
+        Ok(())
+    }
+
+    /// Groups that this target is to have and has not, by what their leaders say that they have, and those that it has
+    /// something of, which may be nothing by now at their leaders. Not more than a bound; none, if there are none.
     async fn missing(self: &Rc<Self>, view: &View, pool: PoolId, fill: &Fill) -> Result<Vec<Missing>, Error> {
-        let mut missing = Vec::new();
+        let mut missing = self.unproved(view, pool, fill).await?;
+        let known: BTreeSet<(ContainerId, u32)> = missing.iter().map(Missing::key).collect();
         for peer in view.others() {
             let leader = Leader { target: self, view, peer };
             let mut after = None;
@@ -165,7 +198,8 @@ impl Target {
                 let list = CopyListRequest { pool, map_version: view.version(), after };
                 let (found, _) = leader.ask::<CopyListResponse>(Opcode::CopyList, list.to_bytes()).await?;
                 for (container, number) in found.groups {
-                    if self.is_missing(view, peer, (container, number), fill)? {
+                    let is_new = !known.contains(&(container, number));
+                    if is_new && self.is_missing(view, peer, (container, number), fill)? {
                         missing.push(Missing { leader: peer, container, number });
                     }
                 }
@@ -182,6 +216,34 @@ impl Target {
             }
         }
         Ok(missing)
+    }
+
+    /// Groups that something is here of, from another time.
+    async fn unproved(&self, view: &View, pool: PoolId, fill: &Fill) -> Result<Vec<Missing>, Error> {
+        let mut unproved = Vec::new();
+        let containers = self.store.borrow().containers(pool);
+        for container in containers {
+            let mut after = None;
+            loop {
+                let found = self.store.borrow_mut().stored_groups(container, after, GROUPS_AT_ONCE);
+                let found = found.map_err(|error| self.refusal(container, error))?;
+                for number in &found {
+                    // What is no group of the pool is nobody's, and who leads no more is not asked.
+                    let leader = view.reign(*number).ok().and_then(|reign| reign.leader);
+                    if let Some(leader) = leader
+                        && self.is_missing(view, leader, (container, *number), fill)?
+                    {
+                        unproved.push(Missing { leader, container, number: *number });
+                    }
+                }
+                after = found.last().copied();
+                if found.len() < GROUPS_AT_ONCE || unproved.len() >= MISSING_MAX {
+                    break;
+                }
+                rt::yield_now().await;
+            }
+        }
+        Ok(unproved)
     }
 
     fn is_missing(&self, view: &View, leader: Peer, key: (ContainerId, u32), fill: &Fill) -> Result<bool, Error> {
@@ -225,10 +287,8 @@ impl Target {
     ) -> Result<(), Error> {
         let began = rt::now();
         let since = leader.view.reign(number)?.member_since(leader.view.me);
-        // What is here is of another time: others may have given up parts of it. What comes as a change meanwhile, the
-        // leader has, too.
-        self.drop_whole(container, number).await?;
-        let pulled = self.pull(leader, container, number, Epoch::ZERO).await?;
+        // Whatever is here is of another time, all of it or nothing: it is compared, not believed.
+        let pulled = self.pull(leader, container, number).await?;
         tracing::debug!(target_index = %self.index, %container, number, leader = %leader.peer, ?pulled, "a group is here");
         fill.came(pulled, began.elapsed());
         fill.done.borrow_mut().extend(since.map(|since| ((container, number), since)));

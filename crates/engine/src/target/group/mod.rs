@@ -37,13 +37,13 @@ use std::time::Duration;
 
 use rt::{Hlc, Instant};
 use tokio::sync::Notify;
-use types::{Code, Epoch, Error, PoolId};
+use types::{Code, ContainerId, Epoch, Error, PoolId};
 use wire::data::Place;
 
 pub(super) use self::lead::Kind;
 use self::lead::Lead;
 use self::peers::Peers;
-pub use self::view::PoolView;
+pub use self::view::{Heal, PoolView};
 use self::view::{Reign, View};
 pub(super) use self::write::Wanted;
 use super::ledger::{GroupLedger, restore};
@@ -58,11 +58,16 @@ const RETRY_MAX: Duration = Duration::from_millis(500);
 /// How often a member with undecided changes reminds a leader that has not asked it.
 const WAKE_EVERY: Duration = Duration::from_secs(1);
 
+/// Containers of pools that left a target that it remembers: those of sixteen pools that have as many as can be.
+const ELSEWHERE_MAX: usize = 64 << 10;
+
 /// All groups of a target.
 pub(super) struct Groups {
     views: RefCell<BTreeMap<PoolId, Rc<View>>>,
     /// Pools in which nobody else has a part, as the service said since the start.
     alone: RefCell<BTreeSet<PoolId>>,
+    /// Containers that this target had, and that others have.
+    elsewhere: RefCell<BTreeSet<ContainerId>>,
     /// All pools here are such.
     all_alone: Cell<bool>,
     /// Grows with the groups that its pools' maps place here.
@@ -116,6 +121,7 @@ impl Groups {
         Groups {
             views: RefCell::default(),
             alone: RefCell::default(),
+            elsewhere: RefCell::default(),
             all_alone: Cell::new(false),
             groups: RefCell::default(),
             mapped: Notify::new(),
@@ -127,6 +133,29 @@ impl Groups {
 
     fn view(&self, pool: PoolId) -> Option<Rc<View>> {
         self.views.borrow().get(&pool).cloned()
+    }
+
+    /// A pool leaves this target, and goes on elsewhere. Not durable: who asks for a container of it after this process has
+    /// ended hears that there is none.
+    pub(super) fn moved_out(&self, containers: &[ContainerId]) {
+        let mut elsewhere = self.elsewhere.borrow_mut();
+        if elsewhere.len() + containers.len() > ELSEWHERE_MAX {
+            elsewhere.clear();
+        }
+        elsewhere.extend(containers);
+    }
+
+    pub(super) fn moved_in(&self, container: ContainerId) {
+        self.elsewhere.borrow_mut().remove(&container);
+    }
+
+    pub(super) fn is_elsewhere(&self, container: ContainerId) -> bool {
+        self.elsewhere.borrow().contains(&container)
+    }
+
+    /// The share of its time that this target may spend on getting data of a pool while requests come, in percent.
+    pub(super) fn budget(&self, pool: PoolId) -> Option<u32> {
+        self.view(pool).map(|view| view.budget)
     }
 
     /// Others may hold copies of the pool's data.
@@ -205,18 +234,24 @@ impl Target {
         Ok(())
     }
 
-    /// Waits until this target leads a group and serves it, and has done itself what it had decided before. A member may be
-    /// ahead of its leader's own: what it has committed and drops, to get all from here, must be here.
+    /// Waits until this target leads a group and serves it, no change with an epoch up to `upto` is under way or will be, and
+    /// it has done itself what it had decided before. A member may be ahead of its leader's own: what it has committed, and
+    /// is not here, would be taken from it.
     ///
     /// # Errors
     /// `Stale`: it does not lead it; `Again`.
-    pub(super) async fn leads(self: &Rc<Self>, place: &Place, deadline: Instant) -> Result<(), Error> {
-        let group = match self.door(place, deadline).await? {
-            Door::Single => return Ok(()),
+    pub(super) async fn leads(self: &Rc<Self>, place: &Place, upto: Epoch, deadline: Instant) -> Result<(), Error> {
+        let door = self.door(place, deadline).await?;
+        self.reached(upto, deadline).await?;
+        let group = match door {
+            Door::Single => return self.still_single(place),
             Door::Lead(group) => group,
             Door::Follow { .. } => return Err(self.not_leader(place)),
         };
         self.serving(&group, deadline).await?;
+        while group.lead.borrow().as_ref().is_some_and(|lead| !lead.is_closed(upto)) {
+            group.moves(deadline, "a change that is to be copied has yet to be decided").await?;
+        }
         let decided = group.lead.borrow().as_ref().map_or_else(BTreeSet::new, Lead::undone);
         while group.lead.borrow().as_ref().is_some_and(|lead| !lead.undone().is_disjoint(&decided)) {
             group.moves(deadline, "its leader has yet to do what it decided").await?;
@@ -318,7 +353,8 @@ impl Target {
         deadline: Instant,
     ) -> Result<Option<Rc<View>>, Error> {
         let until = deadline.min(rt::now() + MAP_PATIENCE);
-        while !self.groups.alone.borrow().contains(&pool) {
+        // Whoever knows another map than the first knows that there are others by now.
+        while version > 1 || !self.groups.alone.borrow().contains(&pool) {
             let mapped = self.groups.mapped.notified();
             if self.groups.view(pool).is_some() || rt::timeout(until - rt::now(), mapped).await.is_err() {
                 return self.view_of(pool, version, deadline).await.map(Some);

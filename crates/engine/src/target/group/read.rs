@@ -2,7 +2,8 @@
 //!
 //! The leader answers from what is committed, when no change of what is read is under way that began before. Such a
 //! change has an epoch already: committed after the answer, it would lie behind others that the answer shows, and a part
-//! of it might be under them for good (K4). A read at a moment that was named waits for all changes up to there, and for the
+//! of it might be under them for good (K4). Nor may the answer show what began after what is still under way: so a read that
+//! meets such changes sees what was there when it came. A read at a moment that was named waits for all changes up to there, and for the
 //! moment itself: who leads next remembers no reads, but its clock is not that far behind.
 
 use std::rc::Rc;
@@ -23,7 +24,7 @@ const FRESH: Duration = Duration::from_millis(LEASE.as_millis() as u64 / 2);
 const TICK: Duration = Duration::from_micros(1);
 
 impl Target {
-    /// Whether a read at `at` may be made here, now: make it before anything else is done.
+    /// Waits until a read at `at` may be made here, and says of which moment: make it before anything else is done.
     ///
     /// # Errors
     /// `Stale`: go to the leader, by the newest map. `Again`.
@@ -33,11 +34,12 @@ impl Target {
         dkey: Option<&Key>,
         at: Epoch,
         deadline: Instant,
-    ) -> Result<(), Error> {
+    ) -> Result<Epoch, Error> {
         match self.door(place, deadline).await? {
             Door::Single => {
                 self.reached(at, deadline).await?;
-                self.still_single(place)
+                self.still_single(place)?;
+                Ok(at)
             }
             Door::Lead(group) => {
                 self.reached(at, deadline).await?;
@@ -46,14 +48,15 @@ impl Target {
                     self.serving(&group, deadline).await?;
                     self.leased(&group, deadline).await?;
                     // Meanwhile a new round may have begun, which knows nothing yet, and has nothing under way.
-                    let is_over = match &*group.lead.borrow() {
+                    let moment = match &*group.lead.borrow() {
                         Some(lead) if !lead.serves() || !lead.is_leased() => continue,
-                        Some(lead) if at == Epoch::MAX => lead.is_calm(now, &reach),
-                        Some(lead) => lead.is_closed(at),
+                        Some(lead) if at != Epoch::MAX => lead.is_closed(at).then_some(at),
+                        Some(lead) if lead.is_calm(Epoch::MAX, &reach) => Some(at),
+                        Some(lead) => lead.is_calm(now, &reach).then_some(now),
                         None => return Err(undone()),
                     };
-                    if is_over {
-                        return Ok(());
+                    if let Some(moment) = moment {
+                        return Ok(moment);
                     }
                     group.moves(deadline, "a change before that moment has yet to be decided").await?;
                 }
@@ -61,7 +64,7 @@ impl Target {
             Door::Follow { group, is_whole } => {
                 let Some(view) = self.groups.view(group.pool) else { return Err(undone()) };
                 match is_whole && at != Epoch::MAX && at <= group.closed.get() {
-                    true => Ok(()),
+                    true => Ok(at),
                     false => Err(stale(&view, place.map_version)),
                 }
             }
@@ -72,7 +75,7 @@ impl Target {
     ///
     /// # Errors
     /// `Again`: it is far ahead.
-    async fn reached(&self, at: Epoch, deadline: Instant) -> Result<(), Error> {
+    pub(super) async fn reached(&self, at: Epoch, deadline: Instant) -> Result<(), Error> {
         while at != Epoch::MAX && self.hlc.now() < at {
             let ahead = Duration::from_micros(at.micros().saturating_sub(self.hlc.now().micros())).max(TICK);
             if rt::now() + ahead > deadline {

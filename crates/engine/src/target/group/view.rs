@@ -1,7 +1,7 @@
 //! A pool's map as one target sees it: where its groups are, and how to get there.
 
 use std::cell::RefCell;
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::rc::Rc;
 
 use net::Address;
@@ -13,12 +13,26 @@ use crate::replication::{Peer, Seat};
 /// Reigns remembered for one version of a map; beyond, they are worked out again.
 const REIGNS_MAX: usize = 16 << 10;
 
+/// What targets get of what they are to have and have not.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Heal {
+    /// All of it.
+    All,
+    /// Not for what failed, unless something else is under way, too: the pool is to bear that as it is.
+    Wanted,
+    /// Nothing: an administrator stopped it.
+    Nothing,
+}
+
 /// What a target needs to know of its pool: told by the service, newer ones in place of older ones.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct PoolView {
     pub map: PoolMap,
-    /// What failed is made anew elsewhere.
-    pub heals: bool,
+    /// Widths of groups that may be written. In one state with the map: who goes by an older map knows none that came later.
+    pub widths: BTreeSet<u32>,
+    pub heal: Heal,
+    /// The share of its time that a target may spend on getting what it is to have while requests come, in percent from 1 to 100.
+    pub budget: u32,
     /// Where the pool's servers listen.
     pub addresses: BTreeMap<Rank, Address>,
     /// The server that the target is part of.
@@ -49,7 +63,9 @@ impl Reign {
 /// A pool's map, made ready.
 pub(super) struct View {
     layout: Layout,
-    heals: bool,
+    pub(super) widths: BTreeSet<u32>,
+    heal: Heal,
+    pub(super) budget: u32,
     addresses: BTreeMap<Rank, Address>,
     pub(super) me: Peer,
     reigns: RefCell<BTreeMap<u32, Rc<Reign>>>,
@@ -60,7 +76,9 @@ impl View {
         let me = Peer { rank: view.rank, target };
         View {
             layout: Layout::new(view.map),
-            heals: view.heals,
+            widths: view.widths,
+            heal: view.heal,
+            budget: view.budget,
             addresses: view.addresses,
             me,
             reigns: RefCell::default(),
@@ -81,12 +99,25 @@ impl View {
         !self.layout.map().targets().iter().any(|target| target.state().in_change())
     }
 
-    /// There is something to be done about it: not if a target is down, nothing else is under way, and the pool is to bear
-    /// that as it is.
+    /// This target failed, and what only it had waits for it.
+    pub(super) fn is_awaited(&self) -> bool {
+        let mut own = self.layout.map().targets().iter().filter(|target| self.is_me(target.rank, target.index));
+        own.any(|target| target.state() == TargetState::Away)
+    }
+
+    fn is_me(&self, rank: Rank, target: TargetIndex) -> bool {
+        Peer { rank, target } == self.me
+    }
+
+    /// There is something to be done about what is under way, or about what it left behind.
     pub(super) fn goes_on(&self) -> bool {
         let is_wanted = |state: TargetState| state.in_change() && state != TargetState::Down;
         let mut targets = self.layout.map().targets().iter();
-        self.heals || self.is_settled() || targets.any(|target| is_wanted(target.state()))
+        match self.heal {
+            Heal::All => true,
+            Heal::Wanted => self.is_settled() || targets.any(|target| is_wanted(target.state())),
+            Heal::Nothing => self.is_settled(),
+        }
     }
 
     /// Other targets that are in service.

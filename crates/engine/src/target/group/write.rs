@@ -3,6 +3,7 @@
 use std::rc::Rc;
 
 use bytes::Bytes;
+use placement::GroupNumber;
 use rt::Instant;
 use rt::disk::IoBuf;
 use tokio::sync::oneshot;
@@ -11,7 +12,7 @@ use vos::{Origin, Party, TxId};
 use wire::data::Committed;
 
 use super::lead::{Answer, Kind, Reach, Work, undone};
-use super::{Group, Lend, Target, is_pressure};
+use super::{Group, Lend, MAP_PATIENCE, Target, is_pressure};
 use crate::replication::{Change, Peer, Phase, PrepareError};
 use crate::target::ledger::{self, Judge};
 
@@ -63,6 +64,7 @@ impl Target {
             let text = format!("a request of {} bytes is too long to be passed on", wanted.body.len());
             return Err(Error::new(Code::Overflow, text).remedy("write it in pieces, or larger values at once"));
         }
+        self.may_be_written(group, wanted.deadline).await?;
         let mut looked = false;
         loop {
             self.serving(group, wanted.deadline).await?;
@@ -97,6 +99,26 @@ impl Target {
                 }
             }
         }
+    }
+
+    /// Waits until the pool's state has the width of a group in use: what it does not have, no group holds data of, as
+    /// far as healing is concerned.
+    ///
+    /// # Errors
+    /// `Again`: it has it not yet.
+    async fn may_be_written(&self, group: &Group, deadline: Instant) -> Result<(), Error> {
+        let width = GroupNumber::from_u32(group.number).map_or(0, |group| group.width() as u32);
+        let is_in_use = || self.groups.view(group.pool).is_some_and(|view| view.widths.contains(&width));
+        let until = deadline.min(rt::now() + MAP_PATIENCE);
+        while !is_in_use() {
+            let mapped = self.groups.mapped.notified();
+            self.widths.want(group.pool, width);
+            if rt::timeout(until - rt::now(), mapped).await.is_err() && !is_in_use() {
+                let text = format!("the pool's service has yet to note that the pool has objects of {width} copies");
+                return Err(Error::new(Code::Again, text).remedy("try again in a moment; see `dmg pool query`"));
+            }
+        }
+        Ok(())
     }
 
     /// Judges a change and keeps it here, at an epoch of its own.

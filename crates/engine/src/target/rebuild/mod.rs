@@ -6,18 +6,21 @@
 //!           -- Copy (again and again) --------->  hold the container; records, in order
 //!      store, durable                                                                    (`serve`)
 //!           -- CopyDigest --------------------->  the same sum?
+//!           -- CopyMemory --------------------->  which requests took effect                  (`memory`)
 //! ```
 //!
 //! # Always true
 //! 1. A group counts as here only when its sum over all that is decided is the leader's (K12: whoever serves has the data).
 //! 2. All parts of a group are read, and taken in, under one hold of the container on either side; when a hold has ended
 //!    meanwhile, the group is begun again.
-//! 3. Nothing here waits without a bound, and a part is bounded.
+//! 3. Whoever has a group remembers which of its requests took effect (K5).
+//! 4. Nothing here waits without a bound, and a part is bounded.
 //!
 //! # Not here
 //! Which groups a target is to have (`placement`), who is asked (`group`), and who hears of the end (`service`). What is
 //! written meanwhile comes to both as to members of the group.
 
+mod memory;
 mod pull;
 mod serve;
 #[cfg(test)]
@@ -33,6 +36,8 @@ pub use pull::{Pulled, Source};
 
 /// How long a container is held for somebody who copies, from his last request on.
 const HOLD: Duration = Duration::from_secs(10);
+/// How long room is waited for.
+const PATIENCE: Duration = Duration::from_secs(30);
 
 /// Containers that are held.
 #[derive(Default)]

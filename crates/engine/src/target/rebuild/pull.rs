@@ -1,24 +1,33 @@
 //! The side that is to have the data.
 
+use std::collections::BTreeSet;
 use std::time::Duration;
 
 use bytes::Bytes as Shared;
 use rt::disk::IoBuf;
 use types::{Code, ContainerId, Epoch, Error};
-use vos::{CopiedValue, Incoming, Reservation};
-use wire::copy::{CopyDigestRequest, CopyDigestResponse, CopyRecord, CopyRequest, CopyResponse, CopyValue};
+use vos::{CopiedValue, Incoming, Prints, Reservation, Span};
+use wire::copy::{
+    CopyDigestRequest, CopyDigestResponse, CopyMemoryRequest, CopyMemoryResponse, CopyRecord, CopyRequest,
+    CopyResponse, CopySpan, CopyValue,
+};
 use wire::data::Payload;
 use wire::encoding::Bytes;
 
+use super::PATIENCE;
 use crate::target::{Target, is_pressure};
 
 /// How often a group is begun again, when holds end on the way or sums differ.
 const ATTEMPTS: u32 = 4;
+/// How often they may differ before nothing of what is here is believed.
+const UNLIKE_MAX: u32 = 2;
+/// Records here that are compared together.
+const RANGE: usize = 256;
+/// Records that are taken out together: their keys, 3 KiB each at worst, make one record of the log.
+const TAKEN_OUT: usize = 64;
 /// How often sums are compared before the records are: decisions of the last changes may still be on their way.
 const LOOKS: u32 = 10;
 const LOOK_AGAIN: Duration = Duration::from_millis(100);
-/// How long room is waited for.
-const PATIENCE: Duration = Duration::from_secs(30);
 
 /// Who has the data.
 pub trait Source {
@@ -26,6 +35,8 @@ pub trait Source {
     fn copy(&self, request: CopyRequest) -> impl Future<Output = Result<(CopyResponse, IoBuf), Error>>;
 
     fn digest(&self, request: CopyDigestRequest) -> impl Future<Output = Result<CopyDigestResponse, Error>>;
+
+    fn memory(&self, request: CopyMemoryRequest) -> impl Future<Output = Result<CopyMemoryResponse, Error>>;
 }
 
 /// What came.
@@ -34,41 +45,69 @@ pub struct Pulled {
     pub records: u64,
     /// Of their payloads.
     pub bytes: u64,
+    /// Records that were here already.
+    pub same: u64,
+    /// Records that were here, and not at the source.
+    pub removed: u64,
+    /// How often all was dropped and begun anew, because the sums differed though all had been compared.
+    pub anew: u64,
 }
 
 /// How a try ended.
 enum Attempt {
-    /// All is here that the source had decided up to this moment.
-    Complete(Epoch),
+    Complete,
     /// A hold has ended on the way.
     Lapsed,
 }
 
+/// Of what a try is about.
+#[derive(Clone, Copy)]
+struct Wanted {
+    container: ContainerId,
+    group: u32,
+    /// All that may be here and nowhere else was written up to this moment.
+    upto: Epoch,
+}
+
+impl Wanted {
+    /// The part between two keys; none: from the group's beginning, or to its end.
+    fn span<'a>(&self, from: Option<&'a [u8]>, end: Option<&'a [u8]>) -> Span<'a> {
+        Span { group: self.group, from, end, upto: self.upto }
+    }
+}
+
+fn asked(span: &Span<'_>) -> CopySpan {
+    let key = |key: Option<&[u8]>| Bytes(key.unwrap_or_default().to_vec());
+    CopySpan { group: span.group, from: key(span.from), end: key(span.end), upto: span.upto }
+}
+
+fn anchor(key: Bytes) -> Option<Vec<u8>> {
+    Some(key.0).filter(|key| !key.is_empty())
+}
+
 impl Target {
-    /// Gets the records of a group that were written after `since` (zero: all) from a source, until the sums over all that is
-    /// decided are the same.
+    /// Makes what is here of a group what a source has: what the source has not goes, what is missing comes, until the sums
+    /// over all that was decided when this began are the same. What is written later comes as to a member.
+    ///
+    /// Cost: both read the keys of all records; a sum travels for each [`RANGE`] of them, and where sums differ, a
+    /// fingerprint for each.
     ///
     /// # Errors
     /// The source's; `NoSpace`; `DataLoss`, when the sums differ whatever is done.
-    pub async fn pull(
-        &self,
-        source: &impl Source,
-        container: ContainerId,
-        group: u32,
-        since: Epoch,
-    ) -> Result<Pulled, Error> {
-        let (mut pulled, mut since) = (Pulled::default(), since);
+    pub async fn pull(&self, source: &impl Source, container: ContainerId, group: u32) -> Result<Pulled, Error> {
+        // No epoch that was ever heard of here is later: changes of leaders that had lost this target may be among them.
+        let wanted = Wanted { container, group, upto: self.hlc.now() };
+        let (mut pulled, mut unlike) = (Pulled::default(), 0);
         for _ in 0..ATTEMPTS {
-            match self.pull_once(source, container, group, since, &mut pulled).await? {
-                Attempt::Lapsed => continue,
-                Attempt::Complete(closed) => {
-                    if self.has_same(source, container, group, (since, closed)).await? {
-                        return Ok(pulled);
-                    }
-                    // What was here before was not what it was taken for.
-                    since = Epoch::ZERO;
-                    self.drop_whole(container, group).await?;
-                }
+            if unlike == UNLIKE_MAX {
+                tracing::warn!(target_index = %self.index, %container, group, "sums differ: the group is copied anew");
+                self.drop_whole(container, group).await?;
+                pulled.anew += 1;
+            }
+            match self.pull_once(source, wanted, &mut pulled).await? {
+                Attempt::Lapsed => {}
+                Attempt::Complete if self.has_same(source, wanted).await? => return Ok(pulled),
+                Attempt::Complete => unlike += 1,
             }
         }
         let text =
@@ -76,34 +115,47 @@ impl Target {
         Err(Error::new(Code::DataLoss, text).remedy("see the logs of both servers; it is tried again"))
     }
 
-    async fn pull_once(
-        &self,
-        source: &impl Source,
-        container: ContainerId,
-        group: u32,
-        since: Epoch,
-        pulled: &mut Pulled,
-    ) -> Result<Attempt, Error> {
-        let (mut holds, mut closed) = (None, None);
-        let (mut after, mut seen) = (Bytes(Vec::new()), 0);
+    async fn pull_once(&self, source: &impl Source, wanted: Wanted, pulled: &mut Pulled) -> Result<Attempt, Error> {
+        let container = wanted.container;
+        let (mut holds, mut from, mut seen) = (None, None::<Vec<u8>>, 0);
         loop {
             let began = rt::now();
             let own = self.hold(container)?;
-            let asked = after.clone();
-            let (part, bulk) = source.copy(CopyRequest { container, group, map_version: 0, since, after }).await?;
+            let here = self.store.borrow_mut().prints(container, &wanted.span(from.as_deref(), None), RANGE);
+            let here = here.map_err(|e| self.refusal(container, e))?;
+            let span = wanted.span(from.as_deref(), here.next.as_deref());
+            if !here.found.is_empty() {
+                let theirs = source.digest(CopyDigestRequest { container, span: asked(&span) }).await?;
+                if *holds.get_or_insert((own, theirs.hold)) != (own, theirs.hold) {
+                    return Ok(Attempt::Lapsed);
+                }
+                let ours = here.found.iter().fold(0u64, |sum, (_, print)| sum.wrapping_add(*print));
+                if theirs.next.0.is_empty() && theirs.sum == ours {
+                    pulled.same += here.found.len() as u64;
+                    if here.next.is_none() {
+                        return Ok(Attempt::Complete);
+                    }
+                    from = here.next;
+                    self.give_way(self.rest_within_budget(container, began.elapsed()), &mut seen).await;
+                    continue;
+                }
+            }
+            let known = here.found.iter().map(|(_, print)| *print).collect();
+            let request = CopyRequest { container, map_version: 0, span: asked(&span), known };
+            let (part, bulk) = source.copy(request).await?;
             if *holds.get_or_insert((own, part.hold)) != (own, part.hold) {
                 return Ok(Attempt::Lapsed);
             }
-            self.check(&part, group, bulk.len(), &asked)?;
-            let closed = *closed.get_or_insert(part.closed);
+            self.check(&part, &span, bulk.len())?;
+            self.take_out(container, &part, &here, pulled).await?;
             pulled.records += part.records.len() as u64;
             pulled.bytes += part.records.iter().filter_map(payload).map(|payload| payload.len() as u64).sum::<u64>();
             self.take_in(container, &part, bulk.into()).await?;
-            if part.next.0.is_empty() {
-                return Ok(Attempt::Complete(closed));
+            from = anchor(part.next).or(here.next);
+            if from.is_none() {
+                return Ok(Attempt::Complete);
             }
-            after = part.next;
-            self.give_way(began.elapsed(), &mut seen).await;
+            self.give_way(self.rest_within_budget(container, began.elapsed()), &mut seen).await;
         }
     }
 
@@ -111,25 +163,64 @@ impl Target {
     ///
     /// # Errors
     /// `Checksum`, with what is wrong.
-    fn check(&self, part: &CopyResponse, group: u32, bulk: usize, asked: &Bytes) -> Result<(), Error> {
-        let wanted = part.records.iter().filter_map(payload).map(|payload| match payload {
+    fn check(&self, part: &CopyResponse, span: &Span<'_>, bulk: usize) -> Result<(), Error> {
+        let bulk_bytes = part.records.iter().filter_map(payload).map(|payload| match payload {
             Payload::Bulk { bytes, .. } => *bytes as usize,
             Payload::Inline { .. } => 0,
         });
         let is_empty = |payload: &Payload| matches!(payload, Payload::Bulk { bytes: 0, .. });
-        if part.records.iter().any(|record| !record.key.0.starts_with(&group.to_be_bytes())) {
-            return Err(damaged("a record is of another group"));
+        let is_before = |key: &[u8]| span.from.is_some_and(|from| key < from);
+        let is_behind = |key: &[u8]| span.end.is_some_and(|end| key >= end);
+        let is_outside = |record: &CopyRecord| {
+            let key = &record.key.0[..];
+            !key.starts_with(&span.group.to_be_bytes()) || is_before(key) || is_behind(key)
+        };
+        if part.records.iter().any(is_outside) {
+            return Err(damaged("a record is of another group, or part of it"));
         }
-        if part.records.iter().filter_map(payload).any(is_empty) || wanted.sum::<usize>() > bulk {
+        if part.records.iter().filter_map(payload).any(is_empty) || bulk_bytes.sum::<usize>() > bulk {
             return Err(damaged("its bulk data is not what its records say"));
         }
-        if !part.next.0.is_empty() && part.next.0 <= asked.0 {
+        let next = &part.next.0[..];
+        if !next.is_empty() && (next <= span.from.unwrap_or_default() || is_behind(next)) {
             return Err(damaged("it does not lead any further"));
         }
         if part.horizon > self.hlc.now() {
             return Err(damaged("it forgets what is yet to come"));
         }
         Ok(())
+    }
+
+    /// Removes what is here of a part and not at its source; that is durable then. Whatever this target has done, its leader
+    /// had decided and done before it answered: it is not among these.
+    async fn take_out(
+        &self,
+        container: ContainerId,
+        part: &CopyResponse,
+        here: &Prints,
+        pulled: &mut Pulled,
+    ) -> Result<(), Error> {
+        let same: BTreeSet<u64> = part.same.iter().copied().collect();
+        let is_of = |key: &[u8]| part.next.0.is_empty() || key < &part.next.0[..];
+        let covered = here.found.iter().take_while(|(key, _)| is_of(key));
+        let (shared, excess): (Vec<_>, Vec<_>) = covered.partition(|(_, print)| same.contains(print));
+        pulled.same += shared.len() as u64;
+        pulled.removed += excess.len() as u64;
+        let excess: Vec<&[u8]> = excess.into_iter().map(|(key, _)| &key[..]).collect();
+        let (deadline, mut looked, mut last) = (rt::now() + PATIENCE, false, None);
+        for some in excess.chunks(TAKEN_OUT) {
+            last = Some(loop {
+                let taken = self.store.borrow_mut().take_out(container, part.undone, some);
+                match taken {
+                    Ok(lsn) => break lsn,
+                    Err(error) => self.mend(error, container, deadline, &mut looked).await?,
+                }
+            });
+        }
+        match last {
+            Some(lsn) => self.durable(lsn).await,
+            None => Ok(()),
+        }
     }
 
     /// Keeps the records of a part; they are durable then.
@@ -223,39 +314,35 @@ impl Target {
         }
     }
 
-    /// Whether both have the same of a group, of what was written after `since` and up to `upto`.
-    async fn has_same(
-        &self,
-        source: &impl Source,
-        container: ContainerId,
-        group: u32,
-        (since, upto): (Epoch, Epoch),
-    ) -> Result<bool, Error> {
+    /// Whether both have the same of a group.
+    async fn has_same(&self, source: &impl Source, wanted: Wanted) -> Result<bool, Error> {
+        let container = wanted.container;
         for look in 0..LOOKS {
             if look > 0 {
                 rt::sleep(LOOK_AGAIN).await;
             }
-            let (mut theirs, mut after) = (0u64, Bytes(Vec::new()));
+            let (mut theirs, mut from) = (0u64, None::<Vec<u8>>);
             loop {
                 self.hold(container)?;
-                let asked = CopyDigestRequest { container, group, since, upto, after: after.clone() };
-                let part = source.digest(asked).await?;
+                let span = asked(&wanted.span(from.as_deref(), None));
+                let part = source.digest(CopyDigestRequest { container, span }).await?;
                 theirs = theirs.wrapping_add(part.sum);
-                if !part.next.0.is_empty() && part.next.0 <= after.0 {
+                let next = anchor(part.next);
+                if next.is_some() && next <= from {
                     return Err(damaged("its sum does not lead any further"));
                 }
-                after = part.next;
-                if after.0.is_empty() {
+                from = next;
+                if from.is_none() {
                     break;
                 }
             }
-            let (mut ours, mut after) = (0u64, None::<Vec<u8>>);
+            let (mut ours, mut from) = (0u64, None::<Vec<u8>>);
             loop {
-                let summed = self.store.borrow_mut().digest(container, group, (since, upto), after.as_deref());
+                let summed = self.store.borrow_mut().digest(container, &wanted.span(from.as_deref(), None));
                 let (sum, next) = summed.map_err(|e| self.refusal(container, e))?;
                 ours = ours.wrapping_add(sum);
-                after = next;
-                if after.is_none() {
+                from = next;
+                if from.is_none() {
                     break;
                 }
                 rt::yield_now().await;

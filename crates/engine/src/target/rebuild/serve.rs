@@ -5,12 +5,12 @@ use std::rc::Rc;
 use media::PinGuard;
 use net::{Reply, Request};
 use rt::disk::IoBuf;
-use types::{Code, ContainerId, Epoch, Error, ObjectId};
-use vos::{CopiedPayload, CopiedValue};
+use types::{Code, Error, ObjectId};
+use vos::{CopiedPayload, CopiedValue, Span};
 use wire::Wire;
 use wire::copy::{
     CopyDigestRequest, CopyDigestResponse, CopyListRequest, CopyListResponse, CopyRecord, CopyRequest, CopyResponse,
-    CopyValue,
+    CopySpan, CopyValue,
 };
 use wire::data::{Payload, Place};
 use wire::encoding::Bytes;
@@ -43,15 +43,15 @@ impl Target {
 
     /// Records of a group, their bulk data behind them.
     pub(in crate::target) async fn copy(self: &Rc<Self>, request: &Request) -> Result<Reply, Error> {
-        let CopyRequest { container, group, map_version, since, after } = parse(&request.body)?;
+        let CopyRequest { container, map_version, span, known } = parse(&request.body)?;
         // Whoever is to have the group is a member for all that comes from now on.
-        let place = Place { container, oid: ObjectId { hi: 0, lo: 0 }, group, map_version };
-        self.leads(&place, request.deadline).await?;
+        let place = Place { container, oid: ObjectId { hi: 0, lo: 0 }, group: span.group, map_version };
+        self.leads(&place, span.upto, request.deadline).await?;
         let hold = self.hold(container)?;
         // Before the look: whatever is named stays where it is.
         let pin = self.media.pin();
-        let closed = self.closed(container)?;
-        let part = self.store.borrow_mut().copy_out(container, group, since, anchor(&after));
+        let known = known.into_iter().collect();
+        let part = self.store.borrow_mut().copy_out(container, &lent(&span), &known);
         let part = part.map_err(|e| self.refusal(container, e))?;
         let (mut records, mut bulk) = (Vec::new(), IoBuf::with_capacity(0));
         let mut next = part.next;
@@ -77,25 +77,16 @@ impl Target {
             records.push(CopyRecord { key: Bytes(record.key), value });
         }
         let (horizon, undone, next) = (part.horizon, part.undone, Bytes(next.unwrap_or_default()));
-        let body = CopyResponse { hold, horizon, undone, closed, records, next }.to_bytes().into();
+        let body = CopyResponse { hold, horizon, undone, records, same: part.same, next }.to_bytes().into();
         Ok(Reply { body, bulk: Some(bulk).filter(|bulk| !bulk.is_empty()) })
     }
 
     pub(in crate::target) fn copy_digest(&self, request: &Request) -> Result<CopyDigestResponse, Error> {
-        let CopyDigestRequest { container, group, since, upto, after } = parse(&request.body)?;
+        let CopyDigestRequest { container, span } = parse(&request.body)?;
         let hold = self.hold(container)?;
-        let summed = self.store.borrow_mut().digest(container, group, (since, upto), anchor(&after));
+        let summed = self.store.borrow_mut().digest(container, &lent(&span));
         let (sum, next) = summed.map_err(|e| self.refusal(container, e))?;
         Ok(CopyDigestResponse { hold, sum, next: Bytes(next.unwrap_or_default()) })
-    }
-
-    /// A moment up to which all changes that this target leads are decided, and none will come: later ones get later epochs.
-    fn closed(&self, container: ContainerId) -> Result<Epoch, Error> {
-        let store = self.store.borrow();
-        let oldest = store.oldest_intent(container);
-        let info = store.container_info(container);
-        let (oldest, info) = oldest.and_then(|oldest| Ok((oldest, info?))).map_err(|e| self.refusal(container, e))?;
-        Ok(oldest.map_or(info.max_epoch, |oldest| Epoch(oldest.0.saturating_sub(1))))
     }
 
     /// A payload as it travels; what lies in blocks is appended to `bulk`. Whoever takes it compares its checksums.
@@ -117,6 +108,10 @@ impl Target {
     }
 }
 
-fn anchor(after: &Bytes) -> Option<&[u8]> {
-    Some(&after.0[..]).filter(|after| !after.is_empty())
+fn lent(span: &CopySpan) -> Span<'_> {
+    Span { group: span.group, from: anchor(&span.from), end: anchor(&span.end), upto: span.upto }
+}
+
+fn anchor(key: &Bytes) -> Option<&[u8]> {
+    Some(&key.0[..]).filter(|key| !key.is_empty())
 }
