@@ -108,6 +108,55 @@ fn a_pool_grows_and_its_targets_come_and_go_as_an_administrator_wants_it() {
     }
 }
 
+/// What cannot be is said with its cause and what to do about it: ranks that there are not, and more copies than servers that
+/// fail apart.
+#[test]
+fn ranks_that_there_are_not_and_copies_that_have_no_place_are_refused_with_a_remedy() {
+    let at = tempfile::tempdir().unwrap();
+    let servers = system(at.path(), 2);
+    let reach = servers[0].reach();
+    dmg(&reach, &["pool", "create", "tank", "--size", "128MiB"]);
+    for words in [
+        &["pool", "create", "more", "--size", "64MiB", "--ranks", "9"][..],
+        &["pool", "extend", "tank", "--ranks", "9"],
+        &["system", "exclude", "--ranks", "9"],
+        &["system", "stop", "--ranks", "9"],
+        &["system", "drain", "--ranks", "9"],
+        &["server", "set-logmasks", "--masks", "INFO", "--ranks", "9"],
+    ] {
+        refused(reach.dmg(words), "no rank 9", "see `dmg system query`");
+    }
+    for words in [
+        &["pool", "exclude", "tank", "--ranks", "9"][..],
+        &["pool", "drain", "tank", "--ranks", "9"],
+        &["pool", "reintegrate", "tank", "--ranks", "9"],
+        &["pool", "give-up", "tank", "--ranks", "9"],
+        &["pool", "query-targets", "tank", "--rank", "9"],
+    ] {
+        refused(reach.dmg(words), "rank 9 is not in pool 'tank'", "see `dmg pool query tank`");
+    }
+    refused(
+        reach.dmg(&["pool", "create", "deep", "--size", "64MiB", "--properties", "rd_fac:2"]),
+        "redundancy factor 2 needs 3 fault domains, and the pool's servers are in 2",
+        "use rd_fac:1 or less, or servers that fail apart",
+    );
+    refused(
+        reach.daos(&["container", "create", "tank", "deep", "--properties", "rd_fac:2"]),
+        "redundancy factor 2 needs 3 fault domains, and the pool has 2",
+        "use rd_fac:1 or less, or add servers to the pool",
+    );
+    refused(
+        reach.daos(&["container", "create", "tank", "wide", "--properties", "oclass:RP_3G1"]),
+        "RP_3G1 needs 3 fault domains",
+        "remedy",
+    );
+    refused(
+        reach.dmg(&["pool", "rebuild", "stop", "tank"]),
+        "nothing is being rebuilt in pool 'tank'",
+        "dmg pool set-prop tank self_heal:exclude",
+    );
+}
+
 /// What is logged changes while a server runs, on all of them or on one, and comes back to what it was.
 #[test]
 fn log_masks_change_in_running_servers() {

@@ -779,8 +779,15 @@ fn without_a_majority_it_is_said_who_is_missing() {
     run(5, async |cluster: Cluster| {
         form(&cluster, 3).await;
         cluster.settle("three voters", &[0, 1, 2], |info| info.voters.len() == 3).await;
+        let big = PoolCreate { bytes: 3 * POOL_BYTES, ..pool("wide") };
+        cluster.ask::<PoolInfo>(&[0], (7, 9), Opcode::PoolCreate, &big).await.unwrap();
+        rt::sleep(Duration::from_secs(10)).await;
         cluster.crash(1);
         cluster.crash(2);
+        let query = PoolName { pool: "wide".into() };
+        let error = once(&cluster, 0, 0, 0, Opcode::PoolQuery, query.to_bytes()).await.unwrap_err();
+        assert_eq!(error.message, "no quorum for pool 'wide': of ranks 0, 1, 2 only 0 answer");
+        assert_eq!(error.remedy.as_deref(), Some("bring ranks 1, 2 back"));
         let error = once(&cluster, 0, 7, 1, Opcode::PoolCreate, pool("tank").to_bytes()).await.unwrap_err();
         assert_eq!(error.code, Code::NoService, "{error}");
         assert!(error.message.contains("of ranks 0, 1, 2 only 0 answer"), "{error}");
@@ -797,6 +804,12 @@ fn a_server_without_a_good_token_does_not_get_in() {
         let join = JoinConfig { addresses: vec![address(0)], token: "nonsense".into() };
         let error = cluster.start(1, Some(join)).await.unwrap_err();
         assert_eq!(error.code, Code::NoPermission, "{error}");
+        assert!(error.remedy.unwrap().contains("dmg system token"));
+        let token: Token = cluster.ask(&[0], (9, 1), Opcode::SystemToken, &TokenCreate { seconds: 60 }).await.unwrap();
+        rt::sleep(Duration::from_secs(61)).await;
+        let join = JoinConfig { addresses: vec![address(0)], token: token.token };
+        let error = cluster.start(2, Some(join)).await.unwrap_err();
+        assert_eq!((error.code, error.message.as_str()), (Code::NoPermission, "the token has expired"));
         assert!(error.remedy.unwrap().contains("dmg system token"));
         let info: SystemInfo = cluster.ask(&[0], (0, 0), Opcode::SystemQuery, &()).await.unwrap();
         assert_eq!(info.members.len(), 1);

@@ -22,7 +22,7 @@ use wire::{Opcode, Wire};
 
 use crate::calls::{Calls, Ending, Expiry};
 use crate::link::{Arrival, Link, LinkError, LinkReader, LinkWriter};
-use crate::outbox::{Batch, Credits, Outbox};
+use crate::outbox::{Batch, Bulk, Credits, Outbox};
 use crate::{Address, CallError, Reply, metrics};
 
 /// Longest body of a welcome or goodbye: names and sentences.
@@ -142,6 +142,21 @@ impl Connection {
         sequence: u64,
         body: Vec<u8>,
         bulk: Option<IoBuf>,
+        within: Duration,
+    ) -> Result<Reply, CallError> {
+        self.call_with(opcode, sequence, body, bulk.map(Bulk::Owned), within).await
+    }
+
+    /// As [`Connection::call`], with bulk data that others may be sent, too.
+    ///
+    /// # Errors
+    /// As [`Connection::call`].
+    pub async fn call_with(
+        &self,
+        opcode: Opcode,
+        sequence: u64,
+        body: Vec<u8>,
+        bulk: Option<Bulk>,
         within: Duration,
     ) -> Result<Reply, CallError> {
         let line = &*self.line;

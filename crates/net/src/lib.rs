@@ -41,6 +41,7 @@ pub use call_error::CallError;
 pub use connection::{Caller, Connection};
 pub use listener::{BindError, HALF_OPEN_MAX, HELLO_TIMEOUT, Incoming, LINKS_MAX, Listener};
 pub use metrics::METRICS;
+pub use outbox::Bulk;
 pub use polling::{SPIN_WINDOW, set_spin};
 pub use request::{Limits, Reply, Request};
 pub use server::{Handler, serve};

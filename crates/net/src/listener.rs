@@ -286,7 +286,11 @@ fn judge(arrival: Arrival, host: &Host) -> Result<(Hello, u8), Error> {
             "the caller speaks versions {} to {}, this server {oldest} to {newest}",
             hello.oldest, hello.newest
         );
-        return Err(Error::new(Code::Protocol, text).remedy("use a client of the server's release"));
+        let remedy = match hello.newest < oldest {
+            true => "the caller is the older one: install this server's release there",
+            false => "this server is the older one: install the caller's release here, or use one of this server's",
+        };
+        return Err(Error::new(Code::Protocol, text).remedy(remedy));
     }
     if !hello.system.is_empty() && hello.system != host.system {
         let text = format!("this server belongs to system '{}', not '{}'", host.system, hello.system);

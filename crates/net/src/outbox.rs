@@ -12,6 +12,7 @@ use std::future::poll_fn;
 use std::sync::{Mutex, MutexGuard};
 use std::task::{Poll, Waker};
 
+use bytes::Bytes;
 use rt::disk::IoBuf;
 use wire::frame::{HEADER_BYTES, Header};
 
@@ -21,13 +22,41 @@ use crate::link::Link;
 /// rare large one does not stay for the life of the link.
 const KEPT_BYTES_MAX: usize = 256 * 1024;
 
+/// Bulk data on its way out.
+#[derive(Clone, Debug)]
+pub enum Bulk {
+    Owned(IoBuf),
+    /// Of several frames. Streams write it from where it is; who gets it over a mem link gets a copy.
+    Shared(Bytes),
+}
+
+impl std::ops::Deref for Bulk {
+    type Target = [u8];
+
+    fn deref(&self) -> &[u8] {
+        match self {
+            Bulk::Owned(buffer) => buffer,
+            Bulk::Shared(bytes) => bytes,
+        }
+    }
+}
+
+impl Bulk {
+    fn into_owned(self) -> IoBuf {
+        match self {
+            Bulk::Owned(buffer) => buffer,
+            Bulk::Shared(bytes) => IoBuf::from_slice(&bytes),
+        }
+    }
+}
+
 /// Frames in the form their link takes them.
 #[derive(Debug, Default)]
 pub(crate) struct Batch {
     /// Stream: headers and bodies, one after another.
     pub bytes: Vec<u8>,
     /// Stream: bulk data, each to be written before `bytes[place..]`.
-    pub bulks: Vec<(usize, IoBuf)>,
+    pub bulks: Vec<(usize, Bulk)>,
     /// Mem: whole frames.
     pub frames: Vec<rt::mem::Frame>,
     /// Credits that the peer may use again once it has these frames.
@@ -101,7 +130,7 @@ impl Outbox {
         &self,
         header: &Header,
         body: &[u8],
-        bulk: Option<IoBuf>,
+        bulk: Option<Bulk>,
         releases: Credits,
     ) -> Result<(), Closed> {
         debug_assert_eq!(header.body_bytes as usize, body.len());
@@ -125,6 +154,7 @@ impl Outbox {
                     let mut bytes = Vec::with_capacity(HEADER_BYTES + body.len());
                     bytes.extend_from_slice(&head);
                     bytes.extend_from_slice(body);
+                    let bulk = bulk.map(Bulk::into_owned);
                     batch.frames.push(rt::mem::Frame { head: bytes.into(), bulk });
                 }
             }

@@ -25,7 +25,7 @@ use wire::{Opcode, Wire};
 use crate::connection::{charge, greeting_header, observe};
 use crate::link::{Arrival, Link, LinkReader, LinkWriter};
 use crate::listener::{GOODBYE_TIMEOUT, Host, Stop, goodbye, say_goodbye, stopping, violation};
-use crate::outbox::{Batch, Credits, Outbox};
+use crate::outbox::{Batch, Bulk, Credits, Outbox};
 use crate::{Incoming, Limits, Reply, Request, metrics};
 
 /// How long a welcome may take to be written: it is small, and the caller waits for it.
@@ -322,7 +322,7 @@ impl Answer {
         self.header.bulk_bytes = bulk.as_ref().map_or(0, |bulk| bulk.len() as u32);
         self.header.body_crc = codec::crc32c(body);
         // Closed: the caller has gone, and nobody waits for this answer.
-        let _ = self.line.outbox.push(&self.header, body, bulk, self.held);
+        let _ = self.line.outbox.push(&self.header, body, bulk.map(Bulk::Owned), self.held);
     }
 }
 

@@ -80,15 +80,32 @@ fn a_peer_that_speaks_something_else_is_told() {
 fn a_peer_of_another_version_or_system_is_told() {
     each_provider(|address| async move {
         let server = start(&address, Limits::default(), echo()).await;
-        for (hello, code, text) in [
-            (Hello { oldest: 9, newest: 12, ..hello() }, Code::Protocol, "versions 9 to 12, this server 1 to 1"),
-            (Hello { oldest: 2, newest: 1, ..hello() }, Code::Protocol, "versions"),
-            (Hello { system: "other".into(), ..hello() }, Code::Mismatch, "'test', not 'other'"),
+        for (hello, code, text, remedy) in [
+            (
+                Hello { oldest: 9, newest: 12, ..hello() },
+                Code::Protocol,
+                "versions 9 to 12, this server 1 to 1",
+                "this server is the older one",
+            ),
+            (
+                Hello { oldest: 0, newest: 0, ..hello() },
+                Code::Protocol,
+                "versions 0 to 0, this server 1 to 1",
+                "install this server's release there",
+            ),
+            (Hello { oldest: 2, newest: 1, ..hello() }, Code::Protocol, "versions", "release"),
+            (
+                Hello { system: "other".into(), ..hello() },
+                Code::Mismatch,
+                "'test', not 'other'",
+                "correct the address or the system's name",
+            ),
         ] {
             let mut raw = Raw::connect(server.address()).await;
             raw.send_frame(header(Kind::Hello), &hello.to_bytes(), None).await;
             let reason = raw.goodbye().await;
             assert!(reason.code == code && reason.message.contains(text), "{reason}");
+            assert!(reason.remedy.as_ref().is_some_and(|words| words.contains(remedy)), "{reason:?}");
         }
         // Who names no system means this one.
         let mut raw = Raw::connect(server.address()).await;

@@ -47,6 +47,23 @@ fn what_is_sent_comes_back_whatever_its_size() {
     });
 }
 
+/// The same bytes to several peers at once, from one place.
+#[test]
+fn bulk_data_that_is_shared_arrives_whole_everywhere() {
+    each_provider(|address| async move {
+        let server = start(&address, Limits::default(), echo()).await;
+        let (one, other) = (server.connect().await, server.connect().await);
+        let data = bytes::Bytes::from(Random(2).bytes((1 << 20) + 3));
+        let send = |connection: Connection| {
+            let bulk = Some(net::Bulk::Shared(data.clone()));
+            async move { connection.call_with(Opcode::Echo, 1, vec![7], bulk, LONG).await.unwrap() }
+        };
+        for reply in join_all([send(one), send(other)]).await {
+            assert!(reply.bulk.is_some_and(|bulk| bulk[..] == data[..]));
+        }
+    });
+}
+
 #[test]
 fn a_request_tells_its_handler_who_what_and_until_when() {
     each_provider(|address| async move {

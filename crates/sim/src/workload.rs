@@ -59,7 +59,10 @@ pub(crate) async fn patiently<T, F: Future<Output = Result<T, Error>>>(mut reque
     loop {
         match request().await {
             Ok(value) => return value,
-            Err(error) if is_unknown(&error) => rt::sleep(Duration::from_millis(100)).await,
+            // A clock that is off is put right, as a server that is down is started.
+            Err(error) if is_unknown(&error) || error.code == Code::ClockOffset => {
+                rt::sleep(Duration::from_millis(100)).await;
+            }
             Err(error) => panic!("refused: {error}"),
         }
     }

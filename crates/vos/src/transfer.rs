@@ -28,6 +28,9 @@ const PART_BYTES_MAX: usize = 512 << 10;
 /// Records that one step of dropping a group removes.
 const DROP_STEP: u32 = 128;
 
+/// Gets a record's key, what it holds, and its fingerprint; false: that was the last.
+type Show<'a> = dyn FnMut(&[u8], CopiedValue<CopiedPayload>, u64) -> bool + 'a;
+
 impl Store {
     /// Keeps a container as it is for somebody who copies: nothing is aggregated or joined until it is let go. Not kept
     /// over a restart: who begins again says it again, before anything else is done.
@@ -102,12 +105,7 @@ impl Store {
     }
 
     /// Shows each record of a span and its fingerprint, until it is told to stop or has looked at enough; where to go on.
-    fn each(
-        &mut self,
-        container: ContainerId,
-        span: &Span<'_>,
-        show: &mut dyn FnMut(&[u8], CopiedValue<CopiedPayload>, u64) -> bool,
-    ) -> Result<Option<Vec<u8>>> {
+    fn each(&mut self, container: ContainerId, span: &Span<'_>, show: &mut Show<'_>) -> Result<Option<Vec<u8>>> {
         let prefix = span.prefix()?;
         let mut pages = self.media.pages();
         pages.begin_op();

@@ -65,7 +65,11 @@ impl Service {
             None => {
                 // Who repeats a command that made the pool should hear that, and not of the space it took.
                 self.system.group.local(|system| system.check_label(&label, None))?;
-                let servers = self.system.group.local(|system| spread::choose(system, &request.servers))?;
+                let servers = self.system.group.local(|system| {
+                    let servers = spread::choose(system, &request.servers)?;
+                    spread::check_redundancy(system, &servers, &request.properties)?;
+                    Ok::<_, Error>(servers)
+                })?;
                 let bytes_per_target = self.pool_share(label.as_str(), request.bytes, 0, &servers).await?;
                 let command = SystemCommand::CreatePool {
                     id: PoolId(rt::random_uuid()),

@@ -1,6 +1,6 @@
 //! Which servers a new pool is made of. Pure.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 use types::{Code, Error, Rank};
 use wire::control::PoolServers;
@@ -37,6 +37,33 @@ pub(super) fn choose(system: &SystemState, wanted: &PoolServers) -> Result<Vec<R
             }
             Ok(spread(system, joined, count))
         }
+    }
+}
+
+/// Whether servers fail apart in as many ways as a pool's redundancy factor needs.
+///
+/// # Errors
+/// `Invalid`.
+pub(super) fn check_redundancy(
+    system: &SystemState,
+    servers: &[Rank],
+    properties: &[(String, String)],
+) -> Result<(), Error> {
+    let asked = properties.iter().find(|(name, _)| matches!(name.as_str(), "rd_fac" | "rf"));
+    // What is no number is refused with all else that is.
+    let factor = asked.and_then(|(_, value)| value.parse::<usize>().ok());
+    let path = |rank: &Rank| system.members.get(rank).map(|member| &member.fault_path);
+    let domains = servers.iter().map(path).collect::<BTreeSet<_>>().len();
+    match factor {
+        Some(factor) if factor >= domains => {
+            let (needed, most) = (factor.saturating_add(1), domains.saturating_sub(1));
+            let text = format!(
+                "redundancy factor {factor} needs {needed} fault domains, and the pool's servers are in {domains}"
+            );
+            Err(Error::new(Code::Invalid, text)
+                .remedy(format!("use rd_fac:{most} or less, or servers that fail apart (`fault_path`)")))
+        }
+        _ => Ok(()),
     }
 }
 

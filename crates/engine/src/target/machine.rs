@@ -22,6 +22,7 @@ pub(super) const CONTAINER: ContainerId = ContainerId::from_bytes([2; 16]);
 pub(super) const PLACE: Place =
     Place { container: CONTAINER, oid: ObjectId { hi: 1, lo: 1 }, group: 0, map_version: 1 };
 /// A target on a machine that can lose its power.
+#[derive(Clone)]
 pub(super) struct Machine {
     pub(super) node: NodeId,
     /// The life that runs now.

@@ -145,6 +145,11 @@ impl Handler for Target {
         if !matches!(request.opcode, Opcode::Copy | Opcode::CopyDigest | Opcode::CopyList | Opcode::CopyMemory) {
             self.upkeep.served();
         }
+        // A clock that stands takes no note of its callers': what is done now would lie before what they have seen.
+        if self.hlc.last() < request.clock {
+            let text = format!("target {} waits for the time: its server's clock is not known to be right", self.index);
+            return Err(Error::new(Code::Again, text).remedy("try again in a moment"));
+        }
         match request.opcode {
             Opcode::Echo => return Ok(Reply { body: request.body, bulk: request.bulk }),
             Opcode::Fetch => return self.fetch(request).await,

@@ -35,7 +35,8 @@ impl Target {
         let bulk = request.bulk.take().unwrap_or_default();
         let (container, deadline) = (update.place.container, request.deadline);
         let copy = match door {
-            Door::Lead(_) if !bulk.is_empty() => Some(bulk.clone()),
+            // The original goes to this target's disk, padded to its blocks.
+            Door::Lead(_) if !bulk.is_empty() => Some(Bytes::from(bulk.clone())),
             _ => None,
         };
         let placed = self.place(&update, bulk, deadline).await?;

@@ -6,7 +6,7 @@ use client::{ContainerSpec, ObjectClass, ObjectType};
 use rt::sim::{Sim, SimConfig};
 use sim::cluster::Cluster;
 
-use super::{k1_durable, k10_decided, k14_one_leader, k18_repeatable, k21_in_time, k24_stops, run};
+use super::{k1_durable, k10_decided, k14_one_leader, k15_filling, k18_repeatable, k21_in_time, k24_stops, run};
 
 /// A server that had just started, and did not know its pool's map yet, took a write of an object with three copies for one of
 /// a pool without copies: it acknowledged what it alone had. Its data gave way to that of the others, who had gone on
@@ -83,4 +83,14 @@ fn a_change_under_way_does_not_slip_beneath_what_was_read() {
 fn who_takes_over_remembers_which_requests_took_effect() {
     run(&k1_durable::SCENARIO, 2018);
     run(&k14_one_leader::SCENARIO, 2028);
+}
+
+/// A server whose clock was found wrong let it stand, and took requests for the moment until its links were ended: without
+/// a look at the times that came with them, so that writes got epochs before what their clients had seen. They lay beneath
+/// others, unread. (K1, K2, K4)
+#[test]
+fn a_clock_that_stands_gives_no_epochs_before_what_clients_have_seen() {
+    run(&k18_repeatable::SCENARIO, 4004);
+    run(&k24_stops::SCENARIO, 4008);
+    run(&k15_filling::SCENARIO, 4003);
 }

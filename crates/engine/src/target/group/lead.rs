@@ -10,7 +10,6 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use rt::Instant;
-use rt::disk::IoBuf;
 use tokio::sync::{Notify, oneshot};
 use types::{Code, Epoch, Error, Key, ObjectId};
 use wire::data::Place;
@@ -60,7 +59,8 @@ pub(super) struct Work {
     pub(super) what: Kind,
     pub(super) reach: Reach,
     pub(super) body: Bytes,
-    pub(super) bulk: Option<IoBuf>,
+    /// One copy for all members.
+    pub(super) bulk: Option<Bytes>,
     pub(super) epoch: Epoch,
     pub(super) origin: vos::Origin,
 }
@@ -403,7 +403,7 @@ impl Target {
         peer: Peer,
         term: Term,
         step: GroupStep,
-        bulk: Option<IoBuf>,
+        bulk: Option<Bytes>,
     ) -> Option<GroupResponse> {
         let now = self.hlc.now();
         let letter = group.with_lead(term, |lead| lead.letter(group, now, peer, step))?;

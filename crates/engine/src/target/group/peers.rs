@@ -5,9 +5,9 @@ use std::collections::BTreeMap;
 use std::rc::Rc;
 use std::time::Duration;
 
-use net::{Address, Caller, Connection, Reply};
+use bytes::Bytes;
+use net::{Address, Bulk, Caller, Connection, Reply};
 use rt::Hlc;
-use rt::disk::IoBuf;
 use types::{Code, Error, SessionId};
 use wire::group::{GroupRequest, GroupResponse};
 use wire::hello::Service;
@@ -50,7 +50,7 @@ impl Peers {
         view: &View,
         peer: Peer,
         message: &GroupRequest,
-        bulk: Option<IoBuf>,
+        bulk: Option<Bytes>,
     ) -> Result<GroupResponse, Error> {
         // Repeats are harmless, so that none has to be told by its number.
         let reply = self.ask(view, peer, Opcode::Group, message.to_bytes(), bulk).await?;
@@ -68,14 +68,14 @@ impl Peers {
         peer: Peer,
         opcode: Opcode,
         body: Vec<u8>,
-        bulk: Option<IoBuf>,
+        bulk: Option<Bytes>,
     ) -> Result<Reply, Error> {
         let Some(address) = view.address(peer) else {
             return Err(Error::new(Code::Unreachable, format!("nobody knows where server {} listens", peer.rank)));
         };
         let link = self.links.borrow_mut().entry((address.clone(), peer.target.0)).or_default().clone();
         let connection = self.open(&link, address, peer).await?;
-        let reply = connection.call(opcode, 0, body, bulk, ANSWER_MAX).await;
+        let reply = connection.call_with(opcode, 0, body, bulk.map(Bulk::Shared), ANSWER_MAX).await;
         let reply = reply.inspect_err(|error| {
             if !matches!(error, net::CallError::Refused(_)) {
                 link.current.borrow_mut().take();

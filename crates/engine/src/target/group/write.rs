@@ -5,7 +5,6 @@ use std::rc::Rc;
 use bytes::Bytes;
 use placement::GroupNumber;
 use rt::Instant;
-use rt::disk::IoBuf;
 use tokio::sync::oneshot;
 use types::{Code, ContainerId, Epoch, Error};
 use vos::{Origin, Party, TxId};
@@ -27,7 +26,7 @@ pub(in crate::target) struct Wanted<'a> {
     pub(in crate::target) what: Kind,
     pub(in crate::target) body: Bytes,
     /// For the other members.
-    pub(in crate::target) bulk: Option<IoBuf>,
+    pub(in crate::target) bulk: Option<Bytes>,
     pub(in crate::target) with_op: &'a Lend<'a>,
 }
 

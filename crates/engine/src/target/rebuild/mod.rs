@@ -3,8 +3,12 @@
 //! ```text
 //!   target that is to have a group             leader of the group
 //!     pull  -- CopyList ----------------------->  which groups have data
-//!           -- Copy (again and again) --------->  hold the container; records, in order
-//!      store, durable                                                                    (`serve`)
+//!   range by range, of what is here:
+//!           -- CopyDigest --------------------->  hold the container; the same sum? then go on
+//!           -- Copy: what is here ------------->  records that are missing, in order; what both have
+//!      take out what is too much,                                                        (`serve`)
+//!      store what is missing, durable
+//!   of all:
 //!           -- CopyDigest --------------------->  the same sum?
 //!           -- CopyMemory --------------------->  which requests took effect                  (`memory`)
 //! ```

@@ -115,6 +115,11 @@ async fn on<T: 'static, F: Future<Output = T> + 'static>(
     rt::sim::current().spawn_on(node, act(target)).await.unwrap()
 }
 
+/// The life that runs now.
+fn life(machine: &Rc<RefCell<Machine>>) -> Machine {
+    machine.borrow().clone()
+}
+
 /// The power of a machine goes, and comes back.
 async fn cut(machine: &Rc<RefCell<Machine>>) {
     let sim = rt::sim::current();
@@ -180,9 +185,9 @@ fn a_repeat_at_whoever_took_over_gets_the_first_answer() {
         let remember = |target: Rc<Target>| async move { target.take_memory(&source, POOL).await };
         on(&empty, remember).await.unwrap();
         let last = KEYS * 10 - 10 + 1;
-        let first = full.borrow().put(7, last, "k239", "what is sent again").await.unwrap();
+        let first = life(&full).put(7, last, "k239", "what is sent again").await.unwrap();
         cut(&empty).await;
-        let again = empty.borrow().put(7, last, "k239", "what is sent again").await.unwrap();
+        let again = life(&empty).put(7, last, "k239", "what is sent again").await.unwrap();
         assert_eq!(again, first);
         is_whole(&empty).await;
     });
@@ -197,11 +202,11 @@ fn who_was_out_gets_what_it_missed() {
         pull(&full, &out, nothing).await.unwrap();
         let missed = 30;
         for n in 0..missed {
-            full.borrow().put(7, 10_000 + n, &format!("k{}", n * 8), &text(n * 8, n * 8 % 3)).await.unwrap();
+            life(&full).put(7, 10_000 + n, &format!("k{}", n * 8), &text(n * 8, n * 8 % 3)).await.unwrap();
         }
         for n in 0..7 {
-            out.borrow().put(9, 1 + n, &format!("k{}", 1 + n * 30), "what nobody else has").await.unwrap();
-            out.borrow().remove(9, 100 + n, &format!("k{}", 2 + n * 30)).await.unwrap();
+            life(&out).put(9, 1 + n, &format!("k{}", 1 + n * 30), "what nobody else has").await.unwrap();
+            life(&out).remove(9, 100 + n, &format!("k{}", 2 + n * 30)).await.unwrap();
         }
         // Half of it, and then the power goes: what came stays, and is not taken for all.
         let stop = |asked, _: &mut CopyResponse, _: &mut IoBuf| Duration::from_secs(if asked == 1 { 3600 } else { 0 });
