@@ -41,6 +41,9 @@ pub enum ProposeError {
     /// Nothing was done. Wait, then ask again.
     #[error("too many requests are under way")]
     Busy,
+    /// Nothing was done, for nothing can be written here. Make room: the replica goes on by itself.
+    #[error("the disk that the service keeps its log on is full")]
+    Full,
     /// Nothing was done, and cannot be.
     #[error("a command of {bytes} bytes is larger than {limit}")]
     TooLarge { bytes: usize, limit: usize },

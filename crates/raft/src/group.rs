@@ -5,6 +5,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::path::{Path, PathBuf};
 use std::rc::Rc;
 use std::sync::Arc;
+use std::time::Duration;
 
 use openraft::errors::{
     ChangeMembershipError, ClientWriteError, Fatal, ForwardToLeader, InitializeError, LinearizableReadError, RaftError,
@@ -26,7 +27,7 @@ use crate::limits::{
     VOTERS_MAX,
 };
 use crate::log::format::Record;
-use crate::log::{self, Log};
+use crate::log::{self, Log, Room};
 use crate::machine::{Replicated, StateMachine};
 use crate::message::{Body, Message, Part, Refusal, Stored};
 use crate::network::{Network, Peers, refuse};
@@ -44,6 +45,9 @@ pub enum Role {
     /// It does nothing any more.
     Stopped,
 }
+
+/// How long a leader whose disk is full waits for the one it asked to lead, before it asks again.
+const HAND_OVER_AGAIN: Duration = Duration::from_secs(2);
 
 /// How a replica stands, at a moment.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -216,7 +220,7 @@ impl<S: StateMachine> Group<S> {
         flusher.spawn_local(log.clone().run());
         let is_alone = last_members(&log, &state.members).voter_ids().eq([me.rank]);
         let state = Rc::new(RefCell::new(state));
-        let driven = Driven::new(&files.directory, id, Rc::clone(&state), snapshot);
+        let driven = Driven::new(&files.directory, id, Rc::clone(&state), snapshot, log.room().clone());
         let network = Network { peers, group: id, me: me.rank };
         let raft = Raft::new(me.rank, Arc::new(settings), network, log.clone(), driven)
             .await
@@ -225,6 +229,8 @@ impl<S: StateMachine> Group<S> {
         if is_alone {
             let _ = raft.trigger().elect(false).await;
         }
+        flusher.spawn_local(tick_for_others(me.rank, raft.clone()));
+        flusher.spawn_local(lead_with_room(me.rank, raft.clone(), log.room().clone()));
         Ok(Group {
             me,
             id,
@@ -277,6 +283,14 @@ impl<S: StateMachine> Group<S> {
         let bytes = command.to_bytes();
         if bytes.len() > COMMAND_BYTES_MAX {
             return Err(ProposeError::TooLarge { bytes: bytes.len(), limit: COMMAND_BYTES_MAX });
+        }
+        // What is taken now would be done when there is room, and nobody would be told.
+        if self.log.room().is_full() {
+            let voters = self.members().voters;
+            return Err(match voters.len() {
+                0 | 1 => ProposeError::Full,
+                _ => ProposeError::NotLeader { leader: None },
+            });
         }
         let _permit = self.in_flight.try_acquire().map_err(|_| ProposeError::Busy)?;
         self.relieve().await;
@@ -351,8 +365,20 @@ impl<S: StateMachine> Group<S> {
         self.state.borrow().applied.map_or(0, |id| id.index)
     }
 
+    /// A replica whose disk is full stands still: it may have been replaced as a leader, and not know.
     pub fn standing(&self) -> Standing {
-        standing(&self.raft.metrics().borrow_watched())
+        let standing = standing(&self.raft.metrics().borrow_watched());
+        match standing.role {
+            Role::Leader if self.log.room().is_full() && self.members().voters.len() > 1 => {
+                Standing { role: Role::Follower, leader: None, ..standing }
+            }
+            _ => standing,
+        }
+    }
+
+    /// Whether the disk is full, so that this replica stands still.
+    pub fn is_full(&self) -> bool {
+        self.log.room().is_full()
     }
 
     /// True if this replica leads in `term`, as far as it knows: what a reconciler asks before each step. What must not
@@ -480,6 +506,10 @@ impl<S: StateMachine> Group<S> {
         };
         if (message.to, message.group) != (self.me.rank, self.id) {
             return refuse(Some(&message), self.me.rank, self.id, Refusal::Misdirected);
+        }
+        // Not to be left to the library: it would wait for its disk, with the message, and with all that come after it.
+        if self.log.room().is_full() {
+            return refuse(Some(&message), self.me.rank, self.id, Refusal::Full);
         }
         // Votes, and all that a leader sends, are for whoever sends them: believed of another, they would make a leader
         // that nobody elected.
@@ -672,6 +702,44 @@ fn check_address(address: &Address) -> Result<(), String> {
     match address.0.len() {
         0..=ADDRESS_BYTES_MAX => Ok(()),
         bytes => Err(format!("an address of {bytes} bytes is longer than {ADDRESS_BYTES_MAX}")),
+    }
+}
+
+/// Lets the library's clock stand while this replica is all there is of its group, and leads: it would wake 50 times a second, to
+/// look whether somebody is to be told that it does. Standing, it wakes nobody; it goes on before anybody is a member.
+async fn tick_for_others<S: StateMachine>(me: Rank, raft: Raft<Types, Driven<S>>) {
+    let mut metrics = raft.metrics();
+    loop {
+        let is_alone = {
+            let metrics = metrics.borrow_and_update();
+            let members = metrics.membership_config.membership();
+            metrics.state == ServerState::Leader && members.nodes().map(|(rank, _)| *rank).eq([me])
+        };
+        raft.runtime_config().tick(!is_alone);
+        if metrics.changed().await.is_err() {
+            return;
+        }
+    }
+}
+
+/// Has somebody else lead when the disk here is full: the log of a leader would grow in memory, and what it must write to be one
+/// waits.
+async fn lead_with_room<S: StateMachine>(me: Rank, raft: Raft<Types, Driven<S>>, room: Room) {
+    loop {
+        room.until_full().await;
+        let heir = {
+            let metrics = raft.metrics();
+            let metrics = metrics.borrow_watched();
+            let voters = metrics.membership_config.voter_ids();
+            let known = metrics.replication.as_ref();
+            let has = |rank: &Rank| known.and_then(|known| known.get(rank).copied().flatten());
+            voters.filter(|rank| *rank != me && metrics.state == ServerState::Leader).max_by_key(has)
+        };
+        if let Some(heir) = heir {
+            // A replica that has stopped leads no more.
+            let _ = raft.trigger().transfer_leader(heir).await;
+        }
+        rt::sleep(HAND_OVER_AGAIN).await;
     }
 }
 

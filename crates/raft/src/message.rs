@@ -106,6 +106,8 @@ pub enum Refusal {
     Misdirected = 2,
     #[error("it has stopped")]
     Stopped = 3,
+    #[error("its disk is full, and it stands still")]
+    Full = 4,
 }
 
 impl Message {
@@ -256,6 +258,7 @@ impl Body {
                 1 => Refusal::Unreadable,
                 2 => Refusal::Misdirected,
                 3 => Refusal::Stopped,
+                4 => Refusal::Full,
                 other => return Err(DecodeError::Unknown { what: "a refusal", value: other.into() }),
             }),
             other => return Err(DecodeError::Unknown { what: "a message's kind", value: other.into() }),

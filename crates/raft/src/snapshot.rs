@@ -17,6 +17,7 @@ use zerocopy::{FromBytes, FromZeros, Immutable, IntoBytes, KnownLayout};
 use crate::error::OpenError;
 use crate::kinds::{Answer, GroupId, LogId, SnapshotMeta, StoredMembership, Types};
 use crate::limits::SNAPSHOT_BYTES_MAX;
+use crate::log::Room;
 use crate::machine::{Replicated, StateMachine};
 
 const FILE: &str = "snapshot";
@@ -126,6 +127,23 @@ struct Newest {
     path: PathBuf,
     group: GroupId,
     current: Option<(SnapshotMeta, Body)>,
+    room: Room,
+}
+
+/// Stores a snapshot, as soon as there is room, unless a newer one is there by then.
+async fn store(newest: &RefCell<Newest>, meta: &SnapshotMeta, body: &Body) -> io::Result<()> {
+    let (path, room) = {
+        let newest = newest.borrow();
+        (newest.path.clone(), newest.room.clone())
+    };
+    room.until_done(&path, || {
+        let mut newest = newest.borrow_mut();
+        match newest.current.as_ref().is_some_and(|(known, _)| known.last_log_id > meta.last_log_id) {
+            true => Ok(()),
+            false => newest.store(meta.clone(), Rc::clone(body)),
+        }
+    })
+    .await
 }
 
 impl Newest {
@@ -134,7 +152,8 @@ impl Newest {
             let words = format!("a snapshot of {} bytes is larger than {SNAPSHOT_BYTES_MAX}", body.len());
             return Err(io::Error::other(words));
         }
-        fs::write_atomic(&self.path, &encode_file(self.group, &body)).map_err(io::Error::other)?;
+        fs::write_atomic(&self.path, &encode_file(self.group, &body))
+            .map_err(|error| io::Error::new(error.kind(), error))?;
         self.current = Some((meta, body));
         Ok(())
     }
@@ -152,9 +171,10 @@ impl<S: StateMachine> Driven<S> {
         group: GroupId,
         state: Rc<RefCell<Replicated<S>>>,
         snapshot: Option<Body>,
+        room: Room,
     ) -> Driven<S> {
         let current = snapshot.map(|body| (state.borrow().meta(), body));
-        Driven { state, newest: Rc::new(RefCell::new(Newest { path: directory.join(FILE), group, current })) }
+        Driven { state, newest: Rc::new(RefCell::new(Newest { path: directory.join(FILE), group, current, room })) }
     }
 }
 
@@ -169,11 +189,8 @@ impl RaftSnapshotBuilder<Types> for Builder {
     type SnapshotData = Body;
 
     async fn build_snapshot(&mut self) -> Result<Snapshot, io::Error> {
-        let mut newest = self.newest.borrow_mut();
         // One from the leader may have overtaken it; the file never goes back.
-        if newest.current.as_ref().is_none_or(|(meta, _)| meta.last_log_id <= self.meta.last_log_id) {
-            newest.store(self.meta.clone(), Rc::clone(&self.body))?;
-        }
+        store(&self.newest, &self.meta, &self.body).await?;
         Ok(Snapshot { meta: self.meta.clone(), snapshot: Rc::clone(&self.body) })
     }
 }
@@ -211,7 +228,7 @@ impl<S: StateMachine> RaftStateMachine<Types> for Driven<S> {
         if state.meta() != *meta {
             return Err(io::Error::other("a snapshot is not of the log id it came with"));
         }
-        self.newest.borrow_mut().store(meta.clone(), body)?;
+        store(&self.newest, meta, &body).await?;
         *self.state.borrow_mut() = state;
         Ok(())
     }

@@ -117,6 +117,10 @@ impl Service {
                 }
                 last = Followed { version, trouble, ..Followed::default() };
                 self.followed.set(version);
+                // What the leaders of pools do follows from it, too.
+                for slot in self.pools.borrow().values() {
+                    slot.reported.notify_waiters();
+                }
                 sent = None;
             }
             let reign = self.reign(&self.system);

@@ -38,7 +38,6 @@ use wire::peer as msg;
 use wire::{Opcode, Wire};
 
 use super::Service;
-use super::system::SystemCommand;
 use crate::target::order::Order;
 use crate::target::parse;
 
@@ -347,7 +346,7 @@ impl Service {
         self.serve_or_not().await?;
         if let Standing::Off { ahead_micros } = standing {
             self.hand_over().await;
-            self.tell_of_clock(ahead_micros).await?;
+            self.withdraw(clock_off(ahead_micros)).await?;
         }
         Ok(())
     }
@@ -358,19 +357,6 @@ impl Service {
         for slot in self.pools.borrow().values() {
             slot.group.may_lead(may);
         }
-    }
-
-    /// Has the system know why this server is out.
-    async fn tell_of_clock(&self, ahead_micros: i64) -> Result<(), Error> {
-        let incarnation = self.kept.borrow().identity.incarnation;
-        let is_known = self.system.group.local(|system| {
-            system.members.get(&self.rank).is_some_and(|me| !system.is_joined(self.rank) && me.clock_off.is_some())
-        });
-        if is_known {
-            return Ok(());
-        }
-        let command = SystemCommand::ClockOff { rank: self.rank, incarnation, ahead_micros };
-        self.tell_system(None, command).await.map(drop)
     }
 
     /// Has the targets here serve, or tell whoever asks why they do not: the clock is not right, or an administrator

@@ -11,7 +11,6 @@ use wire::encoding::{Bytes, Bytes32};
 use wire::{Opcode, Wire};
 
 use super::Service;
-use super::clock::clock_off;
 use super::route::Call;
 use super::system::{Hash, SystemCommand};
 use crate::target::parse;
@@ -121,7 +120,7 @@ impl Service {
                 fault_domain: member.fault_path.clone(),
                 state: member.state,
                 targets: member.targets,
-                trouble: member.clock_off.filter(|_| member.state == MemberState::Excluded).map(clock_off),
+                trouble: member.trouble.clone().filter(|_| member.state == MemberState::Excluded),
             };
             system.members.iter().map(member).collect()
         });

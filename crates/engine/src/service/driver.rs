@@ -11,6 +11,7 @@ use futures_util::future::select;
 use placement::Event;
 use types::{ContainerId, Error, PoolId, Rank};
 
+use super::life::ALONE;
 use super::pool::{PoolCommand, PoolState};
 use super::slot::{Followed, Slot, Wanted};
 use super::system::{Phase, PoolRow, SystemCommand, SystemState};
@@ -200,6 +201,12 @@ impl Service {
         self.system.group.local(|system| ranks.filter(|rank| system.is_joined(*rank)).collect())
     }
 
+    /// How soon to look again, though nothing is heard of: who is lost, and who follows the log, shows with time. Of a server
+    /// that is alone everything is heard of.
+    fn look_every(&self) -> Duration {
+        if self.others().is_empty() { ALONE } else { LOOK_EVERY }
+    }
+
     /// Drives a pool whenever the replica here leads.
     pub(super) async fn drive_pool(self: Rc<Self>, id: PoolId, slot: Rc<Slot<PoolState>>) {
         let mut watch = slot.group.watch();
@@ -221,7 +228,7 @@ impl Service {
                 let changed = std::pin::pin!(watch.changed());
                 let reported = std::pin::pin!(reported);
                 // Either, or a while: all mean the same, to look again.
-                let _ = rt::timeout(LOOK_EVERY, select(changed, reported)).await;
+                let _ = rt::timeout(self.look_every(), select(changed, reported)).await;
             } else if watch.changed().await.is_none() {
                 return;
             }
@@ -313,7 +320,7 @@ impl Service {
                 }
                 let changed = std::pin::pin!(watch.changed());
                 let reported = std::pin::pin!(reported);
-                let _ = rt::timeout(LOOK_EVERY, select(changed, reported)).await;
+                let _ = rt::timeout(self.look_every(), select(changed, reported)).await;
             } else if watch.changed().await.is_none() {
                 return;
             }
@@ -381,12 +388,25 @@ impl Service {
         request: Option<raft::Request>,
         command: SystemCommand,
     ) -> Result<super::system::SystemDone, Error> {
-        use wire::Wire;
         if self.system.reign().is_some() {
             return self.system.propose(None, request, &command).await?;
         }
         let leader = self.system.group.standing().leader.map(|leader| leader.rank);
         let leader = leader.ok_or_else(|| Error::new(types::Code::Again, "nobody leads the system at the moment"))?;
+        self.propose_at(leader, request, command).await
+    }
+
+    /// A command of the system, at a rank that may lead it.
+    ///
+    /// # Errors
+    /// Of the command; `Again` when it is not reached or does not lead.
+    pub(super) async fn propose_at(
+        &self,
+        leader: Rank,
+        request: Option<raft::Request>,
+        command: SystemCommand,
+    ) -> Result<super::system::SystemDone, Error> {
+        use wire::Wire;
         let message = wire::peer::Propose {
             group: wire::encoding::Bytes(self.system_group().0.to_vec()),
             request: request.map(|request| (request.session.0, request.number)),

@@ -59,7 +59,11 @@ fn system_commands() -> Vec<SystemCommand> {
         SystemCommand::AddToken { hash: Bytes32([8; 32]), expires: 100, now: 5 },
         join(2, Some(7)),
         SystemCommand::Lost { rank: Rank(1), incarnation: 1 },
-        SystemCommand::ClockOff { rank: Rank(1), incarnation: 2, ahead_micros: -3_200_000 },
+        SystemCommand::Withdraw {
+            rank: Rank(1),
+            incarnation: 2,
+            trouble: Error::new(Code::ClockOffset, "its clock is off"),
+        },
         SystemCommand::Exclude { ranks: vec![Rank(1)], exclude: true },
         SystemCommand::SetAttributes { attributes: pairs("a", "b") },
         create(one, "tank"),

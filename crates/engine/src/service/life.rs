@@ -39,6 +39,10 @@ const GRACE: Duration = Duration::from_secs(5);
 const GREET_EVERY: Duration = Duration::from_secs(1);
 /// Who asks for the time before it has a rank.
 const NOBODY: Rank = Rank(u32::MAX);
+/// How long a server that is alone sleeps, unless something changes.
+pub(super) const ALONE: Duration = Duration::from_secs(10);
+/// How often a server looks whether its replicas have room. What is full for less is nobody else's concern.
+const LOOK_FOR_ROOM: Duration = Duration::from_secs(2);
 const GOSSIP_MAX: Duration = Duration::from_secs(1);
 
 /// What this server heard of who lives.
@@ -149,7 +153,7 @@ impl Service {
                 }
                 continue;
             }
-            if !self.clock.is_right() {
+            if !self.clock.is_right() || self.is_full() {
                 let _ = rt::timeout(GREET_EVERY, self.clock_changes()).await;
                 continue;
             }
@@ -295,6 +299,52 @@ impl Service {
         }
     }
 
+    /// Has the system know that this server cannot take part, and why. Whoever leads is asked, and as this server may not know who
+    /// that is, everybody.
+    ///
+    /// # Errors
+    /// Nobody who leads has heard it.
+    pub(super) async fn withdraw(&self, trouble: Error) -> Result<(), Error> {
+        let is_known = self.system.group.local(|system| {
+            let me = system.members.get(&self.rank).filter(|me| me.state == MemberState::Excluded);
+            me.and_then(|me| me.trouble.as_ref()).is_some_and(|known| known.code == trouble.code)
+        });
+        if is_known {
+            return Ok(());
+        }
+        let incarnation = self.kept.borrow().identity.incarnation;
+        let command = SystemCommand::Withdraw { rank: self.rank, incarnation, trouble };
+        let mut told = self.tell_system(None, command.clone()).await.map(drop);
+        for other in self.others() {
+            if told.is_ok() {
+                break;
+            }
+            told = self.propose_at(other.rank, None, command.clone()).await.map(drop);
+        }
+        told
+    }
+
+    /// Whether one of the replicas here stands still for want of room.
+    fn is_full(&self) -> bool {
+        self.system.group.is_full() || self.pools.borrow().values().any(|slot| slot.group.is_full())
+    }
+
+    /// Withdraws this server when one of its replicas stands still because the disk is full: what is decided meanwhile would
+    /// wait for what its targets do about it. When there is room, its replicas learn that it is out, and it says hello.
+    pub(super) async fn watch_room(self: Rc<Self>) {
+        loop {
+            rt::sleep(LOOK_FOR_ROOM).await;
+            if self.is_full() {
+                let full =
+                    Error::new(Code::NoSpace, "the disk that the server keeps the services' replicas on is full");
+                let full = full.remedy("make room there; the server goes on by itself");
+                if let Err(error) = self.withdraw(full).await {
+                    tracing::debug!(%error, "nobody hears that the disk here is full");
+                }
+            }
+        }
+    }
+
     /// Takes the addresses of the others from the state.
     pub(super) fn learn_addresses(&self) {
         self.system.group.local(|system| {
@@ -308,12 +358,16 @@ impl Service {
     pub(super) async fn watch_life(self: Rc<Self>) {
         let mut sending = rt::TaskSet::new();
         let mut greeted = None;
+        let mut watch = self.system.group.watch();
         loop {
             let came = self.life.came.notified();
             let others = self.others();
             if others.is_empty() || !self.is_current.get() {
-                // Nobody to listen to. Woken by nothing: whoever comes is a member first, and that is no hurry.
-                rt::sleep(GREET_EVERY / 4).await;
+                // Nobody to listen to: whoever comes is a member first, which changes the state.
+                let pause = if self.is_current.get() { ALONE } else { GREET_EVERY / 4 };
+                if let Ok(None) = rt::timeout(pause, watch.changed()).await {
+                    return;
+                }
                 continue;
             }
             let (messages, next) = {
@@ -329,6 +383,8 @@ impl Service {
                     greeted = Some(rt::now());
                 }
                 for event in membership.take_events() {
+                    // The leader draws conclusions.
+                    self.system.reported.notify_waiters();
                     if let Event::Up(life) = event {
                         self.peers.heard_of(life.rank);
                         self.life.seen.borrow_mut().insert((life.rank, life.start));

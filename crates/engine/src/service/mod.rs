@@ -245,6 +245,7 @@ impl Service {
             tasks.spawn_local(self.clone().drive_system());
             tasks.spawn_local(self.clone().watch_life());
             tasks.spawn_local(self.clone().keep_clock());
+            tasks.spawn_local(self.clone().watch_room());
         }
         if is_alone {
             let settled = rt::timeout(SETTLE_PATIENCE, async {

@@ -243,6 +243,8 @@ fn not_proposed(error: ProposeError) -> Error {
     let text = error.to_string();
     match error {
         ProposeError::NotLeader { .. } => Error::new(Code::Again, text),
+        ProposeError::Full => Error::new(Code::NoSpace, text)
+            .remedy("make room on the disk of the server's directory; it goes on by itself"),
         ProposeError::Busy => Error::new(Code::Overload, text).remedy("try again in a moment"),
         ProposeError::TooLarge { .. } => Error::new(Code::ValueTooBig, text).remedy("ask for less at once"),
         ProposeError::Unknown { .. } => Error::new(Code::TimedOut, text).remedy("try again"),

@@ -46,8 +46,8 @@ message! {
         pub state: MemberState,
         /// Which start of the server this is about.
         pub incarnation: u64,
-        /// It is out because its clock is so many microseconds ahead of the others' (behind, if negative).
-        pub clock_off: Option<i64>,
+        /// Why it is out, if it said so itself.
+        pub trouble: Option<Error>,
     }
 }
 
@@ -121,8 +121,8 @@ message! {
         ExtendPool { id: PoolId, servers: Vec<Rank> } = 13,
         /// An administrator has ranks serve no more for now, or serve again. None named: all.
         Stop { ranks: Vec<Rank>, stop: bool } = 14,
-        /// A server finds its clock so many microseconds ahead of the others' (behind, if negative), and serves nobody.
-        ClockOff { rank: Rank, incarnation: u64, ahead_micros: i64 } = 15,
+        /// A server finds that it cannot take part in this incarnation, and says why; it says hello when it can again.
+        Withdraw { rank: Rank, incarnation: u64, trouble: Error } = 15,
         /// Servers have no part in a pool any more.
         ShrinkPool { id: PoolId, servers: Vec<Rank> } = 16,
     }
@@ -152,8 +152,8 @@ impl raft::StateMachine for SystemState {
                 }
             }
             SystemCommand::Join { server, token, address, fault_path, targets, incarnation, now } => {
-                let (state, clock_off) = (MemberState::Joined, None);
-                let member = Member { id: server, address, fault_path, targets, state, incarnation, clock_off };
+                let (state, trouble) = (MemberState::Joined, None);
+                let member = Member { id: server, address, fault_path, targets, state, incarnation, trouble };
                 return self.join(member, token, now).map(|rank| SystemDone::Rank { rank });
             }
             SystemCommand::AddToken { hash, expires, now } => {
@@ -173,9 +173,7 @@ impl raft::StateMachine for SystemState {
                     self.version += 1;
                 }
             }
-            SystemCommand::ClockOff { rank, incarnation, ahead_micros } => {
-                self.clock_off(rank, incarnation, ahead_micros);
-            }
+            SystemCommand::Withdraw { rank, incarnation, trouble } => self.withdraw(rank, incarnation, trouble),
             SystemCommand::Exclude { ranks, exclude } => self.exclude(&ranks, exclude)?,
             SystemCommand::SetAttributes { attributes } => self.set_attributes(attributes)?,
             SystemCommand::CreatePool { id, label, bytes_per_target, servers, maker, properties } => {
@@ -477,16 +475,16 @@ impl SystemState {
     }
 
     /// An earlier start of the server is over, and what a later one says counts.
-    fn clock_off(&mut self, rank: Rank, incarnation: u64, ahead_micros: i64) {
+    fn withdraw(&mut self, rank: Rank, incarnation: u64, trouble: Error) {
         let Some(member) = self.members.get_mut(&rank).filter(|member| member.incarnation <= incarnation) else {
             return;
         };
         if !matches!(member.state, MemberState::Joined | MemberState::Excluded) {
             return;
         }
-        let before = (member.state, member.clock_off.is_some());
-        (member.state, member.clock_off) = (MemberState::Excluded, Some(ahead_micros));
-        self.version += u64::from(before != (MemberState::Excluded, true));
+        let has_changed = member.state == MemberState::Joined;
+        (member.state, member.trouble) = (MemberState::Excluded, Some(trouble));
+        self.version += u64::from(has_changed);
     }
 
     fn exclude(&mut self, ranks: &[Rank], exclude: bool) -> Result<(), Error> {

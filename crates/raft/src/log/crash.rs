@@ -173,7 +173,7 @@ fn every_power_cut_leaves_a_prefix_with_all_that_was_told() {
 /// After a failed write nobody is told that something is durable, ever again.
 #[test]
 fn a_disk_that_fails_stops_the_log() {
-    for fault in [DiskFault::WriteError, DiskFault::SyncError, DiskFault::Full] {
+    for fault in [DiskFault::WriteError, DiskFault::SyncError] {
         let sim = Sim::new(SimConfig::seeded(3));
         let node = sim.node("replica");
         sim.run(async move {
@@ -191,6 +191,47 @@ fn a_disk_that_fails_stops_the_log() {
                 running.abort();
                 let found = Log::open(Path::new(DIRECTORY), GROUP, Rank(1)).unwrap();
                 assert!(found.look(|kept| kept.next_index()) >= 1, "{fault:?}");
+            });
+            living.await.unwrap();
+        });
+    }
+}
+
+/// A full disk ended a replica until its server was restarted. Now whoever waits is told when there is room; what fits into the
+/// file as it is goes on when a new, shorter one does not.
+#[test]
+fn a_full_disk_stops_the_log_until_there_is_room() {
+    for path in [DIRECTORY.to_string(), format!("{DIRECTORY}/{FILE}")] {
+        let sim = Sim::new(SimConfig::seeded(3));
+        let node = sim.node("replica");
+        sim.run(async move {
+            let sim = rt::sim::current();
+            let living = sim.spawn_on(node, async move {
+                fs::create_dir_all(DIRECTORY).unwrap();
+                let log = Log::create(Path::new(DIRECTORY), GROUP, Rank(1)).unwrap();
+                let running = rt::spawn_local(log.clone().run());
+                let entry = |index| Record::Entry(Entry { log_id: log_id(1, index), payload: EntryPayload::Blank });
+                log.put_durably(entry(0)).await.unwrap();
+                rt::sim::current().disk_fault(node, path, DiskFault::Full, When::Chance(1.0));
+                let first = rt::spawn_local({
+                    let log = log.clone();
+                    async move { log.put_durably(entry(1)).await }
+                });
+                rt::sleep(Duration::from_secs(60)).await;
+                assert!(log.room().is_full());
+                let second = rt::spawn_local({
+                    let log = log.clone();
+                    async move { log.put_durably(entry(2)).await }
+                });
+                rt::sleep(Duration::from_secs(60)).await;
+                assert!(!first.is_finished() && !second.is_finished(), "nobody is told what is not so");
+                rt::sim::current().clear_disk_faults(node);
+                first.await.unwrap().unwrap();
+                second.await.unwrap().unwrap();
+                assert!(!log.room().is_full());
+                running.abort();
+                let found = Log::open(Path::new(DIRECTORY), GROUP, Rank(1)).unwrap();
+                assert_eq!(found.look(|kept| kept.next_index()), 3);
             });
             living.await.unwrap();
         });

@@ -12,6 +12,8 @@
 //! 1. Nobody is told that something is durable before it is.
 //! 2. What a recovered log says is a prefix of the records in their order, with all that somebody was told of.
 //! 3. After the first failure of the disk, nothing is durable any more, and everybody is told.
+//! 4. A disk that is full has not failed: what was to be written waits, and so does everybody, until there is room ([`Room`]).
+//!    Nothing is written behind what did not fit, so that it may be torn by a power cut, and no more.
 //!
 //! # Not here
 //! The bytes ([`format`]); snapshots.
@@ -27,6 +29,7 @@ use std::io;
 use std::ops::{Bound, RangeBounds};
 use std::path::{Path, PathBuf};
 use std::rc::Rc;
+use std::time::Duration;
 
 use openraft::storage::{IOFlushed, LogState, RaftLogStorage};
 use openraft::{OptionalSend, RaftLogReader};
@@ -41,6 +44,66 @@ use crate::kinds::{Entry, GroupId, LogId, Types, Vote, entry_bytes};
 use crate::limits::{APPEND_BYTES_MAX, LOG_SLACK_BYTES};
 
 const FILE: &str = "log";
+/// How often it is looked whether a full disk has room again.
+const LOOK_FOR_ROOM: Duration = Duration::from_millis(500);
+
+/// Whether there is room on the disk of a replica, as far as its last write says. Clones share it.
+#[derive(Clone, Default)]
+pub(crate) struct Room {
+    shared: Rc<RoomShared>,
+}
+
+#[derive(Default)]
+struct RoomShared {
+    is_full: Cell<bool>,
+    changed: Notify,
+}
+
+impl Room {
+    pub(crate) fn is_full(&self) -> bool {
+        self.shared.is_full.get()
+    }
+
+    /// Waits until the disk is full.
+    pub(crate) async fn until_full(&self) {
+        while !self.is_full() {
+            self.shared.changed.notified().await;
+        }
+    }
+
+    /// Does something that needs room, again and again until there is some. Other errors, and success, end it.
+    pub(crate) async fn until_done<T>(&self, path: &Path, mut what: impl FnMut() -> io::Result<T>) -> io::Result<T> {
+        loop {
+            match what() {
+                Err(error) if error.kind() == io::ErrorKind::StorageFull => self.wait(path).await,
+                done => {
+                    self.note_room(path);
+                    return done;
+                }
+            }
+        }
+    }
+
+    /// Something found no room: waits a while.
+    async fn wait(&self, path: &Path) {
+        if !self.shared.is_full.replace(true) {
+            tracing::error!(
+                path = %path.display(),
+                "the disk is full: this replica stands still, and neither votes nor takes commands; make room, and it goes on by itself"
+            );
+            self.shared.changed.notify_waiters();
+        }
+        rt::sleep(LOOK_FOR_ROOM).await;
+    }
+
+    /// Something found room.
+    fn note_room(&self, path: &Path) {
+        if self.shared.is_full.replace(false) {
+            tracing::info!(path = %path.display(), "there is room again: this replica goes on");
+            self.shared.changed.notify_waiters();
+        }
+    }
+}
 
 /// A handle on a replica's log. Clones share it.
 #[derive(Clone)]
@@ -55,6 +118,7 @@ struct Inner {
     state: RefCell<State>,
     /// Something was put into the queue.
     queued: Notify,
+    room: Room,
     slack_bytes: Cell<u64>,
 }
 
@@ -173,6 +237,7 @@ impl Log {
                 rank,
                 state,
                 queued: Notify::new(),
+                room: Room::default(),
                 slack_bytes: Cell::new(LOG_SLACK_BYTES),
             }),
         }
@@ -182,6 +247,10 @@ impl Log {
     #[cfg(test)]
     fn set_slack(&self, bytes: u64) {
         self.inner.slack_bytes.set(bytes);
+    }
+
+    pub(crate) fn room(&self) -> &Room {
+        &self.inner.room
     }
 
     pub(crate) fn look<R>(&self, at: impl FnOnce(&Kept) -> R) -> R {
@@ -225,12 +294,27 @@ impl Log {
             self.inner.queued.notified().await;
             while let Some((step, waiting)) = self.next_step() {
                 let outcome = match step {
-                    Step::Append { disk, at, frame } => disk.write_durable(at, IoBuf::from_slice(&frame)).await.0,
+                    Step::Append { disk, at, frame } => self.append(&disk, at, &frame).await,
                     Step::Done(outcome) => outcome,
                 };
                 let failed = self.note(outcome);
                 for waiting in waiting {
                     waiting.tell(failed.clone().map_or(Ok(()), |cause| Err(io::Error::other(cause))));
+                }
+            }
+        }
+    }
+
+    /// Writes a frame where it belongs, as soon as there is room.
+    async fn append(&self, disk: &Disk, at: u64, frame: &[u8]) -> io::Result<()> {
+        loop {
+            match disk.write_durable(at, IoBuf::from_slice(frame)).await.0 {
+                Err(error) if error.kind() == io::ErrorKind::StorageFull => {
+                    self.inner.room.wait(&self.inner.path).await
+                }
+                done => {
+                    self.inner.room.note_room(&self.inner.path);
+                    return done;
                 }
             }
         }
@@ -250,8 +334,19 @@ impl Log {
         if state.file.end > 2 * state.kept.bytes() as u64 + self.inner.slack_bytes.get() {
             // What was queued is in `kept`, and so in the new file.
             let Inner { path, group, rank, .. } = &*self.inner;
-            let written = write_file(path, *group, *rank, &state.kept).map(|file| state.file = file);
-            return Some((Step::Done(written.map_err(io::Error::other)), queue.waiting));
+            match write_file(path, *group, *rank, &state.kept) {
+                // A new file needs room beside the old one: that goes on.
+                Err(rt::disk::DiskError::Full { .. }) => {
+                    let more = 2 * self.inner.slack_bytes.get().max(state.file.end);
+                    tracing::warn!(path = %path.display(), "no room to make the log shorter: it gets longer meanwhile");
+                    self.inner.slack_bytes.set(more);
+                }
+                written => {
+                    self.inner.slack_bytes.set(self.inner.slack_bytes.get().min(LOG_SLACK_BYTES));
+                    let written = written.map(|file| state.file = file);
+                    return Some((Step::Done(written.map_err(io::Error::other)), queue.waiting));
+                }
+            }
         }
         let file = &mut state.file;
         let frame = encode_frame(file.incarnation, file.frames, queue.records, &queue.payload);

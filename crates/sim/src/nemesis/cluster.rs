@@ -23,6 +23,9 @@ use types::{Code, Rank};
 use crate::cluster::Cluster;
 use crate::workload::patiently;
 
+/// Where a server keeps its replicas of the services.
+const SERVICE: &str = "/daos/service";
+
 /// What may go wrong.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub enum Fault {
@@ -48,7 +51,8 @@ pub enum Fault {
     BadNetwork,
     /// One server's disks take long, now and then.
     SlowDisk,
-    /// The file system of one server is full; its process is started anew when there is room.
+    /// The file system of one server is full, or the one that its services are on; when there is room, what stopped a target
+    /// is over when its process is started anew, and the services go on by themselves.
     FullDisk,
     /// One server's clock is off by less than what is borne.
     Skew,
@@ -258,12 +262,18 @@ impl Nemesis {
                 sim.clear_disk_faults(node);
             }
             Fault::FullDisk => {
-                let path = ["/daos/target-0/log", "/daos/target-1/data", "/daos"][dice.below(3) as usize];
+                let path = ["/daos/target-0/log", "/daos/target-1/data", "/daos", SERVICE][dice.below(4) as usize];
                 sim.disk_fault(node, path, DiskFault::Full, When::Chance(1.0));
                 rt::sleep(time).await;
-                cluster.kill(victim);
+                // The replicas of services go on by themselves.
+                let is_restarted = path != SERVICE;
+                if is_restarted {
+                    cluster.kill(victim);
+                }
                 sim.clear_disk_faults(node);
-                cluster.restart(victim).await;
+                if is_restarted {
+                    cluster.restart(victim).await;
+                }
             }
             Fault::Skew => {
                 // Of two servers at once, one ahead and one behind are within what is borne.
