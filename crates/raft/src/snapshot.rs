@@ -99,6 +99,8 @@ pub(crate) fn load<S: StateMachine>(
     if !fs::exists(&path) {
         return Ok(None);
     }
+    // As with the log: what it replaces is purged for its sake.
+    fs::sync(&path)?;
     let file = fs::read(&path)?;
     let (owner, body) = decode_file(&file).map_err(|cause| OpenError::Corrupt { path: path.clone(), cause })?;
     if owner != group {

@@ -170,6 +170,36 @@ fn every_power_cut_leaves_a_prefix_with_all_that_was_told() {
     }
 }
 
+/// A process was killed between writing an entry and syncing it; the next found it, told the leader that it had it, and lost it
+/// with the power. Seed 5011 of `k18_repeatable` showed it.
+#[test]
+fn what_is_found_after_a_kill_survives_a_power_cut() {
+    let (recorder, _) = record(5, 200);
+    let mut replay = recorder.replay();
+    loop {
+        let what = replay.events();
+        let sim = Sim::new(SimConfig::seeded(what as u64));
+        let node = sim.node("replica");
+        sim.install(node, &replay.kill());
+        sim.run(async move {
+            let sim = rt::sim::current();
+            let look = || async { Log::open(Path::new(DIRECTORY), GROUP, Rank(1)).unwrap().look(Clone::clone) };
+            let found = sim.spawn_on(node, look()).await.unwrap();
+            sim.crash(node);
+            let kept = sim.restart(node, look()).await.unwrap();
+            assert!(
+                kept == found,
+                "after {what} events: {} entries, and then {}",
+                found.next_index(),
+                kept.next_index()
+            );
+        });
+        if !replay.step() {
+            break;
+        }
+    }
+}
+
 /// After a failed write nobody is told that something is durable, ever again.
 #[test]
 fn a_disk_that_fails_stops_the_log() {

@@ -10,7 +10,7 @@
 //!
 //! # Always true
 //! 1. Nobody is told that something is durable before it is.
-//! 2. What a recovered log says is a prefix of the records in their order, with all that somebody was told of.
+//! 2. What a recovered log says is a prefix of the records in their order, with all that somebody was told of; and is durable.
 //! 3. After the first failure of the disk, nothing is durable any more, and everybody is told.
 //! 4. A disk that is full has not failed: what was to be written waits, and so does everybody, until there is room ([`Room`]).
 //!    Nothing is written behind what did not fit, so that it may be torn by a power cut, and no more.
@@ -212,6 +212,10 @@ impl Log {
     /// `Missing`, `Foreign`, `Corrupt`, `Disk`.
     pub(crate) fn open(directory: &Path, group: GroupId, rank: Rank) -> Result<Log, OpenError> {
         let path = directory.join(FILE);
+        if exists(directory) {
+            // What a killed process wrote is read, and counts as kept: it must not go with the power.
+            fs::sync(&path)?;
+        }
         let found = read(directory, group, rank)?;
         let kept = found.kept;
         let file = match found.torn {

@@ -62,6 +62,21 @@ pub fn write_atomic(path: impl AsRef<Path>, bytes: &[u8]) -> Result<(), DiskErro
     replace().map_err(|error| DiskError::new("write", path, error))
 }
 
+/// Makes durable what lies under a name, whoever wrote it: a process that was killed may have got as far as writing, and
+/// what it wrote is there to be read, and gone after a power cut.
+pub fn sync(path: impl AsRef<Path>) -> Result<(), DiskError> {
+    let path = path.as_ref();
+    if sim::is_active() {
+        // There names are durable at once.
+        return super::Disk::open(path, super::OpenMode::default())?.sync_now();
+    }
+    let sync = || {
+        File::open(path)?.sync_all()?;
+        sync_parent(path)
+    };
+    sync().map_err(|error| DiskError::new("sync", path, error))
+}
+
 pub fn remove_file(path: impl AsRef<Path>) -> Result<(), DiskError> {
     let path = path.as_ref();
     if sim::is_active() {
