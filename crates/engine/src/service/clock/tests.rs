@@ -35,7 +35,8 @@ fn off(ahead_micros: i64) -> Standing {
 fn a_majority_says_who_is_right() {
     let starting = Standing::Starting { since: 100 * SECOND as u64 };
     let far = 3_200_000;
-    let cases: &[(Standing, i64, i64, &[i64], u32, Standing)] = &[
+    type Case<'a> = (Standing, i64, i64, &'a [i64], u32, Standing);
+    let cases: &[Case] = &[
         // Alone, nobody knows better.
         (starting, far, far, &[], 1, Standing::Right),
         (Standing::Right, far, far, &[], 1, Standing::Right),
