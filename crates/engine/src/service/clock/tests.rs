@@ -1,3 +1,5 @@
+//! Clocks that agree and do not, and what a server makes of it.
+
 use super::*;
 
 const SECOND: i64 = 1_000_000;
