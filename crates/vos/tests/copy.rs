@@ -480,6 +480,7 @@ fn what_is_no_record_is_refused() {
 #[derive(Default)]
 struct Script {
     copied: Vec<(usize, BTreeSet<Vec<u8>>)>,
+    /// From then on it takes records out, and drops the rest.
     dropped_from: usize,
 }
 
@@ -516,6 +517,13 @@ fn record_copying() -> (Recorder, Script) {
                 }
             }
             script.dropped_from = recording.events();
+            let excess: Vec<Vec<u8>> = keys(&mut target).into_iter().step_by(3).collect();
+            for some in excess.chunks(8) {
+                let some: Vec<&[u8]> = some.iter().map(|key| &key[..]).collect();
+                target.take_out(id(), Epoch::ZERO, &some).unwrap();
+                target.media().flush_now().unwrap();
+            }
+            assert!(keys(&mut target).is_disjoint(&excess.into_iter().collect()));
             while target.drop_group(id(), 0).unwrap() {
                 target.media().flush_now().unwrap();
             }
@@ -549,7 +557,7 @@ fn complete(volume: &Volume, owed: BTreeSet<Vec<u8>>, seed: u64) {
     });
 }
 
-/// The power fails after any device event of a copy, or of dropping a group: no block is lost or given twice (K8), what was
+/// The power fails after any device event of a copy, of taking records out, or of dropping a group: no block is lost or given twice (K8), what was
 /// acknowledged is there (K1), and who goes on ends with the same as the source.
 #[test]
 fn a_copy_that_is_cut_off_anywhere_is_completed() {

@@ -36,17 +36,17 @@ impl Service {
         request: msg::PoolChangeTargets,
     ) -> Result<msg::PoolInfo, Error> {
         let msg::PoolChangeTargets { change, ranks, targets: indices, force, .. } = request;
-        let _change = slot.changes.lock().await;
+        let turn = slot.changes.lock().await;
         if change == TargetChange::Reintegrate {
             slot.group.local(|pool| pool.positions(&ranks, &indices))?;
             // Its targets would be taken for lost again in the same moment.
             self.system.group.local(|system| system.check_joined(&ranks))?;
         }
         let command = PoolCommand::ChangeTargets { change, ranks, indices, force };
-        if let PoolDone::Version { version } = slot.propose(Some(term), call.name(), &command).await?? {
-            self.done(slot, version, None, call.until).await?;
-        }
-        self.pool_info(id, slot).await
+        let done = slot.propose(Some(term), call.name(), &command).await??;
+        // It is decided: whoever is slow to do it is in nobody's way.
+        drop(turn);
+        self.all_know(call, id, slot, done).await
     }
 
     /// Stops what is on its way in the pool, or has it go on; done when all servers of the pool that are up know.
@@ -58,9 +58,22 @@ impl Service {
         term: u64,
         request: msg::PoolRebuild,
     ) -> Result<msg::PoolInfo, Error> {
-        let _change = slot.changes.lock().await;
+        let turn = slot.changes.lock().await;
         let command = PoolCommand::Rebuild { start: request.start };
-        if let PoolDone::Version { version } = slot.propose(Some(term), call.name(), &command).await?? {
+        let done = slot.propose(Some(term), call.name(), &command).await??;
+        drop(turn);
+        self.all_know(call, id, slot, done).await
+    }
+
+    /// How the pool stands, when all of its servers that are up know what was decided.
+    async fn all_know(
+        &self,
+        call: &Call,
+        id: PoolId,
+        slot: &Slot<PoolState>,
+        decided: PoolDone,
+    ) -> Result<msg::PoolInfo, Error> {
+        if let PoolDone::Version { version } = decided {
             self.done(slot, version, None, call.until).await?;
         }
         self.pool_info(id, slot).await
@@ -76,8 +89,10 @@ impl Service {
         slot: &Slot<PoolState>,
         request: msg::PoolExtend,
     ) -> Result<msg::PoolInfo, Error> {
-        let _change = slot.changes.lock().await;
-        let ranks = request.ranks;
+        let turn = slot.changes.lock().await;
+        // Each once, however often it is named.
+        let ranks: BTreeSet<Rank> = request.ranks.into_iter().collect();
+        let ranks: Vec<Rank> = ranks.into_iter().collect();
         let known = self.system.group.local(|system| system.pools.get(&id).map(|row| row.servers.clone()));
         let known = known.unwrap_or_default();
         let new: Vec<Rank> = ranks.iter().copied().filter(|rank| !known.contains(rank)).collect();
@@ -96,6 +111,7 @@ impl Service {
             }
         }
         self.tell_system(call.name(), SystemCommand::ExtendPool { id, servers: ranks.clone() }).await?;
+        drop(turn);
         self.on_their_way(slot, &ranks, call.until).await?;
         self.pool_info(id, slot).await
     }
@@ -194,7 +210,7 @@ impl Service {
                 msg::PoolTarget {
                     index: target.index,
                     state: object::map::state_to_message(target.state()),
-                    is_kept_out: !pool.may_return(position),
+                    is_kept_out: !pool.may_return(position) || pool.drained.contains(&position),
                     space: None,
                     is_failed: false,
                 }
@@ -275,6 +291,7 @@ impl Service {
         let rows: Vec<(PoolId, String, Vec<Rank>)> = self.system.group.local(|system| {
             system.check_ranks(&ranks)?;
             let ready = system.pools.iter().filter(|(_, row)| row.phase == Phase::Ready);
+            let ranks: BTreeSet<Rank> = ranks.iter().copied().collect();
             let here = |servers: &[Rank]| ranks.iter().copied().filter(|rank| servers.contains(rank)).collect();
             let rows = ready.map(|(id, row)| (*id, row.label.clone(), here(&row.servers)));
             Ok::<_, Error>(rows.filter(|(_, _, ranks): &(_, _, Vec<Rank>)| !ranks.is_empty()).collect())
@@ -300,9 +317,10 @@ impl Service {
         let msg::SetLogMasks { ranks, masks } = request;
         let ranks = self.system.group.local(|system| {
             system.check_ranks(&ranks)?;
-            Ok::<_, Error>(match ranks.is_empty() {
+            // Each once, however often it is named.
+            Ok::<BTreeSet<Rank>, Error>(match ranks.is_empty() {
                 true => system.joined().map(|(rank, _)| rank).collect(),
-                false => ranks,
+                false => ranks.into_iter().collect(),
             })
         })?;
         let asked = ranks.into_iter().map(async |rank| {

@@ -148,7 +148,7 @@ pub(super) fn map_steps(
                 return vec![PoolCommand::Reintegrated { version, ranks: vec![rank] }];
             }
             let is_ready = is_served && pool.heal() == Heal::All;
-            let what = healing::finished(map, &pool.given_up, &pool.kept_out, is_full, is_ready);
+            let what = healing::finished(map, &pool.given_up, &pool.drained, is_full, is_ready);
             what.map(|what| PoolCommand::Finish { version, what }).into_iter().collect()
         }
     }

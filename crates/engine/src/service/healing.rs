@@ -42,7 +42,7 @@ pub(super) fn is_out(state: TargetState) -> bool {
 pub(super) fn events(
     map: &PoolMap,
     given_up: &BTreeSet<u32>,
-    kept_out: &BTreeSet<u32>,
+    drained: &BTreeSet<u32>,
     what: Finished,
 ) -> Vec<(u32, Event)> {
     let last = last_awaited(map);
@@ -52,7 +52,7 @@ pub(super) fn events(
         (Finished::Arrived, TargetState::Up(CameFrom::New)) => Some(Event::Extended),
         (Finished::Arrived, TargetState::Up(CameFrom::Away | CameFrom::DownOut)) => Some(Event::Reintegrated),
         (Finished::GivenUp, TargetState::Away) if given_up.contains(&position) => Some(Event::GiveUp),
-        (Finished::Resumed, TargetState::UpIn) if kept_out.contains(&position) => Some(Event::Drain),
+        (Finished::Resumed, TargetState::UpIn) if drained.contains(&position) => Some(Event::Drain),
         (Finished::PutOff, state) if arrives(state) && target.standing().left < last => Some(Event::Cancel),
         _ => None,
     };
@@ -65,12 +65,12 @@ pub(super) fn events(
 pub(super) fn finished(
     map: &PoolMap,
     given_up: &BTreeSet<u32>,
-    kept_out: &BTreeSet<u32>,
+    drained: &BTreeSet<u32>,
     is_full: impl Fn(Rank) -> bool,
     is_ready: bool,
 ) -> Option<Finished> {
     let any = |is: &dyn Fn(TargetState) -> bool| map.targets().iter().any(|target| is(target.state()));
-    let would = |what| !events(map, given_up, kept_out, what).is_empty();
+    let would = |what| !events(map, given_up, drained, what).is_empty();
     if would(Finished::GivenUp) {
         return Some(Finished::GivenUp);
     }
@@ -93,7 +93,7 @@ pub(super) fn finished(
         return Some(Finished::PutOff);
     }
     // Not while nobody else is in service who could take what it has: the leader would try again and again, and do nothing else.
-    let can = |what| map.clone().apply(&Change::Happen(events(map, given_up, kept_out, what))).is_ok();
+    let can = |what| map.clone().apply(&Change::Happen(events(map, given_up, drained, what))).is_ok();
     if would(Finished::Resumed) && can(Finished::Resumed) {
         return Some(Finished::Resumed);
     }
@@ -201,11 +201,11 @@ impl Service {
             return true;
         }
         // Widths only come to it: how many there are says which.
-        let key = (pool.id, map.version(), pool.widths.len());
-        if let Some((known, is_served)) = self.served.get()
-            && known == key
+        let key = (map.version(), pool.widths.len());
+        if let Some((known, is_served)) = self.served.borrow().get(&pool.id)
+            && *known == key
         {
-            return is_served;
+            return *is_served;
         }
         let layout = Layout::new(map.clone());
         let mut is_served = true;
@@ -223,7 +223,10 @@ impl Service {
                 }
             }
         }
-        self.served.set(Some((key, is_served)));
+        let mut served = self.served.borrow_mut();
+        // Of pools that are gone nobody asks any more.
+        served.retain(|id, _| self.pools.borrow().contains_key(id));
+        served.insert(pool.id, (key, is_served));
         is_served
     }
 
@@ -240,10 +243,16 @@ impl Service {
         };
         let filling: Vec<Filling> = match state {
             RebuildState::Idle => Vec::new(),
-            _ => reports.into_values().flat_map(|followed| followed.filling).collect(),
+            // Of who died on the way, the last word is not news.
+            _ => {
+                let takes = |rank: &Rank| targets.iter().any(|t| t.rank == *rank && t.state().gets_writes());
+                let reports = reports.into_iter().filter(|(rank, _)| takes(rank));
+                reports.flat_map(|(_, followed)| followed.filling).collect()
+            }
         };
-        let sum = |of: fn(&Filling) -> u64| filling.iter().map(of).sum();
-        let left_ms = |one: &Filling| one.spent_ms.checked_div(one.groups).map(|each| each * one.left);
+        // What servers say: any numbers.
+        let sum = |of: fn(&Filling) -> u64| filling.iter().map(of).fold(0, u64::saturating_add);
+        let left_ms = |one: &Filling| one.spent_ms.checked_div(one.groups).map(|each| each.saturating_mul(one.left));
         let seconds = filling.iter().filter(|one| one.left > 0).map(left_ms).collect::<Option<Vec<u64>>>();
         let is_awaited = |state| match state {
             TargetState::Away | TargetState::Up(CameFrom::Away) => true,
@@ -265,8 +274,8 @@ impl Service {
     }
 }
 
-/// The pool, the version of its map and the number of its widths that were looked at, and whether all is served.
-pub(super) type Served = ((PoolId, u32, usize), bool);
+/// Of pools that were looked at: by which version of the map, and how many widths; and whether all is served.
+pub(super) type Served = BTreeMap<PoolId, ((u32, usize), bool)>;
 
 #[cfg(test)]
 mod tests {

@@ -138,7 +138,7 @@ pub struct Service {
     /// Whether its clock is right, as far as others say.
     clock: clock::Clock,
     /// What a look at all groups of a pool found last.
-    served: Cell<Option<healing::Served>>,
+    served: RefCell<healing::Served>,
     tasks: RefCell<rt::TaskSet>,
 }
 
@@ -214,7 +214,7 @@ impl Service {
             followed: Cell::new(0),
             life: life::Heard::default(),
             clock: clock::Clock::new(),
-            served: Cell::new(None),
+            served: RefCell::default(),
             tasks: RefCell::default(),
         });
         let tasks = Tasks(Rc::clone(&service));

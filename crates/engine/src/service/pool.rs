@@ -40,7 +40,7 @@ message! {
         pub version: u64,
         /// Which servers and targets it has, and how they stand.
         pub map: Option<Map>,
-        /// Positions of targets that an administrator excluded or drained: they come back when he wants it.
+        /// Positions of targets that an administrator excluded: they come back when he wants it.
         pub kept_out: BTreeSet<u32>,
         pub bytes_per_target: u64,
         /// Only those that were set; the table has the defaults.
@@ -56,6 +56,9 @@ message! {
         /// Positions of targets that are out for good and that an administrator wants back: they come as soon as nobody is in the
         /// way, and their shares are made.
         pub wanted_back: BTreeSet<u32>,
+        /// Positions of targets that an administrator drains, or has drained. One that fails meanwhile comes back, for what only
+        /// it has, and goes on.
+        pub drained: BTreeSet<u32>,
     }
 }
 
@@ -302,7 +305,7 @@ impl raft::StateMachine for PoolState {
             }
             PoolCommand::Reintegrated { version, ranks } => self.change_map(version, &ranks, Event::Reintegrated)?,
             PoolCommand::Finish { version, what } => {
-                self.happen_by(version, |pool, map| healing::events(map, &pool.given_up, &pool.kept_out, what))?;
+                self.happen_by(version, |pool, map| healing::events(map, &pool.given_up, &pool.drained, what))?;
             }
             PoolCommand::ChangeTargets { change, ranks, indices, force } => {
                 self.change_targets(change, &ranks, &indices, force)?;
@@ -333,6 +336,7 @@ impl PoolState {
             widths: BTreeMap::new(),
             rebuild: RebuildWord::None,
             wanted_back: BTreeSet::new(),
+            drained: BTreeSet::new(),
         }
     }
 

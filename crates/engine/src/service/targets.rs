@@ -68,21 +68,25 @@ impl PoolState {
             return Ok(());
         }
         let mut events = Vec::new();
-        let (mut refusal, mut holds) = (None, false);
+        // What the word means something to; to some of these no more than that it stays so.
+        let (mut refusal, mut meant) = (None, BTreeSet::new());
         for &position in &positions {
             let target = &map.targets()[position as usize];
-            let is_kept = self.kept_out.contains(&position);
+            let is_kept = self.kept_out.contains(&position) || self.drained.contains(&position);
             match event_of(change, target.state()).map(|event| (event, target.state().after(event))) {
-                None => holds = true,
-                Some((event, Ok(Some(_)))) => events.push((position, event)),
+                None => drop(meant.insert(position)),
+                Some((event, Ok(Some(_)))) => {
+                    meant.insert(position);
+                    events.push((position, event));
+                }
                 // It is so already. Of one that fails to come back by itself, this is the hold that makes it so.
-                Some((_, Ok(None))) => holds = true,
+                Some((_, Ok(None))) => drop(meant.insert(position)),
                 // A target that is out and was kept out may come back by itself from now on.
-                Some((_, Err(_))) if change == TargetChange::Reintegrate && is_kept => holds = true,
+                Some((_, Err(_))) if change == TargetChange::Reintegrate && is_kept => drop(meant.insert(position)),
                 Some((_, Err(_))) => refusal = refusal.or_else(|| Some(meaningless(change, target))),
             }
         }
-        if let Some(refusal) = refusal.filter(|_| events.is_empty() && !holds) {
+        if let Some(refusal) = refusal.filter(|_| meant.is_empty()) {
             return Err(refusal);
         }
         let leaving: BTreeSet<u32> = events.iter().map(|(position, _)| *position).collect();
@@ -100,9 +104,14 @@ impl PoolState {
         }
         self.change(&Change::Happen(events))?;
         match change {
-            TargetChange::Exclude | TargetChange::Drain => {
-                self.wanted_back.retain(|position| !positions.contains(position));
-                self.kept_out.extend(positions);
+            TargetChange::Exclude => {
+                self.wanted_back.retain(|position| !meant.contains(position));
+                self.drained.retain(|position| !meant.contains(position));
+                self.kept_out.extend(meant);
+            }
+            TargetChange::Drain => {
+                self.wanted_back.retain(|position| !meant.contains(position));
+                self.drained.extend(meant);
             }
             TargetChange::Reintegrate => {
                 let before = self.wanted_back.len();
@@ -110,6 +119,7 @@ impl PoolState {
                 // Servers must hear of it.
                 self.version += u64::from(self.wanted_back.len() != before);
                 self.kept_out.retain(|position| !positions.contains(position));
+                self.drained.retain(|position| !positions.contains(position));
             }
             TargetChange::GiveUp => {}
         }
@@ -188,7 +198,10 @@ impl PoolState {
             return Err(Error::new(Code::Invalid, "no rank is named").remedy("name some: `--ranks 1,3`"));
         }
         let mut positions = BTreeSet::new();
-        for rank in ranks {
+        // Each once, however often it is named.
+        let (ranks, indices): (BTreeSet<Rank>, BTreeSet<TargetIndex>) =
+            (ranks.iter().copied().collect(), indices.iter().copied().collect());
+        for rank in &ranks {
             let server = self.servers().iter().find(|server| server.rank == *rank).ok_or_else(|| {
                 let text = format!("rank {rank} is not in pool '{label}'");
                 Error::new(Code::NotFound, text)
@@ -288,7 +301,8 @@ fn event_of(change: TargetChange, state: TargetState) -> Option<Event> {
         (TargetChange::Exclude, _) => Some(Event::Exclude),
         (TargetChange::Drain, _) => Some(Event::Drain),
         (TargetChange::Reintegrate, TargetState::Drain) => Some(Event::Cancel),
-        (TargetChange::Reintegrate, TargetState::New) => Some(Event::Extend),
+        // The leader has it come in when its share is made.
+        (TargetChange::Reintegrate, TargetState::New) => None,
         (TargetChange::Reintegrate, _) => Some(Event::Reintegrate),
         (TargetChange::GiveUp, _) => None,
     }
@@ -394,7 +408,7 @@ mod tests {
     }
 
     fn kept_out(pool: &PoolState) -> Vec<u32> {
-        pool.kept_out.iter().copied().collect()
+        pool.kept_out.union(&pool.drained).copied().collect()
     }
 
     #[test]
@@ -421,6 +435,23 @@ mod tests {
             pool.apply(command).unwrap();
             assert_eq!(pool, once, "{change:?}");
         }
+    }
+
+    /// A server that died while it drained stayed out though it was back: what only it had was out of reach.
+    #[test]
+    fn a_target_that_fails_while_it_drains_comes_back_and_goes_on() {
+        let mut pool = pool(1);
+        pool.apply(command(TargetChange::Drain, &[2], &[], false)).unwrap();
+        let version = |pool: &PoolState| pool.map().unwrap().version();
+        pool.apply(PoolCommand::Exclude { version: version(&pool), ranks: vec![Rank(2)] }).unwrap();
+        assert_eq!(states(&pool)[4..], [Down; 2]);
+        pool.apply(PoolCommand::Reintegrate { version: version(&pool), ranks: vec![Rank(2)] }).unwrap();
+        pool.apply(PoolCommand::Reintegrated { version: version(&pool), ranks: vec![Rank(2)] }).unwrap();
+        assert_eq!(states(&pool)[4..], [UpIn; 2]);
+        let what = healing::finished(pool.map().unwrap(), &pool.given_up, &pool.drained, |_| true, true);
+        assert_eq!(what, Some(Finished::Resumed));
+        pool.apply(PoolCommand::Finish { version: version(&pool), what: Finished::Resumed }).unwrap();
+        assert_eq!(states(&pool)[4..], [Drain; 2]);
     }
 
     /// Its server is dead, so that it is down by itself; the administrator wants it out also when that is back.
@@ -614,7 +645,10 @@ mod tests {
         pool.apply(PoolCommand::Extend { version: 4, ranks: vec![Rank(3)] }).unwrap();
         assert_eq!(states(&pool)[7], New, "not by itself");
         pool.apply(command(Reintegrate, &[3], &[1], false)).unwrap();
-        assert_eq!((states(&pool)[6..].to_vec(), kept_out(&pool)), (vec![Up(CameFrom::New); 2], vec![]));
+        // A share that could not be made would hold up all writes: the leader looks at that first.
+        assert_eq!((states(&pool)[6..].to_vec(), kept_out(&pool)), (vec![Up(CameFrom::New), New], vec![]));
+        pool.apply(PoolCommand::Extend { version: 4, ranks: vec![Rank(3)] }).unwrap();
+        assert_eq!(states(&pool)[6..], [Up(CameFrom::New); 2]);
         assert_eq!(PoolState::from_bytes(&pool.to_bytes()), Ok(pool));
     }
 }

@@ -511,3 +511,30 @@ fn a_target_that_was_not_told_the_map_since_it_started_answers_nobody() {
         assert_eq!(newcomer.get(group, "key").await.unwrap().as_deref(), Some("after"));
     });
 }
+
+/// What no state has in use may not be written: healing would not look for it. A read of it finds nothing, and need not wait.
+#[test]
+fn a_group_is_not_written_before_its_width_is_in_use() {
+    Sim::new(SimConfig::seeded(8)).run(async {
+        let cluster = Cluster::new(3).await;
+        cluster.use_widths(&[2]);
+        rt::sleep(Duration::from_secs(1)).await;
+        let group = GROUPS[0];
+        let leader = cluster.leader(group);
+        let mut client = Client::new(cluster.clone(), 1);
+        let written = client.put_at(leader, group, "key", "early").await;
+        let error = written.unwrap_err();
+        assert!(error.is_transient(), "{error}");
+        assert_eq!(cluster.wants(leader), [3]);
+        assert!((0..3).filter(|n| *n != leader).all(|n| cluster.wants(n).is_empty()), "only its leader asks");
+        assert_eq!(client.get(group, "key").await.unwrap(), None);
+        // The request that waits goes on when the state has it.
+        let early = cluster.clone();
+        rt::spawn_local(async move {
+            rt::sleep(Duration::from_millis(100)).await;
+            early.use_widths(&[2, 3]);
+        });
+        client.put_at(leader, group, "key", "value").await.unwrap();
+        assert_eq!(client.get(group, "key").await.unwrap().as_deref(), Some("value"));
+    });
+}

@@ -1,7 +1,7 @@
 //! Servers of one target each, a map that is told to them late, and a client that retries.
 
 use std::cell::{Cell, RefCell};
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::rc::Rc;
 use std::time::Duration;
 
@@ -45,6 +45,8 @@ pub struct Cluster {
     excluded: Cell<Option<usize>>,
     /// Hears of no map, not even of the first when it starts.
     deaf: Cell<Option<usize>>,
+    widths: RefCell<BTreeSet<u32>>,
+    wanted: Vec<WantedWidths>,
     /// Of the present lives.
     handles: RefCell<Vec<Option<TargetHandle>>>,
     lives: RefCell<Vec<u64>>,
@@ -60,6 +62,8 @@ impl Cluster {
             map: RefCell::new(PoolMap::create((0..servers).map(of).collect()).unwrap()),
             excluded: Cell::new(None),
             deaf: Cell::new(None),
+            widths: RefCell::new((2..=placement::SLOTS_MAX as u32).collect()),
+            wanted: (0..servers).map(|_| WantedWidths::default()).collect(),
             handles: RefCell::new(vec![None; servers]),
             lives: RefCell::new(vec![0; servers]),
         });
@@ -128,7 +132,7 @@ impl Cluster {
         };
         let hlc = Hlc::new();
         let limits = Limits::default();
-        let (hold, widths) = (HorizonHold::default(), WantedWidths::default());
+        let (hold, widths) = (HorizonHold::default(), self.wanted[n].clone());
         let shared = Shared { hlc: hlc.clone(), hold, widths, limits, incarnation: life };
         let (handle, _thread) = open::start(Cluster::config(n, format), shared).await.expect("a target opens");
         if format {
@@ -141,11 +145,11 @@ impl Cluster {
         // The service tells it the map after a while, and each that follows.
         let this = self.clone();
         rt::spawn_local(async move {
-            let mut told = 0;
+            let mut told = None;
             while this.lives.borrow()[n] == life {
                 let view = this.view(n);
-                if view.map.version() > told && this.deaf.get() != Some(n) {
-                    told = view.map.version();
+                if told.as_ref() != Some(&view) && this.deaf.get() != Some(n) {
+                    told = Some(view.clone());
                     let _ = this.tell(n, view).await;
                 }
                 rt::sleep(Duration::from_millis(1 + rt::sim::current().random_u64() % 100)).await;
@@ -172,7 +176,7 @@ impl Cluster {
 
     fn view(&self, n: usize) -> PoolView {
         let addresses = (0..self.servers()).map(|n| (Rank(n as u32), address(n))).collect();
-        let widths = (2..=placement::SLOTS_MAX as u32).collect();
+        let widths = self.widths.borrow().clone();
         PoolView {
             map: self.map.borrow().clone(),
             widths,
@@ -181,6 +185,16 @@ impl Cluster {
             addresses,
             rank: Rank(n as u32),
         }
+    }
+
+    /// What the pool has in use, as its state says from now on.
+    pub fn use_widths(&self, widths: &[u32]) {
+        *self.widths.borrow_mut() = widths.iter().copied().collect();
+    }
+
+    /// What a server's targets want in use.
+    pub fn wants(&self, n: usize) -> Vec<u32> {
+        self.wanted[n].of(POOL, |_| false).into_iter().collect()
     }
 
     pub fn stop(&self, n: usize, is_power_cut: bool) {
