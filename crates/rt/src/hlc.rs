@@ -218,4 +218,35 @@ mod tests {
         clock.recover(ahead);
         assert!(clock.now() > ahead);
     }
+
+    /// A server's clock: a calendar that jumps leaves no epochs behind, and one that is followed again finds nothing in its way.
+    #[test]
+    fn a_steady_clock_does_not_follow_a_calendar_that_is_set() {
+        use crate::sim::{Sim, SimConfig};
+        const HOUR: u64 = 3_600_000_000;
+        let sim = Sim::new(SimConfig::seeded(1));
+        let node = sim.node("server");
+        sim.run(async move {
+            let jumping = crate::sim::current().spawn_on(node, async move {
+                let sim = crate::sim::current();
+                let clock = Hlc::steady();
+                assert!(clock.now().micros() < HOUR, "it stands");
+                clock.observe(Epoch::from_micros(wall_micros() + HOUR, 0)).unwrap();
+                assert!(clock.now().micros() < HOUR, "and takes nothing from others");
+                clock.run();
+                let before = clock.now().micros();
+                for (skew, step) in [(HOUR as i64, true), (-(HOUR as i64), true), (20_000, false), (0, false)] {
+                    sim.set_clock_skew(node, skew);
+                    crate::sleep(Duration::from_secs(1)).await;
+                    let (now, passed) = (clock.now().micros(), clock.step_micros());
+                    assert!((before..before + 10_000_000).contains(&now), "{skew}: {}", now - before);
+                    assert_eq!(passed.unsigned_abs() > HOUR / 2, step, "{skew}: {passed}");
+                }
+                sim.set_clock_skew(node, HOUR as i64);
+                clock.follow();
+                assert!(clock.now().micros() >= before + HOUR);
+            });
+            jumping.await.unwrap();
+        });
+    }
 }

@@ -197,7 +197,7 @@ impl Clocks {
         apart.sort_unstable();
         let asked = if self.readings.len() >= ENOUGH { self.readings.len() } else { others };
         // Of these and this server.
-        let majority = (asked + 1) / 2 + 1;
+        let majority = asked.div_ceil(2) + 1;
         if 1 + self.readings.len() - apart.len() >= majority {
             return Verdict::Right;
         }

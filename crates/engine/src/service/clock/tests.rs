@@ -1,3 +1,5 @@
+//! Clocks that agree and do not, and what a server makes of it.
+
 use super::*;
 
 const SECOND: i64 = 1_000_000;
@@ -35,7 +37,8 @@ fn off(ahead_micros: i64) -> Standing {
 fn a_majority_says_who_is_right() {
     let starting = Standing::Starting { since: 100 * SECOND as u64 };
     let far = 3_200_000;
-    let cases: &[(Standing, i64, i64, &[i64], u32, Standing)] = &[
+    type Case<'a> = (Standing, i64, i64, &'a [i64], u32, Standing);
+    let cases: &[Case] = &[
         // Alone, nobody knows better.
         (starting, far, far, &[], 1, Standing::Right),
         (Standing::Right, far, far, &[], 1, Standing::Right),
