@@ -53,8 +53,9 @@ impl Kept {
         let identity = match fs::exists(&path) {
             false => Identity { server: ServerId(rt::random_uuid()), incarnation: 0, place: None },
             true => {
-                let bytes =
-                    fs::read(&path).map_err(|e| Error::new(Code::Io, format!("reading {}: {e}", path.display())))?;
+                let bytes = fs::sync(&path)
+                    .and_then(|()| fs::read(&path))
+                    .map_err(|e| Error::new(Code::Io, format!("reading {}: {e}", path.display())))?;
                 decode(&bytes).map_err(|why| {
                     Error::new(Code::BadFormat, format!("{}: {why}", path.display()))
                         .remedy("restore the file from a copy; the data of the targets is not touched")

@@ -136,7 +136,13 @@ impl Target {
             match self.fill_once(&view, pool, &fill).await {
                 Ok(()) => fill.is_full(view.version()),
                 Err(error) => {
-                    tracing::debug!(target_index = %self.index, %pool, %error, "not all that it is to have is here yet");
+                    match error.is_transient() {
+                        true => tracing::debug!(target_index = %self.index, %pool, %error, "not all is here yet"),
+                        false => tracing::warn!(
+                            target_index = %self.index, %pool, %error,
+                            "something that it is to have cannot be had: it is tried again"
+                        ),
+                    }
                     // With the next map, or after a while.
                     let _ = rt::timeout(RETRY_MAX, mapped).await;
                 }
@@ -166,13 +172,28 @@ impl Target {
             if missing.is_empty() {
                 return self.remember(view, pool).await;
             }
+            // Of one group that cannot be had the others do not wait; of a leader that does not answer, its others do.
+            let (mut trouble, mut silent) = (None, BTreeSet::new());
             for Missing { leader: peer, container, number } in missing {
+                if silent.contains(&peer) {
+                    continue;
+                }
                 // Another map may give it to somebody else, or have it led by somebody else; or it is to wait.
                 let newest = self.groups.view(pool);
                 if newest.is_none_or(|newest| newest.version() != view.version() || !newest.goes_on()) {
                     return Err(Error::new(Code::Again, "the pool map has changed, or its rebuild was stopped"));
                 }
-                self.fill_group(&Leader { target: self, view, peer }, container, number, fill).await?;
+                let filled = self.fill_group(&Leader { target: self, view, peer }, container, number, fill).await;
+                if let Err(error) = filled {
+                    if error.is_transient() {
+                        silent.insert(peer);
+                    }
+                    let message = format!("placement group {number:#x} of container {container}: {}", error.message);
+                    trouble.get_or_insert(Error { message, ..error });
+                }
+            }
+            if let Some(trouble) = trouble {
+                return Err(trouble);
             }
         }
     }
