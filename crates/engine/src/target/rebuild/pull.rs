@@ -27,6 +27,9 @@ const RANGE: usize = 256;
 const TAKEN_OUT: usize = 64;
 /// How often sums are compared before the records are: decisions of the last changes may still be on their way.
 const LOOKS: u32 = 10;
+/// Half the time to the first look again; it doubles from look to look. They come within milliseconds, mostly, and a group of few
+/// records comes as fast.
+const LOOK_SOON: Duration = Duration::from_millis(1);
 const LOOK_AGAIN: Duration = Duration::from_millis(100);
 
 /// Who has the data.
@@ -319,7 +322,7 @@ impl Target {
         let container = wanted.container;
         for look in 0..LOOKS {
             if look > 0 {
-                rt::sleep(LOOK_AGAIN).await;
+                rt::sleep(LOOK_SOON * (1 << look)).await;
             }
             let (mut theirs, mut from) = (0u64, None::<Vec<u8>>);
             loop {
