@@ -62,8 +62,10 @@ pub(crate) struct Routed {
 const REFRESH_MAX: Duration = Duration::from_secs(2);
 /// Every so many failures the whole map is fetched: a server that answers elsewhere now does not make a new version.
 const WHOLE_MAP_EVERY: u32 = 4;
-/// After this time without an answer, and then as often, it is asked whether who is to answer is still in the pool.
+/// After this time without an answer it is asked whether who is to answer is still in the pool.
 const SLOW: Duration = Duration::from_secs(1);
+/// How often from then on. All slow requests share an answer.
+const LOOK_AGAIN: Duration = Duration::from_millis(250);
 
 impl Pool {
     pub(crate) fn new(system: System, map: control::PoolMap) -> Result<Pool> {
@@ -243,9 +245,12 @@ impl Pool {
         if view.map().servers().len() == 1 {
             return std::future::pending().await;
         }
+        // The first look is short: it may go by who has died, to who waits for him.
+        let (mut pause, mut limit) = (SLOW, SLOW / 2);
         loop {
-            rt::sleep(SLOW).await;
-            self.refresh(view.version(), REFRESH_MAX, false).await;
+            rt::sleep(std::mem::replace(&mut pause, LOOK_AGAIN)).await;
+            self.refresh(view.version(), limit, false).await;
+            limit = (limit * 2).min(REFRESH_MAX);
             if let Some(position) = position.filter(|position| !self.view().serves(*position)) {
                 return view.excluded(position);
             }

@@ -127,6 +127,11 @@ impl Hlc {
         self.shared.is_halted.store(true, Ordering::Release);
     }
 
+    /// Whether it stands: what it gives is then no time.
+    pub fn is_halted(&self) -> bool {
+        self.shared.is_halted.load(Ordering::Acquire)
+    }
+
     /// Goes by the calendar again, which is right.
     pub fn run(&self) {
         self.shared.is_halted.store(false, Ordering::Release);

@@ -45,7 +45,7 @@ pub(crate) const SESSION: u8 = 6;
 /// link to a target, so that one which comes a second time has let 250 others overtake it before it is too old.
 pub const EFFECTS_MAX: usize = 507;
 /// Requests that a client has under way on its link to a target, at most: older ones do not come again.
-const UNDER_WAY_MAX: u64 = 256;
+const UNDER_WAY_MAX: usize = 256;
 /// Most sessions remembered: 32 MiB of pages, most of which lie on the device alone.
 const SESSIONS_MAX: u64 = 4096;
 /// Fewest, however small the device.
@@ -264,23 +264,30 @@ impl Table {
         floor: u64,
         effects: &[(u64, Epoch)],
     ) -> Result<()> {
-        for (seq, epoch) in effects {
-            let origin = Origin { session, seq: *seq };
-            if self.recall(pages, origin)? == Recall::Never {
-                self.note(own, pages, origin, *epoch)?;
-            }
-        }
+        let turn = self.turn + 1;
         let ring = match self.rings.get_mut(&session.0) {
             Some(ring) => ring,
             None if session.0 == 0 || self.unread.contains_key(&session.0) => return Ok(()),
             None => self.begin(own, pages, session.0)?,
         };
-        if ring.floor < floor {
-            (ring.floor, ring.highest) = (floor, ring.highest.max(floor - 1));
-            let page = SessionPage::mut_from_bytes(pages.get_mut(ring.page)?.body_mut())
-                .map_err(|_| damaged(ring.page, "a short page of a session"))?;
-            page.floor = floor.into();
+        let page = SessionPage::mut_from_bytes(pages.get_mut(ring.page)?.body_mut())
+            .map_err(|_| damaged(ring.page, "a short page of a session"))?;
+        let mut all: BTreeMap<u64, Epoch> = effects.iter().copied().chain(page.effects()).collect();
+        let mut floor = ring.floor.max(floor);
+        // The highest numbers: of several targets' effects those that may come again are among them, whatever order they came in.
+        while all.len() > EFFECTS_MAX
+            && let Some((seq, _)) = all.pop_first()
+        {
+            floor = floor.max(seq.saturating_add(1));
         }
+        let highest = all.last_key_value().map_or(0, |(seq, _)| *seq);
+        (ring.noted, ring.floor, ring.turn) = (all.len() as u64, floor, turn);
+        ring.highest = ring.highest.max(highest).max(floor.saturating_sub(1));
+        for (slot, (seq, epoch)) in page.ring.iter_mut().zip(&all) {
+            *slot = Effect { seq: (*seq).into(), epoch: epoch.0.into() };
+        }
+        (page.noted, page.floor, page.turn) = (ring.noted.into(), floor.into(), turn.into());
+        self.turn = turn;
         Ok(())
     }
 
@@ -394,10 +401,12 @@ impl Table {
             // Of no number can it be told.
             return Ok(Memory { session, floor: u64::MAX, effects: Vec::new() });
         };
-        let floor = ring.floor.max(ring.highest.saturating_sub(UNDER_WAY_MAX - 1));
         let page = read(pages, ring.page, session.0)?;
-        let mut effects: Vec<(u64, Epoch)> = page.effects().filter(|(seq, _)| *seq >= floor).collect();
+        let mut effects: Vec<(u64, Epoch)> = page.effects().collect();
         effects.sort_unstable();
+        // By how many took effect, and not by their numbers: those of reads lie between.
+        let old = effects.len().saturating_sub(UNDER_WAY_MAX);
+        let floor = effects.drain(..old).last().map_or(0, |(seq, _)| seq.saturating_add(1)).max(ring.floor);
         Ok(Memory { session, floor, effects })
     }
 
@@ -686,24 +695,32 @@ mod tests {
     #[test]
     fn what_another_target_remembers_is_learnt_once() {
         let ((mut from, mut theirs), (mut to, mut ours)) = (catalog(), catalog());
-        for seq in [300, 400, 350, 90] {
+        for seq in [9_000].into_iter().chain((1..=300).rev()) {
             theirs.note(&mut from, origin(7, seq), Epoch(seq)).unwrap();
         }
-        ours.note(&mut to, origin(7, 310), Epoch(310)).unwrap();
+        ours.note(&mut to, origin(7, 310_000), Epoch(310_000)).unwrap();
         let memory = theirs.sessions.memory(&from, SessionId(7)).unwrap();
-        assert_eq!((memory.floor, memory.effects.len()), (145, 3), "the other is too old to come again");
+        assert_eq!((memory.floor, memory.effects.len()), (46, UNDER_WAY_MAX), "others are too old to come again");
         assert!(!ours.sessions.knows(&to, &memory).unwrap());
         for _ in 0..2 {
             ours.learn(&mut to, memory.session, memory.floor, &memory.effects).unwrap();
-            let again = loaded(&mut to, &ours);
-            for table in [&ours.sessions, &again] {
+            for table in [&ours.sessions, &loaded(&mut to, &ours)] {
                 assert!(table.knows(&to, &memory).unwrap());
-                let told = [300, 310, 350, 400].map(|seq| table.recall(&to, origin(7, seq)).unwrap());
-                assert_eq!(told, [300, 310, 350, 400].map(|seq| Recall::Done(Epoch(seq))));
-                let told = [90, 144, 145, 401].map(|seq| table.recall(&to, origin(7, seq)).unwrap());
-                assert_eq!(told, [Recall::Forgotten, Recall::Forgotten, Recall::Never, Recall::Never]);
+                let told = [46, 300, 9_000, 310_000].map(|seq| table.recall(&to, origin(7, seq)).unwrap());
+                assert_eq!(told, [46, 300, 9_000, 310_000].map(|seq| Recall::Done(Epoch(seq))));
+                let told = [45, 301, 310_001].map(|seq| table.recall(&to, origin(7, seq)).unwrap());
+                assert_eq!(told, [Recall::Forgotten, Recall::Never, Recall::Never]);
             }
-            assert_eq!(ours.sessions.effects(&to, SessionId(7)).unwrap().len(), 4, "each once");
+            assert_eq!(ours.sessions.effects(&to, SessionId(7)).unwrap().len(), UNDER_WAY_MAX + 1, "each once");
+        }
+        // Of more than there is room for, the highest stay, whoever's they are and whenever they came.
+        let more: Vec<(u64, Epoch)> = (20_000..20_300).map(|seq| (seq, Epoch(seq))).collect();
+        ours.learn(&mut to, SessionId(7), 0, &more).unwrap();
+        ours.note(&mut to, origin(7, 301), Epoch(301)).unwrap();
+        for table in [&ours.sessions, &loaded(&mut to, &ours)] {
+            let told = [96, 97, 301, 20_299, 310_000].map(|seq| table.recall(&to, origin(7, seq)).unwrap());
+            assert_eq!(told[1..], [97, 301, 20_299, 310_000].map(|seq| Recall::Done(Epoch(seq))));
+            assert_eq!(told[0], Recall::Forgotten, "its place was taken");
         }
         // Of a session whose page cannot be read there, nobody can tell anything here either.
         theirs.note(&mut from, origin(8, 1), Epoch(1)).unwrap();

@@ -8,14 +8,15 @@ use std::rc::Rc;
 use std::time::Duration;
 
 use futures_util::future::select;
-use placement::Event;
+use placement::{Event, PoolMap};
 use types::{ContainerId, Error, PoolId, Rank};
 
 use super::life::ALONE;
-use super::pool::{PoolCommand, PoolState};
+use super::pool::{Finished, PoolCommand, PoolState};
 use super::slot::{Followed, Slot, Wanted};
 use super::system::{Phase, PoolRow, SystemCommand, SystemState};
 use super::{Service, healing};
+use crate::replication::LEASE;
 use crate::target::order::Heal;
 
 /// How often a leader looks whether something is to be done, unless it is woken.
@@ -259,7 +260,13 @@ impl Service {
             steps.extend(self.system.group.local(|system| added(&state, &row, system)));
             steps.extend(self.system.group.local(|system| map_steps(&state, system, &reports, is_served)));
         }
+        let age = slot.map_age(state.map().map_or(0, PoolMap::version));
         for step in steps {
+            // Groups get other leaders by it, who wait for the leases of those before: not for clients that have only just
+            // waited for one who died.
+            if matches!(step, PoolCommand::Finish { what: Finished::Rebuilt, .. }) && age < LEASE {
+                continue;
+            }
             tracing::info!(pool = %id, ?step, "the pool's leader goes on");
             slot.propose(Some(term), None, &step).await??;
         }

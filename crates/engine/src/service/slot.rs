@@ -51,6 +51,8 @@ pub(super) struct Slot<S: StateMachine> {
     /// Something was reported, so many times.
     pub(super) reported: Notify,
     pub(super) heard: Cell<u64>,
+    /// The version of a pool's map that was looked at last, and since when.
+    pub(super) mapped: Cell<Option<(u32, rt::Instant)>>,
     /// This server's targets once agreed with the state, since the start.
     pub(super) is_settled: Cell<bool>,
     pub(super) tasks: RefCell<rt::TaskSet>,
@@ -64,6 +66,7 @@ impl<S: StateMachine> Slot<S> {
             reports: RefCell::default(),
             reported: Notify::new(),
             heard: Cell::new(0),
+            mapped: Cell::new(None),
             is_settled: Cell::new(false),
             tasks: RefCell::default(),
         }
@@ -88,6 +91,14 @@ impl<S: StateMachine> Slot<S> {
         // A leader that has lost its majority finds out in its own, longer, time; who asks can look elsewhere meanwhile.
         rt::timeout(within.min(CONFIRM_MAX), self.group.read(|_| ())).await.unwrap_or(Err(ReadError::NoMajority))?;
         self.reign().ok_or(ReadError::NotLeader { leader: None })
+    }
+
+    /// For how long a pool's map has been looked at in this version.
+    pub(super) fn map_age(&self, version: u32) -> Duration {
+        let known = self.mapped.get().filter(|(known, _)| *known == version);
+        let (_, since) = known.unwrap_or((version, rt::now()));
+        self.mapped.set(Some((version, since)));
+        since.elapsed()
     }
 
     pub(super) async fn propose(

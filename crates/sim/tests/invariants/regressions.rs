@@ -85,6 +85,13 @@ fn who_takes_over_remembers_which_requests_took_effect() {
     run(&k14_one_leader::SCENARIO, 2028);
 }
 
+/// A server had just started, and its clock stood until it was compared: it took what was there up to that moment for all that
+/// its leader had, got nothing, and served without it. Seed 0 of `k15_filling`, which runs anyway. (K2, K12)
+#[test]
+fn nothing_is_copied_up_to_the_time_of_a_clock_that_stands() {
+    run(&k15_filling::SCENARIO, 0);
+}
+
 /// A server whose clock was found wrong let it stand, and took requests for the moment until its links were ended: without
 /// a look at the times that came with them, so that writes got epochs before what their clients had seen. They lay beneath
 /// others, unread. (K1, K2, K4)

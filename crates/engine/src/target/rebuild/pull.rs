@@ -98,8 +98,13 @@ impl Target {
     /// # Errors
     /// The source's; `NoSpace`; `DataLoss`, when the sums differ whatever is done.
     pub async fn pull(&self, source: &impl Source, container: ContainerId, group: u32) -> Result<Pulled, Error> {
-        // No epoch that was ever heard of here is later: changes of leaders that had lost this target may be among them.
+        // No epoch that was ever heard of here is later: changes of leaders that had lost this target may be among them. A clock
+        // that stands hears of none.
         let wanted = Wanted { container, group, upto: self.hlc.now() };
+        if self.hlc.is_halted() {
+            let text = format!("target {} waits for the time before it compares what it has", self.index);
+            return Err(Error::new(Code::Again, text).remedy("it is tried again"));
+        }
         let (mut pulled, mut unlike) = (Pulled::default(), 0);
         for _ in 0..ATTEMPTS {
             if unlike == UNLIKE_MAX {
