@@ -406,7 +406,7 @@ impl Table {
         effects.sort_unstable();
         // By how many took effect, and not by their numbers: those of reads lie between.
         let old = effects.len().saturating_sub(UNDER_WAY_MAX);
-        let floor = effects.drain(..old).last().map_or(0, |(seq, _)| seq.saturating_add(1)).max(ring.floor);
+        let floor = effects.drain(..old).next_back().map_or(0, |(seq, _)| seq.saturating_add(1)).max(ring.floor);
         Ok(Memory { session, floor, effects })
     }
 
