@@ -62,7 +62,8 @@ macro_rules! messages {
     };
 }
 
-/// New ones go to the end of their list.
+/// An input names its message by the place in all lists together. One more in a list moves those of the lists behind it, and the
+/// first byte of what is kept of these in `found/message` is to be moved with them.
 #[rustfmt::skip]
 const MESSAGES: &[fn(&[u8])] = messages![
     [
