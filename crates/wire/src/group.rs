@@ -75,6 +75,9 @@ message! {
         Tell = 3,
         /// A member to its leader: it holds changes that are undecided since another led. Answered with `Done`.
         Wake = 4,
+        /// A new leader to one that led before, when all members follow the new one: count on no lease of an earlier term.
+        /// It has stopped when it answers, with `Done`; a repeat finds that done.
+        GiveUp = 5,
     }
 }
 
@@ -109,14 +112,25 @@ message! {
 }
 
 message! {
+    /// A lease that a member granted to another leader.
+    #[derive(Copy)]
+    pub struct GroupLease {
+        /// `None`: it does not remember to whom.
+        pub to: Option<GroupPeer>,
+        /// So long it still runs, rounded up.
+        pub left_ms: u32,
+    }
+}
+
+message! {
     /// What a member holds.
     pub struct GroupReport {
         pub prepared: Vec<GroupUndecided>,
         /// Decided above `settled`.
         pub decided: Vec<GroupDecision>,
         pub settled: GroupChange,
-        /// So long another leader may count on a lease of this member.
-        pub lease_ms: u32,
+        /// What others may count on.
+        pub leases: Vec<GroupLease>,
     }
 }
 

@@ -2,9 +2,9 @@
 
 use std::time::Duration;
 
-use wire::group::{GroupChange, GroupDecision, GroupPeer, GroupReport, GroupTerm, GroupUndecided};
+use wire::group::{GroupChange, GroupDecision, GroupLease, GroupPeer, GroupReport, GroupTerm, GroupUndecided};
 
-use crate::replication::{Change, Outcome, Peer, Report, Term};
+use crate::replication::{Change, Granted, Outcome, Peer, Report, Term};
 
 pub(super) fn peer_out(peer: Peer) -> GroupPeer {
     GroupPeer { rank: peer.rank, target: peer.target }
@@ -46,7 +46,7 @@ pub(super) fn decisions_in(decided: &[GroupDecision]) -> Vec<(Change, Outcome)> 
     decided.iter().map(|decision| (change_in(decision.change), outcome(decision))).collect()
 }
 
-pub(super) fn report_out(report: Report, lease: Duration) -> GroupReport {
+pub(super) fn report_out(report: Report, granted: Vec<Granted>) -> GroupReport {
     let undecided = |(change, members): (Change, Vec<Peer>)| GroupUndecided {
         change: change_out(change),
         members: members.into_iter().map(peer_out).collect(),
@@ -55,17 +55,26 @@ pub(super) fn report_out(report: Report, lease: Duration) -> GroupReport {
         prepared: report.prepared.into_iter().map(undecided).collect(),
         decided: decisions_out(&report.decided),
         settled: change_out(report.settled),
-        // Rounded up: nobody may serve too early.
-        lease_ms: lease.as_micros().div_ceil(1000).min(u128::from(u32::MAX)) as u32,
+        leases: granted.into_iter().map(lease_out).collect(),
     }
 }
 
-pub(super) fn report_in(report: &GroupReport) -> (Report, Duration) {
+fn lease_out(granted: Granted) -> GroupLease {
+    // Rounded up: nobody may serve too early.
+    let left_ms = granted.left.as_nanos().div_ceil(1_000_000).min(u128::from(u32::MAX)) as u32;
+    GroupLease { to: granted.to.map(peer_out), left_ms }
+}
+
+fn lease_in(lease: &GroupLease) -> Granted {
+    Granted { to: lease.to.as_ref().map(peer_in), left: Duration::from_millis(lease.left_ms.into()) }
+}
+
+pub(super) fn report_in(report: &GroupReport) -> (Report, Vec<Granted>) {
     let undecided = |held: &GroupUndecided| (change_in(held.change), held.members.iter().map(peer_in).collect());
     let known = Report {
         prepared: report.prepared.iter().map(undecided).collect(),
         decided: decisions_in(&report.decided),
         settled: change_in(report.settled),
     };
-    (known, Duration::from_millis(report.lease_ms.into()))
+    (known, report.leases.iter().map(lease_in).collect())
 }
