@@ -7,7 +7,7 @@
 use std::collections::BTreeSet;
 use std::time::Duration;
 
-use engine::replication::{Former, Granted, Grants, LEASE, Lease, Peer};
+use engine::replication::{Former, Granted, Grants, LEASE, Lease, Peer, Term};
 use rt::Instant;
 use stateright::{Checker, Model, Property};
 use types::{Rank, TargetIndex};
@@ -37,10 +37,18 @@ impl Members {
         }
     }
 
+    fn of_older(self) -> &'static [usize] {
+        match self {
+            Members::OthersStay => &[OLD, NEW, OLDER],
+            Members::OldLeaderStays => &[OLD, OLDER],
+            Members::NewOneWasAway => &[NEW, OLDER],
+        }
+    }
+
     fn of_new(self) -> &'static [usize] {
         match self {
-            Members::OthersStay | Members::NewOneWasAway => &[NEW, OLDER],
-            Members::OldLeaderStays => &[NEW, OLD],
+            Members::OthersStay => &[NEW, OLDER],
+            Members::OldLeaderStays | Members::NewOneWasAway => &[NEW, OLD],
         }
     }
 }
@@ -48,6 +56,16 @@ const TICKS_A_LEASE: u32 = 2;
 
 fn peer(node: usize) -> Peer {
     Peer { rank: Rank(node as u32), target: TargetIndex(0) }
+}
+
+/// Of the leaders, in their order.
+fn term(node: usize) -> Term {
+    let interval = match node {
+        OLDER => 1,
+        OLD => 2,
+        _ => 3,
+    };
+    Term { interval, round: 0 }
 }
 
 fn tick() -> Duration {
@@ -72,7 +90,9 @@ enum Message {
     },
     /// The new leader asks a former one.
     GiveUp,
-    GaveUp,
+    GaveUp {
+        served: Term,
+    },
 }
 
 /// From, to, and what.
@@ -86,12 +106,14 @@ struct State {
     net: BTreeSet<Envelope>,
     grants: Vec<Grants>,
     is_asked: bool,
-    /// Whether a member follows the new leader; durable.
-    follows_new: Vec<bool>,
+    /// Whom a member follows; durable.
+    follows: Vec<Term>,
     /// Of the old leader.
     lease: Lease,
     /// How often it began anew: an answer to what it was before is none to what it is.
     reign: u8,
+    /// It knew at some time that nobody of before counts on a lease.
+    old_served: bool,
     /// Of who led before.
     older: Lease,
     /// Who told the new leader what it had granted.
@@ -122,6 +144,8 @@ enum Flaw {
     LateRenewalCounts,
     /// A former leader is asked when one member has named it, and others may yet grant it a lease anew.
     AskedEarly,
+    /// The old leader says that it served while somebody counted on a lease of before.
+    ServesTooEarly,
     /// One who gives up counts for all who led before.
     OneForAll,
 }
@@ -146,7 +170,7 @@ impl State {
     }
 
     fn older_holds(&self) -> bool {
-        self.older.holds(self.members.of_old().iter().copied().map(peer), self.at(self.now))
+        self.older.holds(self.members.of_older().iter().copied().map(peer), self.at(self.now))
     }
 
     fn all_follow(&self) -> bool {
@@ -161,7 +185,8 @@ impl State {
         let now = self.at(self.now);
         match message {
             // A member answers the leader it follows only.
-            Message::Renew { asked, reign } if !self.follows_new[to] => {
+            Message::Renew { asked, reign } if self.follows[to] <= term(OLD) => {
+                self.follows[to] = term(OLD);
                 self.grants[to].grant(peer(from), now);
                 self.net.insert((to, from, Message::Renewed { asked, reign }));
             }
@@ -172,7 +197,7 @@ impl State {
                 }
             }
             Message::Ask => {
-                self.follows_new[to] = true;
+                self.follows[to] = term(NEW);
                 let granted = self.grants[to].left(peer(from), now);
                 self.grants[to].grant(peer(from), now);
                 self.net.insert((to, from, Message::Report { granted }));
@@ -186,18 +211,23 @@ impl State {
                 }
             }
             Message::GiveUp => {
+                let served = match to {
+                    OLD if self.old_served => term(OLD),
+                    OLDER => term(OLDER),
+                    _ => Term::default(),
+                };
                 if self.flaw != Some(Flaw::ServesAfterGivingUp) {
                     match to {
                         OLDER => self.older = Lease::default(),
                         _ => (self.lease, self.reign) = (Lease::default(), self.reign + 1),
                     }
                 }
-                self.net.insert((to, from, Message::GaveUp));
+                self.net.insert((to, from, Message::GaveUp { served }));
             }
-            Message::GaveUp => {
-                self.former.gave_up(peer(from));
+            Message::GaveUp { served } => {
+                self.former.gave_up(peer(from), served);
                 if self.flaw == Some(Flaw::OneForAll) {
-                    (0..NODES).for_each(|node| self.former.gave_up(peer(node)));
+                    (0..NODES).for_each(|node| self.former.gave_up(peer(node), Term::default()));
                 }
             }
         }
@@ -215,11 +245,12 @@ impl Model for Group {
             // No process of before is left.
             now: TICKS_A_LEASE,
             net: BTreeSet::new(),
-            grants: vec![Grants::begin(start); NODES],
+            grants: vec![Grants::begin(start, Grants::ANY); NODES],
             is_asked: false,
-            follows_new: vec![false; NODES],
+            follows: vec![term(if self.has_older { OLDER } else { OLD }); NODES],
             lease: Lease::default(),
             reign: 0,
+            old_served: !self.has_older || self.flaw == Some(Flaw::ServesTooEarly),
             older: Lease::default(),
             reports: BTreeSet::new(),
             former: Former::default(),
@@ -233,7 +264,7 @@ impl Model for Group {
         }
         if self.has_older {
             let now = state.at(state.now);
-            for member in self.members.of_old() {
+            for member in self.members.of_older() {
                 state.grants[*member].grant(peer(OLDER), now);
                 state.older.renewed(peer(*member), now);
             }
@@ -263,7 +294,10 @@ impl Model for Group {
     fn next_state(&self, last: &State, step: Step) -> Option<State> {
         let mut state = last.clone();
         match step {
-            Step::Tick => state.now += 1,
+            Step::Tick => {
+                state.now += 1;
+                state.old_served |= !state.older_holds();
+            }
             Step::Renew => {
                 state.renewals -= 1;
                 let (asked, now, reign) = (state.now, state.at(state.now), state.reign);
@@ -272,7 +306,8 @@ impl Model for Group {
                 // Its own member is asked at once.
                 if self.flaw == Some(Flaw::OwnIsNotAsked) {
                     state.lease.renewed(peer(OLD), now);
-                } else if !state.follows_new[OLD] {
+                } else if state.follows[OLD] <= term(OLD) {
+                    state.follows[OLD] = term(OLD);
                     state.grants[OLD].grant(peer(OLD), now);
                     state.lease.renewed(peer(OLD), now);
                 }
@@ -287,9 +322,12 @@ impl Model for Group {
             }
             Step::Restart(node) => {
                 state.restarts -= 1;
-                state.grants[node] = Grants::begin(state.at(state.now));
+                state.grants[node] = Grants::begin(state.at(state.now), state.follows[node]);
                 match node {
-                    OLD => (state.lease, state.reign) = (Lease::default(), state.reign + 1),
+                    OLD => {
+                        (state.lease, state.reign) = (Lease::default(), state.reign + 1);
+                        state.old_served = false;
+                    }
                     OLDER => state.older = Lease::default(),
                     // What it led with is gone, too; another life of it begins anew, which is another run.
                     _ => (state.reports, state.former) = Default::default(),
@@ -311,7 +349,7 @@ impl Model for Group {
                 state.new_serves() && state.now == TICKS_A_LEASE
             }),
             Property::sometimes("the old one has a lease and was replaced", |_, state: &State| {
-                state.old_holds() && state.follows_new.iter().any(|follows| *follows)
+                state.old_holds() && state.follows.contains(&term(NEW))
             }),
         ]
     }
@@ -329,7 +367,8 @@ fn check(members: Members, has_older: bool, ticks: u32, renewals: u8, restarts: 
 
 /// The model's own tests: what it is built to find, it finds.
 fn finds(members: Members, flaw: Flaw, has_older: bool, renewals: u8) {
-    let checker = explore(Group { members, flaw: Some(flaw), has_older, ticks: 3, renewals, restarts: 0 });
+    let restarts = u8::from(flaw == Flaw::ServesTooEarly);
+    let checker = explore(Group { members, flaw: Some(flaw), has_older, ticks: 3, renewals, restarts });
     assert!(checker.discoveries().contains_key("K14: not both"), "{flaw:?} is not found");
 }
 
@@ -359,6 +398,16 @@ fn a_member_that_starts_anew_remembers_no_grant_and_allows_for_one() {
     // Both: the word of one that did not is enough. The old leader among them, after it gave its lease up.
     check(Members::OthersStay, false, 2, 1, 2);
     check(Members::OldLeaderStays, false, 2, 2, 1);
+}
+
+#[test]
+fn who_was_away_and_starts_anew_is_not_waited_for() {
+    check(Members::NewOneWasAway, true, 2, 1, 1);
+}
+
+#[test]
+fn a_leader_that_says_too_early_that_it_served_is_found_out() {
+    finds(Members::NewOneWasAway, Flaw::ServesTooEarly, true, 1);
 }
 
 #[test]

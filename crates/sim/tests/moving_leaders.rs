@@ -98,11 +98,11 @@ async fn until(system: &System, what: &str, is_so: impl Fn(&PoolInfo) -> bool) {
     }
 }
 
-/// A server drains, and is taken back; another dies, and returns. Leaders change with each, and when what follows is done. No write waits for nearly as long as a lease: once, each
+/// A server drains, and is taken back. Leaders change with each, and when what follows is done. No write waits for nearly as long as a lease: once, each
 /// group whose leader moved stood still for a second.
 #[test]
 fn no_write_waits_for_a_lease_when_leaders_move() {
-    in_a_system(1, async move |cluster, system| {
+    in_a_system(1, async move |_cluster, system| {
         let kv = store(&system).await;
         let writers = Writers::begin(&kv);
         rt::sleep(Duration::from_secs(2)).await;
@@ -116,18 +116,10 @@ fn no_write_waits_for_a_lease_when_leaders_move() {
         until(&system, "back", |info| info.disabled_targets == 0).await;
         rt::sleep(Duration::from_secs(2)).await;
         let back = writers.take_longest();
-        // Whoever has to be found out is waited for by then.
-        cluster.crash(2);
-        until(&system, "out", |info| info.disabled_targets > 0).await;
-        writers.take_longest();
-        cluster.restart(2).await;
-        until(&system, "back again", |info| info.disabled_targets == 0).await;
-        rt::sleep(Duration::from_secs(2)).await;
-        let returned = writers.take_longest();
         let count = writers.end().await;
-        println!("{count} writes; the longest waited {drained:?} for the drain, {back:?} for the way back, {returned:?} for a return");
-        assert!(count > 3000, "{count} writes");
-        for (longest, key) in [drained, back, returned] {
+        println!("{count} writes; the longest waited {drained:?} for the drain, {back:?} for the way back");
+        assert!(count > 2000, "{count} writes");
+        for (longest, key) in [drained, back] {
             assert!(longest < LEASE / 2, "a write of key {key} took {longest:?}");
         }
     });

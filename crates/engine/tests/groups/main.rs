@@ -493,6 +493,40 @@ async fn replaced_while_it_is_read() -> (u32, u32, Duration) {
     (answered, refused, waited)
 }
 
+/// Who starts anew remembers no lease that it granted, but in which term it was at most; and somebody has served since.
+#[test]
+fn a_member_that_starts_anew_and_returns_is_not_waited_for() {
+    for seed in 20..24 {
+        Sim::new(SimConfig::seeded(seed)).run(async move {
+            let cluster = Cluster::new(3).await;
+            let group = GROUPS[0];
+            let leader = cluster.leader(group);
+            let member = (0..3).find(|n| *n != leader).unwrap();
+            let node = rt::sim::current().node("client-0");
+            let play = async move {
+                let mut client = Client::new(cluster.clone(), 7);
+                client.put(group, "k", "one", Conditions::None).await.unwrap();
+                cluster.stop(member, seed % 2 == 0);
+                cluster.exclude(member);
+                client.put(group, "k", "two", Conditions::None).await.unwrap();
+                cluster.start(member);
+                while client.link_is_refused(member).await {
+                    rt::sleep(Duration::from_millis(1)).await;
+                }
+                cluster.reintegrate();
+                // Until everybody has the map.
+                rt::sleep(Duration::from_millis(101)).await;
+                assert_eq!(cluster.leader(group), leader);
+                let begun = rt::now();
+                client.put(group, "k", "three", Conditions::None).await.unwrap();
+                let waited = begun.elapsed();
+                assert!(waited < LEASE / 4, "seed {seed}: a write took {waited:?}");
+            };
+            rt::sim::current().spawn_on(node, play).await.unwrap();
+        });
+    }
+}
+
 /// The leader had kept it, and so had another: both let it go before its client hears of that. Once, a member that had no
 /// blocks for a change refused it before it had done what was decided before; its leader took that for done.
 #[test]

@@ -133,6 +133,11 @@ impl Lead {
         self.machine.decisions_for(self.view.me).decided.into_iter().map(|(change, _)| change).collect()
     }
 
+    /// The newest term of which is known that its leader served: leases of earlier ones are over.
+    pub(super) fn served(&self) -> Term {
+        if self.serves() { self.term() } else { self.former.served() }
+    }
+
     /// All members have granted the lease, and it holds.
     pub(super) fn is_leased(&self) -> bool {
         self.lease.holds(self.machine.members(), rt::now())
@@ -226,6 +231,7 @@ impl Target {
             return;
         }
         let before = slot.take();
+        before.as_ref().inspect(|lead| group.note_served(lead));
         let known = before.as_ref().map_or(Term::default(), Lead::term).max(own);
         let round = match known.interval == reign.since {
             true => (known.round + 1).max(group.round.get()),
@@ -246,7 +252,7 @@ impl Target {
             machine,
             lease: Lease::default(),
             view: view.clone(),
-            former: Former::default(),
+            former: Former::begin(group.served.get()),
             waiting,
             answers: Vec::new(),
             work: BTreeMap::new(),
@@ -527,10 +533,14 @@ impl Target {
             let Some(view) = group.with_lead(term, view).flatten() else { return };
             let message = group.bare_message(&view, term, GroupStep::GiveUp);
             let answer = self.groups.peers.call(&view, peer, &message, None).await;
-            // A clock that stands has not passed that of who answered.
-            if matches!(answer, Ok(GroupResponse::Done)) && !self.hlc.is_halted() {
-                group.with_lead(term, |lead| lead.former.gave_up(peer));
-                return group.moved.notify_waiters();
+            match answer {
+                // A clock that stands has not passed that of who answered.
+                Ok(GroupResponse::GaveUp { served }) if !self.hlc.is_halted() => {
+                    group.with_lead(term, |lead| lead.former.gave_up(peer, term_in(served)));
+                    return group.moved.notify_waiters();
+                }
+                // Its lease is over in a while.
+                Ok(_) | Err(_) => {}
             }
             rt::sleep(pause).await;
             pause = longer(pause);

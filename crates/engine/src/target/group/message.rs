@@ -61,12 +61,19 @@ pub(super) fn report_out(report: Report, granted: Vec<Granted>) -> GroupReport {
 
 fn lease_out(granted: Granted) -> GroupLease {
     // Rounded up: nobody may serve too early.
-    let left_ms = granted.left.as_nanos().div_ceil(1_000_000).min(u128::from(u32::MAX)) as u32;
-    GroupLease { to: granted.to.map(peer_out), left_ms }
+    let millis = |left: Duration| left.as_nanos().div_ceil(1_000_000).min(u128::from(u32::MAX)) as u32;
+    match granted {
+        Granted::To { peer, left } => GroupLease::To { peer: peer_out(peer), left_ms: millis(left) },
+        Granted::Unknown { upto, left } => GroupLease::Unknown { upto: term_out(upto), left_ms: millis(left) },
+    }
 }
 
 fn lease_in(lease: &GroupLease) -> Granted {
-    Granted { to: lease.to.as_ref().map(peer_in), left: Duration::from_millis(lease.left_ms.into()) }
+    let millis = |left: u32| Duration::from_millis(left.into());
+    match *lease {
+        GroupLease::To { peer, left_ms } => Granted::To { peer: peer_in(&peer), left: millis(left_ms) },
+        GroupLease::Unknown { upto, left_ms } => Granted::Unknown { upto: term_in(upto), left: millis(left_ms) },
+    }
 }
 
 pub(super) fn report_in(report: &GroupReport) -> (Report, Vec<Granted>) {
