@@ -93,7 +93,8 @@ impl Target {
 
     async fn destroy_pool(&self, id: PoolId, is_elsewhere: bool) -> Result<(), Error> {
         self.scrubber.forget(id);
-        self.groups.forget(id);
+        let left: Vec<PoolId> = self.store.borrow().pools().into_iter().filter(|pool| *pool != id).collect();
+        self.groups.forget(id, &left);
         if !self.store.borrow().pools().contains(&id) {
             return Ok(());
         }

@@ -176,10 +176,14 @@ impl Groups {
         self.mapped.notify_waiters();
     }
 
-    /// The pool is gone.
-    pub(super) fn forget(&self, pool: PoolId) {
+    /// The pool is gone; `left`: those that the target still has.
+    pub(super) fn forget(&self, pool: PoolId, left: &[PoolId]) {
         self.views.borrow_mut().remove(&pool);
-        self.alone.borrow_mut().remove(&pool);
+        {
+            let mut alone = self.alone.borrow_mut();
+            alone.remove(&pool);
+            self.all_alone.set(left.iter().all(|pool| alone.contains(pool)));
+        }
         self.fills.borrow_mut().remove(&pool);
         self.mapped.notify_waiters();
         let mut groups = self.groups.borrow_mut();
