@@ -264,7 +264,15 @@ fn peer_samples(check: &mut impl Check) {
         Filling { version: 3, groups: 40, left: 2, records: 9000, bytes: 1 << 30, same: 7000, anew: 1, spent_ms: 2500 };
     check.one(
         "report",
-        Report { group, rank: Rank(2), version: 9, filling: vec![filling], widths: vec![2, 3], trouble },
+        Report {
+            group,
+            rank: Rank(2),
+            said: (3, 5_000_000),
+            version: 9,
+            filling: vec![filling],
+            widths: vec![2, 3],
+            trouble,
+        },
     );
     check.one("filling", filling);
     check.one("reported", Reported { applied: 77 });
