@@ -318,6 +318,7 @@ fn group_samples(check: &mut impl Check) {
         ("prepare", GroupStep::Prepare { change: prepare }),
         ("tell", GroupStep::Tell),
         ("wake", GroupStep::Wake),
+        ("give_up", GroupStep::GiveUp),
     ];
     for (name, step) in steps {
         check.one(&format!("group_step-{name}"), step);
@@ -334,12 +335,17 @@ fn group_samples(check: &mut impl Check) {
         step: GroupStep::Tell,
     };
     check.one("group_request", request);
-    let report = GroupReport { prepared: vec![undecided], decided: vec![decision], settled: change, lease_ms: 800 };
+    let leases = [GroupLease::To { peer: peer(9), left_ms: 800 }, GroupLease::Unknown { upto: term, left_ms: 40 }];
+    check.one("group_lease-to", leases[0]);
+    check.one("group_lease-unknown", leases[1]);
+    let report =
+        GroupReport { prepared: vec![undecided], decided: vec![decision], settled: change, leases: leases.to_vec() };
     check.one("group_report", report.clone());
     check.one("group_response-report", GroupResponse::Report { report });
     check.one("group_response-done", GroupResponse::Done);
     check.one("group_response-refused", GroupResponse::Refused { error: Error::new(Code::NoSpace, "full") });
     check.one("group_response-term", GroupResponse::Term { known: term });
+    check.one("group_response-gave_up", GroupResponse::GaveUp { served: term });
 }
 
 fn copy_samples(check: &mut impl Check) {
