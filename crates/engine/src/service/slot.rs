@@ -315,7 +315,7 @@ fn not_proposed(error: ProposeError) -> Error {
         ProposeError::TooLarge { .. } => Error::new(Code::ValueTooBig, text).remedy("ask for less at once"),
         ProposeError::Unknown { .. } => Error::new(Code::TimedOut, text).remedy("try again"),
         ProposeError::Forgotten => {
-            Error::new(Code::TimedOut, text).remedy("look at what it was to change, and decide anew")
+            Error::new(Code::Uncertain, text).remedy("look at what it was to change, and decide anew")
         }
         ProposeError::Unreadable => Error::new(Code::Protocol, text).remedy("run the same release on all servers"),
         ProposeError::Stopped { .. } => {
