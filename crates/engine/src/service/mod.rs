@@ -44,6 +44,7 @@ mod route;
 mod slot;
 mod spread;
 pub mod state;
+mod subscribe;
 pub mod system;
 mod targets;
 
@@ -241,6 +242,7 @@ impl Service {
         {
             let mut tasks = self.tasks.borrow_mut();
             tasks.spawn_local(self.clone().come_in());
+            tasks.spawn_local(self.clone().subscribe_to_system());
             tasks.spawn_local(self.clone().follow_system());
             tasks.spawn_local(self.clone().drive_system());
             tasks.spawn_local(self.clone().watch_life());
@@ -301,6 +303,10 @@ impl Service {
     /// Ends in good order: hands over what it leads, and closes the replicas, so that they can be opened again.
     pub(crate) async fn stop(self: Rc<Self>, tasks: Tasks) {
         self.hand_over().await;
+        self.system.ending.send_replace(true);
+        for slot in self.pools.borrow().values() {
+            slot.ending.send_replace(true);
+        }
         drop(tasks);
         let until = rt::now() + STOP_PATIENCE;
         let mut service = self;
