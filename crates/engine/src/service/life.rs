@@ -18,6 +18,7 @@ use wire::encoding::Bytes;
 use wire::peer as msg;
 use wire::{Opcode, Wire};
 
+use super::book;
 use super::clock;
 use super::control::hash;
 use super::identity::{Kept, Place};
@@ -39,6 +40,8 @@ const GRACE: Duration = Duration::from_secs(5);
 const GREET_EVERY: Duration = Duration::from_secs(1);
 /// How many of these at once: they tell of each other, and thousands need not greet one that is late.
 const GREETED_MAX: usize = 16;
+/// How often a change of where the others are is made durable, at most.
+const KEEP_EVERY: Duration = Duration::from_secs(5);
 /// Who asks for the time before it has a rank.
 const NOBODY: Rank = Rank(u32::MAX);
 /// How long a server that is alone sleeps, unless something changes.
@@ -231,7 +234,13 @@ impl Service {
     async fn ask_around(&self) -> Result<u64, Error> {
         let leader = self.system.group.standing().leader.map(|leader| leader.rank);
         let leader = leader.filter(|leader| *leader != self.rank).and_then(|leader| self.peers.address(leader));
-        let others = self.peers.addresses(self.rank);
+        let voters = self.system.group.voters().into_iter().filter(|rank| *rank != self.rank);
+        let mut others = self.peers.addresses(self.rank);
+        // In no order: thousands that start at once do not all ask the same.
+        for last in (1..others.len()).rev() {
+            others.swap(last, rt::random_u64() as usize % (last + 1));
+        }
+        let others = voters.filter_map(|rank| self.peers.address(rank)).chain(others);
         let told = self.config.join.iter().flat_map(|join| join.addresses.clone());
         let body = self.join_message().to_bytes();
         let mut last = Error::new(Code::Unreachable, "this server knows no other");
@@ -358,6 +367,24 @@ impl Service {
                 self.peers.learn(*rank, member.incarnation, &member.address);
             }
         });
+    }
+
+    /// Keeps where the others are, for the next start; not at every change, when a whole system comes up.
+    pub(super) async fn keep_addresses(self: Rc<Self>) {
+        let path = book::path(&self.config.directory);
+        let mut kept = book::read(&path);
+        loop {
+            let pause = if self.others().is_empty() { ALONE } else { KEEP_EVERY };
+            rt::sleep(pause).await;
+            let known = book::Book { entries: self.peers.entries(self.rank) };
+            if known == kept {
+                continue;
+            }
+            match book::keep(&path, &known) {
+                Ok(()) => kept = known,
+                Err(error) => tracing::debug!(%error, "where the others are is not kept"),
+            }
+        }
     }
 
     /// Takes part in finding out who lives.

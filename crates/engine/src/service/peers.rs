@@ -109,6 +109,13 @@ impl Peers {
         self.book.borrow().get(&rank).cloned()
     }
 
+    /// The same of all others.
+    pub(super) fn entries(&self, except: Rank) -> Vec<(Rank, u64, String)> {
+        let book = self.book.borrow();
+        let others = book.iter().filter(|(rank, _)| **rank != except);
+        others.map(|(rank, (incarnation, address))| (*rank, *incarnation, address.clone())).collect()
+    }
+
     /// Everyone who was ever heard of, this server too.
     pub(super) fn ranks(&self) -> Vec<Rank> {
         self.book.borrow().keys().copied().collect()
