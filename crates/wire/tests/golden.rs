@@ -297,15 +297,12 @@ fn peer_samples(check: &mut impl Check) {
     check.one("log_id", of);
     let (group, leader, part) = (Bytes(vec![5; 16]), Some(Rank(1)), Some((of, 4096)));
     check.one("subscribe", Subscribe { group, have: Some(have), leader, part });
-    for (name, newer) in [
-        ("unknown", Newer::Unknown),
-        ("commands", Newer::Commands { to: of, commands: vec![body.clone()] }),
-        ("whole", Newer::Whole { of, total: 9000, offset: 4096, bytes: body }),
-    ] {
-        let voters = vec![(Rank(1), 4, text("tcp://node1:10001"))];
-        check.one(&format!("told_{name}"), Told { voters, leader, term: 3, newer: newer.clone() });
-        check.one(&format!("newer_{name}"), newer);
-    }
+    let commands = Newer::Commands { to: of, commands: vec![body.clone()] };
+    let voters = vec![(Rank(1), 4, text("tcp://node1:10001"))];
+    check.one("told", Told { voters, leader, term: 3, newer: commands.clone() });
+    check.one("newer-unknown", Newer::Unknown);
+    check.one("newer-commands", commands);
+    check.one("newer-whole", Newer::Whole { of, total: 9000, offset: 4096, bytes: body });
     check.one("server_space", ServerSpace { targets: vec![(space, false)] });
 }
 
@@ -332,6 +329,7 @@ fn group_samples(check: &mut impl Check) {
         ("prepare", GroupStep::Prepare { change: prepare }),
         ("tell", GroupStep::Tell),
         ("wake", GroupStep::Wake),
+        ("give_up", GroupStep::GiveUp),
     ];
     for (name, step) in steps {
         check.one(&format!("group_step-{name}"), step);
@@ -348,12 +346,17 @@ fn group_samples(check: &mut impl Check) {
         step: GroupStep::Tell,
     };
     check.one("group_request", request);
-    let report = GroupReport { prepared: vec![undecided], decided: vec![decision], settled: change, lease_ms: 800 };
+    let leases = [GroupLease::To { peer: peer(9), left_ms: 800 }, GroupLease::Unknown { upto: term, left_ms: 40 }];
+    check.one("group_lease-to", leases[0]);
+    check.one("group_lease-unknown", leases[1]);
+    let report =
+        GroupReport { prepared: vec![undecided], decided: vec![decision], settled: change, leases: leases.to_vec() };
     check.one("group_report", report.clone());
     check.one("group_response-report", GroupResponse::Report { report });
     check.one("group_response-done", GroupResponse::Done);
     check.one("group_response-refused", GroupResponse::Refused { error: Error::new(Code::NoSpace, "full") });
     check.one("group_response-term", GroupResponse::Term { known: term });
+    check.one("group_response-gave_up", GroupResponse::GaveUp { served: term });
 }
 
 fn copy_samples(check: &mut impl Check) {
