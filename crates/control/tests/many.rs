@@ -148,7 +148,8 @@ fn all_but(numbers: &[u32]) -> Vec<u32> {
 
 #[test]
 fn forty_servers_are_a_system_and_most_of_them_subscribe() {
-    let network = NetworkConfig { delay: Duration::from_micros(20)..=Duration::from_millis(2), drop: 0.0, duplicate: 0.0 };
+    let network =
+        NetworkConfig { delay: Duration::from_micros(20)..=Duration::from_millis(2), drop: 0.0, duplicate: 0.0 };
     let sim = Sim::new(SimConfig { network, time_limit: Duration::from_secs(3600), ..SimConfig::seeded(1) });
     let cluster = Cluster { sim: sim.clone(), nodes: Rc::default(), client: sim.node("client") };
     sim.run(async move {
@@ -200,7 +201,14 @@ fn forty_servers_are_a_system_and_most_of_them_subscribe() {
         };
         let after = cluster.system(&left, is_replaced).await;
         assert!(after.voters.iter().any(|rank| !before.voters.contains(rank)));
-        cluster.ask::<ContainerInfo>(&left, 102, Opcode::ContainerCreate, &ContainerCreate { label: "chest".into(), ..container.clone() }).await;
+        cluster
+            .ask::<ContainerInfo>(
+                &left,
+                102,
+                Opcode::ContainerCreate,
+                &ContainerCreate { label: "chest".into(), ..container.clone() },
+            )
+            .await;
 
         // A server that only subscribes goes down; when it is back, no voter is where it was.
         let away = left.iter().copied().rev().find(|n| !after.voters.contains(&Rank(*n))).expect("35 do not vote");
@@ -215,7 +223,14 @@ fn forty_servers_are_a_system_and_most_of_them_subscribe() {
         let there = all_but(&[dead[0], dead[1], away]);
         // Once it is excluded, nobody greets it: it finds them by what it kept.
         cluster.system(&there, |info| info.members[away as usize].state == MemberState::Excluded).await;
-        cluster.ask::<ContainerInfo>(&there, 103, Opcode::ContainerCreate, &ContainerCreate { label: "crate".into(), ..container }).await;
+        cluster
+            .ask::<ContainerInfo>(
+                &there,
+                103,
+                Opcode::ContainerCreate,
+                &ContainerCreate { label: "crate".into(), ..container },
+            )
+            .await;
         cluster.start(away, &format!("mem://server-{away}"), None).await;
         let left = all_but(&dead);
         cluster

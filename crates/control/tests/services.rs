@@ -141,7 +141,7 @@ async fn answered(
     let mut outcome = once(cluster, number, session, sequence, opcode, body.clone()).await;
     for _ in 0..3 {
         match &outcome {
-            Err(error) if matches!(error.code, Code::Unreachable | Code::Protocol) => {}
+            Err(error) if matches!(error.code, Code::Unreachable | Code::Protocol | Code::Again) => {}
             _ => break,
         }
         outcome = once(cluster, number, session, sequence, opcode, body.clone()).await;
@@ -284,7 +284,9 @@ fn a_second_and_a_third_server_join_and_pools_use_all_of_them() {
                 .ask(&[2, 1], (7, 1), Opcode::PoolCreate, &PoolCreate { bytes: 3 * POOL_BYTES, ..pool("tank") })
                 .await
                 .unwrap();
-            assert_eq!((made.targets, made.disabled_targets), (6, 0));
+            assert_eq!(made.targets, 6);
+            // In the first answer one may be missing, if what it was asked for that was lost.
+            cluster.pool_settles("all are in", &all, |info| info.disabled_targets == 0).await;
             let first: ContainerInfo =
                 cluster.ask(&[1], (7, 2), Opcode::ContainerCreate, &container("box")).await.unwrap();
             let name = ContainerName { pool: "tank".into(), container: "box".into() };

@@ -392,7 +392,9 @@ impl<S: StateMachine> Group<S> {
     /// Whether consensus brings everything here: this replica votes, and knows who leads. All others subscribe.
     pub fn is_fed(&self) -> bool {
         let standing = standing(&self.raft.metrics().borrow_watched());
-        matches!(standing.role, Role::Leader | Role::Follower) && standing.leader.is_some() && !self.log.room().is_full()
+        matches!(standing.role, Role::Leader | Role::Follower)
+            && standing.leader.is_some()
+            && !self.log.room().is_full()
     }
 
     /// What became of the state since `have`, and who leads now, for a server that subscribes. `part`: of a whole state, it has so
@@ -431,7 +433,8 @@ impl<S: StateMachine> Group<S> {
             (subscription.leader, subscription.term, subscription.voters) = (leader, term, voters);
         }
         let taken = subscription.take((replica.log_id(), &replica.machine), newer);
-        if taken == Ok(Taken::State) || before != (subscription.leader, subscription.term, subscription.voters.clone()) {
+        if taken == Ok(Taken::State) || before != (subscription.leader, subscription.term, subscription.voters.clone())
+        {
             self.changed.send_replace(());
         }
         taken

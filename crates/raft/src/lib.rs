@@ -61,7 +61,7 @@ pub use limits::Config;
 pub use log::kept::read_log;
 pub use machine::{StateMachine, read_state};
 pub use message::Message;
-pub use news::Taken;
 pub use network::{CallError, Calling, Peers};
+pub use news::Taken;
 pub use snapshot::decode_file as read_snapshot;
 pub use voters::{Candidate, choose_voters};

@@ -180,7 +180,11 @@ impl<S: StateMachine> Driven<S> {
         room: Room,
     ) -> Driven<S> {
         let current = snapshot.map(|body| (state.borrow().meta(), body));
-        Driven { state, changed, newest: Rc::new(RefCell::new(Newest { path: directory.join(FILE), group, current, room })) }
+        Driven {
+            state,
+            changed,
+            newest: Rc::new(RefCell::new(Newest { path: directory.join(FILE), group, current, room })),
+        }
     }
 }
 

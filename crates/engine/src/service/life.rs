@@ -481,7 +481,9 @@ impl Service {
 
     pub(super) fn take_gossip(&self, gossip: msg::Gossip) -> Result<Vec<u8>, Error> {
         let received = rt::wall_micros();
-        if let Some((incarnation, address)) = gossip.address.filter(|_| gossip.from != self.rank && gossip.from != NOBODY) {
+        if let Some((incarnation, address)) =
+            gossip.address.filter(|_| gossip.from != self.rank && gossip.from != NOBODY)
+        {
             self.peers.learn(gossip.from, incarnation, &address);
         }
         self.peers.heard_of(gossip.from);
