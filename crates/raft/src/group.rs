@@ -410,6 +410,11 @@ impl<S: StateMachine> Group<S> {
         Some(news::newer(&replica.recent, &mut self.told.borrow_mut(), replica.log_id(), encode, have, part))
     }
 
+    /// Whether this replica has more than `have`; what it was told itself it does not tell.
+    pub fn has_news(&self, have: Option<LogId>) -> bool {
+        self.state.borrow().log_id() > have
+    }
+
     /// What to ask a voter for: the state that is known here, and the part of a whole one that is wanted next.
     pub fn wanted(&self) -> (Option<LogId>, Option<(LogId, u64)>) {
         (self.log_id(), self.subscription.borrow().part())

@@ -148,7 +148,7 @@ impl Service {
         let mut ending = slot.ending.subscribe();
         loop {
             let leader = slot.group.standing().leader.map(|leader| leader.rank);
-            let is_newer = slot.group.log_id() > question.have || leader != question.leader || question.part.is_some();
+            let is_newer = slot.group.has_news(question.have) || leader != question.leader || question.part.is_some();
             if is_newer || !slot.group.is_fed() || *ending.borrow() || rt::now() >= until {
                 break;
             }
