@@ -294,12 +294,23 @@ fn peer_samples(check: &mut impl Check) {
         addresses: vec![(Rank(0), 4, text("tcp://node0:10001"))],
     };
     check.one("joined", joined);
-    check.one("gossip", Gossip { from: Rank(2), message: body });
+    let address = Some((4, text("tcp://node2:10001")));
+    check.one("gossip", Gossip { from: Rank(2), address, message: body.clone() });
     check.one("gossiped", Gossiped { received: 7, answered: 8 });
     check.one("server_storage", ServerStorage { devices: vec![] });
     check.one("server_space_query", ServerSpaceQuery { pool: pool_id() });
     check.one("server_log", ServerLog { masks: text("info") });
     let space = Space { total: 4, used: 3, metadata: 1, data: 2 };
+    let (of, have) = (LogId { term: 3, index: 90 }, LogId { term: 2, index: 77 });
+    check.one("log_id", of);
+    let (group, leader, part) = (Bytes(vec![5; 16]), Some(Rank(1)), Some((of, 4096)));
+    check.one("subscribe", Subscribe { group, have: Some(have), leader, part });
+    let commands = Newer::Commands { to: of, commands: vec![body.clone()] };
+    let voters = vec![(Rank(1), 4, text("tcp://node1:10001"))];
+    check.one("told", Told { voters, leader, term: 3, newer: commands.clone() });
+    check.one("newer-unknown", Newer::Unknown);
+    check.one("newer-commands", commands);
+    check.one("newer-whole", Newer::Whole { of, total: 9000, offset: 4096, bytes: body });
     check.one("server_space", ServerSpace { targets: vec![(space, false)] });
 }
 

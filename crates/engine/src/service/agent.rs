@@ -86,6 +86,7 @@ impl Service {
         let slot = Rc::new(Slot::new(group));
         self.pools.borrow_mut().insert(id, Rc::clone(&slot));
         let mut tasks = slot.tasks.borrow_mut();
+        tasks.spawn_local(self.clone().subscribe_to_pool(id, Rc::clone(&slot)));
         tasks.spawn_local(self.clone().follow_pool(id, Rc::clone(&slot)));
         tasks.spawn_local(self.clone().drive_pool(id, Rc::clone(&slot)));
         Ok(())
@@ -179,6 +180,7 @@ impl Service {
         let slot = self.pools.borrow_mut().remove(&id);
         if let Some(slot) = slot {
             slot.tasks.borrow_mut().abort_all();
+            slot.ending.send_replace(true);
             let mut slot = slot;
             let until = rt::now() + LET_GO;
             loop {

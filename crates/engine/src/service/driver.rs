@@ -446,13 +446,13 @@ fn pool_servers(system: &SystemState, ranks: &[Rank]) -> Vec<super::pool::PoolSe
     ranks.iter().filter_map(server).collect()
 }
 
-/// Who should follow a group: of `ranks`, those that the system knows. Of the stopped, those that live go on voting: they
+/// Who may vote in a group: of `ranks`, those that the system knows. Of the stopped, those that live go on voting: they
 /// are needed to be started again.
 fn wanted(system: &SystemState, ranks: impl Iterator<Item = Rank>, living: &BTreeSet<Rank>) -> BTreeMap<Rank, Wanted> {
-    let top = |path: &str| path.split('/').nth(1).unwrap_or_default().to_string();
     // Numbers of the largest domains: replicas stand in as many of them as there are.
-    let domains: BTreeSet<String> = system.members.values().map(|member| top(&member.fault_path)).collect();
-    let number = |path: &str| domains.iter().position(|known| *known == top(path)).unwrap_or(0) as u64;
+    let domains: BTreeSet<&str> = system.members.values().map(|member| top_domain(&member.fault_path)).collect();
+    let domains: BTreeMap<&str, u64> = domains.into_iter().zip(0..).collect();
+    let number = |path: &str| domains.get(top_domain(path)).copied().unwrap_or(0);
     let want = |rank: Rank| {
         let member = system.members.get(&rank)?;
         let (address, domain) = (member.address.clone(), number(&member.fault_path));
@@ -460,6 +460,11 @@ fn wanted(system: &SystemState, ranks: impl Iterator<Item = Rank>, living: &BTre
         Some((rank, Wanted { address, domain, is_there }))
     };
     ranks.filter_map(want).collect()
+}
+
+/// The largest thing that fails together with a server there.
+fn top_domain(path: &str) -> &str {
+    path.split('/').nth(1).unwrap_or_default()
 }
 
 #[cfg(test)]

@@ -236,11 +236,11 @@ impl Service {
                 let id = self.system.group.local(|system| system.find(name));
                 let slot = id.ok().and_then(|id| self.pools.borrow().get(&id).cloned());
                 match slot {
-                    Some(slot) => (format!("pool '{name}'"), slot.group.members().voters),
-                    None => ("the system".to_string(), self.system.group.members().voters),
+                    Some(slot) => (format!("pool '{name}'"), slot.group.voters()),
+                    None => ("the system".to_string(), self.system.group.voters()),
                 }
             }
-            _ => ("the system".to_string(), self.system.group.members().voters),
+            _ => ("the system".to_string(), self.system.group.voters()),
         };
         let pings = voters.iter().map(async |rank| {
             let is_me = *rank == self.rank;

@@ -10,9 +10,9 @@ use raft::{
     Candidate, Config, Group, GroupId, OpenError, Peer, ProposeError, ReadError, Request, Role, StateMachine,
     choose_voters,
 };
-use tokio::sync::{Mutex, Notify};
+use tokio::sync::{Mutex, Notify, watch};
 use types::{Code, ContainerId, Error, Rank};
-use wire::peer::Filling;
+use wire::peer::{Filling, LogId};
 
 use super::peers::{GroupPeers, Peers};
 use super::pool::PoolState;
@@ -24,6 +24,9 @@ const VOTERS_WANTED: usize = 5;
 const CONFIRM_MAX: Duration = Duration::from_secs(1);
 /// A learner that lacks more entries than this does not vote yet: the group would wait for it.
 const LAG_MAX: u64 = 64;
+/// A server that is to vote has the log after so long, or somebody else is tried; it is tried again after the second.
+const CATCH_UP_MAX: Duration = Duration::from_secs(20);
+const LATE_FOR: Duration = Duration::from_secs(120);
 
 /// How far a server has followed a state.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -83,9 +86,13 @@ pub(super) struct Slot<S: StateMachine> {
     pub(super) reported: Notify,
     pub(super) heard: Cell<u64>,
     /// The state as it was looked at last, and the last command that it had in.
-    looked: RefCell<Option<(u64, Rc<S>)>>,
+    looked: RefCell<Option<(Option<LogId>, Rc<S>)>>,
     /// This server's targets once agreed with the state, since the start.
     pub(super) is_settled: Cell<bool>,
+    /// The replica is about to be closed: nobody is to wait for news of it.
+    pub(super) ending: watch::Sender<bool>,
+    /// Learners that are to vote, and since when they are waited for.
+    awaited: RefCell<BTreeMap<Rank, rt::Instant>>,
     pub(super) tasks: RefCell<rt::TaskSet>,
 }
 
@@ -99,6 +106,8 @@ impl<S: StateMachine> Slot<S> {
             heard: Cell::new(0),
             looked: RefCell::default(),
             is_settled: Cell::new(false),
+            ending: watch::Sender::new(false),
+            awaited: RefCell::default(),
             tasks: RefCell::default(),
         }
     }
@@ -187,7 +196,7 @@ impl<S: StateMachine> Slot<S> {
     where
         S: Clone,
     {
-        let applied = self.group.applied();
+        let applied = self.group.log_id();
         let mut looked = self.looked.borrow_mut();
         match &*looked {
             Some((known, state)) if *known == applied => Rc::clone(state),
@@ -199,36 +208,59 @@ impl<S: StateMachine> Slot<S> {
         }
     }
 
-    /// Brings the members of the group nearer to what they should be: all of `wanted` follow, and of those that are
-    /// there, the best vote. One step at a time.
+    /// Brings the members of the group nearer to what they should be: of `wanted`, those that are there and fail apart vote, and
+    /// nobody else is a member. Who is to vote is a learner first, until it has the log. One step at a time.
     pub(super) async fn tend(&self, wanted: &BTreeMap<Rank, Wanted>) {
         let members = self.group.members();
         if !members.is_settled {
             return;
         }
-        for (rank, want) in wanted {
-            if !members.addresses.contains_key(rank) {
+        let has_log = |rank: &Rank| {
+            members.voters.contains(rank)
+                || (members.addresses.contains_key(rank) && self.group.lag(*rank).is_some_and(|lag| lag <= LAG_MAX))
+        };
+        let late = self.late(&members.addresses.keys().copied().filter(|rank| !has_log(rank)).collect());
+        let candidates = |may_vote: &dyn Fn(&Rank) -> bool| -> Vec<Candidate> {
+            let candidate = |(rank, want): (&Rank, &Wanted)| Candidate {
+                rank: *rank,
+                domain: want.domain,
+                is_available: want.is_there && may_vote(rank),
+            };
+            wanted.iter().map(candidate).collect()
+        };
+        let best = choose_voters(&candidates(&|rank| !late.contains(rank)), &members.voters, VOTERS_WANTED);
+        let new: Vec<&Rank> = best.iter().filter(|rank| !members.addresses.contains_key(rank)).collect();
+        if !new.is_empty() {
+            for rank in new {
+                let Some(want) = wanted.get(rank) else { continue };
                 let peer = Peer { rank: *rank, address: raft::Address(want.address.clone()) };
                 // Whatever it is, the next turn tries again.
                 let _ = self.group.add_learner(&peer).await;
-                return;
             }
+            return;
         }
-        let candidate = |(rank, want): (&Rank, &Wanted)| Candidate {
-            rank: *rank,
-            domain: want.domain,
-            is_available: want.is_there
-                && (members.voters.contains(rank) || self.group.lag(*rank).is_some_and(|lag| lag <= LAG_MAX)),
-        };
-        let candidates: Vec<Candidate> = wanted.iter().map(candidate).collect();
-        let voters = choose_voters(&candidates, &members.voters, VOTERS_WANTED);
+        let voters = choose_voters(&candidates(&has_log), &members.voters, VOTERS_WANTED);
         if voters != members.voters {
             let _ = self.group.set_voters(&voters).await;
             return;
         }
-        if let Some(gone) = members.addresses.keys().find(|rank| !wanted.contains_key(rank)) {
+        let is_idle = |rank: &&Rank| !voters.contains(rank) && !best.contains(rank);
+        if let Some(gone) = members.addresses.keys().find(is_idle) {
             let _ = self.group.remove(*gone).await;
         }
+    }
+
+    /// Of these learners, those that were waited for in vain: others are to be tried, and they again some time later.
+    fn late(&self, learners: &BTreeSet<Rank>) -> BTreeSet<Rank> {
+        let mut awaited = self.awaited.borrow_mut();
+        awaited.retain(|rank, since| {
+            let age = since.elapsed();
+            age < LATE_FOR && (learners.contains(rank) || age >= CATCH_UP_MAX)
+        });
+        for rank in learners {
+            awaited.entry(*rank).or_insert_with(rt::now);
+        }
+        awaited.iter().filter(|(_, since)| since.elapsed() >= CATCH_UP_MAX).map(|(rank, _)| *rank).collect()
     }
 
     /// Has another voter lead, if this replica does.
@@ -263,7 +295,7 @@ impl<S: StateMachine> Slot<S> {
     }
 }
 
-/// A server that should follow a group.
+/// A server that may vote in a group.
 pub(super) struct Wanted {
     pub(super) address: String,
     /// What fails together with it.
