@@ -109,6 +109,8 @@ pub struct Group<S: StateMachine> {
     incoming: RefCell<Option<Incoming>>,
     /// The applied index at which a snapshot was last asked for because of bytes.
     relieved: Cell<u64>,
+    /// Whether it may stand for election.
+    may_lead: Cell<bool>,
     _flusher: rt::TaskSet,
     _lock: Disk,
 }
@@ -256,6 +258,7 @@ impl<S: StateMachine> Group<S> {
             in_flight: Semaphore::new(IN_FLIGHT_MAX),
             incoming: RefCell::new(None),
             relieved: Cell::new(0),
+            may_lead: Cell::new(true),
             _flusher: flusher,
             _lock: files.lock,
         })
@@ -608,6 +611,7 @@ impl<S: StateMachine> Group<S> {
     /// Whether this replica may stand for election when nobody leads. One that leads goes on: see [`Group::hand_over`]. One that
     /// votes alone is elected when it starts, by nobody's leave.
     pub fn may_lead(&self, may: bool) {
+        self.may_lead.set(may);
         self.raft.runtime_config().elect(may);
     }
 
@@ -649,6 +653,8 @@ impl<S: StateMachine> Group<S> {
             Body::Vote(ask) => self.raft.vote(ask).await.map(Body::Voted).map_err(|_| Refusal::Stopped),
             Body::PreVote(ask) => self.raft.pre_vote(ask).await.map(Body::Voted).map_err(|_| Refusal::Stopped),
             Body::Snapshot(part) => self.take_part(part).await.map(Body::Stored),
+            // Whoever hands over does not know, and looks for another heir.
+            Body::TakeOver { .. } if !self.may_lead.get() => Ok(Body::Taken(false)),
             Body::TakeOver { vote, to, last } => {
                 let ask = openraft::raft::TransferLeaderRequest::new(vote, to, last);
                 let taken = self.raft.handle_transfer_leader(ask).await;

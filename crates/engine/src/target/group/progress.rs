@@ -72,8 +72,13 @@ impl Progress {
 
     /// A giver told what it remembers.
     pub(super) fn told(&mut self, giver: Peer) {
-        let told = self.owed.extract_if(.., |_, (from, _)| *from == giver);
-        self.here.extend(told.map(|(key, (_, since))| (key, since)));
+        self.owed.retain(|key, (from, since)| {
+            let has_told = *from == giver;
+            if has_told {
+                self.here.insert(*key, *since);
+            }
+            !has_told
+        });
     }
 
     /// A group did not come.
