@@ -72,13 +72,9 @@ impl Progress {
 
     /// A giver told what it remembers.
     pub(super) fn told(&mut self, giver: Peer) {
-        self.owed.retain(|key, (from, since)| {
-            let has_told = *from == giver;
-            if has_told {
-                self.here.insert(*key, *since);
-            }
-            !has_told
-        });
+        let told = self.owed.iter().filter(|(_, (from, _))| *from == giver);
+        self.here.extend(told.map(|(key, (_, since))| (*key, *since)));
+        self.owed.retain(|_, (from, _)| *from != giver);
     }
 
     /// A group did not come.
