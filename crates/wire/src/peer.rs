@@ -42,10 +42,12 @@ message! {
 }
 
 message! {
-    /// To the leader: the sender has done what the state wants, up to `version`. A repeat replaces what was said before.
+    /// To the leader: the sender has done what the state wants, up to `version`. A later one replaces what was said before.
     pub struct Report {
         pub group: Group,
         pub rank: Rank,
+        /// The sender's incarnation, and the moment of its monotonic clock, in microseconds: which of two is the later.
+        pub said: (u64, u64),
         pub version: u64,
         /// Of a pool: how far each of its targets has got with what it is to have. Empty: nothing is on its way.
         pub filling: Vec<Filling>,

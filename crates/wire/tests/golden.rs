@@ -264,7 +264,15 @@ fn peer_samples(check: &mut impl Check) {
         Filling { version: 3, groups: 40, left: 2, records: 9000, bytes: 1 << 30, same: 7000, anew: 1, spent_ms: 2500 };
     check.one(
         "report",
-        Report { group, rank: Rank(2), version: 9, filling: vec![filling], widths: vec![2, 3], trouble },
+        Report {
+            group,
+            rank: Rank(2),
+            said: (3, 5_000_000),
+            version: 9,
+            filling: vec![filling],
+            widths: vec![2, 3],
+            trouble,
+        },
     );
     check.one("filling", filling);
     check.one("reported", Reported { applied: 77 });
@@ -363,7 +371,10 @@ fn copy_samples(check: &mut impl Check) {
     let (container, group) = (container_id(), 0x0103);
     let after = Some((container, group));
     check.one("copy_list_request", CopyListRequest { pool: pool_id(), map_version: 4, after });
-    check.one("copy_list_response", CopyListResponse { groups: vec![(container, group)], next: after });
+    check.one(
+        "copy_list_response",
+        CopyListResponse { groups: vec![(container, group)], unserved: vec![3], next: after },
+    );
     let (next, end) = (Bytes(vec![1, 2]), Bytes(vec![3]));
     let span = CopySpan { group, from: next.clone(), end, upto: Epoch(5) };
     check.one("copy_span", span.clone());
@@ -387,9 +398,12 @@ fn copy_samples(check: &mut impl Check) {
     check.one("copy_digest_request", CopyDigestRequest { container, span });
     check.one("copy_digest_response", CopyDigestResponse { hold, sum: 0x0102_0304, next });
     check.one("copy_memory_request", CopyMemoryRequest { pool: pool_id(), map_version: 4, after: Some(9) });
-    let memory = SessionMemory { session: 5, floor: 6, effects: vec![(7, Epoch(8))] };
-    check.one("session_memory", memory.clone());
-    check.one("copy_memory_response", CopyMemoryResponse { sessions: vec![memory], next: Some(9) });
+    let effects = SessionEffects { floor: 6, list: vec![(7, Epoch(8))] };
+    check.one("session_effects", effects.clone());
+    let sessions =
+        vec![SessionMemory { session: 5, effects: Some(effects) }, SessionMemory { session: 9, effects: None }];
+    check.one("session_memory", sessions[0].clone());
+    check.one("copy_memory_response", CopyMemoryResponse { sessions, next: Some(9) });
 }
 
 fn membership_samples(check: &mut impl Check) {

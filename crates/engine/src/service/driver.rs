@@ -12,7 +12,7 @@ use placement::Event;
 use types::{ContainerId, Error, PoolId, Rank};
 
 use super::life::ALONE;
-use super::pool::{PoolCommand, PoolState};
+use super::pool::{PoolCommand, PoolState, WIDTHS};
 use super::slot::{Followed, Slot, Wanted};
 use super::system::{Phase, PoolRow, SystemCommand, SystemState};
 use super::{Service, healing};
@@ -66,7 +66,8 @@ pub(super) fn next_steps(pool: &PoolState, heard: &Heard<'_>) -> Vec<PoolCommand
     let mut steps = Vec::new();
     // First: a request waits for it.
     let wanted: BTreeSet<u32> = heard.reports.values().flat_map(|followed| &followed.widths).copied().collect();
-    let widths: Vec<u32> = wanted.into_iter().filter(|width| !pool.widths.contains_key(width)).collect();
+    let is_new = |width: &u32| WIDTHS.contains(width) && !pool.widths.contains_key(width);
+    let widths: Vec<u32> = wanted.into_iter().filter(is_new).collect();
     if !widths.is_empty() {
         steps.push(PoolCommand::UseWidths { widths });
     }
@@ -160,10 +161,9 @@ fn may_lose(pool: &PoolState, system: &SystemState) -> bool {
     pool.self_heal().exclude && pool.servers().iter().any(|server| system.is_joined(server.rank))
 }
 
-/// Whether the targets of a server that is new to the pool have all made their shares of it.
+/// Whether the targets of a server that is new to the pool have all made their shares of it, and its containers.
 fn is_prepared(pool: &PoolState, report: Option<&Followed>) -> bool {
-    let stands_in_the_way = |(what, _): &(Option<ContainerId>, Error)| what.is_none();
-    report.is_some_and(|report| report.version >= pool.version && !report.trouble.iter().any(stands_in_the_way))
+    report.is_some_and(|report| report.version >= pool.version && report.trouble.is_empty())
 }
 
 /// What the system's row of a pool says next of its servers: who is to have a part again is in it, and who has none goes when

@@ -145,7 +145,7 @@ impl Service {
         match call.opcode.repeat() {
             Repeat::Harmless => work.await,
             // What was forgotten with an earlier life, the service's state remembers.
-            Repeat::Once => self.sessions.once(call.session.0, call.sequence, || 0, |_| work).await,
+            Repeat::Once => self.sessions.once(call.session.0, call.sequence, work).await,
         }
     }
 

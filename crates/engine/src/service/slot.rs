@@ -31,6 +31,8 @@ const LATE_FOR: Duration = Duration::from_secs(120);
 /// How far a server has followed a state.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub(super) struct Followed {
+    /// In which life of the server, and at which moment of its monotonic clock.
+    pub(super) said: (u64, u64),
     pub(super) version: u64,
     /// How far each of its targets has got with what it is to have, while something is on its way.
     pub(super) filling: Vec<Filling>,
@@ -44,6 +46,15 @@ impl Followed {
     /// All its targets have what they are to have by that version of the pool's map.
     pub(super) fn is_full(&self, version: u32) -> bool {
         !self.filling.is_empty() && self.filling.iter().all(|filling| filling.version == version)
+    }
+
+    /// Takes another report in its place, unless that was so long under way that this one was said later. True if it did.
+    fn replace(&mut self, other: Followed) -> bool {
+        let is_newer = other.said >= self.said;
+        if is_newer {
+            *self = other;
+        }
+        is_newer
     }
 }
 
@@ -155,6 +166,15 @@ impl<S: StateMachine> Slot<S> {
         }
     }
 
+    /// Waits until as much is applied here, or for so long. False when it took longer.
+    pub(super) async fn follows(&self, applied: u64, patience: Duration) -> bool {
+        let until = rt::now() + patience;
+        while self.group.applied() < applied && rt::now() < until {
+            rt::sleep(Duration::from_millis(5)).await;
+        }
+        self.group.applied() >= applied
+    }
+
     /// Takes note of a report. One of a server that the state does not know says nothing about it: that server reports again when
     /// it has a part.
     pub(super) fn hear(&self, rank: Rank, followed: Followed)
@@ -165,9 +185,7 @@ impl<S: StateMachine> Slot<S> {
             return;
         }
         let mut reports = self.reports.borrow_mut();
-        let known = reports.entry(rank).or_default();
-        if followed.version >= known.version {
-            *known = followed;
+        if reports.entry(rank).or_default().replace(followed) {
             self.heard.set(self.heard.get() + 1);
             self.reported.notify_waiters();
         }
@@ -329,11 +347,29 @@ fn not_proposed(error: ProposeError) -> Error {
         ProposeError::TooLarge { .. } => Error::new(Code::ValueTooBig, text).remedy("ask for less at once"),
         ProposeError::Unknown { .. } => Error::new(Code::TimedOut, text).remedy("try again"),
         ProposeError::Forgotten => {
-            Error::new(Code::TimedOut, text).remedy("look at what it was to change, and decide anew")
+            Error::new(Code::Uncertain, text).remedy("look at what it was to change, and decide anew")
         }
         ProposeError::Unreadable => Error::new(Code::Protocol, text).remedy("run the same release on all servers"),
         ProposeError::Stopped { .. } => {
             Error::new(Code::Io, text).remedy("look at the server's log, then restart the server")
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// "Half of it is here" was sent, its link hung, "all of it is here" came by another: and then the first one, late. The
+    /// leader went by that, the server had nothing new to say, and a drain hung until another led.
+    #[test]
+    fn a_report_that_was_long_under_way_replaces_no_later_one() {
+        let report = |said, version| Followed { said, version, ..Followed::default() };
+        let mut known = Followed::default();
+        assert!(known.replace(report((3, 20), 10)));
+        assert!(!known.replace(report((3, 19), 10)));
+        assert!(!known.replace(report((2, 90), 11)), "of an earlier life");
+        assert!(known.replace(report((4, 1), 9)), "a server that starts anew begins anew");
+        assert_eq!(known, report((4, 1), 9));
     }
 }
