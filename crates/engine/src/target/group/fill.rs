@@ -12,6 +12,8 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::rc::Rc;
 use std::time::Duration;
 
+use futures_util::StreamExt;
+use futures_util::stream::FuturesUnordered;
 use rt::disk::IoBuf;
 use types::{Code, ContainerId, Error, PoolId};
 use wire::copy::{
@@ -24,7 +26,7 @@ use wire::{Opcode, Wire};
 use super::view::View;
 use super::{RETRY_MAX, Target};
 use crate::replication::Peer;
-use crate::target::rebuild::{Pulled, Source};
+use crate::target::rebuild::{GROUPS_UNDER_WAY, Pulled, Source};
 
 /// Groups that are looked at in one step.
 const GROUPS_AT_ONCE: usize = 64;
@@ -172,30 +174,45 @@ impl Target {
             if missing.is_empty() {
                 return self.remember(view, pool).await;
             }
-            // Of one group that cannot be had the others do not wait; of a leader that does not answer, its others do.
-            let (mut trouble, mut silent) = (None, BTreeSet::new());
-            for Missing { leader: peer, container, number } in missing {
-                if silent.contains(&peer) {
-                    continue;
-                }
+            self.fill_all(view, pool, missing, fill).await?;
+        }
+    }
+
+    /// Gets groups, some at a time. Of one that cannot be had the others do not wait; of a leader that does not answer, its
+    /// others do.
+    async fn fill_all(
+        self: &Rc<Self>,
+        view: &View,
+        pool: PoolId,
+        missing: Vec<Missing>,
+        fill: &Fill,
+    ) -> Result<(), Error> {
+        let (mut trouble, mut silent) = (None, BTreeSet::new());
+        let (mut waiting, mut under_way) = (missing.into_iter(), FuturesUnordered::new());
+        loop {
+            while under_way.len() < GROUPS_UNDER_WAY {
+                let Some(one) = waiting.find(|one| !silent.contains(&one.leader)) else { break };
                 // Another map may give it to somebody else, or have it led by somebody else; or it is to wait.
                 let newest = self.groups.view(pool);
                 if newest.is_none_or(|newest| newest.version() != view.version() || !newest.goes_on()) {
                     return Err(Error::new(Code::Again, "the pool map has changed, or its rebuild was stopped"));
                 }
-                let filled = self.fill_group(&Leader { target: self, view, peer }, container, number, fill).await;
-                if let Err(error) = filled {
-                    if error.is_transient() {
-                        silent.insert(peer);
-                    }
-                    let message = format!("placement group {number:#x} of container {container}: {}", error.message);
-                    trouble.get_or_insert(Error { message, ..error });
-                }
+                under_way.push(async move {
+                    let leader = Leader { target: self, view, peer: one.leader };
+                    let filled = self.fill_group(&leader, one.container, one.number, fill).await;
+                    (one, filled)
+                });
             }
-            if let Some(trouble) = trouble {
-                return Err(trouble);
+            let Some((Missing { leader, container, number }, filled)) = under_way.next().await else { break };
+            if let Err(error) = filled {
+                if error.is_transient() {
+                    silent.insert(leader);
+                }
+                let message = format!("placement group {number:#x} of container {container}: {}", error.message);
+                trouble.get_or_insert(Error { message, ..error });
             }
         }
+        trouble.map_or(Ok(()), Err)
     }
 
     /// Learns which requests took effect at those who serve: it may be asked to lead what they lead now. After the groups:
@@ -236,6 +253,13 @@ impl Target {
                 break;
             }
         }
+        // Of all leaders in turns: several are asked at a time.
+        let mut before: BTreeMap<Peer, usize> = BTreeMap::new();
+        missing.sort_by_cached_key(|one| {
+            let place = before.entry(one.leader).or_default();
+            *place += 1;
+            *place
+        });
         Ok(missing)
     }
 
