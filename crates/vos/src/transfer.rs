@@ -21,8 +21,6 @@ use crate::view::unreadable;
 
 /// Most records of one [`Store::copy_in`].
 pub const COPY_RECORDS_MAX: usize = 256;
-/// Records of one part: those of 4 KiB are then as much as larger ones may be together.
-const PART_RECORDS_MAX: usize = 1024;
 /// Records that one call looks at.
 const LOOKED_MAX: usize = 4096;
 /// Inline bytes, and keys, that one part carries.
@@ -88,7 +86,7 @@ impl Store {
                 bytes += inline.len();
             }
             part.records.push(Copied { key: key.to_vec(), value });
-            part.records.len() < PART_RECORDS_MAX && bytes < PART_BYTES_MAX
+            part.records.len() < COPY_RECORDS_MAX && bytes < PART_BYTES_MAX
         })?;
         Ok(part)
     }

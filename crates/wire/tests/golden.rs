@@ -333,13 +333,16 @@ fn group_samples(check: &mut impl Check) {
         closed: Epoch(0x66),
         step: GroupStep::Tell,
     };
-    check.one("group_request", request);
+    check.one("group_request", request.clone());
+    check.one("group_mail", GroupMail { letters: vec![request.clone(), GroupRequest { group: 0x0603, ..request }] });
     let report = GroupReport { prepared: vec![undecided], decided: vec![decision], settled: change, lease_ms: 800 };
     check.one("group_report", report.clone());
     check.one("group_response-report", GroupResponse::Report { report });
     check.one("group_response-done", GroupResponse::Done);
     check.one("group_response-refused", GroupResponse::Refused { error: Error::new(Code::NoSpace, "full") });
     check.one("group_response-term", GroupResponse::Term { known: term });
+    check.one("group_response-failed", GroupResponse::Failed { error: Error::new(Code::Busy, "full") });
+    check.one("group_answers", GroupAnswers { answers: vec![GroupResponse::Done, GroupResponse::Term { known: term }] });
 }
 
 fn copy_samples(check: &mut impl Check) {

@@ -24,7 +24,7 @@ const ATTEMPTS: u32 = 4;
 /// How often they may differ before nothing of what is here is believed.
 const UNLIKE_MAX: u32 = 2;
 /// Records here that are compared together.
-const RANGE: usize = 1024;
+const RANGE: usize = 256;
 /// Records that are taken out together: their keys, 3 KiB each at worst, make one record of the log.
 const TAKEN_OUT: usize = 64;
 /// How often sums are compared before the records are: decisions of the last changes may still be on their way.
