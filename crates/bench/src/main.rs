@@ -73,11 +73,7 @@ const BENCHES: &[Bench] = &[
         run: rpc::run,
     },
     Bench { name: "server", about: "key-value and array operations through a server over TCP", run: server::run },
-    Bench {
-        name: "replication",
-        about: "three servers: what copies cost",
-        run: replication::run,
-    },
+    Bench { name: "replication", about: "three servers: what copies cost", run: replication::run },
     Bench { name: "failover", about: "three servers: how long the death of one is felt", run: failover::run },
     Bench {
         name: "rebuild",

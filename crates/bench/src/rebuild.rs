@@ -113,12 +113,7 @@ async fn drop_container(cluster: &Cluster, name: &str) -> Result<()> {
 }
 
 /// A new container that bears so many failures, with so many values; which object they are in.
-fn fill(
-    cluster: &Cluster,
-    name: &str,
-    failures: usize,
-    (values, bytes): (usize, usize),
-) -> Result<client::ObjectId> {
+fn fill(cluster: &Cluster, name: &str, failures: usize, (values, bytes): (usize, usize)) -> Result<client::ObjectId> {
     rt::block_on(async {
         let container = cluster.container(POOL, name, failures).await?;
         let object = new_kv(&container).await?.object().id();
@@ -225,4 +220,3 @@ fn raw_copy(directory: &Path, bytes: usize) -> Result<f64> {
     }
     Ok(seconds)
 }
-

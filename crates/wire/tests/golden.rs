@@ -342,7 +342,8 @@ fn group_samples(check: &mut impl Check) {
     check.one("group_response-refused", GroupResponse::Refused { error: Error::new(Code::NoSpace, "full") });
     check.one("group_response-term", GroupResponse::Term { known: term });
     check.one("group_response-failed", GroupResponse::Failed { error: Error::new(Code::Busy, "full") });
-    check.one("group_answers", GroupAnswers { answers: vec![GroupResponse::Done, GroupResponse::Term { known: term }] });
+    check
+        .one("group_answers", GroupAnswers { answers: vec![GroupResponse::Done, GroupResponse::Term { known: term }] });
 }
 
 fn copy_samples(check: &mut impl Check) {

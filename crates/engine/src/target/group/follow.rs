@@ -8,9 +8,7 @@ use net::{Reply, Request};
 use rt::Instant;
 use types::{Code, ContainerId, Error, SessionId};
 use vos::{Op, Origin};
-use wire::group::{
-    GroupAnswers, GroupMail, GroupPrepare, GroupRequest, GroupResponse, GroupStep, GroupWork,
-};
+use wire::group::{GroupAnswers, GroupMail, GroupPrepare, GroupRequest, GroupResponse, GroupStep, GroupWork};
 
 use super::mail::LETTERS_MAX;
 use super::message::{change_in, decisions_in, peer_in, report_out, term_in, term_out};

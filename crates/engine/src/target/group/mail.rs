@@ -168,9 +168,7 @@ impl Target {
                 let text = format!("{peer} gave {} answers to {count} letters", answers.len());
                 Err(Error::new(Code::Protocol, text))
             }
-            Err(error) => {
-                Err(Error::new(Code::Protocol, format!("the answer of {peer} does not decode: {error}")))
-            }
+            Err(error) => Err(Error::new(Code::Protocol, format!("the answer of {peer} does not decode: {error}"))),
         }
     }
 }

@@ -9,8 +9,8 @@ use bytes::Bytes;
 use net::{Address, Bulk, Caller, Connection, Reply};
 use rt::Hlc;
 use types::{Code, Error, SessionId};
-use wire::hello::Service;
 use wire::Opcode;
+use wire::hello::Service;
 
 use super::mail::Post;
 use super::view::View;

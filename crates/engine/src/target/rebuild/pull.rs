@@ -321,12 +321,7 @@ impl Target {
     }
 
     /// Keeps the records of a part.
-    async fn take_in(
-        &self,
-        container: ContainerId,
-        part: &CopyResponse,
-        bulk: &Shared,
-    ) -> Result<Option<Lsn>, Error> {
+    async fn take_in(&self, container: ContainerId, part: &CopyResponse, bulk: &Shared) -> Result<Option<Lsn>, Error> {
         let (deadline, mut looked) = (rt::now() + PATIENCE, false);
         loop {
             let behind = self.store.borrow().container_info(container).map(|info| info.horizon < part.horizon);
