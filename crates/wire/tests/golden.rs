@@ -318,6 +318,7 @@ fn group_samples(check: &mut impl Check) {
         ("prepare", GroupStep::Prepare { change: prepare }),
         ("tell", GroupStep::Tell),
         ("wake", GroupStep::Wake),
+        ("give_up", GroupStep::GiveUp),
     ];
     for (name, step) in steps {
         check.one(&format!("group_step-{name}"), step);
@@ -335,12 +336,17 @@ fn group_samples(check: &mut impl Check) {
     };
     check.one("group_request", request.clone());
     check.one("group_mail", GroupMail { letters: vec![request.clone(), GroupRequest { group: 0x0603, ..request }] });
-    let report = GroupReport { prepared: vec![undecided], decided: vec![decision], settled: change, lease_ms: 800 };
+    let leases = [GroupLease::To { peer: peer(9), left_ms: 800 }, GroupLease::Unknown { upto: term, left_ms: 40 }];
+    check.one("group_lease-to", leases[0]);
+    check.one("group_lease-unknown", leases[1]);
+    let report =
+        GroupReport { prepared: vec![undecided], decided: vec![decision], settled: change, leases: leases.to_vec() };
     check.one("group_report", report.clone());
     check.one("group_response-report", GroupResponse::Report { report });
     check.one("group_response-done", GroupResponse::Done);
     check.one("group_response-refused", GroupResponse::Refused { error: Error::new(Code::NoSpace, "full") });
     check.one("group_response-term", GroupResponse::Term { known: term });
+    check.one("group_response-gave_up", GroupResponse::GaveUp { served: term });
     check.one("group_response-failed", GroupResponse::Failed { error: Error::new(Code::Busy, "full") });
     check
         .one("group_answers", GroupAnswers { answers: vec![GroupResponse::Done, GroupResponse::Term { known: term }] });

@@ -20,7 +20,7 @@ use wire::{Opcode, Wire};
 
 use super::Service;
 use super::pool::{Container, PoolState, Rollback};
-use super::slot::{Followed, Slot, open_group};
+use super::slot::{Followed, Followers, Slot, open_group};
 use super::system::Phase;
 use crate::hold::Held;
 use crate::target::order::{Done, Order, PoolShare, PoolView};
@@ -241,15 +241,16 @@ impl Service {
     }
 
     /// How far each target here has got with what it is to have, and whether they still work at it; nothing when nothing
-    /// is on its way.
+    /// is on its way. What the pool is to bear as it is, nobody works at: the state changes when that ends.
     async fn filling(&self, pool: PoolId, slot: &Slot<PoolState>) -> (Vec<Filling>, bool) {
-        let Some(version) = slot.group.local(|pool| pool.map().filter(|map| is_changing(map)).map(PoolMap::version))
-        else {
-            return (Vec::new(), false);
-        };
+        let changing = slot.group.local(|pool| {
+            let map = pool.map().filter(|map| is_changing(map))?;
+            Some((map.version(), pool.heal().goes_on(map)))
+        });
+        let Some((version, goes_on)) = changing else { return (Vec::new(), false) };
         let filling = self.tell(|done| Order::Filling { pool, done }).await;
         let filling: Vec<Filling> = filling.into_iter().map(Result::unwrap_or_default).collect();
-        let is_filling = filling.iter().any(|filling| filling.version != version);
+        let is_filling = goes_on && filling.iter().any(|filling| filling.version != version);
         (filling, is_filling)
     }
 
@@ -442,7 +443,7 @@ impl Service {
     }
 
     /// Says how far this server has followed a state. True if the leader knows.
-    async fn report<S: StateMachine>(&self, slot: &Slot<S>, group: GroupId, followed: &Followed) -> bool {
+    async fn report<S: StateMachine + Followers>(&self, slot: &Slot<S>, group: GroupId, followed: &Followed) -> bool {
         slot.hear(self.rank, followed.clone());
         match slot.group.standing().leader.map(|leader| leader.rank) {
             None => false,
@@ -485,7 +486,7 @@ fn is_changing(map: &PoolMap) -> bool {
     map.targets().iter().any(|target| target.state().in_change())
 }
 
-async fn hear<S: StateMachine>(slot: &Slot<S>, rank: Rank, followed: Followed) -> Result<u64, Error> {
+async fn hear<S: StateMachine + Followers>(slot: &Slot<S>, rank: Rank, followed: Followed) -> Result<u64, Error> {
     slot.confirm().await.map_err(|error| Error::new(Code::Again, error.to_string()))?;
     slot.hear(rank, followed);
     Ok(slot.group.applied())

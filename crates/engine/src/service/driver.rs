@@ -8,15 +8,14 @@ use std::rc::Rc;
 use std::time::Duration;
 
 use futures_util::future::select;
-use placement::{Event, PoolMap};
+use placement::Event;
 use types::{ContainerId, Error, PoolId, Rank};
 
 use super::life::ALONE;
-use super::pool::{Finished, PoolCommand, PoolState};
+use super::pool::{PoolCommand, PoolState};
 use super::slot::{Followed, Slot, Wanted};
 use super::system::{Phase, PoolRow, SystemCommand, SystemState};
 use super::{Service, healing};
-use crate::replication::LEASE;
 use crate::target::order::Heal;
 
 /// How often a leader looks whether something is to be done, unless it is woken.
@@ -248,7 +247,7 @@ impl Service {
             slot.propose(Some(term), None, &create).await??;
             return Ok(());
         }
-        let state = slot.group.local(Clone::clone);
+        let state = slot.snapshot();
         let up = self.up(&state);
         let (mut steps, made) = {
             let heard = Heard { up: &up, reports: &slot.reports.borrow() };
@@ -260,13 +259,7 @@ impl Service {
             steps.extend(self.system.group.local(|system| added(&state, &row, system)));
             steps.extend(self.system.group.local(|system| map_steps(&state, system, &reports, is_served)));
         }
-        let age = slot.map_age(state.map().map_or(0, PoolMap::version));
         for step in steps {
-            // Groups get other leaders by it, who wait for the leases of those before: not for clients that have only just
-            // waited for one who died.
-            if matches!(step, PoolCommand::Finish { what: Finished::Rebuilt, .. }) && age < LEASE {
-                continue;
-            }
             tracing::info!(pool = %id, ?step, "the pool's leader goes on");
             slot.propose(Some(term), None, &step).await??;
         }
@@ -335,7 +328,7 @@ impl Service {
     }
 
     async fn drive_system_once(&self, term: u64) -> Result<(), Error> {
-        let system = self.system.group.local(Clone::clone);
+        let system = self.system.snapshot();
         let mut steps = Vec::new();
         for (&id, row) in system.pools.iter().filter(|(_, row)| row.phase == Phase::Destroying) {
             let up: BTreeSet<Rank> = row.servers.iter().copied().filter(|rank| system.is_joined(*rank)).collect();

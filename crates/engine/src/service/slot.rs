@@ -15,6 +15,8 @@ use types::{Code, ContainerId, Error, Rank};
 use wire::peer::Filling;
 
 use super::peers::{GroupPeers, Peers};
+use super::pool::PoolState;
+use super::system::SystemState;
 
 /// Voters wanted of a group: it bears two failures.
 const VOTERS_WANTED: usize = 5;
@@ -42,17 +44,35 @@ impl Followed {
     }
 }
 
+/// A state, as far as it says whose reports count.
+pub(super) trait Followers {
+    /// A server that has to do what the state says, or had to.
+    fn has_follower(&self, rank: Rank) -> bool;
+}
+
+impl Followers for SystemState {
+    fn has_follower(&self, rank: Rank) -> bool {
+        self.members.contains_key(&rank)
+    }
+}
+
+impl Followers for PoolState {
+    fn has_follower(&self, rank: Rank) -> bool {
+        self.servers().iter().any(|server| server.rank == rank)
+    }
+}
+
 /// A replica, the lock of its one change at a time, and the reports of those who follow it.
 pub(super) struct Slot<S: StateMachine> {
     pub(super) group: Rc<Group<S>>,
     pub(super) changes: Mutex<()>,
-    /// By rank. True whoever leads: what was followed stays so.
+    /// By rank, of servers that the state knows. True whoever leads: what was followed stays so.
     pub(super) reports: RefCell<BTreeMap<Rank, Followed>>,
     /// Something was reported, so many times.
     pub(super) reported: Notify,
     pub(super) heard: Cell<u64>,
-    /// The version of a pool's map that was looked at last, and since when.
-    pub(super) mapped: Cell<Option<(u32, rt::Instant)>>,
+    /// The state as it was looked at last, and the last command that it had in.
+    looked: RefCell<Option<(u64, Rc<S>)>>,
     /// This server's targets once agreed with the state, since the start.
     pub(super) is_settled: Cell<bool>,
     pub(super) tasks: RefCell<rt::TaskSet>,
@@ -66,7 +86,7 @@ impl<S: StateMachine> Slot<S> {
             reports: RefCell::default(),
             reported: Notify::new(),
             heard: Cell::new(0),
-            mapped: Cell::new(None),
+            looked: RefCell::default(),
             is_settled: Cell::new(false),
             tasks: RefCell::default(),
         }
@@ -91,14 +111,6 @@ impl<S: StateMachine> Slot<S> {
         // A leader that has lost its majority finds out in its own, longer, time; who asks can look elsewhere meanwhile.
         rt::timeout(within.min(CONFIRM_MAX), self.group.read(|_| ())).await.unwrap_or(Err(ReadError::NoMajority))?;
         self.reign().ok_or(ReadError::NotLeader { leader: None })
-    }
-
-    /// For how long a pool's map has been looked at in this version.
-    pub(super) fn map_age(&self, version: u32) -> Duration {
-        let known = self.mapped.get().filter(|(known, _)| *known == version);
-        let (_, since) = known.unwrap_or((version, rt::now()));
-        self.mapped.set(Some((version, since)));
-        since.elapsed()
     }
 
     pub(super) async fn propose(
@@ -134,13 +146,38 @@ impl<S: StateMachine> Slot<S> {
         }
     }
 
-    pub(super) fn hear(&self, rank: Rank, followed: Followed) {
+    /// Takes note of a report. One of a server that the state does not know says nothing about it: that server reports again when
+    /// it has a part.
+    pub(super) fn hear(&self, rank: Rank, followed: Followed)
+    where
+        S: Followers,
+    {
+        if !self.group.local(|state| state.has_follower(rank)) {
+            return;
+        }
         let mut reports = self.reports.borrow_mut();
         let known = reports.entry(rank).or_default();
         if followed.version >= known.version {
             *known = followed;
             self.heard.set(self.heard.get() + 1);
             self.reported.notify_waiters();
+        }
+    }
+
+    /// The whole state as it is now, to be looked at across waits. Cost: a copy, when a command came in since the last time.
+    pub(super) fn snapshot(&self) -> Rc<S>
+    where
+        S: Clone,
+    {
+        let applied = self.group.applied();
+        let mut looked = self.looked.borrow_mut();
+        match &*looked {
+            Some((known, state)) if *known == applied => Rc::clone(state),
+            _ => {
+                let state = Rc::new(self.group.local(S::clone));
+                *looked = Some((applied, Rc::clone(&state)));
+                state
+            }
         }
     }
 

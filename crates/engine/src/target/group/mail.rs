@@ -112,8 +112,7 @@ impl Target {
         let (link, _) = self.groups.peers.link(view, peer)?;
         if bulk.is_some() {
             let letter = write(link.post.next_number()).ok_or_else(past)?;
-            let answers = self.deliver(view, peer, vec![letter], bulk).await?;
-            return answers.into_iter().next().ok_or_else(past).and_then(said);
+            return self.deliver_one(view, peer, letter, bulk).await;
         }
         let (answer, answered) = oneshot::channel();
         link.post.waiting.borrow_mut().push_back(Waiting { write: Box::new(write), bytes, answer });
@@ -147,6 +146,21 @@ impl Target {
             // It goes on by itself.
             let _ = rt::timeout(UNANSWERED_MAX, carried).await;
         }
+    }
+
+    /// Sends a letter by itself, at once.
+    ///
+    /// # Errors
+    /// As of [`Target::write_to`].
+    pub(super) async fn deliver_one(
+        &self,
+        view: &View,
+        peer: Peer,
+        letter: GroupRequest,
+        bulk: Option<Bytes>,
+    ) -> Result<GroupResponse, Error> {
+        let answers = self.deliver(view, peer, vec![letter], bulk).await?;
+        said(answers.into_iter().next().expect("as many as letters"))
     }
 
     /// Sends one mail. The answers are as many as the letters.

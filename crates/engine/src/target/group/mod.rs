@@ -98,6 +98,8 @@ pub(super) struct Group {
     /// Interval and round that others know, and this target's store does not.
     interval: Cell<u32>,
     round: Cell<u32>,
+    /// The newest term of which this target knows, from leading, that its leader served.
+    served: Cell<Term>,
     /// Told when anything moved that somebody may wait for.
     moved: Notify,
 }
@@ -175,10 +177,14 @@ impl Groups {
         self.mapped.notify_waiters();
     }
 
-    /// The pool is gone.
-    pub(super) fn forget(&self, pool: PoolId) {
+    /// The pool is gone; `left`: those that the target still has.
+    pub(super) fn forget(&self, pool: PoolId, left: &[PoolId]) {
         self.views.borrow_mut().remove(&pool);
-        self.alone.borrow_mut().remove(&pool);
+        {
+            let mut alone = self.alone.borrow_mut();
+            alone.remove(&pool);
+            self.all_alone.set(left.iter().all(|pool| alone.contains(pool)));
+        }
         self.fills.borrow_mut().remove(&pool);
         self.mapped.notify_waiters();
         let mut groups = self.groups.borrow_mut();
@@ -192,13 +198,18 @@ impl Groups {
 impl Target {
     /// Takes a pool's map, and does what follows from it: begins to lead, ceases to, leaves.
     pub(super) fn set_map(self: &Rc<Self>, pool: PoolId, view: PoolView) -> Result<(), Error> {
-        let known = self.groups.view(pool).map_or(0, |view| view.version());
-        if view.map.version() < known {
+        let before = self.groups.view(pool);
+        if before.as_ref().is_some_and(|before| view.map.version() < before.version()) {
             return Ok(());
         }
         let known = self.store.borrow().groups(pool);
         let stored = known.map_err(|e| self.refusal(types::ContainerId::from_bytes([0; 16]), e))?;
         let view = Rc::new(View::new(view, self.index));
+        if let Some(before) = before {
+            let stays = view.others();
+            let gone = before.others().into_iter().filter(|peer| !stays.contains(peer));
+            gone.for_each(|peer| self.groups.peers.part_from(&before, peer));
+        }
         self.groups.views.borrow_mut().insert(pool, view.clone());
         self.groups.mapped.notify_waiters();
         let here: Vec<u32> = {
@@ -284,11 +295,14 @@ impl Target {
         }
         let restored = restore(&self.store.borrow(), pool, number);
         let member = restored.map_err(|e| self.refusal(types::ContainerId::from_bytes([0; 16]), e))?;
+        // Who left a group knows nothing of it, and may have followed anybody before.
+        let followed = if member.term() == Term::default() { Grants::ANY } else { member.term() };
         let group = Rc::new(Group {
             pool,
             number,
             member: RefCell::new(member),
-            grants: RefCell::new(Grants::begin(self.groups.opened)),
+            grants: RefCell::new(Grants::begin(self.groups.opened, followed)),
+            served: Cell::default(),
             lead: RefCell::default(),
             closed: Cell::new(Epoch::ZERO),
             requests: Cell::new(0),
@@ -300,9 +314,12 @@ impl Target {
         Ok(group)
     }
 
-    /// Forgets a group that has no seat for this target, unless a newer map says otherwise meanwhile.
+    /// Forgets a group that has no seat for this target, unless a newer map says otherwise meanwhile: when the leases that it
+    /// granted there are over, of which it knows nothing any more then.
     async fn leave(self: Rc<Self>, group: Rc<Group>) {
         loop {
+            let until = group.grants.borrow().over();
+            rt::sleep(until - rt::now()).await;
             let is_lost = match self.groups.view(group.pool) {
                 Some(view) => view.reign(group.number).is_ok_and(|reign| has_lost(&reign, view.me)),
                 None => false,
@@ -459,8 +476,12 @@ impl Group {
     /// Another leads, or nobody does: whoever waits for a change here has to ask elsewhere what became of it.
     fn abdicate(&self) {
         let lead = self.lead.borrow_mut().take();
-        drop(lead);
+        lead.inspect(|lead| self.note_served(lead));
         self.moved.notify_waiters();
+    }
+
+    fn note_served(&self, lead: &Lead) {
+        self.served.set(self.served.get().max(lead.served()));
     }
 
     /// Something with the leader, as long as it is that of `term`.
