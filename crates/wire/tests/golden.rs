@@ -25,8 +25,9 @@ use wire::membership::*;
 use wire::{DecodeError, Wire};
 
 /// Messages with an error in them.
-const WITH_ERRORS: [&str; 8] = [
+const WITH_ERRORS: [&str; 9] = [
     "error",
+    "group_response-failed",
     "group_response-refused",
     "report",
     "pool_targets_changed",
