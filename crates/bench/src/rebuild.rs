@@ -12,7 +12,7 @@ use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::time::Duration;
 
 use anyhow::Result;
-use client::RebuildState;
+use client::{RebuildState, TargetChange};
 use types::Rank;
 
 use crate::cluster::{Cluster, POOL, SERVERS, all, clients, new_kv};
@@ -41,7 +41,8 @@ pub fn run(plan: &Plan) -> Result<Vec<Figure>> {
     Ok(figures)
 }
 
-/// What a dead server had is copied by those who live: with nothing else to do, and with clients that go on.
+/// What a server had is copied by the others when an administrator excludes it: with nothing else to do, and with clients
+/// that go on. A dead one would be excluded seconds after its death, and nobody hears at which moment.
 fn copies_made_anew(
     plan: &Plan,
     cluster: &mut Cluster,
@@ -55,13 +56,17 @@ fn copies_made_anew(
             let name = format!("anew-{bytes}-{round}-{is_busy}");
             let object = fill(cluster, &name, 1, (values, bytes))?;
             let mib = held(cluster, victim)? / f64::from(1u32 << 20);
-            cluster.kill(victim)?;
             let puts = Arc::new(AtomicU64::new(0));
             let over = Arc::new(AtomicBool::new(false));
             let clients = is_busy.then(|| foreground(cluster, &name, object, puts.clone(), over.clone()));
-            cluster.until_missed(POOL)?;
+            if is_busy {
+                std::thread::sleep(CALM / 5);
+            }
             let before = puts.load(Ordering::Acquire);
-            let (seconds, done) = timed(|| until_idle(cluster));
+            let (seconds, done) = timed(|| {
+                change(cluster, TargetChange::Exclude, victim)?;
+                until_idle(cluster)
+            });
             done?;
             let rate = |seconds: f64, before: u64| (puts.load(Ordering::Acquire) - before) as f64 / seconds;
             match clients {
@@ -79,7 +84,7 @@ fn copies_made_anew(
                     clients.join().expect("clients do not panic")?;
                 }
             }
-            cluster.start_again(victim)?;
+            change(cluster, TargetChange::Reintegrate, victim)?;
             cluster.until_whole(POOL)?;
             rt::block_on(async { drop_container(cluster, &name).await })?;
         }
@@ -99,6 +104,14 @@ fn held(cluster: &Cluster, server: usize) -> Result<f64> {
     rt::block_on(async {
         let targets = cluster.connect().await?.query_targets(POOL, Rank(server as u32), Vec::new()).await?;
         Ok(targets.iter().filter_map(|target| target.space.as_ref()).map(|space| space.used as f64).sum())
+    })
+}
+
+fn change(cluster: &Cluster, change: TargetChange, server: usize) -> Result<()> {
+    rt::block_on(async {
+        let system = cluster.connect().await?;
+        system.change_targets(POOL, change, vec![Rank(server as u32)], Vec::new(), false).await?;
+        anyhow::Ok(())
     })
 }
 
