@@ -83,12 +83,12 @@ const MESSAGES: &[fn(&[u8])] = messages![
         ListDkeysRequest, ListAkeysRequest, ListKeysResponse, ListExtentsRequest, ListExtentsResponse,
         QueryKeysRequest, QueryKeysResponse, DiffRequest, DiffResponse,
         // group, copy
-        GroupRequest, CopyListRequest, CopyListResponse, CopyRequest, CopyResponse, CopyDigestRequest,
+        GroupMail, GroupRequest, CopyListRequest, CopyListResponse, CopyRequest, CopyResponse, CopyDigestRequest,
         CopyDigestResponse, CopyMemoryRequest, CopyMemoryResponse,
         // subscriptions
         Subscribe, Told, Newer, LogId,
     ],
-    [types::Error, SystemInfo, SystemTargetsChanged, PoolTargetsChanged, LogMasksSet, Report, GroupResponse],
+    [types::Error, SystemInfo, SystemTargetsChanged, PoolTargetsChanged, LogMasksSet, Report, GroupResponse, GroupAnswers],
     [pool_map, pool_map_delta]
 ];
 

@@ -61,6 +61,7 @@ pub struct Target {
     sessions: Sessions,
     upkeep: Upkeep,
     holds: rebuild::Holds,
+    pace: rebuild::Pace,
     scrubber: Scrubber,
     resizer: Resizer,
     groups: Groups,

@@ -164,6 +164,7 @@ pub(super) async fn open(config: TargetConfig, shared: &Shared, watches: &Watche
         sessions: Sessions::default(),
         upkeep: Default::default(),
         holds: Default::default(),
+        pace: Default::default(),
         scrubber: Default::default(),
         resizer,
         groups: Groups::new(shared.hlc.clone()),

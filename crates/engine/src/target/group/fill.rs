@@ -9,11 +9,13 @@
 //! A group that nobody serves is not filled: what it has waits for who had it last. The service knows of that.
 
 use std::cell::{Cell, RefCell};
-use std::collections::BTreeSet;
 use std::collections::btree_map::Entry;
+use std::collections::{BTreeMap, BTreeSet};
 use std::rc::Rc;
 use std::time::Duration;
 
+use futures_util::StreamExt;
+use futures_util::stream::FuturesUnordered;
 use rt::disk::IoBuf;
 use types::{Code, ContainerId, Error, PoolId};
 use wire::copy::{
@@ -27,7 +29,7 @@ use super::progress::{self, Key, Progress, sooner};
 use super::view::View;
 use super::{RETRY_MAX, Target};
 use crate::replication::Peer;
-use crate::target::rebuild::{Pulled, Source};
+use crate::target::rebuild::{GROUPS_UNDER_WAY, Pulled, Source};
 
 /// Groups that are looked at in one step.
 const GROUPS_AT_ONCE: usize = 64;
@@ -206,15 +208,21 @@ impl Target {
         fill: &Fill,
     ) -> Result<(), Error> {
         let (mut trouble, mut silent) = (None, BTreeSet::new());
-        for Missing { leader: peer, container, number } in missing {
-            if silent.contains(&peer) {
-                continue;
+        let (mut waiting, mut under_way) = (missing.into_iter(), FuturesUnordered::new());
+        loop {
+            while under_way.len() < GROUPS_UNDER_WAY {
+                let Some(one) = waiting.find(|one| !silent.contains(&one.leader)) else { break };
+                self.goes_on_by(view, pool)?;
+                under_way.push(async move {
+                    let leader = Leader { target: self, view, peer: one.leader };
+                    let filled = self.fill_group(&leader, one.container, one.number, fill).await;
+                    (one, filled)
+                });
             }
-            self.goes_on_by(view, pool)?;
-            let filled = self.fill_group(&Leader { target: self, view, peer }, container, number, fill).await;
+            let Some((Missing { leader, container, number }, filled)) = under_way.next().await else { break };
             if let Err(error) = filled {
                 if error.is_transient() {
-                    silent.insert(peer);
+                    silent.insert(leader);
                 }
                 let message = format!("placement group {number:#x} of container {container}: {}", error.message);
                 trouble = sooner(trouble, Some(Error { message, ..error }));
@@ -262,6 +270,13 @@ impl Target {
             let listed = self.missing_of(&leader, pool, fill, &known, &mut missing).await;
             trouble = sooner(trouble, listed.err());
         }
+        // Of all leaders in turns: several are asked at a time.
+        let mut before: BTreeMap<Peer, usize> = BTreeMap::new();
+        missing.sort_by_cached_key(|one| {
+            let place = before.entry(one.leader).or_default();
+            *place += 1;
+            *place
+        });
         Ok((missing, trouble))
     }
 
