@@ -232,7 +232,8 @@ impl Service {
             rt::sleep(Duration::from_millis(1)).await;
         }
         let is_alone = self.system.group.members().voters.iter().eq([&self.rank]) && self.others().is_empty();
-        // Alone, the clock is right by itself; else nobody is served before it was compared.
+        // Alone, the clock is right by itself; else nobody is served before it was compared, and nobody elected.
+        self.system.group.may_lead(false);
         let standing = self.judge_clock();
         self.act_on_clock(standing).await?;
         if is_alone {

@@ -156,7 +156,7 @@ impl Cluster {
             }
         });
         while let Some(incoming) = listener.accept().await {
-            if handle.send(Order::Serve { incoming }).await.is_err() {
+            if handle.serve(incoming).is_err() {
                 return;
             }
         }
