@@ -144,7 +144,8 @@ impl Operation {
 
     /// The error of an operation that ends here.
     pub(crate) fn give_up(&self, failure: Failure) -> Error {
-        // A final refusal is an answer to this very request, whichever attempt brought it.
+        // A final refusal is an answer to this very request, whichever attempt brought it; `Uncertain` says itself that
+        // nobody knows.
         let is_answer = |error: &Error| !error.is_transient() && !matches!(error.code, Code::Stale | Code::ClockOffset);
         let answered = matches!(&failure, Failure::Refused(error) if is_answer(error));
         let attempts = if answered { 1 } else { self.failures.max(1) };

@@ -7,7 +7,7 @@ use ::object::map::{AddressedDelta, AddressedMap};
 use ::object::retry::{self, Failure};
 use futures_util::future::{Either, select};
 use net::Reply;
-use types::{Code, Error, Layout, ObjectClass, PoolId, Result, SymbolicClass};
+use types::{Code, Error, Layout, ObjectClass, PoolId, Result, SymbolicClass, UNDER_WAY_MAX};
 use wire::Opcode;
 use wire::control::{self, ContainerInfo, PoolInfo};
 use wire::opcode::Repeat;
@@ -15,7 +15,7 @@ use wire::opcode::Repeat;
 use crate::call::{Again, Operation, Outgoing};
 use crate::link::Links;
 use crate::view::{To, View};
-use crate::window::{Place, WINDOW};
+use crate::window::Place;
 use crate::{Container, System};
 
 /// What a container is to be.
@@ -220,7 +220,8 @@ impl Pool {
     async fn enter<'a>(&self, links: &'a Links) -> Result<Place<'a>> {
         let deadline = self.inner.system.deadline();
         rt::timeout(deadline, links.window.enter()).await.map_err(|_| {
-            let text = format!("{WINDOW} requests before this one have not been answered in {} s", deadline.as_secs());
+            let text =
+                format!("{UNDER_WAY_MAX} requests before this one have not been answered in {} s", deadline.as_secs());
             Error::new(Code::TimedOut, text).remedy("see `dmg system query` for servers that do not answer")
         })
     }

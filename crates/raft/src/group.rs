@@ -3,10 +3,12 @@
 use std::cell::{Cell, RefCell};
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::{Path, PathBuf};
+use std::pin::pin;
 use std::rc::Rc;
 use std::sync::Arc;
 use std::time::Duration;
 
+use futures_util::future::{Either, select};
 use openraft::errors::{
     ChangeMembershipError, ClientWriteError, Fatal, ForwardToLeader, InitializeError, LinearizableReadError, RaftError,
 };
@@ -14,9 +16,10 @@ use openraft::impls::OneshotResponder;
 use openraft::rt::WatchReceiver as _;
 use openraft::{ChangeMembers, EntryPayload, Raft, RaftMetrics, ReadPolicy, ServerState, SnapshotPolicy};
 use rt::disk::{Disk, OpenMode, fs};
-use tokio::sync::Semaphore;
+use tokio::sync::{Semaphore, watch};
 use types::Rank;
-use wire::Wire;
+use wire::peer::{LogId, Newer};
+use wire::{DecodeError, Wire};
 
 use crate::error::{ChangeError, OpenError, ProposeError, ReadError};
 use crate::kinds::{
@@ -28,9 +31,10 @@ use crate::limits::{
 };
 use crate::log::format::Record;
 use crate::log::{self, Log, Room};
-use crate::machine::{Replicated, StateMachine};
+use crate::machine::{Replicated, StateMachine, plain};
 use crate::message::{Body, Message, Part, Refusal, Stored};
 use crate::network::{Network, Peers, refuse};
+use crate::news::{self, Subscription, Taken, Told};
 use crate::runtime::WatchReceiver;
 use crate::snapshot::{self, Driven};
 
@@ -93,6 +97,12 @@ pub struct Group<S: StateMachine> {
     config: Config,
     raft: Raft<Types, Driven<S>>,
     state: Rc<RefCell<Replicated<S>>>,
+    /// What was told here while this replica was no voter.
+    subscription: RefCell<Subscription<S>>,
+    /// Of `state` and `subscription`.
+    changed: watch::Sender<()>,
+    /// A whole state that subscribers are told.
+    told: RefCell<Option<Told>>,
     log: Log,
     in_flight: Semaphore,
     /// The snapshot that is coming in.
@@ -220,7 +230,9 @@ impl<S: StateMachine> Group<S> {
         flusher.spawn_local(log.clone().run());
         let is_alone = last_members(&log, &state.members).voter_ids().eq([me.rank]);
         let state = Rc::new(RefCell::new(state));
-        let driven = Driven::new(&files.directory, id, Rc::clone(&state), snapshot, log.room().clone());
+        let changed = watch::Sender::new(());
+        let room = log.room().clone();
+        let driven = Driven::new(&files.directory, id, Rc::clone(&state), changed.clone(), snapshot, room);
         let network = Network { peers, group: id, me: me.rank };
         let raft = Raft::new(me.rank, Arc::new(settings), network, log.clone(), driven)
             .await
@@ -237,6 +249,9 @@ impl<S: StateMachine> Group<S> {
             config,
             raft,
             state,
+            subscription: RefCell::new(Subscription::new()),
+            changed,
+            told: RefCell::new(None),
             log,
             in_flight: Semaphore::new(IN_FLIGHT_MAX),
             incoming: RefCell::new(None),
@@ -308,7 +323,7 @@ impl<S: StateMachine> Group<S> {
             Err(rt::Elapsed) => return Err(ProposeError::Unknown { cause: "no majority answers".into() }),
         };
         let answer = written.map_err(|error| match error {
-            ClientWriteError::ForwardToLeader(to) => ProposeError::NotLeader { leader: leader(to) },
+            ClientWriteError::ForwardToLeader(to) => ProposeError::NotLeader { leader: self.leader(to) },
             ClientWriteError::LogEntryDiscarded(_) => {
                 ProposeError::Unknown { cause: "the leader changed before it was committed".into() }
             }
@@ -334,7 +349,7 @@ impl<S: StateMachine> Group<S> {
             let reader = self.raft.get_read_linearizer(ReadPolicy::ReadIndex).await;
             let reader = reader.map_err(|error| match error {
                 RaftError::APIError(LinearizableReadError::ForwardToLeader(to)) => {
-                    ReadError::NotLeader { leader: leader(to) }
+                    ReadError::NotLeader { leader: self.leader(to) }
                 }
                 RaftError::APIError(LinearizableReadError::QuorumNotEnough(_)) => ReadError::NoMajority,
                 RaftError::Fatal(error) => stopped(error),
@@ -348,9 +363,13 @@ impl<S: StateMachine> Group<S> {
         }
     }
 
-    /// Looks at the state as this replica has it, which may be behind.
+    /// Looks at the state as it is known here, which may be behind: this replica's, or what was told since.
     pub fn local<R>(&self, look: impl FnOnce(&S) -> R) -> R {
-        look(&self.state.borrow().machine)
+        let replica = self.state.borrow();
+        match self.subscription.borrow().copy().filter(|copy| Some(copy.at) > replica.log_id()) {
+            Some(copy) => look(&copy.machine),
+            None => look(&replica.machine),
+        }
     }
 
     /// The response of a request that this replica knows to have taken effect. Behind a [`Group::read`], `None` says that none
@@ -362,13 +381,111 @@ impl<S: StateMachine> Group<S> {
 
     /// Index of the last entry that the state here includes.
     pub fn applied(&self) -> u64 {
-        self.state.borrow().applied.map_or(0, |id| id.index)
+        self.log_id().map_or(0, |id| id.index)
+    }
+
+    /// The last entry that the state here includes.
+    pub fn log_id(&self) -> Option<LogId> {
+        self.state.borrow().log_id().max(self.subscription.borrow().copy().map(|copy| copy.at))
+    }
+
+    /// Whether consensus brings everything here: this replica votes, and knows who leads. All others subscribe.
+    pub fn is_fed(&self) -> bool {
+        let standing = standing(&self.raft.metrics().borrow_watched());
+        matches!(standing.role, Role::Leader | Role::Follower)
+            && standing.leader.is_some()
+            && !self.log.room().is_full()
+    }
+
+    /// What became of the state since `have`, and who leads now, for a server that subscribes. `part`: of a whole state, it has so
+    /// many bytes. `None`: consensus does not reach this replica, and it may not know what is new.
+    ///
+    /// Cost: some commands are copied; a whole state is encoded once for many.
+    pub fn told(&self, have: Option<LogId>, part: Option<(LogId, u64)>) -> Option<Newer> {
+        if !self.is_fed() {
+            return None;
+        }
+        let replica = self.state.borrow();
+        let encode = || replica.machine.to_bytes();
+        Some(news::newer(&replica.recent, &mut self.told.borrow_mut(), replica.log_id(), encode, have, part))
+    }
+
+    /// Whether this replica has more than `have`; what it was told itself it does not tell.
+    pub fn has_news(&self, have: Option<LogId>) -> bool {
+        self.state.borrow().log_id() > have
+    }
+
+    /// What to ask a voter for: the state that is known here, and the part of a whole one that is wanted next.
+    pub fn wanted(&self) -> (Option<LogId>, Option<(LogId, u64)>) {
+        (self.log_id(), self.subscription.borrow().part())
+    }
+
+    /// Takes what a voter told: who votes, who leads in which term, and what became of the state since [`Group::wanted`].
+    ///
+    /// # Errors
+    /// It cannot be read; the whole state is wanted next.
+    pub fn take_news(
+        &self,
+        voters: BTreeSet<Rank>,
+        leader: Option<Rank>,
+        term: u64,
+        newer: Newer,
+    ) -> Result<Taken, DecodeError> {
+        let replica = self.state.borrow();
+        let mut subscription = self.subscription.borrow_mut();
+        let before = (subscription.leader, subscription.term, subscription.voters.clone());
+        if !matches!(newer, Newer::Unknown) || subscription.term <= term {
+            (subscription.leader, subscription.term, subscription.voters) = (leader, term, voters);
+        }
+        let taken = subscription.take((replica.log_id(), &replica.machine), newer);
+        if taken == Ok(Taken::State) || before != (subscription.leader, subscription.term, subscription.voters.clone())
+        {
+            self.changed.send_replace(());
+        }
+        taken
+    }
+
+    /// Whether others have decided, later than anything that this replica has, that it votes no more: it was away meanwhile. It is
+    /// not to stand for election then ([`Group::may_lead`]).
+    pub fn is_left(&self) -> bool {
+        let subscription = self.subscription.borrow();
+        let last = self.log.look(|kept| kept.last()).map(plain);
+        let is_later = subscription.copy().is_some_and(|copy| Some(copy.at) > last);
+        is_later && !subscription.voters.contains(&self.me.rank)
+    }
+
+    /// Lets what was told here go, when the replica has all of it: it votes again.
+    pub fn forget_news(&self) {
+        let mut subscription = self.subscription.borrow_mut();
+        if self.state.borrow().log_id() >= subscription.copy().map(|copy| copy.at) {
+            subscription.forget();
+        }
+    }
+
+    /// Tells of changes of the state here, and of what was told of it.
+    pub fn changes(&self) -> watch::Receiver<()> {
+        self.changed.subscribe()
+    }
+
+    /// As the library says it, or else as it was told here.
+    fn leader(&self, to: ForwardToLeader<Types>) -> Option<Peer> {
+        leader(to).or_else(|| self.standing().leader).filter(|leader| leader.rank != self.me.rank)
     }
 
     /// A replica whose disk is full stands still: it may have been replaced as a leader, and not know.
     pub fn standing(&self) -> Standing {
         let standing = standing(&self.raft.metrics().borrow_watched());
         match standing.role {
+            Role::Learner | Role::Candidate | Role::Follower if !self.is_fed() => {
+                let subscription = self.subscription.borrow();
+                // Addresses are not told here: whoever asks knows them.
+                let told = subscription.leader.map(|rank| Peer { rank, address: Address(String::new()) });
+                let (applied, term) = (self.log_id().map(|id| id.index), subscription.term);
+                match subscription.term >= standing.term || told.is_some() {
+                    true => Standing { role: standing.role, term, leader: told, applied },
+                    false => Standing { applied, ..standing },
+                }
+            }
             Role::Leader if self.log.room().is_full() && self.members().voters.len() > 1 => {
                 Standing { role: Role::Follower, leader: None, ..standing }
             }
@@ -390,9 +507,16 @@ impl<S: StateMachine> Group<S> {
 
     /// Tells of changes of the [`Standing`].
     pub fn watch(&self) -> Watch {
-        Watch { metrics: self.raft.metrics() }
+        Watch { metrics: self.raft.metrics(), changed: self.changed.subscribe() }
     }
 
+    /// Who votes, as far as is known here: by consensus, or as was told.
+    pub fn voters(&self) -> BTreeSet<Rank> {
+        let told = self.subscription.borrow().voters.clone();
+        if self.is_fed() || told.is_empty() { self.members().voters } else { told }
+    }
+
+    /// As consensus has it here: of a replica that is not fed by it, who belonged to the group once.
     pub fn members(&self) -> Members {
         let metrics = self.raft.metrics();
         let metrics = metrics.borrow_watched();
@@ -786,6 +910,7 @@ fn standing(metrics: &RaftMetrics<Types>) -> Standing {
 /// Tells of changes of a replica's [`Standing`]. Changes that follow each other quickly are told as one.
 pub struct Watch {
     metrics: WatchReceiver<RaftMetrics<Types>>,
+    changed: watch::Receiver<()>,
 }
 
 impl Watch {
@@ -793,9 +918,16 @@ impl Watch {
         standing(&self.metrics.borrow_watched())
     }
 
-    /// Waits for something to change. `None`: the replica is gone.
+    /// Waits for something to change, of the replica or of what is told here. `None`: the replica is gone.
     pub async fn changed(&mut self) -> Option<Standing> {
-        self.metrics.changed().await.ok()?;
+        {
+            let metrics = pin!(self.metrics.changed());
+            let told = pin!(self.changed.changed());
+            match select(metrics, told).await {
+                Either::Left((changed, _)) => changed.ok()?,
+                Either::Right((changed, _)) => changed.ok()?,
+            }
+        }
         Some(standing(&self.metrics.borrow_and_update()))
     }
 }

@@ -6,7 +6,8 @@ use std::time::Duration;
 pub const COMMAND_BYTES_MAX: usize = 256 << 10;
 /// A response of a machine; it is remembered for its session.
 pub const RESPONSE_BYTES_MAX: usize = 256 << 10;
-/// Voters and learners of one group. Voters are five at most; the rest is room for changes.
+/// Voters and learners of one group. Voters are five at most, learners those that are to vote; the rest is room for changes.
+/// All other servers subscribe ([`crate::Group::told`]), and there is no bound to them here.
 pub const MEMBERS_MAX: usize = 32;
 /// More voters make a change slower, and no group safer in practice.
 pub const VOTERS_MAX: usize = 5;
@@ -27,6 +28,13 @@ pub const SESSIONS_MAX: usize = 4096;
 pub const ANSWER_BYTES_MAX: usize = 4 << 20;
 /// Answers remembered of one session: as many requests may a client have under way.
 pub const ANSWERS_PER_SESSION: usize = 16;
+
+/// Applied entries that a replica remembers for servers that subscribe, and the bytes of their commands together: who has missed
+/// more gets the whole state.
+pub(crate) const RECENT_ENTRIES_MAX: usize = 1024;
+pub(crate) const RECENT_BYTES_MAX: usize = 1 << 20;
+/// A whole state is told in parts of this size.
+pub(crate) const NEWS_PART_BYTES: usize = 512 << 10;
 
 /// Proposals and reads under way in one replica.
 pub(crate) const IN_FLIGHT_MAX: usize = 256;

@@ -86,6 +86,7 @@ impl Service {
         let slot = Rc::new(Slot::new(group));
         self.pools.borrow_mut().insert(id, Rc::clone(&slot));
         let mut tasks = slot.tasks.borrow_mut();
+        tasks.spawn_local(self.clone().subscribe_to_pool(id, Rc::clone(&slot)));
         tasks.spawn_local(self.clone().follow_pool(id, Rc::clone(&slot)));
         tasks.spawn_local(self.clone().drive_pool(id, Rc::clone(&slot)));
         Ok(())
@@ -179,6 +180,7 @@ impl Service {
         let slot = self.pools.borrow_mut().remove(&id);
         if let Some(slot) = slot {
             slot.tasks.borrow_mut().abort_all();
+            slot.ending.send_replace(true);
             let mut slot = slot;
             let until = rt::now() + LET_GO;
             loop {
@@ -263,10 +265,10 @@ impl Service {
             let leader = slot.group.standing().leader.map(|leader| leader.rank);
             if let Some(leader) = leader.filter(|leader| *leader != self.rank) {
                 let nothing = Followed::default();
-                if let Some(applied) = self.send_report(leader, group, &nothing).await {
-                    while slot.group.applied() < applied {
-                        rt::sleep(Duration::from_millis(5)).await;
-                    }
+                // One that follows no more, or is far behind, asks again: there may be another leader.
+                if let Some(applied) = self.send_report(leader, group, &nothing).await
+                    && slot.follows(applied, REPORT_MAX).await
+                {
                     return;
                 }
             }
@@ -298,6 +300,13 @@ impl Service {
             if let Err(error) = self.make_container(id, container, wanted, known).await {
                 trouble.push((Some(container), error));
             }
+        }
+        let is_ready = |(id, _): &(Option<ContainerId>, Error)| {
+            id.and_then(|id| state.containers.get(&id)).is_some_and(|container| container.phase == Phase::Ready)
+        };
+        // Others have it already. Of one that is being made nobody is sent anything.
+        if trouble.iter().any(is_ready) {
+            return trouble;
         }
         if let Err(error) = self.tell_map(id, &state, told).await {
             trouble.push((None, error));
@@ -442,9 +451,14 @@ impl Service {
         Some((leader, standing.term, life.unwrap_or(0)))
     }
 
+    /// In which life of this server it is, and which moment of it.
+    fn moment(&self) -> (u64, u64) {
+        (self.kept.borrow().identity.incarnation, rt::now().as_micros())
+    }
+
     /// Says how far this server has followed a state. True if the leader knows.
     async fn report<S: StateMachine + Followers>(&self, slot: &Slot<S>, group: GroupId, followed: &Followed) -> bool {
-        slot.hear(self.rank, followed.clone());
+        slot.hear(self.rank, Followed { said: self.moment(), ..followed.clone() });
         match slot.group.standing().leader.map(|leader| leader.rank) {
             None => false,
             Some(leader) if leader == self.rank => true,
@@ -453,9 +467,10 @@ impl Service {
     }
 
     async fn send_report(&self, leader: Rank, group: GroupId, followed: &Followed) -> Option<u64> {
-        let Followed { version, filling, widths, trouble } = followed.clone();
+        let Followed { version, filling, widths, trouble, .. } = followed.clone();
+        let said = self.moment();
         let (group, widths) = (Bytes(group.0.to_vec()), widths.into_iter().collect());
-        let report = msg::Report { group, rank: self.rank, version, filling, widths, trouble };
+        let report = msg::Report { group, rank: self.rank, said, version, filling, widths, trouble };
         let answer = self.peers.ask(leader, Opcode::Report, report.to_bytes(), REPORT_MAX).await;
         let body = answer.inspect_err(|error| tracing::debug!(%leader, %error, "a report was not heard")).ok()?;
         msg::Reported::from_bytes(&body).ok().map(|reported| reported.applied)
@@ -468,8 +483,8 @@ impl Service {
     pub(super) async fn reported(&self, body: &[u8]) -> Result<Vec<u8>, Error> {
         let report: msg::Report = parse(body)?;
         let id = super::route::group_id(&report.group.0)?;
-        let msg::Report { version, filling, trouble, .. } = report;
-        let followed = Followed { version, filling, widths: report.widths.into_iter().collect(), trouble };
+        let msg::Report { said, version, filling, trouble, .. } = report;
+        let followed = Followed { said, version, filling, widths: report.widths.into_iter().collect(), trouble };
         let applied = if id == self.system_group() {
             hear(&self.system, report.rank, followed).await?
         } else {

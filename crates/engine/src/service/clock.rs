@@ -341,7 +341,7 @@ impl Service {
     /// Asks all others for the time at once.
     async fn ask_for_time(&self) {
         let asking = self.others().into_iter().map(async |life| {
-            let body = msg::Gossip { from: self.rank, message: Bytes(Vec::new()) }.to_bytes();
+            let body = msg::Gossip { from: self.rank, address: None, message: Bytes(Vec::new()) }.to_bytes();
             let sent = rt::now();
             if let Ok(answer) = self.peers.ask(life.rank, Opcode::Gossip, body, ASK_MAX).await {
                 self.note_clock(life.rank, sent, &answer);

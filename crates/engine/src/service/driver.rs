@@ -12,7 +12,7 @@ use placement::Event;
 use types::{ContainerId, Error, PoolId, Rank};
 
 use super::life::ALONE;
-use super::pool::{PoolCommand, PoolState};
+use super::pool::{PoolCommand, PoolState, WIDTHS};
 use super::slot::{Followed, Slot, Wanted};
 use super::system::{Phase, PoolRow, SystemCommand, SystemState};
 use super::{Service, healing};
@@ -66,7 +66,8 @@ pub(super) fn next_steps(pool: &PoolState, heard: &Heard<'_>) -> Vec<PoolCommand
     let mut steps = Vec::new();
     // First: a request waits for it.
     let wanted: BTreeSet<u32> = heard.reports.values().flat_map(|followed| &followed.widths).copied().collect();
-    let widths: Vec<u32> = wanted.into_iter().filter(|width| !pool.widths.contains_key(width)).collect();
+    let is_new = |width: &u32| WIDTHS.contains(width) && !pool.widths.contains_key(width);
+    let widths: Vec<u32> = wanted.into_iter().filter(is_new).collect();
     if !widths.is_empty() {
         steps.push(PoolCommand::UseWidths { widths });
     }
@@ -160,10 +161,9 @@ fn may_lose(pool: &PoolState, system: &SystemState) -> bool {
     pool.self_heal().exclude && pool.servers().iter().any(|server| system.is_joined(server.rank))
 }
 
-/// Whether the targets of a server that is new to the pool have all made their shares of it.
+/// Whether the targets of a server that is new to the pool have all made their shares of it, and its containers.
 fn is_prepared(pool: &PoolState, report: Option<&Followed>) -> bool {
-    let stands_in_the_way = |(what, _): &(Option<ContainerId>, Error)| what.is_none();
-    report.is_some_and(|report| report.version >= pool.version && !report.trouble.iter().any(stands_in_the_way))
+    report.is_some_and(|report| report.version >= pool.version && report.trouble.is_empty())
 }
 
 /// What the system's row of a pool says next of its servers: who is to have a part again is in it, and who has none goes when
@@ -446,13 +446,13 @@ fn pool_servers(system: &SystemState, ranks: &[Rank]) -> Vec<super::pool::PoolSe
     ranks.iter().filter_map(server).collect()
 }
 
-/// Who should follow a group: of `ranks`, those that the system knows. Of the stopped, those that live go on voting: they
+/// Who may vote in a group: of `ranks`, those that the system knows. Of the stopped, those that live go on voting: they
 /// are needed to be started again.
 fn wanted(system: &SystemState, ranks: impl Iterator<Item = Rank>, living: &BTreeSet<Rank>) -> BTreeMap<Rank, Wanted> {
-    let top = |path: &str| path.split('/').nth(1).unwrap_or_default().to_string();
     // Numbers of the largest domains: replicas stand in as many of them as there are.
-    let domains: BTreeSet<String> = system.members.values().map(|member| top(&member.fault_path)).collect();
-    let number = |path: &str| domains.iter().position(|known| *known == top(path)).unwrap_or(0) as u64;
+    let domains: BTreeSet<&str> = system.members.values().map(|member| top_domain(&member.fault_path)).collect();
+    let domains: BTreeMap<&str, u64> = domains.into_iter().zip(0..).collect();
+    let number = |path: &str| domains.get(top_domain(path)).copied().unwrap_or(0);
     let want = |rank: Rank| {
         let member = system.members.get(&rank)?;
         let (address, domain) = (member.address.clone(), number(&member.fault_path));
@@ -460,6 +460,11 @@ fn wanted(system: &SystemState, ranks: impl Iterator<Item = Rank>, living: &BTre
         Some((rank, Wanted { address, domain, is_there }))
     };
     ranks.filter_map(want).collect()
+}
+
+/// The largest thing that fails together with a server there.
+fn top_domain(path: &str) -> &str {
+    path.split('/').nth(1).unwrap_or_default()
 }
 
 #[cfg(test)]

@@ -31,7 +31,7 @@ const PAUSE_MAX: Duration = Duration::from_secs(1);
 const SILENCE_MAX: Duration = Duration::from_secs(2);
 /// How long a message between replicas may be under way; the library has its own, shorter limits.
 const CONSENSUS_MAX: Duration = Duration::from_secs(5);
-/// Links kept; servers that moved leave some behind.
+/// Links kept, of which the one that was not used for longest goes; servers that moved leave some behind.
 const LINES_MAX: usize = 1024;
 
 /// Everyone this server talks to.
@@ -53,6 +53,8 @@ struct Line {
     attempts: Cell<u64>,
     /// Since when it owes an answer, any.
     silent_since: Cell<Option<rt::Instant>>,
+    /// When it was last asked for.
+    used: Cell<Option<rt::Instant>>,
 }
 
 /// How opening a link stands.
@@ -102,6 +104,23 @@ impl Peers {
         }
     }
 
+    /// Where a rank answers, and since which incarnation.
+    pub(super) fn entry(&self, rank: Rank) -> Option<(u64, String)> {
+        self.book.borrow().get(&rank).cloned()
+    }
+
+    /// The same of all others.
+    pub(super) fn entries(&self, except: Rank) -> Vec<(Rank, u64, String)> {
+        let book = self.book.borrow();
+        let others = book.iter().filter(|(rank, _)| **rank != except);
+        others.map(|(rank, (incarnation, address))| (*rank, *incarnation, address.clone())).collect()
+    }
+
+    /// Everyone who was ever heard of, this server too.
+    pub(super) fn ranks(&self) -> Vec<Rank> {
+        self.book.borrow().keys().copied().collect()
+    }
+
     /// Where all others are.
     pub(super) fn addresses(&self, except: Rank) -> Vec<String> {
         self.book
@@ -123,13 +142,25 @@ impl Peers {
         body: Vec<u8>,
         within: Duration,
     ) -> Result<Vec<u8>, CallError> {
-        match self.address(rank) {
-            Some(address) => self.call(&address, opcode, body, within).await,
-            None => {
-                let text = format!("nobody has said yet where rank {rank} answers");
-                Err(CallError::Refused(Error::new(Code::Unreachable, text)))
-            }
-        }
+        self.call(&self.find(rank)?, opcode, body, within).await
+    }
+
+    /// As [`Peers::ask`], of a rank that may take its time: that it is silent says nothing of the link.
+    pub(super) async fn ask_patiently(
+        &self,
+        rank: Rank,
+        opcode: Opcode,
+        body: Vec<u8>,
+        within: Duration,
+    ) -> Result<Vec<u8>, CallError> {
+        self.send(&self.find(rank)?, opcode, body, within, true).await
+    }
+
+    fn find(&self, rank: Rank) -> Result<String, CallError> {
+        self.address(rank).ok_or_else(|| {
+            let text = format!("nobody has said yet where rank {rank} answers");
+            CallError::Refused(Error::new(Code::Unreachable, text))
+        })
     }
 
     /// Asks whoever answers at an address.
@@ -140,10 +171,23 @@ impl Peers {
         body: Vec<u8>,
         within: Duration,
     ) -> Result<Vec<u8>, CallError> {
+        self.send(address, opcode, body, within, false).await
+    }
+
+    async fn send(
+        &self,
+        address: &str,
+        opcode: Opcode,
+        body: Vec<u8>,
+        within: Duration,
+        may_wait: bool,
+    ) -> Result<Vec<u8>, CallError> {
         let line = self.line(address);
         let connection = self.open(address, &line, within).await?;
         let sequence = self.sequence.replace(self.sequence.get() + 1);
-        line.silent_since.set(line.silent_since.get().or(Some(rt::now())));
+        if !may_wait {
+            line.silent_since.set(line.silent_since.get().or(Some(rt::now())));
+        }
         let answer = connection.call(opcode, sequence, body, None, within).await;
         match &answer {
             Ok(_) | Err(CallError::Refused(_)) => line.silent_since.set(None),
@@ -155,9 +199,13 @@ impl Peers {
     fn line(&self, address: &str) -> Rc<Line> {
         let mut lines = self.lines.borrow_mut();
         if lines.len() >= LINES_MAX && !lines.contains_key(address) {
-            lines.pop_first();
+            // Each that gossips has a turn with every other: the links of consensus and of subscriptions are not to go for that.
+            let idle = lines.iter().min_by_key(|(_, line)| line.used.get()).map(|(address, _)| address.clone());
+            idle.into_iter().for_each(|address| drop(lines.remove(&address)));
         }
-        Rc::clone(lines.entry(address.to_string()).or_default())
+        let line = Rc::clone(lines.entry(address.to_string()).or_default());
+        line.used.set(Some(rt::now()));
+        line
     }
 
     /// A link that works. The attempt to open one is shared, and goes on when who waits for it does so no longer: else a link that

@@ -10,9 +10,9 @@ use raft::{
     Candidate, Config, Group, GroupId, OpenError, Peer, ProposeError, ReadError, Request, Role, StateMachine,
     choose_voters,
 };
-use tokio::sync::{Mutex, Notify};
+use tokio::sync::{Mutex, Notify, watch};
 use types::{Code, ContainerId, Error, Rank};
-use wire::peer::Filling;
+use wire::peer::{Filling, LogId};
 
 use super::peers::{GroupPeers, Peers};
 use super::pool::PoolState;
@@ -24,10 +24,15 @@ const VOTERS_WANTED: usize = 5;
 const CONFIRM_MAX: Duration = Duration::from_secs(1);
 /// A learner that lacks more entries than this does not vote yet: the group would wait for it.
 const LAG_MAX: u64 = 64;
+/// A server that is to vote has the log after so long, or somebody else is tried; it is tried again after the second.
+const CATCH_UP_MAX: Duration = Duration::from_secs(20);
+const LATE_FOR: Duration = Duration::from_secs(120);
 
 /// How far a server has followed a state.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub(super) struct Followed {
+    /// In which life of the server, and at which moment of its monotonic clock.
+    pub(super) said: (u64, u64),
     pub(super) version: u64,
     /// How far each of its targets has got with what it is to have, while something is on its way.
     pub(super) filling: Vec<Filling>,
@@ -41,6 +46,15 @@ impl Followed {
     /// All its targets have what they are to have by that version of the pool's map.
     pub(super) fn is_full(&self, version: u32) -> bool {
         !self.filling.is_empty() && self.filling.iter().all(|filling| filling.version == version)
+    }
+
+    /// Takes another report in its place, unless that was so long under way that this one was said later. True if it did.
+    fn replace(&mut self, other: Followed) -> bool {
+        let is_newer = other.said >= self.said;
+        if is_newer {
+            *self = other;
+        }
+        is_newer
     }
 }
 
@@ -72,9 +86,13 @@ pub(super) struct Slot<S: StateMachine> {
     pub(super) reported: Notify,
     pub(super) heard: Cell<u64>,
     /// The state as it was looked at last, and the last command that it had in.
-    looked: RefCell<Option<(u64, Rc<S>)>>,
+    looked: RefCell<Option<(Option<LogId>, Rc<S>)>>,
     /// This server's targets once agreed with the state, since the start.
     pub(super) is_settled: Cell<bool>,
+    /// The replica is about to be closed: nobody is to wait for news of it.
+    pub(super) ending: watch::Sender<bool>,
+    /// Learners that are to vote, and since when they are waited for.
+    awaited: RefCell<BTreeMap<Rank, rt::Instant>>,
     pub(super) tasks: RefCell<rt::TaskSet>,
 }
 
@@ -88,6 +106,8 @@ impl<S: StateMachine> Slot<S> {
             heard: Cell::new(0),
             looked: RefCell::default(),
             is_settled: Cell::new(false),
+            ending: watch::Sender::new(false),
+            awaited: RefCell::default(),
             tasks: RefCell::default(),
         }
     }
@@ -146,6 +166,15 @@ impl<S: StateMachine> Slot<S> {
         }
     }
 
+    /// Waits until as much is applied here, or for so long. False when it took longer.
+    pub(super) async fn follows(&self, applied: u64, patience: Duration) -> bool {
+        let until = rt::now() + patience;
+        while self.group.applied() < applied && rt::now() < until {
+            rt::sleep(Duration::from_millis(5)).await;
+        }
+        self.group.applied() >= applied
+    }
+
     /// Takes note of a report. One of a server that the state does not know says nothing about it: that server reports again when
     /// it has a part.
     pub(super) fn hear(&self, rank: Rank, followed: Followed)
@@ -156,9 +185,7 @@ impl<S: StateMachine> Slot<S> {
             return;
         }
         let mut reports = self.reports.borrow_mut();
-        let known = reports.entry(rank).or_default();
-        if followed.version >= known.version {
-            *known = followed;
+        if reports.entry(rank).or_default().replace(followed) {
             self.heard.set(self.heard.get() + 1);
             self.reported.notify_waiters();
         }
@@ -169,7 +196,7 @@ impl<S: StateMachine> Slot<S> {
     where
         S: Clone,
     {
-        let applied = self.group.applied();
+        let applied = self.group.log_id();
         let mut looked = self.looked.borrow_mut();
         match &*looked {
             Some((known, state)) if *known == applied => Rc::clone(state),
@@ -181,36 +208,59 @@ impl<S: StateMachine> Slot<S> {
         }
     }
 
-    /// Brings the members of the group nearer to what they should be: all of `wanted` follow, and of those that are
-    /// there, the best vote. One step at a time.
+    /// Brings the members of the group nearer to what they should be: of `wanted`, those that are there and fail apart vote, and
+    /// nobody else is a member. Who is to vote is a learner first, until it has the log. One step at a time.
     pub(super) async fn tend(&self, wanted: &BTreeMap<Rank, Wanted>) {
         let members = self.group.members();
         if !members.is_settled {
             return;
         }
-        for (rank, want) in wanted {
-            if !members.addresses.contains_key(rank) {
+        let has_log = |rank: &Rank| {
+            members.voters.contains(rank)
+                || (members.addresses.contains_key(rank) && self.group.lag(*rank).is_some_and(|lag| lag <= LAG_MAX))
+        };
+        let late = self.late(&members.addresses.keys().copied().filter(|rank| !has_log(rank)).collect());
+        let candidates = |may_vote: &dyn Fn(&Rank) -> bool| -> Vec<Candidate> {
+            let candidate = |(rank, want): (&Rank, &Wanted)| Candidate {
+                rank: *rank,
+                domain: want.domain,
+                is_available: want.is_there && may_vote(rank),
+            };
+            wanted.iter().map(candidate).collect()
+        };
+        let best = choose_voters(&candidates(&|rank| !late.contains(rank)), &members.voters, VOTERS_WANTED);
+        let new: Vec<&Rank> = best.iter().filter(|rank| !members.addresses.contains_key(rank)).collect();
+        if !new.is_empty() {
+            for rank in new {
+                let Some(want) = wanted.get(rank) else { continue };
                 let peer = Peer { rank: *rank, address: raft::Address(want.address.clone()) };
                 // Whatever it is, the next turn tries again.
                 let _ = self.group.add_learner(&peer).await;
-                return;
             }
+            return;
         }
-        let candidate = |(rank, want): (&Rank, &Wanted)| Candidate {
-            rank: *rank,
-            domain: want.domain,
-            is_available: want.is_there
-                && (members.voters.contains(rank) || self.group.lag(*rank).is_some_and(|lag| lag <= LAG_MAX)),
-        };
-        let candidates: Vec<Candidate> = wanted.iter().map(candidate).collect();
-        let voters = choose_voters(&candidates, &members.voters, VOTERS_WANTED);
+        let voters = choose_voters(&candidates(&has_log), &members.voters, VOTERS_WANTED);
         if voters != members.voters {
             let _ = self.group.set_voters(&voters).await;
             return;
         }
-        if let Some(gone) = members.addresses.keys().find(|rank| !wanted.contains_key(rank)) {
+        let is_idle = |rank: &&Rank| !voters.contains(rank) && !best.contains(rank);
+        if let Some(gone) = members.addresses.keys().find(is_idle) {
             let _ = self.group.remove(*gone).await;
         }
+    }
+
+    /// Of these learners, those that were waited for in vain: others are to be tried, and they again some time later.
+    fn late(&self, learners: &BTreeSet<Rank>) -> BTreeSet<Rank> {
+        let mut awaited = self.awaited.borrow_mut();
+        awaited.retain(|rank, since| {
+            let age = since.elapsed();
+            age < LATE_FOR && (learners.contains(rank) || age >= CATCH_UP_MAX)
+        });
+        for rank in learners {
+            awaited.entry(*rank).or_insert_with(rt::now);
+        }
+        awaited.iter().filter(|(_, since)| since.elapsed() >= CATCH_UP_MAX).map(|(rank, _)| *rank).collect()
     }
 
     /// Has another voter lead, if this replica does.
@@ -245,7 +295,7 @@ impl<S: StateMachine> Slot<S> {
     }
 }
 
-/// A server that should follow a group.
+/// A server that may vote in a group.
 pub(super) struct Wanted {
     pub(super) address: String,
     /// What fails together with it.
@@ -297,11 +347,29 @@ fn not_proposed(error: ProposeError) -> Error {
         ProposeError::TooLarge { .. } => Error::new(Code::ValueTooBig, text).remedy("ask for less at once"),
         ProposeError::Unknown { .. } => Error::new(Code::TimedOut, text).remedy("try again"),
         ProposeError::Forgotten => {
-            Error::new(Code::TimedOut, text).remedy("look at what it was to change, and decide anew")
+            Error::new(Code::Uncertain, text).remedy("look at what it was to change, and decide anew")
         }
         ProposeError::Unreadable => Error::new(Code::Protocol, text).remedy("run the same release on all servers"),
         ProposeError::Stopped { .. } => {
             Error::new(Code::Io, text).remedy("look at the server's log, then restart the server")
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// "Half of it is here" was sent, its link hung, "all of it is here" came by another: and then the first one, late. The
+    /// leader went by that, the server had nothing new to say, and a drain hung until another led.
+    #[test]
+    fn a_report_that_was_long_under_way_replaces_no_later_one() {
+        let report = |said, version| Followed { said, version, ..Followed::default() };
+        let mut known = Followed::default();
+        assert!(known.replace(report((3, 20), 10)));
+        assert!(!known.replace(report((3, 19), 10)));
+        assert!(!known.replace(report((2, 90), 11)), "of an earlier life");
+        assert!(known.replace(report((4, 1), 9)), "a server that starts anew begins anew");
+        assert_eq!(known, report((4, 1), 9));
     }
 }

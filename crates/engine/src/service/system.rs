@@ -10,7 +10,7 @@ use super::state::Format;
 
 /// Most pools in a system; each has a group of replicas and a row on every target.
 const POOLS_MAX: usize = 1024;
-/// Most servers; bounds what the state holds. How many can follow it today is [`raft::limits::MEMBERS_MAX`].
+/// Most servers; bounds what the state holds. A few vote; all others subscribe.
 const MEMBERS_MAX: usize = 16 << 10;
 /// Tokens that nobody used yet.
 const TOKENS_MAX: usize = 256;
@@ -343,7 +343,7 @@ impl SystemState {
         if !is_first {
             self.check_token(token.as_ref(), member.id, now)?;
         }
-        if self.members.len() >= MEMBERS_MAX.min(raft::limits::MEMBERS_MAX) {
+        if self.members.len() >= MEMBERS_MAX {
             let text = format!("the system has {} servers, as many as this release can have", self.members.len());
             return Err(Error::new(Code::Quota, text));
         }

@@ -600,6 +600,42 @@ fn a_target_that_was_not_told_the_map_since_it_started_answers_nobody() {
     });
 }
 
+/// A server hangs, so that groups of which it is a member cannot serve; another comes back. Its groups of three that others
+/// have all come, though one server says nothing of what it has, and none of the others serves all that it leads: each of
+/// them used to keep everything from coming.
+#[test]
+fn neither_a_silent_server_nor_a_group_that_cannot_serve_keeps_others_from_coming() {
+    Sim::new(SimConfig::seeded(9)).run(async {
+        let cluster = Cluster::new(5).await;
+        let mut client = Client::new(cluster.clone(), 1);
+        let all: Vec<u32> = (0..16).map(|pg| pg << 8 | GROUPS[0]).collect();
+        let (silent, back) = (0, 1);
+        // It has nothing of its own that it could compare: all comes by the lists of those who lead.
+        cluster.exclude(back);
+        for group in &all {
+            client.put(*group, "key", "missed", Conditions::None).await.unwrap();
+        }
+        cluster.stop(silent, false);
+        cluster.reintegrate();
+        let is_of = |group: &u32, n: usize| cluster.seats(*group).contains(&n);
+        let wanted = |group: &u32| is_of(group, back) && !cluster.whole(*group).contains(&back);
+        let of_back: Vec<u32> = all.into_iter().filter(wanted).collect();
+        let (held_up, free): (Vec<u32>, Vec<u32>) = of_back.iter().partition(|group| is_of(group, silent));
+        let leaders = |groups: &[u32]| groups.iter().map(|group| cluster.leader(*group)).collect::<BTreeSet<usize>>();
+        let both: Vec<usize> = leaders(&held_up).intersection(&leaders(&free)).copied().collect();
+        assert!(!both.is_empty(), "nobody leads one that waits and one that may come");
+        rt::sleep(Duration::from_secs(20)).await;
+        let stores = cluster.stores().await;
+        let has = |group: &u32| {
+            let values = stores[back].values.iter();
+            values.filter(|((of, _, _), value)| of == group && value.as_str() == "missed").count() == 1
+        };
+        assert!(held_up.iter().any(|group| !has(group)), "nothing was held up");
+        let missing: Vec<&u32> = free.iter().filter(|group| !has(group)).collect();
+        assert!(missing.is_empty(), "{missing:?} of {free:?} did not come; {held_up:?} wait for a silent server");
+    });
+}
+
 /// What no state has in use may not be written: healing would not look for it. A read of it finds nothing, and need not wait.
 #[test]
 fn a_group_is_not_written_before_its_width_is_in_use() {

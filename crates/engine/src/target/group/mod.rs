@@ -5,7 +5,7 @@
 //! - [`Group`]: one group here: its member, its lease, and its leader while this target leads.
 //! - [`lead`]: does what the leader's machine wants done: asks, sends, tells, answers.
 //! - [`write`], [`read`]: requests of clients. [`follow`]: what leaders want of this target.
-//! - [`fill`]: gets what members that came are to have.
+//! - [`fill`]: gets what members that came are to have; [`progress`]: how far that is.
 //! - [`peers`]: links to other targets; [`message`]: the bytes.
 //!
 //! A group comes to be when it is first asked for, or when the map comes and the store knows it. Groups of width one
@@ -26,6 +26,7 @@ mod follow;
 mod lead;
 mod message;
 mod peers;
+mod progress;
 mod read;
 mod view;
 mod write;
@@ -52,6 +53,8 @@ use crate::replication::{Grants, Member, Peer, Term};
 
 /// How long a request waits for a map that its sender has already, and a member for one that its leader has.
 const MAP_PATIENCE: Duration = Duration::from_secs(2);
+/// How long who asks for a list of groups waits for those that do not serve yet: less than it waits for the answer.
+const SERVING_PATIENCE: Duration = Duration::from_secs(1);
 /// Between two tries of what another target did not do.
 const RETRY_MIN: Duration = Duration::from_millis(10);
 const RETRY_MAX: Duration = Duration::from_millis(500);
@@ -228,21 +231,41 @@ impl Target {
         Ok(())
     }
 
-    /// Waits until what earlier reigns left behind in a pool is decided, in all groups that this target leads.
+    /// Waits until this target knows a map.
     ///
     /// # Errors
-    /// `Again`: not yet, or no map so new has come.
-    pub(super) async fn all_serve(self: &Rc<Self>, pool: PoolId, version: u32, deadline: Instant) -> Result<(), Error> {
+    /// `Again`: it has not come.
+    pub(super) async fn knows_map(&self, pool: PoolId, version: u32, deadline: Instant) -> Result<(), Error> {
+        self.view_of(pool, version, deadline).await.map(drop)
+    }
+
+    /// Groups of a pool that this target leads and does not serve, by a map at least as new as `version`: in all others
+    /// that it leads, what earlier reigns left behind is decided. Those that are about to serve get a moment for it, all
+    /// together.
+    ///
+    /// # Errors
+    /// `Again`: no map so new has come.
+    pub(super) async fn unserved(
+        self: &Rc<Self>,
+        pool: PoolId,
+        version: u32,
+        deadline: Instant,
+    ) -> Result<BTreeSet<u32>, Error> {
         self.view_of(pool, version, deadline).await?;
+        let until = deadline.min(rt::now() + SERVING_PATIENCE);
         let led: Vec<Rc<Group>> = {
             let groups = self.groups.groups.borrow();
             let of_pool = groups.range((pool, 0)..=(pool, u32::MAX)).map(|(_, group)| group);
             of_pool.filter(|group| group.lead.borrow().is_some()).cloned().collect()
         };
+        let mut unserved = BTreeSet::new();
         for group in led {
-            self.serving(&group, deadline).await?;
+            if let Err(error) = self.serving(&group, until).await {
+                tracing::debug!(target_index = %self.index, %pool, group = group.number, %error, "a group is not served");
+                unserved.insert(group.number);
+            }
         }
-        Ok(())
+        Ok(unserved)
     }
 
     /// Waits until this target leads a group and serves it, no change with an epoch up to `upto` is under way or will be, and

@@ -25,20 +25,25 @@ const BULK_BYTES_MAX: usize = 4 << 20;
 impl Target {
     pub(in crate::target) async fn copy_list(self: &Rc<Self>, request: &Request) -> Result<CopyListResponse, Error> {
         let CopyListRequest { pool, map_version, after } = parse(&request.body)?;
-        self.all_serve(pool, map_version, request.deadline).await?;
+        let unserved = self.unserved(pool, map_version, request.deadline).await?;
+        if unserved.len() > GROUPS_MAX {
+            let text = format!("target {} does not serve {} of its groups yet", self.index, unserved.len());
+            return Err(Error::new(Code::Again, text).remedy("try again in a moment"));
+        }
         let containers = self.store.borrow().containers(pool);
-        let mut groups = Vec::new();
+        let (mut groups, mut next) = (Vec::new(), None);
         for container in containers.into_iter().filter(|id| after.is_none_or(|(first, _)| *id >= first)) {
             let behind = after.filter(|(first, _)| *first == container).map(|(_, group)| group);
             let room = GROUPS_MAX - groups.len();
             let found = self.store.borrow_mut().stored_groups(container, behind, room);
             groups.extend(found.map_err(|e| self.refusal(container, e))?.into_iter().map(|group| (container, group)));
             if groups.len() == GROUPS_MAX {
-                let next = groups.last().copied();
-                return Ok(CopyListResponse { groups, next });
+                next = groups.last().copied();
+                break;
             }
         }
-        Ok(CopyListResponse { groups, next: None })
+        groups.retain(|(_, group)| !unserved.contains(group));
+        Ok(CopyListResponse { groups, unserved: unserved.into_iter().collect(), next })
     }
 
     /// Records of a group, their bulk data behind them.
