@@ -18,8 +18,8 @@ use openraft::{ChangeMembers, EntryPayload, Raft, RaftMetrics, ReadPolicy, Serve
 use rt::disk::{Disk, OpenMode, fs};
 use tokio::sync::{Semaphore, watch};
 use types::Rank;
-use wire::peer::{LogId, Newer};
-use wire::{DecodeError, Wire};
+use wire::Wire;
+use wire::peer::LogId;
 
 use crate::error::{ChangeError, OpenError, ProposeError, ReadError};
 use crate::kinds::{
@@ -31,12 +31,14 @@ use crate::limits::{
 };
 use crate::log::format::Record;
 use crate::log::{self, Log, Room};
-use crate::machine::{Replicated, StateMachine, plain};
+use crate::machine::{Replicated, StateMachine};
 use crate::message::{Body, Message, Part, Refusal, Stored};
 use crate::network::{Network, Peers, refuse};
-use crate::news::{self, Subscription, Taken, Told};
+use crate::news::{Subscription, Told};
 use crate::runtime::WatchReceiver;
 use crate::snapshot::{self, Driven};
+
+mod subscribe;
 
 /// What a replica does in its group.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -109,6 +111,8 @@ pub struct Group<S: StateMachine> {
     incoming: RefCell<Option<Incoming>>,
     /// The applied index at which a snapshot was last asked for because of bytes.
     relieved: Cell<u64>,
+    /// Whether it may stand for election.
+    may_lead: Cell<bool>,
     _flusher: rt::TaskSet,
     _lock: Disk,
 }
@@ -256,6 +260,7 @@ impl<S: StateMachine> Group<S> {
             in_flight: Semaphore::new(IN_FLIGHT_MAX),
             incoming: RefCell::new(None),
             relieved: Cell::new(0),
+            may_lead: Cell::new(true),
             _flusher: flusher,
             _lock: files.lock,
         })
@@ -387,84 +392,6 @@ impl<S: StateMachine> Group<S> {
     /// The last entry that the state here includes.
     pub fn log_id(&self) -> Option<LogId> {
         self.state.borrow().log_id().max(self.subscription.borrow().copy().map(|copy| copy.at))
-    }
-
-    /// Whether consensus brings everything here: this replica votes, and knows who leads. All others subscribe.
-    pub fn is_fed(&self) -> bool {
-        let standing = standing(&self.raft.metrics().borrow_watched());
-        matches!(standing.role, Role::Leader | Role::Follower)
-            && standing.leader.is_some()
-            && !self.log.room().is_full()
-    }
-
-    /// What became of the state since `have`, and who leads now, for a server that subscribes. `part`: of a whole state, it has so
-    /// many bytes. `None`: consensus does not reach this replica, and it may not know what is new.
-    ///
-    /// Cost: some commands are copied; a whole state is encoded once for many.
-    pub fn told(&self, have: Option<LogId>, part: Option<(LogId, u64)>) -> Option<Newer> {
-        if !self.is_fed() {
-            return None;
-        }
-        let replica = self.state.borrow();
-        let encode = || replica.machine.to_bytes();
-        Some(news::newer(&replica.recent, &mut self.told.borrow_mut(), replica.log_id(), encode, have, part))
-    }
-
-    /// Whether this replica has more than `have`; what it was told itself it does not tell.
-    pub fn has_news(&self, have: Option<LogId>) -> bool {
-        self.state.borrow().log_id() > have
-    }
-
-    /// What to ask a voter for: the state that is known here, and the part of a whole one that is wanted next.
-    pub fn wanted(&self) -> (Option<LogId>, Option<(LogId, u64)>) {
-        (self.log_id(), self.subscription.borrow().part())
-    }
-
-    /// Takes what a voter told: who votes, who leads in which term, and what became of the state since [`Group::wanted`].
-    ///
-    /// # Errors
-    /// It cannot be read; the whole state is wanted next.
-    pub fn take_news(
-        &self,
-        voters: BTreeSet<Rank>,
-        leader: Option<Rank>,
-        term: u64,
-        newer: Newer,
-    ) -> Result<Taken, DecodeError> {
-        let replica = self.state.borrow();
-        let mut subscription = self.subscription.borrow_mut();
-        let before = (subscription.leader, subscription.term, subscription.voters.clone());
-        if !matches!(newer, Newer::Unknown) || subscription.term <= term {
-            (subscription.leader, subscription.term, subscription.voters) = (leader, term, voters);
-        }
-        let taken = subscription.take((replica.log_id(), &replica.machine), newer);
-        if taken == Ok(Taken::State) || before != (subscription.leader, subscription.term, subscription.voters.clone())
-        {
-            self.changed.send_replace(());
-        }
-        taken
-    }
-
-    /// Whether others have decided, later than anything that this replica has, that it votes no more: it was away meanwhile. It is
-    /// not to stand for election then ([`Group::may_lead`]).
-    pub fn is_left(&self) -> bool {
-        let subscription = self.subscription.borrow();
-        let last = self.log.look(|kept| kept.last()).map(plain);
-        let is_later = subscription.copy().is_some_and(|copy| Some(copy.at) > last);
-        is_later && !subscription.voters.contains(&self.me.rank)
-    }
-
-    /// Lets what was told here go, when the replica has all of it: it votes again.
-    pub fn forget_news(&self) {
-        let mut subscription = self.subscription.borrow_mut();
-        if self.state.borrow().log_id() >= subscription.copy().map(|copy| copy.at) {
-            subscription.forget();
-        }
-    }
-
-    /// Tells of changes of the state here, and of what was told of it.
-    pub fn changes(&self) -> watch::Receiver<()> {
-        self.changed.subscribe()
     }
 
     /// As the library says it, or else as it was told here.
@@ -608,6 +535,7 @@ impl<S: StateMachine> Group<S> {
     /// Whether this replica may stand for election when nobody leads. One that leads goes on: see [`Group::hand_over`]. One that
     /// votes alone is elected when it starts, by nobody's leave.
     pub fn may_lead(&self, may: bool) {
+        self.may_lead.set(may);
         self.raft.runtime_config().elect(may);
     }
 
@@ -649,6 +577,8 @@ impl<S: StateMachine> Group<S> {
             Body::Vote(ask) => self.raft.vote(ask).await.map(Body::Voted).map_err(|_| Refusal::Stopped),
             Body::PreVote(ask) => self.raft.pre_vote(ask).await.map(Body::Voted).map_err(|_| Refusal::Stopped),
             Body::Snapshot(part) => self.take_part(part).await.map(Body::Stored),
+            // Whoever hands over does not know, and looks for another heir.
+            Body::TakeOver { .. } if !self.may_lead.get() => Ok(Body::Taken(false)),
             Body::TakeOver { vote, to, last } => {
                 let ask = openraft::raft::TransferLeaderRequest::new(vote, to, last);
                 let taken = self.raft.handle_transfer_leader(ask).await;

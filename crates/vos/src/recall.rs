@@ -8,6 +8,7 @@ use media::{Lsn, Reserve};
 use types::{Epoch, SessionId};
 
 use crate::error::Result;
+use crate::record::Record;
 use crate::request::{Origin, Recall};
 use crate::sessions::{Memory, sessions_max};
 use crate::store::Store;
@@ -84,7 +85,9 @@ impl Store {
         if is_known {
             return Ok(self.last_lsn());
         }
-        self.change(Origin { session: memory.session, seq: 0 }, Reserve::Normal, &memory.to_record())
+        let (floor, effects) = memory.noted();
+        let record = Record::Remember { floor, effects: effects.to_vec() };
+        self.change(Origin { session: memory.session, seq: 0 }, Reserve::Normal, &record)
     }
 
     /// Most bytes of the device that memory of sessions takes; no pool pays for them.

@@ -37,7 +37,6 @@ use zerocopy::{FromBytes, Immutable, IntoBytes, KnownLayout};
 use crate::cursor::each_record;
 use crate::error::{Error, Result};
 use crate::node::{KIND_SESSION, Value};
-use crate::record::Record;
 use crate::request::{Origin, Recall};
 use crate::shard::Shard;
 use crate::tree::damaged;
@@ -168,12 +167,9 @@ impl Effects {
 }
 
 impl Memory {
-    /// As the log has it.
-    pub(crate) fn to_record(&self) -> Record<'static> {
-        match &self.effects {
-            Some(Effects { floor, list }) => Record::Remember { floor: *floor, effects: list.clone() },
-            None => Record::Remember { floor: UNTOLD, effects: Vec::new() },
-        }
+    /// As it is noted: the floor, and effects from there on.
+    pub(crate) fn noted(&self) -> (u64, &[(u64, Epoch)]) {
+        self.effects.as_ref().map_or((UNTOLD, &[]), |effects| (effects.floor, &effects.list))
     }
 }
 
@@ -351,7 +347,7 @@ impl Table {
     /// be read.
     pub(crate) fn knows(&self, pages: &Pages, memory: &Memory) -> Result<bool> {
         let session = memory.session;
-        let effects = memory.effects.as_ref().map_or(&[][..], Effects::list);
+        let (floor, effects) = memory.noted();
         let Some(ring) = self.rings.get(&session.0) else {
             let is_unread = self.unread.contains_key(&session.0);
             return Ok(session.0 == 0 || is_unread || !self.has_room(self.newest_of(effects)));
@@ -361,7 +357,7 @@ impl Table {
             Err(Error::Corrupt { .. }) => return Ok(true),
             Err(error) => return Err(error),
         };
-        if ring.floor < memory.effects.as_ref().map_or(UNTOLD, Effects::floor) {
+        if ring.floor < floor {
             return Ok(false);
         }
         let known: BTreeSet<u64> = page.effects().map(|(seq, _)| seq).collect();
@@ -802,9 +798,8 @@ mod tests {
 
     /// What a record of what somebody else tells does.
     fn learn(pages: &mut Pages, catalog: &mut Catalog, memory: &Memory) {
-        if let Record::Remember { floor, effects } = memory.to_record() {
-            catalog.learn(pages, memory.session, floor, &effects).unwrap();
-        }
+        let (floor, effects) = memory.noted();
+        catalog.learn(pages, memory.session, floor, effects).unwrap();
     }
 
     /// One page that cannot be read made its session's memory unreadable at all targets, by way of a floor that each

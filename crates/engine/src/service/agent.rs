@@ -10,16 +10,18 @@ use std::time::Duration;
 
 use futures_util::future::{Either, join_all, select};
 use net::Address;
-use placement::PoolMap;
+use placement::{PoolMap, TargetState};
 use raft::{Config, Group, GroupId, StateMachine};
 use rt::disk::fs;
 use types::{Code, ContainerId, Epoch, Error, PoolId, Rank, Span};
+use wire::control::PoolName;
 use wire::encoding::Bytes;
 use wire::peer::{self as msg, Filling};
 use wire::{Opcode, Wire};
 
 use super::Service;
 use super::pool::{Container, PoolState, Rollback};
+use super::route::Call;
 use super::slot::{Followed, Followers, Slot, open_group};
 use super::system::Phase;
 use crate::hold::Held;
@@ -32,6 +34,8 @@ const AGAIN: Duration = Duration::from_millis(500);
 const IDLE: Duration = Duration::from_secs(10);
 /// How long a report may take.
 const REPORT_MAX: Duration = Duration::from_secs(2);
+/// How long a pool's service has to say whether this server has a part in it.
+const PART_MAX: Duration = Duration::from_secs(5);
 /// How long a replica that is to go may still be in use.
 const LET_GO: Duration = Duration::from_secs(5);
 
@@ -167,10 +171,37 @@ impl Service {
         for id in strays.difference(&wanted) {
             // Who goes by an older map may still ask for it here.
             let is_elsewhere = self.system.group.local(|system| system.pools.contains_key(id));
+            if is_elsewhere {
+                match self.has_part(*id).await {
+                    Ok(false) => {}
+                    Ok(true) => continue,
+                    Err(error) => {
+                        trouble.push((None, error));
+                        continue;
+                    }
+                }
+            }
             tracing::warn!(pool = %id, is_elsewhere, "removing a pool that the system does not have here");
             trouble.extend(self.remove_pool(*id, is_elsewhere).await.err().map(|error| (None, error)));
         }
         trouble
+    }
+
+    /// Whether this server has a part in a pool whose row does not name it: that it left may have been said long ago, and late to
+    /// arrive, and it may have come back since. The pool's service knows; its leader has the row name the server again.
+    async fn has_part(self: &Rc<Self>, id: PoolId) -> Result<bool, Error> {
+        let asked = PoolName { pool: id.to_string() }.to_bytes();
+        let answer = self.route(Call::own(Opcode::PoolConnect, asked, rt::now() + PART_MAX)).await?;
+        let map = object::map::from_message(&parse(&answer)?)?.map;
+        let is_in = map.positions_of(self.rank).any(|p| map.targets()[p as usize].state() != TargetState::DownOut);
+        // That it is wanted back is not in the map.
+        let slot = self.pools.borrow().get(&id).cloned();
+        let is_wanted = slot.is_some_and(|slot| {
+            slot.group.local(|pool| {
+                pool.map().is_some_and(|known| known.version() >= map.version()) && pool.has_part(self.rank)
+            })
+        });
+        Ok(is_in || is_wanted)
     }
 
     /// Removes a pool from the targets here, and its replica. `is_elsewhere`: others have it.

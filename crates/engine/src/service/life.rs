@@ -61,6 +61,8 @@ pub(super) struct Heard {
     missing: RefCell<BTreeMap<(Rank, u64), rt::Instant>>,
     began: Cell<Option<rt::Instant>>,
     came: Notify,
+    /// What the system was told stands in this server's way, and what was applied here by then.
+    withdrawn: Cell<Option<(Code, u64)>>,
 }
 
 impl Heard {
@@ -321,10 +323,16 @@ impl Service {
     /// Nobody who leads has heard it.
     pub(super) async fn withdraw(&self, trouble: Error) -> Result<(), Error> {
         let is_known = self.system.group.local(|system| {
-            let me = system.members.get(&self.rank).filter(|me| me.state == MemberState::Excluded);
-            me.and_then(|me| me.trouble.as_ref()).is_some_and(|known| known.code == trouble.code)
+            system.members.get(&self.rank).is_some_and(|me| match me.state {
+                MemberState::Joined => false,
+                MemberState::Excluded => me.trouble.as_ref().is_some_and(|known| known.code == trouble.code),
+                // Whatever is wrong with it: an administrator wants it out.
+                MemberState::Stopped | MemberState::AdminExcluded => true,
+            })
         });
-        if is_known {
+        // A replica that stands still does not hear what came of it.
+        let now = Some((trouble.code, self.system.group.applied()));
+        if is_known || self.life.withdrawn.get() == now {
             return Ok(());
         }
         let incarnation = self.kept.borrow().identity.incarnation;
@@ -336,6 +344,7 @@ impl Service {
             }
             told = self.propose_at(other.rank, None, command.clone()).await.map(drop);
         }
+        self.life.withdrawn.set(now.filter(|_| told.is_ok()));
         told
     }
 
@@ -398,6 +407,10 @@ impl Service {
             if others.is_empty() || !self.is_current.get() {
                 // Nobody to listen to: whoever comes is a member first, which changes the state.
                 let pause = if self.is_current.get() { ALONE } else { GREET_EVERY / 4 };
+                // Others may take this server for one of them all the same; what it would answer is out of date by then.
+                if let Some(membership) = &mut *self.life.membership.borrow_mut() {
+                    membership.take_messages();
+                }
                 if let Ok(None) = rt::timeout(pause, watch.changed()).await {
                     return;
                 }

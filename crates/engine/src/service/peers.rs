@@ -50,7 +50,6 @@ struct Line {
     opening: RefCell<Opening>,
     /// An attempt to open has ended.
     tried: Notify,
-    attempts: Cell<u64>,
     /// Since when it owes an answer, any.
     silent_since: Cell<Option<rt::Instant>>,
     /// When it was last asked for.
@@ -63,8 +62,8 @@ enum Opening {
     /// As far as is known, somebody answers there.
     #[default]
     Open,
-    /// Somebody tries, in this attempt of all.
-    Tried { attempt: u64 },
+    /// Somebody tries.
+    Tried,
     /// Nobody answered, so many times in a row; not tried again before then.
     Paused { failures: u32, until: rt::Instant, cause: CallError },
 }
@@ -221,10 +220,8 @@ impl Peers {
                 let to: Address = address.parse().map_err(|error: net::AddressError| {
                     CallError::Refused(Error::new(Code::Invalid, error.to_string()))
                 })?;
-                let attempt = line.attempts.get() + 1;
-                line.attempts.set(attempt);
-                line.opening.replace(Opening::Tried { attempt });
-                drop(rt::spawn_local(try_to_open(to, self.caller.clone(), Rc::clone(line), attempt, failures)));
+                line.opening.replace(Opening::Tried);
+                drop(rt::spawn_local(try_to_open(to, self.caller.clone(), Rc::clone(line), failures)));
             }
             if rt::timeout(until - rt::now(), tried).await.is_err() {
                 let cause = format!("no answer within {} ms", within.as_millis());
@@ -239,15 +236,13 @@ impl Peers {
 }
 
 /// One attempt; how it ended is left with the line.
-async fn try_to_open(to: Address, caller: Caller, line: Rc<Line>, attempt: u64, failures: u32) {
+async fn try_to_open(to: Address, caller: Caller, line: Rc<Line>, failures: u32) {
     match Connection::open(&to, Service::Control, &caller, OPEN_MAX).await {
         Ok(connection) => {
             line.silent_since.set(None);
             *line.connection.borrow_mut() = Some(connection);
             line.opening.replace(Opening::Open);
         }
-        // The peer was heard of meanwhile: others may try, and this one says nothing.
-        Err(_) if !matches!(*line.opening.borrow(), Opening::Tried { attempt: now } if now == attempt) => {}
         Err(cause) => {
             let failures = failures.saturating_add(1);
             line.opening.replace(Opening::Paused { failures, until: rt::now() + pause(failures), cause });
@@ -258,7 +253,7 @@ async fn try_to_open(to: Address, caller: Caller, line: Rc<Line>, attempt: u64, 
 
 /// How long to wait after so many failures, by chance: the servers of a system do not all try at once.
 fn pause(failures: u32) -> Duration {
-    let most = PAUSE_FIRST.saturating_mul(1 << failures.min(16)).min(PAUSE_MAX);
+    let most = PAUSE_FIRST.saturating_mul(1 << failures.saturating_sub(1).min(16)).min(PAUSE_MAX);
     most / 2 + Duration::from_nanos(rt::random_u64() % (most.as_nanos() as u64 / 2))
 }
 
@@ -270,15 +265,17 @@ impl Line {
     fn may_try(&self) -> Result<Option<u32>, CallError> {
         match &*self.opening.borrow() {
             Opening::Open => Ok(Some(0)),
-            Opening::Tried { .. } => Ok(None),
+            Opening::Tried => Ok(None),
             Opening::Paused { until, cause, .. } if *until > rt::now() => Err(cause.clone()),
             Opening::Paused { failures, .. } => Ok(Some(*failures)),
         }
     }
 
-    /// Whoever answers there was heard of.
+    /// Whoever answers there was heard of: no pause, once. Who is heard and cannot be reached is not tried ever faster.
     fn hurry(&self) {
-        self.opening.replace(Opening::Open);
+        if let Opening::Paused { until, .. } = &mut *self.opening.borrow_mut() {
+            *until = rt::now();
+        }
         self.tried.notify_waiters();
     }
 

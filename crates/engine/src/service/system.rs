@@ -169,7 +169,7 @@ impl raft::StateMachine for SystemState {
                 if let Some(member) = self.members.get_mut(&rank).filter(|m| m.incarnation == incarnation)
                     && member.state == MemberState::Joined
                 {
-                    member.state = MemberState::Excluded;
+                    (member.state, member.trouble) = (MemberState::Excluded, None);
                     self.version += 1;
                 }
             }
@@ -467,8 +467,10 @@ impl SystemState {
                 (false, MemberState::Stopped) => MemberState::Joined,
                 (_, other) => other,
             };
-            has_changed |= after != member.state;
-            member.state = after;
+            if after != member.state {
+                has_changed = true;
+                (member.state, member.trouble) = (after, None);
+            }
         }
         self.version += u64::from(has_changed);
         Ok(())
@@ -495,12 +497,16 @@ impl SystemState {
         }
         for rank in ranks {
             let Some(member) = self.members.get_mut(rank) else { continue };
-            member.state = match (exclude, member.state) {
+            let after = match (exclude, member.state) {
                 (true, _) => MemberState::AdminExcluded,
                 // It is in again when it says that it is there.
                 (false, MemberState::AdminExcluded) => MemberState::Excluded,
                 (false, other) => other,
             };
+            if after != member.state {
+                // What was wrong before is not why it is out now.
+                (member.state, member.trouble) = (after, None);
+            }
         }
         self.version += 1;
         Ok(())

@@ -72,8 +72,9 @@ impl Progress {
 
     /// A giver told what it remembers.
     pub(super) fn told(&mut self, giver: Peer) {
-        let told = self.owed.extract_if(.., |_, (from, _)| *from == giver);
-        self.here.extend(told.map(|(key, (_, since))| (key, since)));
+        let told = self.owed.iter().filter(|(_, (from, _))| *from == giver);
+        self.here.extend(told.map(|(key, (_, since))| (*key, *since)));
+        self.owed.retain(|_, (from, _)| *from != giver);
     }
 
     /// A group did not come.
