@@ -118,6 +118,10 @@ impl Target {
                 "look after the device (`dmg storage query` shows it), then restart the server: what was \
                  acknowledged is kept",
             ),
+            media::Error::DiskFull { .. } => Error::new(Code::NoSpace, text).remedy(
+                "make room in the file system that the target's files are on: it goes on by itself; what was acknowledged is \
+                 kept, and can be read",
+            ),
             _ => Error::new(Code::Io, text),
         }
     }
