@@ -419,6 +419,7 @@ impl Service {
             let (messages, living, next) = {
                 let mut membership = self.life.membership.borrow_mut();
                 let membership = membership.get_or_insert_with(|| self.begin_to_listen(others.len()));
+                membership.resize(others.len() + 1);
                 let now = self.life.now();
                 membership.tick(now);
                 if greeted.is_none_or(|at: rt::Instant| at.elapsed() >= GREET_EVERY) {
