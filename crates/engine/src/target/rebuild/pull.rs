@@ -133,30 +133,49 @@ impl Target {
     /// # Errors
     /// The source's; `NoSpace`; `DataLoss`, when the sums differ whatever is done.
     pub async fn pull(&self, source: &impl Source, container: ContainerId, group: u32) -> Result<Pulled, Error> {
-        // No epoch that was ever heard of here is later: changes of leaders that had lost this target may be among them. A clock
-        // that stands hears of none.
-        let wanted = Wanted { container, group, upto: self.hlc.now() };
-        if self.hlc.is_halted() {
-            let text = format!("target {} waits for the time before it compares what it has", self.index);
-            return Err(Error::new(Code::Again, text).remedy("it is tried again"));
-        }
-        let (mut pulled, mut unlike) = (Pulled::default(), 0);
+        let mut wanted = Wanted { container, group, upto: self.up_to_now()? };
+        let (mut pulled, mut unlike, mut lapsed) = (Pulled::default(), 0, 0);
         for _ in 0..ATTEMPTS {
             if unlike == UNLIKE_MAX {
                 tracing::warn!(target_index = %self.index, %container, group, "sums differ: the group is copied anew");
                 self.drop_whole(container, group).await?;
                 pulled.anew += 1;
+                // What came meanwhile as to a member went, too.
+                wanted.upto = self.up_to_now()?;
             }
             match self.pull_once(source, wanted, &mut pulled).await? {
-                Attempt::Lapsed => {}
+                Attempt::Lapsed => lapsed += 1,
                 Attempt::Same => return Ok(pulled),
                 Attempt::Complete if self.has_same(source, wanted).await? => return Ok(pulled),
                 Attempt::Complete => unlike += 1,
             }
         }
+        if unlike == 0 {
+            let text = format!(
+                "target {}: placement group {group:#x} of container {container} was let go of {lapsed} times on the way: a part \
+                 of it took too long",
+                self.index
+            );
+            return Err(Error::new(Code::Again, text)
+                .remedy("it is tried again; a higher `rebuild_budget` makes parts quicker"));
+        }
         let text =
-            format!("target {}: placement group {group} of container {container} is not its source's", self.index);
+            format!("target {}: placement group {group:#x} of container {container} is not its source's", self.index);
         Err(Error::new(Code::DataLoss, text).remedy("see the logs of both servers; it is tried again"))
+    }
+
+    /// No epoch that was ever heard of here is later: changes of leaders that had lost this target may be among them. A clock
+    /// that stands hears of none.
+    ///
+    /// # Errors
+    /// `Again`: it stands.
+    fn up_to_now(&self) -> Result<Epoch, Error> {
+        let upto = self.hlc.now();
+        if self.hlc.is_halted() {
+            let text = format!("target {} waits for the time before it compares what it has", self.index);
+            return Err(Error::new(Code::Again, text).remedy("it is tried again"));
+        }
+        Ok(upto)
     }
 
     async fn pull_once(&self, source: &impl Source, wanted: Wanted, pulled: &mut Pulled) -> Result<Attempt, Error> {
