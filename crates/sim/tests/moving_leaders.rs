@@ -1,6 +1,6 @@
 //! Leaders of placement groups move while servers drain and return, and writes go on: who led gives its lease up.
 
-use std::cell::{Cell, RefCell};
+use std::cell::Cell;
 use std::rc::Rc;
 use std::time::Duration;
 
@@ -45,13 +45,13 @@ async fn store(system: &System) -> Kv {
 struct Writers {
     is_over: Rc<Cell<bool>>,
     /// The longest wait since it was looked at, and of which key.
-    longest: Rc<RefCell<(Duration, u64)>>,
+    longest: Rc<Cell<(Duration, u64)>>,
     tasks: Vec<rt::JoinHandle<u64>>,
 }
 
 impl Writers {
     fn begin(kv: &Kv) -> Writers {
-        let (is_over, longest) = (Rc::new(Cell::new(false)), Rc::new(RefCell::default()));
+        let (is_over, longest) = (Rc::new(Cell::new(false)), Rc::<Cell<(Duration, u64)>>::default());
         let begin = |n| rt::spawn_local(write(kv.clone(), n, is_over.clone(), Rc::clone(&longest)));
         let tasks = (0..WRITERS).map(begin).collect();
         Writers { is_over, longest, tasks }
@@ -72,15 +72,13 @@ impl Writers {
     }
 }
 
-async fn write(kv: Kv, n: u64, is_over: Rc<Cell<bool>>, longest: Rc<RefCell<(Duration, u64)>>) -> u64 {
+async fn write(kv: Kv, n: u64, is_over: Rc<Cell<bool>>, longest: Rc<Cell<(Duration, u64)>>) -> u64 {
     let mut count = 0;
     while !is_over.get() {
         let begun = rt::now();
         kv.put(n, &[count as u8; 100]).await.unwrap_or_else(|error| panic!("key {n}: {error}"));
         count += 1;
-        let mut longest = longest.borrow_mut();
-        *longest = (*longest).max((begun.elapsed(), n));
-        drop(longest);
+        longest.set(longest.get().max((begun.elapsed(), n)));
         rt::sleep(Duration::from_millis(4)).await;
     }
     count
