@@ -83,12 +83,12 @@ const MESSAGES: &[fn(&[u8])] = messages![
         ListDkeysRequest, ListAkeysRequest, ListKeysResponse, ListExtentsRequest, ListExtentsResponse,
         QueryKeysRequest, QueryKeysResponse, DiffRequest, DiffResponse,
         // group, copy
-        GroupMail, GroupRequest, CopyListRequest, CopyListResponse, CopyRequest, CopyResponse, CopyDigestRequest,
+        GroupRequest, CopyListRequest, CopyListResponse, CopyRequest, CopyResponse, CopyDigestRequest,
         CopyDigestResponse, CopyMemoryRequest, CopyMemoryResponse,
         // subscriptions
         Subscribe, Told, Newer, LogId,
     ],
-    [types::Error, SystemInfo, SystemTargetsChanged, PoolTargetsChanged, LogMasksSet, Report, GroupResponse, GroupAnswers],
+    [types::Error, SystemInfo, SystemTargetsChanged, PoolTargetsChanged, LogMasksSet, Report, GroupResponse],
     [pool_map, pool_map_delta]
 ];
 

@@ -1,8 +1,8 @@
 //! Between the targets of a placement group: its leader to the other members.
 //!
-//! What a target has for another at a moment travels as one message, whatever groups it is about. Whatever goes to a member carries the leader's term and what it has decided since; an answer says that all of it
+//! Whatever goes to a member carries the leader's term and what it has decided since; an answer says that all of it
 //! is on the member's device, and grants the leader its lease anew. Bulk data of a change is that of the frame, as
-//! the client sent it, and the change is the first of its message then. A repeat of any of these changes nothing.
+//! the client sent it. A repeat of any of these changes nothing.
 
 use types::{Epoch, Error, PoolId, Rank, TargetIndex};
 
@@ -45,21 +45,7 @@ message! {
 }
 
 message! {
-    /// Target to target: what it has for the other, in this order. Answered all at once, when all of it is durable.
-    pub struct GroupMail {
-        pub letters: Vec<GroupRequest>,
-    }
-}
-
-message! {
-    /// An answer for each letter.
-    pub struct GroupAnswers {
-        pub answers: Vec<GroupResponse>,
-    }
-}
-
-message! {
-    /// Of a placement group of a pool.
+    /// Target to target, of a placement group of a pool.
     pub struct GroupRequest {
         pub pool: PoolId,
         /// As in the key range of its objects.
@@ -158,7 +144,5 @@ message! {
         /// It counts on no lease of an earlier term. `served`: the newest term of which it knows that its leader served,
         /// when leases of earlier ones were over; zeros: of none.
         GaveUp { served: GroupTerm } = 5,
-        /// Of this letter alone: it may be sent again.
-        Failed { error: Error } = 6,
     }
 }

@@ -222,18 +222,8 @@ impl<E: Clone> Leader<E> {
 
     /// What a member is to be told.
     pub fn decisions_for(&self, peer: Peer) -> Decisions {
-        Decisions { decided: self.untold(peer).collect(), settled: self.settled }
-    }
-
-    /// Decisions that a member has not confirmed, in the order of their changes.
-    pub fn untold(&self, peer: Peer) -> impl Iterator<Item = (Change, Outcome)> + '_ {
         let news = self.untold.get(&peer).into_iter().flat_map(|news| &news.decided);
-        news.map(|(change, outcome)| (*change, *outcome))
-    }
-
-    /// The mark below which every member knows everything.
-    pub fn settled(&self) -> Change {
-        self.settled
+        Decisions { decided: news.map(|(change, outcome)| (*change, *outcome)).collect(), settled: self.settled }
     }
 
     /// Whether a member lacks a decision, or the mark: to be told in a while, when nothing else goes to it.

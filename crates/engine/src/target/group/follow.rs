@@ -3,15 +3,13 @@
 use std::rc::Rc;
 use std::time::Duration;
 
-use futures_util::future::join_all;
 use net::{Reply, Request};
 use rt::Instant;
 use types::{Code, ContainerId, Error, PoolId, SessionId};
 use vos::{Op, Origin};
-use wire::group::{GroupAnswers, GroupMail, GroupPrepare, GroupRequest, GroupResponse, GroupStep, GroupWork};
+use wire::group::{GroupPrepare, GroupRequest, GroupResponse, GroupStep, GroupWork};
 
 use super::lead::Lead;
-use super::mail::LETTERS_MAX;
 use super::message::{change_in, decisions_in, peer_in, report_out, term_in, term_out};
 use super::{Group, Lend, Target, is_pressure};
 use crate::replication::{Change, DecideError, Decisions, Peer, PrepareError, RecoverError, Term};
@@ -59,51 +57,25 @@ impl From<DecideError<vos::Error>> for Undone {
 }
 
 impl Target {
-    /// Does what another target's mail asks for, letter by letter; what they write goes to the log together.
-    ///
-    /// # Errors
-    /// `Protocol`: it is no mail. Of a letter alone its answer tells.
-    pub(in crate::target) async fn follow(self: &Rc<Self>, mut request: Request) -> Result<Reply, Error> {
-        let GroupMail { letters } = parse(&request.body)?;
-        if letters.len() > LETTERS_MAX {
-            return Err(Error::new(Code::Protocol, format!("a mail of {} letters", letters.len())));
-        }
-        let mut bulk = request.bulk.take();
-        // In this order: each does what it can without a wait before the next is looked at.
-        let answers = letters.iter().map(|letter| {
-            let bulk = bulk.take().unwrap_or_default();
-            async move {
-                let answer = self.heed(letter, bulk, request.deadline).await;
-                answer.unwrap_or_else(|error| GroupResponse::Failed { error })
-            }
-        });
-        let answers = join_all(answers).await;
-        Ok(Reply::message(&GroupAnswers { answers }))
-    }
-
     /// Does a leader's step.
     ///
     /// # Errors
     /// `Stale`, `Again`, `Busy`: ask again. `DataLoss`: members do not agree.
-    async fn heed(
-        self: &Rc<Self>,
-        message: &GroupRequest,
-        bulk: rt::disk::IoBuf,
-        deadline: Instant,
-    ) -> Result<GroupResponse, Error> {
-        let GroupRequest { pool, group: number, map_version, .. } = *message;
+    pub(in crate::target) async fn follow(self: &Rc<Self>, mut request: Request) -> Result<Reply, Error> {
+        let message: GroupRequest = parse(&request.body)?;
+        let GroupRequest { pool, group: number, map_version, .. } = message;
         if message.step == GroupStep::GiveUp {
             let served = self.give_up(pool, number, term_in(message.term));
-            return Ok(GroupResponse::GaveUp { served: term_out(served) });
+            return Ok(Reply::message(&GroupResponse::GaveUp { served: term_out(served) }));
         }
-        let from = peer_in(&message.from);
+        let (from, deadline) = (peer_in(&message.from), request.deadline);
         let view = self.view_of(pool, map_version, deadline).await?;
         let reign = view.reign(number)?;
         if !reign.has(view.me) {
             return Err(super::stale(&view, map_version));
         }
         let group = self.group(pool, number)?;
-        let asked = Asked { group: &group, message, from, deadline };
+        let asked = Asked { group: &group, message: &message, from, deadline };
         let answer = match &message.step {
             GroupStep::Wake => {
                 if reign.leader == Some(view.me) {
@@ -115,16 +87,19 @@ impl Target {
             GroupStep::Tell => self.hear(&asked).await,
             // Done above: it needs no map.
             GroupStep::GiveUp => Ok(GroupResponse::GaveUp { served: term_out(group.served.get()) }),
-            GroupStep::Prepare { change } => self.prepare(&asked, change, bulk).await,
+            GroupStep::Prepare { change } => {
+                let bulk = request.bulk.take().unwrap_or_default();
+                self.prepare(&asked, change, bulk).await
+            }
         };
         match answer {
-            Ok(answer) => Ok(answer),
-            Err(Undone::Term(known)) => Ok(GroupResponse::Term { known: term_out(known) }),
+            Ok(answer) => Ok(Reply::message(&answer)),
+            Err(Undone::Term(known)) => Ok(Reply::message(&GroupResponse::Term { known: term_out(known) })),
             Err(Undone::Refused(error)) => {
                 // That it refused must not be forgotten.
                 let last = self.store.borrow().last_lsn();
                 self.durable(last).await?;
-                Ok(GroupResponse::Refused { error })
+                Ok(Reply::message(&GroupResponse::Refused { error }))
             }
             Err(Undone::Failed(error)) if is_pressure(&error) => {
                 Err(Error::new(Code::Busy, format!("target {}: {error}", self.index)))

@@ -2,10 +2,8 @@
 //! leads.
 //!
 //! Decisions ride with whatever goes to a member; alone they go after [`TELL_AFTER`]. The mark costs members a
-//! record of their own each time, so it goes every [`MARK_AFTER`]. Letters of all groups to a target go together
-//! ([`super::mail`]).
+//! record of their own each time, so it goes every [`MARK_AFTER`].
 
-use std::cell::{Cell, RefCell};
 use std::collections::{BTreeMap, BTreeSet};
 use std::rc::Rc;
 use std::time::Duration;
@@ -18,21 +16,19 @@ use wire::data::Place;
 use wire::group::{GroupPrepare, GroupRequest, GroupResponse, GroupStep, GroupWork};
 use wire::{Reader, Wire};
 
-use super::mail::MailNumber;
 use super::message::{change_out, decisions_out, peer_out, report_in, term_in, term_out};
 use super::view::{Reign, View};
 use super::{Group, RETRY_MAX, RETRY_MIN, Target, WAKE_EVERY, is_pressure, longer};
 use crate::replication::{
-    Action, Change, DecideError, Decisions, Former, Granted, Leader, Lease, Outcome, Peer, Phase, RecoverError,
-    Request, Term,
+    Action, Change, DecideError, Decisions, Former, Granted, Leader, Lease, Peer, Phase, RecoverError, Request, Term,
 };
 
 /// How long decisions wait for something to ride with.
-const TELL_AFTER: Duration = Duration::from_millis(2);
+const TELL_AFTER: Duration = Duration::from_millis(1);
 /// How long a mark does.
 const MARK_AFTER: Duration = Duration::from_millis(200);
-/// Decisions in one letter; more go with the next.
-const DECISIONS_MAX: usize = 256;
+/// Decisions in one message; more go with the next.
+const DECISIONS_MAX: usize = 1024;
 
 /// What became of a request: why it did not happen, or nothing when asking again may help.
 pub(super) type Answer = Result<(), Option<Error>>;
@@ -50,24 +46,12 @@ pub(super) struct Lead {
     /// What changes are to do, as long as some member has yet to prepare them. In the order of their names, which is that
     /// of their epochs.
     work: BTreeMap<Change, Rc<Work>>,
-    /// Decisions that this target's own member has done, and that are on their way to its device.
-    done: BTreeSet<Change>,
-    /// Who tells a member what it lacks.
-    tellers: BTreeMap<Peer, Rc<Teller>>,
-    /// The last mail to a member that said what was decided, and when it left.
-    told: BTreeMap<Peer, (MailNumber, Instant)>,
+    /// Who tells a member what it lacks, and how to hurry them.
+    tellers: BTreeMap<Peer, Rc<Notify>>,
     /// When a member was told the mark.
     marked: BTreeMap<Peer, Instant>,
     /// Members that are being asked for a lease.
     beats: Vec<Peer>,
-}
-
-/// Who tells a member what it lacks.
-#[derive(Default)]
-struct Teller {
-    /// Nothing is lacking but the mark, which has time.
-    has_time: Cell<bool>,
-    hurry: Notify,
 }
 
 /// What a change is to do, as its client sent it.
@@ -118,11 +102,12 @@ impl Reach {
     }
 }
 
-/// What a member will know when it has answered a letter, and when that left.
-struct News {
+/// A message to a member, and what it will know when it has answered.
+struct Letter {
+    view: Rc<View>,
+    message: GroupRequest,
     decided: Vec<Change>,
     settled: Change,
-    asked: Instant,
 }
 
 /// What a member lacks.
@@ -145,7 +130,7 @@ impl Lead {
 
     /// Decisions that this target's own member has yet to do.
     pub(super) fn undone(&self) -> BTreeSet<Change> {
-        self.machine.untold(self.view.me).map(|(change, _)| change).collect()
+        self.machine.decisions_for(self.view.me).decided.into_iter().map(|(change, _)| change).collect()
     }
 
     /// The newest term of which is known that its leader served: leases of earlier ones are over.
@@ -186,22 +171,11 @@ impl Lead {
         self.work.insert(change, Rc::new(work));
     }
 
-    /// What a member is sent: a step, and all that was decided since, unless another letter of this mail says that.
-    fn letter(
-        &mut self,
-        group: &Group,
-        now: Epoch,
-        peer: Peer,
-        step: GroupStep,
-        mail: MailNumber,
-    ) -> (GroupRequest, News) {
-        let asked = rt::now();
-        let is_first = self.told.insert(peer, (mail, asked)).is_none_or(|(last, _)| last != mail);
-        let limit = if is_first { DECISIONS_MAX } else { 0 };
-        let decided: Vec<(Change, Outcome)> = self.machine.untold(peer).take(limit + 1).collect();
-        let is_all = decided.len() <= limit;
-        let decided = &decided[..decided.len().min(limit)];
-        let settled = self.machine.settled();
+    /// What a member is sent: a step, and all that was decided since.
+    fn letter(&mut self, group: &Group, now: Epoch, peer: Peer, step: GroupStep) -> Letter {
+        let Decisions { mut decided, settled } = self.machine.decisions_for(peer);
+        let is_all = decided.len() <= DECISIONS_MAX;
+        decided.truncate(DECISIONS_MAX);
         // Under the lease: whoever leads next does so later by more than clocks may differ.
         let others = self.machine.members().filter(|peer| *peer != self.view.me);
         let may_close = is_all && *self.machine.phase() == Phase::Serving && self.lease.holds(others, rt::now());
@@ -210,11 +184,11 @@ impl Lead {
             (true, None) => now,
             (true, Some(open)) => Epoch(open.0.saturating_sub(1)),
         };
-        let is_due = is_first && self.marked.get(&peer).is_none_or(|last| asked >= *last + MARK_AFTER);
+        let is_due = self.marked.get(&peer).is_none_or(|last| rt::now() >= *last + MARK_AFTER);
         // It lies below all that this member has yet to hear.
         let settled = if is_due { settled } else { Change::default() };
         if is_due {
-            self.marked.insert(peer, asked);
+            self.marked.insert(peer, rt::now());
         }
         let message = GroupRequest {
             pool: group.pool,
@@ -222,19 +196,19 @@ impl Lead {
             map_version: self.view.version(),
             from: peer_out(self.view.me),
             term: term_out(self.term()),
-            decided: decisions_out(decided),
+            decided: decisions_out(&decided),
             settled: change_out(settled),
             closed,
             step,
         };
-        let decided = decided.iter().map(|(change, _)| *change).collect();
-        (message, News { decided, settled, asked })
+        let decided = decided.into_iter().map(|(change, _)| change).collect();
+        Letter { view: self.view.clone(), message, decided, settled }
     }
 
     fn lack(&self, peer: Peer) -> Lack {
         match self.machine.lacks(peer) {
             false => Lack::Nothing,
-            true if self.machine.untold(peer).next().is_none() => Lack::Mark,
+            true if self.machine.decisions_for(peer).decided.is_empty() => Lack::Mark,
             true => Lack::Decisions,
         }
     }
@@ -282,9 +256,7 @@ impl Target {
             waiting,
             answers: Vec::new(),
             work: BTreeMap::new(),
-            done: BTreeSet::new(),
             tellers: BTreeMap::new(),
-            told: BTreeMap::new(),
             marked: BTreeMap::new(),
             beats: Vec::new(),
         });
@@ -337,15 +309,11 @@ impl Target {
         let lacking: Vec<Peer> = lead.machine.members().filter(|peer| lead.machine.lacks(*peer)).collect();
         for peer in lacking {
             match lead.tellers.get(&peer) {
-                Some(teller) if teller.has_time.get() && lead.machine.untold(peer).next().is_some() => {
-                    teller.has_time.set(false);
-                    teller.hurry.notify_one();
-                }
-                Some(_) => {}
+                Some(hurry) => hurry.notify_one(),
                 None => {
-                    let teller = Rc::new(Teller::default());
-                    lead.tellers.insert(peer, teller.clone());
-                    drop(rt::spawn_local(self.clone().tell(group.clone(), peer, term, teller)));
+                    let hurry = Rc::new(Notify::new());
+                    lead.tellers.insert(peer, hurry.clone());
+                    drop(rt::spawn_local(self.clone().tell(group.clone(), peer, term, hurry)));
                 }
             }
         }
@@ -353,23 +321,18 @@ impl Target {
         group.moved.notify_waiters();
     }
 
-    /// The own member's part of what was decided, as far as it has not done it.
-    fn decide_own(&self, group: &Group, term: Term, settled: Change) -> Result<(), DecideError<vos::Error>> {
-        let news = |lead: &mut Lead| {
-            let untold = lead.machine.untold(lead.view.me);
-            untold.filter(|(change, _)| !lead.done.contains(change)).collect::<Vec<_>>()
-        };
-        let decisions = Decisions { decided: group.with_lead(term, news).unwrap_or_default(), settled };
+    /// The own member's part of what was decided.
+    fn decide_own(&self, group: &Group, term: Term, settled: Change) -> Result<media::Lsn, DecideError<vos::Error>> {
+        let decided = group.with_lead(term, |lead| lead.machine.decisions_for(lead.view.me).decided);
+        let decisions = Decisions { decided: decided.unwrap_or_default(), settled };
         if decisions == Decisions::default() {
-            return Ok(());
+            return Ok(media::Lsn(0));
         }
-        group.step(self, |member, ledger| member.decide(term, &decisions, ledger))?;
-        group.with_lead(term, |lead| lead.done.extend(decisions.decided.iter().map(|(change, _)| *change)));
-        Ok(())
+        group.step(self, |member, ledger| member.decide(term, &decisions, ledger)).map(|((), lsn)| lsn)
     }
 
     /// Tells a member what it lacks, until it lacks nothing.
-    async fn tell(self: Rc<Self>, group: Rc<Group>, peer: Peer, term: Term, teller: Rc<Teller>) {
+    async fn tell(self: Rc<Self>, group: Rc<Group>, peer: Peer, term: Term, hurry: Rc<Notify>) {
         let mut pause = RETRY_MIN;
         loop {
             let lack = |lead: &mut Lead| {
@@ -384,26 +347,17 @@ impl Target {
                 Lack::Nothing => return,
                 Lack::Mark => {
                     let due = marked.map_or(MARK_AFTER, |marked| marked + MARK_AFTER - rt::now());
-                    if !due.is_zero() {
-                        teller.has_time.set(true);
-                        let is_hurried = rt::timeout(due, teller.hurry.notified()).await.is_ok();
-                        teller.has_time.set(false);
-                        if is_hurried {
-                            continue;
-                        }
-                    }
-                }
-                Lack::Decisions => {
-                    rt::sleep(TELL_AFTER).await;
-                    // As long as letters go to it, they say it; and its own member's records go with those of others.
-                    let is_told = |lead: &mut Lead| {
-                        let last = lead.told.get(&peer).filter(|_| peer != me);
-                        lead.lack(peer) != Lack::Decisions || last.is_some_and(|(_, at)| rt::now() < *at + TELL_AFTER)
-                    };
-                    if group.with_lead(term, is_told).unwrap_or(true) {
+                    if !due.is_zero() && rt::timeout(due, hurry.notified()).await.is_ok() {
                         continue;
                     }
                 }
+                Lack::Decisions if peer != me => {
+                    rt::sleep(TELL_AFTER).await;
+                    if group.with_lead(term, |lead| lead.lack(peer)) != Some(Lack::Decisions) {
+                        continue;
+                    }
+                }
+                Lack::Decisions => {}
             }
             let told = match peer == me {
                 true => self.tell_own(&group, term).await,
@@ -419,16 +373,17 @@ impl Target {
     /// Waits until what its own member did is on the device. False: it could not.
     async fn tell_own(self: &Rc<Self>, group: &Rc<Group>, term: Term) -> bool {
         let known = group.with_lead(term, |lead| {
-            let me = lead.view.me;
-            let is_due = lead.marked.get(&me).is_none_or(|last| rt::now() >= *last + MARK_AFTER);
+            let Decisions { decided, settled } = lead.machine.decisions_for(lead.view.me);
+            let is_due = lead.marked.get(&lead.view.me).is_none_or(|last| rt::now() >= *last + MARK_AFTER);
             if is_due {
-                lead.marked.insert(me, rt::now());
+                lead.marked.insert(lead.view.me, rt::now());
             }
-            (me, if is_due { lead.machine.settled() } else { Change::default() })
+            let changes: Vec<Change> = decided.into_iter().map(|(change, _)| change).collect();
+            (lead.view.me, changes, if is_due { settled } else { Change::default() })
         });
-        let Some((me, settled)) = known else { return false };
-        match self.decide_own(group, term, settled) {
-            Ok(()) => {}
+        let Some((me, changes, settled)) = known else { return false };
+        let lsn = match self.decide_own(group, term, settled) {
+            Ok(lsn) => lsn,
             Err(DecideError::Failed(error)) if is_pressure(&error) => {
                 let _ = self.relieved(rt::now() + RETRY_MAX).await;
                 return false;
@@ -437,16 +392,11 @@ impl Target {
                 tracing::error!(target_index = %self.index, group = group.number, ?error, "a decision is not done");
                 return false;
             }
-        }
-        let done: BTreeSet<Change> = group.with_lead(term, |lead| lead.done.clone()).unwrap_or_default();
-        let lsn = self.store.borrow().last_lsn();
+        };
         if self.durable(lsn).await.is_err() {
             return false;
         }
-        let actions = group.with_lead(term, |lead| {
-            lead.done.retain(|change| !done.contains(change));
-            lead.machine.confirmed(me, &done.into_iter().collect::<Vec<_>>(), settled)
-        });
+        let actions = group.with_lead(term, |lead| lead.machine.confirmed(me, &changes, settled));
         self.act(group, actions.unwrap_or_default());
         true
     }
@@ -461,31 +411,16 @@ impl Target {
         step: GroupStep,
         bulk: Option<Bytes>,
     ) -> Option<GroupResponse> {
-        let view = group.with_lead(term, |lead| lead.view.clone())?;
-        let news: Rc<RefCell<Option<News>>> = Rc::default();
-        let bytes = match &step {
-            GroupStep::Prepare { change } => match &change.work {
-                GroupWork::Update { body } | GroupWork::Punch { body } => body.0.len(),
-            },
-            _ => 0,
-        };
-        let write = {
-            let (this, group, news) = (self.clone(), group.clone(), news.clone());
-            move |mail| {
-                let now = this.hlc.now();
-                let (message, told) = group.with_lead(term, |lead| lead.letter(&group, now, peer, step, mail))?;
-                news.borrow_mut().replace(told);
-                Some(message)
-            }
-        };
-        let answer = match self.write_to(&view, peer, bytes, bulk, write).await {
+        let now = self.hlc.now();
+        let letter = group.with_lead(term, |lead| lead.letter(group, now, peer, step))?;
+        let asked = rt::now();
+        let answer = match self.groups.peers.call(&letter.view, peer, &letter.message, bulk).await {
             Ok(answer) => answer,
             Err(error) => {
                 tracing::debug!(target_index = %self.index, group = group.number, %peer, %error, "a member does not do its part");
                 return None;
             }
         };
-        let News { decided, settled, asked } = news.borrow_mut().take()?;
         if let GroupResponse::Term { known } = answer {
             self.outranked(group, term, term_in(known));
             return None;
@@ -494,7 +429,7 @@ impl Target {
             lead.lease.renewed(peer, asked);
             match answer {
                 GroupResponse::Report { .. } => Vec::new(),
-                _ => lead.machine.confirmed(peer, &decided, settled),
+                _ => lead.machine.confirmed(peer, &letter.decided, letter.settled),
             }
         })?;
         self.act(group, actions);
@@ -598,7 +533,7 @@ impl Target {
             let Some(view) = group.with_lead(term, view).flatten() else { return };
             let message = group.bare_message(&view, term, GroupStep::GiveUp);
             // By itself: others wait for this one.
-            let answer = self.deliver_one(&view, peer, message, None).await;
+            let answer = self.groups.peers.call(&view, peer, &message, None).await;
             match answer {
                 // A clock that stands has not passed that of who answered.
                 Ok(GroupResponse::GaveUp { served }) if !self.hlc.is_halted() => {
@@ -698,7 +633,7 @@ impl Target {
             let term = group.member.borrow().term();
             let message = group.bare_message(&view, term, GroupStep::Wake);
             // It is tried again anyway.
-            let _ = self.write_to(&view, leader, 0, None, |_| Some(message)).await;
+            let _ = self.groups.peers.call(&view, leader, &message, None).await;
         }
     }
 }

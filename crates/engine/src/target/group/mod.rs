@@ -6,7 +6,7 @@
 //! - [`lead`]: does what the leader's machine wants done: asks, sends, tells, answers.
 //! - [`write`], [`read`]: requests of clients. [`follow`]: what leaders want of this target.
 //! - [`fill`]: gets what members that came are to have; [`progress`]: how far that is.
-//! - [`mail`]: what goes to other targets, together; [`peers`]: links to them; [`message`]: the bytes.
+//! - [`peers`]: links to other targets; [`message`]: the bytes.
 //!
 //! A group comes to be when it is first asked for, or when the map comes and the store knows it. Groups of width one
 //! have a leader and nobody else: they are not here, requests go the straight way.
@@ -24,7 +24,6 @@
 mod fill;
 mod follow;
 mod lead;
-mod mail;
 mod message;
 mod peers;
 mod progress;

@@ -1,4 +1,4 @@
-//! Other targets: one link to each, opened when first needed and again when lost. What goes to them: [`super::mail`].
+//! Other targets: one link to each, opened when first needed and again when lost.
 
 use std::cell::RefCell;
 use std::collections::BTreeMap;
@@ -9,10 +9,10 @@ use bytes::Bytes;
 use net::{Address, Bulk, Caller, Connection, Reply};
 use rt::Hlc;
 use types::{Code, Error, SessionId};
-use wire::Opcode;
+use wire::group::{GroupRequest, GroupResponse};
 use wire::hello::Service;
+use wire::{Opcode, Wire};
 
-use super::mail::Post;
 use super::view::View;
 use crate::replication::Peer;
 
@@ -28,9 +28,7 @@ pub(super) struct Peers {
 }
 
 #[derive(Default)]
-pub(super) struct Link {
-    /// What is to go to the target.
-    pub(super) post: Post,
+struct Link {
     current: RefCell<Option<Connection>>,
     /// Held by the one who opens.
     opening: tokio::sync::Mutex<()>,
@@ -41,6 +39,23 @@ impl Peers {
         // Of any system: its addresses come from the service, which knows.
         let caller = Caller { session: SessionId(rt::random_u64()), system: String::new(), clock };
         Peers { caller, links: RefCell::default() }
+    }
+
+    /// Asks another target, once.
+    ///
+    /// # Errors
+    /// Nobody knows whether it did what was asked, unless it said that it did not.
+    pub(super) async fn call(
+        &self,
+        view: &View,
+        peer: Peer,
+        message: &GroupRequest,
+        bulk: Option<Bytes>,
+    ) -> Result<GroupResponse, Error> {
+        // Repeats are harmless, so that none has to be told by its number.
+        let reply = self.ask(view, peer, Opcode::Group, message.to_bytes(), bulk).await?;
+        GroupResponse::from_bytes(&reply.body)
+            .map_err(|error| Error::new(Code::Protocol, format!("the answer of {peer} does not decode: {error}")))
     }
 
     /// Asks another target for something that may be asked again.
@@ -55,7 +70,10 @@ impl Peers {
         body: Vec<u8>,
         bulk: Option<Bytes>,
     ) -> Result<Reply, Error> {
-        let (link, address) = self.link(view, peer)?;
+        let Some(address) = view.address(peer) else {
+            return Err(Error::new(Code::Unreachable, format!("nobody knows where server {} listens", peer.rank)));
+        };
+        let link = self.links.borrow_mut().entry((address.clone(), peer.target.0)).or_default().clone();
         let connection = self.open(&link, address, peer).await?;
         let reply = connection.call_with(opcode, 0, body, bulk.map(Bulk::Shared), ANSWER_MAX).await;
         let reply = reply.inspect_err(|error| {
@@ -64,18 +82,6 @@ impl Peers {
             }
         })?;
         Ok(reply)
-    }
-
-    /// The way to another target.
-    ///
-    /// # Errors
-    /// `Unreachable`: nobody knows where it is.
-    pub(super) fn link<'v>(&self, view: &'v View, peer: Peer) -> Result<(Rc<Link>, &'v Address), Error> {
-        let Some(address) = view.address(peer) else {
-            return Err(Error::new(Code::Unreachable, format!("nobody knows where server {} listens", peer.rank)));
-        };
-        let link = self.links.borrow_mut().entry((address.clone(), peer.target.0)).or_default().clone();
-        Ok((link, address))
     }
 
     /// A target is out: should it return, it is another life of it, and what is sent over the old link, or waits for one to be
