@@ -215,7 +215,8 @@ impl Service {
             let reported = slot.reported.notified();
             if let Some(term) = slot.reign() {
                 let now = (term, slot.group.applied(), slot.heard.get(), self.system.group.applied());
-                let is_idle = seen.is_some_and(|(at, what): (rt::Instant, _)| what == now && at.elapsed() < TEND_EVERY);
+                let is_idle = seen.is_some_and(|(at, what): (rt::Instant, _)| what == now && at.elapsed() < TEND_EVERY)
+                    && slot.is_tended.get();
                 seen = if is_idle { seen } else { Some((rt::now(), now)) };
                 if is_idle {
                     // The metrics of the replica change with every heartbeat.

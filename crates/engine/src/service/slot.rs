@@ -93,6 +93,9 @@ pub(super) struct Slot<S: StateMachine> {
     pub(super) ending: watch::Sender<bool>,
     /// Learners that are to vote, and since when they are waited for.
     awaited: RefCell<BTreeMap<Rank, rt::Instant>>,
+    /// The members of the group were what they should be when it was looked at last. Until then it is looked at often: a
+    /// service that is not redundant yet dies with its leader.
+    pub(super) is_tended: Cell<bool>,
     pub(super) tasks: RefCell<rt::TaskSet>,
 }
 
@@ -108,6 +111,7 @@ impl<S: StateMachine> Slot<S> {
             is_settled: Cell::new(false),
             ending: watch::Sender::new(false),
             awaited: RefCell::default(),
+            is_tended: Cell::new(false),
             tasks: RefCell::default(),
         }
     }
@@ -212,6 +216,7 @@ impl<S: StateMachine> Slot<S> {
     /// nobody else is a member. Who is to vote is a learner first, until it has the log. One step at a time.
     pub(super) async fn tend(&self, wanted: &BTreeMap<Rank, Wanted>) {
         let members = self.group.members();
+        self.is_tended.set(false);
         if !members.is_settled {
             return;
         }
@@ -247,7 +252,9 @@ impl<S: StateMachine> Slot<S> {
         let is_idle = |rank: &&Rank| !voters.contains(rank) && !best.contains(rank);
         if let Some(gone) = members.addresses.keys().find(is_idle) {
             let _ = self.group.remove(*gone).await;
+            return;
         }
+        self.is_tended.set(best == voters);
     }
 
     /// Of these learners, those that were waited for in vain: others are to be tried, and they again some time later.
