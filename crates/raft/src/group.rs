@@ -13,6 +13,7 @@ use openraft::errors::{
     ChangeMembershipError, ClientWriteError, Fatal, ForwardToLeader, InitializeError, LinearizableReadError, RaftError,
 };
 use openraft::impls::OneshotResponder;
+use openraft::raft::AppendEntriesResponse;
 use openraft::rt::WatchReceiver as _;
 use openraft::{ChangeMembers, EntryPayload, Raft, RaftMetrics, ReadPolicy, ServerState, SnapshotPolicy};
 use rt::disk::{Disk, OpenMode, fs};
@@ -113,6 +114,8 @@ pub struct Group<S: StateMachine> {
     relieved: Cell<u64>,
     /// Whether it may stand for election.
     may_lead: Cell<bool>,
+    /// When a leader was heard of last.
+    heard: Cell<rt::Instant>,
     _flusher: rt::TaskSet,
     _lock: Disk,
 }
@@ -261,6 +264,7 @@ impl<S: StateMachine> Group<S> {
             incoming: RefCell::new(None),
             relieved: Cell::new(0),
             may_lead: Cell::new(true),
+            heard: Cell::new(rt::now()),
             _flusher: flusher,
             _lock: files.lock,
         })
@@ -572,11 +576,19 @@ impl<S: StateMachine> Group<S> {
         let body = match message.body {
             Body::Append(append) => {
                 self.relieve().await;
-                self.raft.append_entries(append).await.map(Body::Appended).map_err(|_| Refusal::Stopped)
+                let appended = self.raft.append_entries(append).await;
+                // One whose term is over is no leader to be heard of.
+                if !matches!(appended, Err(_) | Ok(AppendEntriesResponse::HigherVote(_))) {
+                    self.heard.set(rt::now());
+                }
+                appended.map(Body::Appended).map_err(|_| Refusal::Stopped)
             }
             Body::Vote(ask) => self.raft.vote(ask).await.map(Body::Voted).map_err(|_| Refusal::Stopped),
             Body::PreVote(ask) => self.raft.pre_vote(ask).await.map(Body::Voted).map_err(|_| Refusal::Stopped),
-            Body::Snapshot(part) => self.take_part(part).await.map(Body::Stored),
+            Body::Snapshot(part) => {
+                self.heard.set(rt::now());
+                self.take_part(part).await.map(Body::Stored)
+            }
             // Whoever hands over does not know, and looks for another heir.
             Body::TakeOver { .. } if !self.may_lead.get() => Ok(Body::Taken(false)),
             Body::TakeOver { vote, to, last } => {

@@ -1,6 +1,7 @@
 //! The state of a group where nobody votes: what a voter tells, and what becomes of it here ([`crate::news`]).
 
 use std::collections::BTreeSet;
+use std::time::Duration;
 
 use openraft::rt::WatchReceiver as _;
 use tokio::sync::watch;
@@ -12,13 +13,20 @@ use super::{Group, Role, standing};
 use crate::machine::{StateMachine, plain};
 use crate::news::{self, Taken};
 
+/// Leaders say something several times in it.
+const SILENCE_MAX: Duration = Duration::from_secs(2);
+
 impl<S: StateMachine> Group<S> {
-    /// Whether consensus brings everything here: this replica votes, and knows who leads. All others subscribe.
+    /// Whether consensus brings everything here: this replica votes, and hears of who leads. All others subscribe. Who was cut
+    /// off may have heard who leads since, and not that it votes no more: nobody sends it anything.
     pub fn is_fed(&self) -> bool {
         let standing = standing(&self.raft.metrics().borrow_watched());
-        matches!(standing.role, Role::Leader | Role::Follower)
-            && standing.leader.is_some()
-            && !self.log.room().is_full()
+        let is_led = match standing.role {
+            Role::Leader => true,
+            Role::Follower => standing.leader.is_some() && self.heard.get().elapsed() < SILENCE_MAX,
+            _ => false,
+        };
+        is_led && !self.log.room().is_full()
     }
 
     /// What became of the state since `have`, and who leads now, for a server that subscribes. `part`: of a whole state, it has so
