@@ -484,7 +484,7 @@ impl Service {
 
     /// In which life of this server it is, and which moment of it.
     fn moment(&self) -> (u64, u64) {
-        (self.kept.borrow().identity.incarnation, rt::now().as_micros())
+        (self.incarnation(), rt::now().as_micros())
     }
 
     /// Says how far this server has followed a state. True if the leader knows.

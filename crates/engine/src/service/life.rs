@@ -150,7 +150,8 @@ impl Service {
         }
     }
 
-    fn incarnation(&self) -> u64 {
+    /// In which life this server is.
+    pub(super) fn incarnation(&self) -> u64 {
         self.kept.borrow().identity.incarnation
     }
 

@@ -159,7 +159,11 @@ impl Service {
         let standing = slot.group.standing();
         let newer = slot.group.told(question.have, question.part).unwrap_or(Newer::Unknown);
         let known = slot.group.voters().into_iter().filter_map(|rank| {
-            let (incarnation, address) = self.peers.entry(rank)?;
+            // Of itself it knows where it is whatever anybody says; others are to believe a later start of it.
+            let (incarnation, address) = match rank == self.rank {
+                true => (self.incarnation(), self.config.address.clone()),
+                false => self.peers.entry(rank)?,
+            };
             Some((rank, incarnation, address))
         });
         let leader = standing.leader.map(|leader| leader.rank);
