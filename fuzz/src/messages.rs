@@ -86,6 +86,8 @@ const MESSAGES: &[fn(&[u8])] = messages![
         // group, copy
         GroupRequest, CopyListRequest, CopyListResponse, CopyRequest, CopyResponse, CopyDigestRequest,
         CopyDigestResponse, CopyMemoryRequest, CopyMemoryResponse,
+        // subscriptions
+        Subscribe, Told, Newer, LogId,
     ],
     [types::Error, SystemInfo, SystemTargetsChanged, PoolTargetsChanged, LogMasksSet, Report, GroupResponse],
     [pool_map, pool_map_delta]

@@ -1,12 +1,19 @@
-//! Several server processes that are one system, to be measured, killed and started again.
+//! Several server processes that are one system, to be measured, killed and started again; and their clients.
 
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, bail};
-use client::{Address, Container, ContainerSpec, System, SystemOptions};
+use client::{Address, Container, ContainerSpec, Kv, ObjectType, System, SystemOptions};
 
 use crate::process::ServerProcess;
+
+/// Servers of the benches of copies, of one target each, and their pool. Storage lies in memory: what a disk costs is in the
+/// chapter `server`, and three logs on one disk would measure that disk.
+pub const SERVERS: usize = 3;
+const SETTINGS: [&str; 5] = ["--targets", "1", "--size", "3GiB", "--parent"];
+pub const POOL: &str = "bench";
+const POOL_BYTES: u64 = 6 << 30;
 
 /// How long anything may take to come about.
 const PATIENCE: Duration = Duration::from_secs(300);
@@ -21,6 +28,15 @@ pub struct Cluster {
 }
 
 impl Cluster {
+    /// Three servers with their data in `directory`, and a pool on all of them.
+    pub fn three(directory: &Path) -> Result<Cluster> {
+        let process = std::process::id().to_string();
+        let settings: Vec<&str> = SETTINGS.into_iter().chain([&process[..]]).collect();
+        let cluster = Cluster::start(directory, SERVERS, &settings)?;
+        cluster.create_pool(POOL, POOL_BYTES)?;
+        Ok(cluster)
+    }
+
     /// A system of `count` servers in `directory`, each started with `arguments`.
     pub fn start(directory: &Path, count: usize, arguments: &[&str]) -> Result<Cluster> {
         let directories = (0..count).map(|number| directory.join(format!("server-{number}"))).collect();
@@ -122,4 +138,32 @@ impl Cluster {
         pool.create_container(ContainerSpec { properties, ..ContainerSpec::labelled(name) }).await?;
         Ok(pool.container(name).await?)
     }
+}
+
+/// So many clients, each with a session of its own, as programs have: what a session may have under way when a leader dies
+/// is bounded by what targets remember of it.
+pub async fn clients(
+    addresses: &[Address],
+    container: &str,
+    object: client::ObjectId,
+    count: usize,
+) -> Result<Vec<Kv>> {
+    let mut all = Vec::with_capacity(count);
+    for _ in 0..count {
+        let pool = System::connect(addresses, Default::default()).await?.pool(POOL).await?;
+        all.push(pool.container(container).await?.kv(object));
+    }
+    Ok(all)
+}
+
+pub async fn all(tasks: Vec<rt::JoinHandle<Result<()>>>) -> Result<()> {
+    for task in tasks {
+        task.await.context("a client ended early")??;
+    }
+    Ok(())
+}
+
+/// Of the class that the container's redundancy asks for.
+pub async fn new_kv(container: &Container) -> Result<Kv> {
+    Ok(container.kv(container.new_object(ObjectType::KvHashed, None).await?))
 }

@@ -15,6 +15,7 @@ mod cluster;
 mod copy;
 mod deep;
 mod drive;
+mod failover;
 mod figure;
 mod history;
 mod idle;
@@ -23,6 +24,7 @@ mod measure;
 mod peers;
 mod place;
 mod process;
+mod rebuild;
 mod replication;
 mod report;
 mod rpc;
@@ -71,10 +73,12 @@ const BENCHES: &[Bench] = &[
         run: rpc::run,
     },
     Bench { name: "server", about: "key-value and array operations through a server over TCP", run: server::run },
+    Bench { name: "replication", about: "three servers: what copies cost", run: replication::run },
+    Bench { name: "failover", about: "three servers: how long the death of one is felt", run: failover::run },
     Bench {
-        name: "replication",
-        about: "three servers: what copies cost, how long a death is felt, how fast a server is brought up to date",
-        run: replication::run,
+        name: "rebuild",
+        about: "three servers: how fast lost copies are made anew, and a server is brought up to date",
+        run: rebuild::run,
     },
     Bench { name: "upkeep", about: "what is left to requests while history is given back", run: upkeep::run },
     Bench {

@@ -94,10 +94,20 @@ impl Operation {
         let opened = link.connection(limit).await.map_err(|error| match failure_of(error) {
             // What was refused is the greeting, not the request.
             Failure::Refused(error) if error.code == Code::Protocol => Failure::Broken(error),
+            // Nor is it an answer to an earlier attempt; others may have taken the target's place.
+            Failure::Refused(error) if link.is_to_target() => Failure::Unreachable(error),
             failure => failure,
         });
         let (connection, generation) = opened?;
         let limit = limit.saturating_sub(began.elapsed());
+        if limit.is_zero() {
+            // The link is good, and the next attempt finds it open.
+            let text = format!(
+                "opening a link took {} ms, and no time was left to send the request",
+                began.elapsed().as_millis()
+            );
+            return Err(Failure::Unreachable(Error::new(Code::Unreachable, text)));
+        }
         let answer = connection.call(self.opcode, self.sequence, out.body, out.bulk, limit).await;
         answer.map_err(|error| {
             // After a silence the link itself is in doubt; on a broken one there is no doubt.
@@ -134,9 +144,10 @@ impl Operation {
 
     /// The error of an operation that ends here.
     pub(crate) fn give_up(&self, failure: Failure) -> Error {
-        // A final refusal is an answer to this very request, whichever attempt brought it.
-        let answered =
-            matches!(&failure, Failure::Refused(error) if !error.is_transient() && error.code != Code::Stale);
+        // A final refusal is an answer to this very request, whichever attempt brought it; `Uncertain` says itself that
+        // nobody knows.
+        let is_answer = |error: &Error| !error.is_transient() && !matches!(error.code, Code::Stale | Code::ClockOffset);
+        let answered = matches!(&failure, Failure::Refused(error) if is_answer(error));
         let attempts = if answered { 1 } else { self.failures.max(1) };
         retry::give_up(failure, attempts, self.started.elapsed(), self.unknown && !answered)
     }

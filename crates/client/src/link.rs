@@ -111,6 +111,11 @@ struct Current {
 }
 
 impl Link {
+    /// To a target, not to a control service.
+    pub(crate) fn is_to_target(&self) -> bool {
+        matches!(self.service, Service::Target { .. })
+    }
+
     /// The connection, opened if there is none that works, and its generation for [`Link::forget`].
     pub(crate) async fn connection(&self, within: Duration) -> Result<(Connection, u64), CallError> {
         if let Some(found) = self.working() {

@@ -1,6 +1,5 @@
 //! A pool: its map, its targets, its containers.
 
-use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
@@ -8,7 +7,7 @@ use ::object::map::{AddressedDelta, AddressedMap};
 use ::object::retry::{self, Failure};
 use futures_util::future::{Either, select};
 use net::Reply;
-use types::{Code, Error, Layout, ObjectClass, PoolId, Result, SymbolicClass};
+use types::{Code, Error, Layout, ObjectClass, PoolId, Result, SymbolicClass, UNDER_WAY_MAX};
 use wire::Opcode;
 use wire::control::{self, ContainerInfo, PoolInfo};
 use wire::opcode::Repeat;
@@ -16,7 +15,7 @@ use wire::opcode::Repeat;
 use crate::call::{Again, Operation, Outgoing};
 use crate::link::Links;
 use crate::view::{To, View};
-use crate::window::{Place, WINDOW};
+use crate::window::Place;
 use crate::{Container, System};
 
 /// What a container is to be.
@@ -46,10 +45,8 @@ struct Inner {
     id: PoolId,
     label: String,
     view: Mutex<Arc<View>>,
-    /// Held by the one who fetches a newer map.
-    refreshing: tokio::sync::Mutex<()>,
-    /// How often it has been asked for.
-    refreshes: AtomicU64,
+    /// Held by the one who fetches a newer map: when it was fetched last, or could not be.
+    refreshing: tokio::sync::Mutex<Option<rt::Instant>>,
 }
 
 /// What to send, and to whom.
@@ -72,9 +69,8 @@ impl Pool {
         let AddressedMap { map: found, addresses } = ::object::map::from_message(&map)?;
         let view = View::new(found, addresses);
         system.learn(view.addresses());
-        let (view, refreshing) = (Mutex::new(Arc::new(view)), tokio::sync::Mutex::new(()));
-        let refreshes = AtomicU64::new(0);
-        Ok(Pool { inner: Arc::new(Inner { system, id: map.id, label: map.label, view, refreshing, refreshes }) })
+        let (view, refreshing) = (Mutex::new(Arc::new(view)), tokio::sync::Mutex::new(None));
+        Ok(Pool { inner: Arc::new(Inner { system, id: map.id, label: map.label, view, refreshing }) })
     }
 
     pub fn id(&self) -> PoolId {
@@ -210,7 +206,7 @@ impl Pool {
                 turn = 0;
                 if again == Again::NewMap {
                     let whole = operation.failures().is_multiple_of(WHOLE_MAP_EVERY);
-                    self.refresh(view.version(), operation.left(), whole).await;
+                    self.refresh(view.version(), Duration::ZERO, operation.left(), whole).await;
                 }
             }
             last = Some(failure);
@@ -224,7 +220,8 @@ impl Pool {
     async fn enter<'a>(&self, links: &'a Links) -> Result<Place<'a>> {
         let deadline = self.inner.system.deadline();
         rt::timeout(deadline, links.window.enter()).await.map_err(|_| {
-            let text = format!("{WINDOW} requests before this one have not been answered in {} s", deadline.as_secs());
+            let text =
+                format!("{UNDER_WAY_MAX} requests before this one have not been answered in {} s", deadline.as_secs());
             Error::new(Code::TimedOut, text).remedy("see `dmg system query` for servers that do not answer")
         })
     }
@@ -249,7 +246,7 @@ impl Pool {
         let (mut pause, mut limit) = (SLOW, SLOW / 2);
         loop {
             rt::sleep(std::mem::replace(&mut pause, LOOK_AGAIN)).await;
-            self.refresh(view.version(), limit, false).await;
+            self.refresh(view.version(), LOOK_AGAIN, limit, false).await;
             limit = (limit * 2).min(REFRESH_MAX);
             if let Some(position) = position.filter(|position| !self.view().serves(*position)) {
                 return view.excluded(position);
@@ -257,13 +254,13 @@ impl Pool {
         }
     }
 
-    /// Fetches the pool map, unless somebody has done so meanwhile. A failure is the next attempt's to meet.
-    async fn refresh(&self, known: u32, left: Duration, whole: bool) {
-        let until = rt::now() + left.min(REFRESH_MAX);
-        let before = self.inner.refreshes.load(Ordering::Acquire);
-        let Ok(_refreshing) = rt::timeout(until - rt::now(), self.inner.refreshing.lock()).await else { return };
+    /// Fetches the pool map, unless somebody has done so since, or up to `recent` before. A failure is the next attempt's to
+    /// meet.
+    async fn refresh(&self, known: u32, recent: Duration, left: Duration, whole: bool) {
+        let (asked, until) = (rt::now(), rt::now() + left.min(REFRESH_MAX));
+        let Ok(mut fetched) = rt::timeout(left.min(REFRESH_MAX), self.inner.refreshing.lock()).await else { return };
         // Many requests fail together, and one answer does for all of them.
-        if self.view().version() > known || self.inner.refreshes.load(Ordering::Acquire) != before {
+        if self.view().version() > known || fetched.is_some_and(|fetched| fetched + recent > asked) {
             return;
         }
         match self.newer(until, whole).await {
@@ -274,7 +271,7 @@ impl Pool {
             Ok(None) => {}
             Err(error) => tracing::warn!(pool = self.inner.label, %error, "the pool map could not be fetched"),
         }
-        self.inner.refreshes.fetch_add(1, Ordering::Release);
+        *fetched = Some(rt::now());
     }
 
     /// The map as it is now; `None` if it is the one in use.

@@ -356,9 +356,10 @@ impl System {
                 Err(failure) => failure,
             };
             let elsewhere = match &failure {
-                // It is no replica of the service, or not the one that answers; or belongs to another system by now.
+                // It is no replica of the service, or not the one that answers; or belongs to another system by now; or its
+                // clock is wrong, if ours is not.
                 Failure::Refused(error) => {
-                    matches!(error.code, Code::NoService | Code::ShuttingDown | Code::Mismatch)
+                    matches!(error.code, Code::NoService | Code::ShuttingDown | Code::Mismatch | Code::ClockOffset)
                 }
                 Failure::Unreachable(_) | Failure::Lost(_) | Failure::Broken(_) => true,
                 Failure::Final(_) => false,

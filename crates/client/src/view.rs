@@ -198,11 +198,11 @@ impl View {
 
     /// Servers with failed targets that are no witnesses: of what is stored with fewer copies, they may have the only one.
     pub(crate) fn unheard(&self, copies: usize) -> BTreeSet<Rank> {
-        let mut positions = 0..self.map().targets().len() as u32;
+        let positions = 0..self.map().targets().len() as u32;
         let is_unheard = |position: &u32| {
             has_failed(self.map().targets()[*position as usize].state(), 1) && !self.is_witness(*position, copies)
         };
-        positions.by_ref().filter(is_unheard).map(|position| self.name(position).0).collect()
+        positions.filter(is_unheard).map(|position| self.name(position).0).collect()
     }
 
     /// The target that leads a group. For telling apart what several hold.

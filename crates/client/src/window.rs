@@ -1,16 +1,15 @@
 //! How far requests that take effect may run ahead of the oldest of them that is not over.
 //!
-//! A target remembers the last few hundred effects of a session: of a request that is older than these it cannot tell
-//! whether it ran. One that waits for a dead leader, while hundreds of others go on
+//! A target remembers the last few hundred effects of a session (`vos`, 507; another that takes over its work hears of the
+//! last [`UNDER_WAY_MAX`]), and the service 1024 answers: of a request that is older than these nobody can tell whether it
+//! ran. One that waits for a dead leader, while hundreds of others go on
 //! elsewhere, would become so old. So the others wait for it, before that.
 
 use std::collections::VecDeque;
 use std::sync::{Mutex, MutexGuard};
 
 use tokio::sync::Notify;
-
-/// About half of what targets remember (507 effects and 1024 answers of a session), over all targets together.
-pub(crate) const WINDOW: usize = 256;
+use types::UNDER_WAY_MAX;
 
 /// Requests under way, of one session.
 #[derive(Default)]
@@ -40,7 +39,7 @@ impl Window {
             let moved = self.moved.notified();
             {
                 let mut inner = self.lock();
-                if inner.over.len() < WINDOW {
+                if inner.over.len() < UNDER_WAY_MAX {
                     inner.over.push_back(false);
                     let number = inner.oldest + inner.over.len() as u64 - 1;
                     return Place { window: self, number };
@@ -60,12 +59,12 @@ impl Drop for Place<'_> {
         let mut inner = self.window.lock();
         let at = (self.number - inner.oldest) as usize;
         inner.over[at] = true;
-        let was_full = inner.over.len() == WINDOW;
+        let was_full = inner.over.len() == UNDER_WAY_MAX;
         while inner.over.front() == Some(&true) {
             inner.over.pop_front();
             inner.oldest += 1;
         }
-        if was_full && inner.over.len() < WINDOW {
+        if was_full && inner.over.len() < UNDER_WAY_MAX {
             self.window.moved.notify_waiters();
         }
     }
@@ -82,16 +81,16 @@ mod tests {
         let window = Window::default();
         let enter = || window.enter().now_or_never();
         let oldest = enter().unwrap();
-        let mut others: Vec<Place<'_>> = (1..WINDOW).map(|_| enter().unwrap()).collect();
+        let mut others: Vec<Place<'_>> = (1..UNDER_WAY_MAX).map(|_| enter().unwrap()).collect();
         assert!(enter().is_none());
         // That others are over is no help.
-        others.drain(..WINDOW / 2);
+        others.drain(..UNDER_WAY_MAX / 2);
         assert!(enter().is_none());
         let mut waiting = Box::pin(window.enter());
         assert!(waiting.as_mut().now_or_never().is_none());
         drop(oldest);
         assert!(waiting.now_or_never().is_some());
-        assert_eq!(window.lock().over.len(), WINDOW / 2);
+        assert_eq!(window.lock().over.len(), UNDER_WAY_MAX / 2);
         others.clear();
         assert!(window.lock().over.is_empty());
     }

@@ -101,8 +101,13 @@ impl Engine {
                 links.spawn_local(net::serve(incoming, self.limits, self.incarnation, self.service.clone()));
             }
             hello::Service::Target { index } => match self.targets.iter().find(|t| t.index.0 == index) {
-                // A target that is gone drops the link, which tells the caller enough.
-                Some(target) => drop(target.send(Order::Serve { incoming }).await),
+                // All links come in by one door: none of them waits for a target.
+                Some(target) => {
+                    if let Err(refused) = target.serve(incoming) {
+                        let (incoming, reason) = *refused;
+                        links.spawn_local(incoming.refuse(reason));
+                    }
+                }
                 None => {
                     let text = format!("this server has {} targets, no target {index}", self.targets.len());
                     incoming.refuse(Error::new(Code::NotFound, text).remedy("refresh the pool map")).await;

@@ -12,14 +12,12 @@
 //! # Always true
 //! 1. At most one run of a number is under way.
 //! 2. A number below the window is refused: whether it ran is no longer known.
-//! 3. A number is *in doubt* when it may have taken effect unbeknown to this table: before the table met the
-//!    session, or in a run that left no answer. Its run is told so, and asks who knows.
 //!
 //! # Not here
-//! Memory across restarts. A target's store remembers which requests took effect, and the target asks it
-//! before it runs one that is in doubt (`target::recall`). Refusals took no effect: after a
-//! restart they may be run again. The control services have that of their
-//! replicas (`raft`).
+//! What took effect unbeknown to this table: before the process began, in a run that left no answer, or at another
+//! target that did this one's work before. A target's store remembers that, learns more at any time, and is asked in each
+//! run (`target::recall`). Refusals took no effect: after a restart they may be run again. The control services have that
+//! of their replicas (`raft`).
 
 use std::cell::RefCell;
 use std::collections::BTreeMap;
@@ -31,6 +29,7 @@ use types::{Code, Error};
 
 /// Answers remembered per session: more than a client has under way with all its links together.
 const ANSWERS_MAX: usize = 1024;
+const _: () = assert!(ANSWERS_MAX > types::UNDER_WAY_MAX);
 /// Sessions remembered; the one used longest ago goes first. Together with `ANSWERS_MAX` and the
 /// size of an answer (tens of bytes) this bounds the table.
 const SESSIONS_MAX: usize = 4096;
@@ -55,8 +54,6 @@ struct Session {
     slots: BTreeMap<u64, Slot>,
     /// Numbers below this have left the window.
     floor: u64,
-    /// Numbers up to this one are in doubt, when they are not in `slots`.
-    doubt: u64,
     last_turn: u64,
 }
 
@@ -65,57 +62,48 @@ enum Slot {
     Done(Answer),
 }
 
-/// The refusal of a request whose window has passed.
+/// The refusal of a request whose window has passed. Final: it cannot be told later either.
 pub(crate) fn too_old(sequence: u64) -> Error {
     let text = format!("request {sequence} of this session is too old to tell whether it ran before");
-    Error::new(Code::TimedOut, text).remedy("read what it was to write, and decide anew")
+    Error::new(Code::Uncertain, text).remedy("read what it was to write, and decide anew")
 }
 
 /// What to do with a request.
 enum Entry {
-    Run { in_doubt: bool },
+    Run,
     Wait(Rc<Notify>),
     Answer(Answer),
 }
 
 impl Sessions {
-    /// Runs `work` unless this request ran before, and answers it. `work` is told whether the request is in
-    /// doubt; `before` gives the highest number of the session that took effect before now, as far as those
-    /// who remember know.
+    /// Runs `work` unless this request ran before, and answers it.
     ///
     /// Session 0 has no memory: its requests always run.
-    pub async fn once<W: Future<Output = Answer>>(
-        &self,
-        session: u64,
-        sequence: u64,
-        before: impl Fn() -> u64,
-        work: impl FnOnce(bool) -> W,
-    ) -> Answer {
+    pub async fn once(&self, session: u64, sequence: u64, work: impl Future<Output = Answer>) -> Answer {
         if session == 0 {
-            return work(false).await;
+            return work.await;
         }
-        let in_doubt = loop {
-            match self.enter(session, sequence, &before) {
+        loop {
+            match self.enter(session, sequence) {
                 Entry::Answer(answer) => return answer,
                 Entry::Wait(done) => done.notified().await,
-                Entry::Run { in_doubt } => break in_doubt,
+                Entry::Run => break,
             }
-        };
+        }
         // Leaves the table right even if this future is dropped at the await.
         let mut run = Run { sessions: self, session, sequence, answer: None };
-        let answer = work(in_doubt).await;
+        let answer = work.await;
         run.answer = Some(answer.clone());
         answer
     }
 
-    fn enter(&self, session: u64, sequence: u64, before: impl Fn() -> u64) -> Entry {
+    fn enter(&self, session: u64, sequence: u64) -> Entry {
         let table = &mut *self.table.borrow_mut();
         table.turn += 1;
         if !table.sessions.contains_key(&session) && table.sessions.len() >= SESSIONS_MAX {
             table.forget_oldest();
         }
-        let met = || Session { doubt: before(), ..Session::default() };
-        let known = table.sessions.entry(session).or_insert_with(met);
+        let known = table.sessions.entry(session).or_default();
         known.last_turn = table.turn;
         match known.slots.get(&sequence) {
             Some(Slot::Running(done)) => Entry::Wait(done.clone()),
@@ -123,7 +111,7 @@ impl Sessions {
             None if sequence < known.floor => Entry::Answer(Err(too_old(sequence))),
             None => {
                 known.slots.insert(sequence, Slot::Running(Rc::new(Notify::new())));
-                Entry::Run { in_doubt: sequence <= known.doubt }
+                Entry::Run
             }
         }
     }
@@ -132,10 +120,9 @@ impl Sessions {
         let table = &mut *self.table.borrow_mut();
         let Some(known) = table.sessions.get_mut(&session) else { return };
         let slot = known.slots.remove(&sequence);
-        // "Try again" and a dropped run mean the next arrival runs. A dropped one may have got as far as its effect.
-        match answer.filter(|a| !matches!(a, Err(e) if e.is_transient())) {
-            Some(answer) => drop(known.slots.insert(sequence, Slot::Done(answer))),
-            None => known.doubt = known.doubt.max(sequence),
+        // "Try again" and a dropped run mean the next arrival runs.
+        if let Some(answer) = answer.filter(|a| !matches!(a, Err(e) if e.is_transient())) {
+            known.slots.insert(sequence, Slot::Done(answer));
         }
         known.shrink();
         if let Some(Slot::Running(done)) = slot {
@@ -186,11 +173,6 @@ mod tests {
         rt::block_on(future)
     }
 
-    /// A service that remembers nothing of earlier lives.
-    async fn once(sessions: &Sessions, session: u64, sequence: u64, work: impl Future<Output = Answer>) -> Answer {
-        sessions.once(session, sequence, || 0, |_| work).await
-    }
-
     #[test]
     fn a_repeat_gets_the_first_answer_and_has_no_effect() {
         run(async {
@@ -201,7 +183,7 @@ mod tests {
                     effects.set(effects.get() + 1);
                     Ok(vec![effects.get()])
                 };
-                assert_eq!(once(&sessions, 7, 1, work).await, Ok(vec![1]));
+                assert_eq!(sessions.once(7, 1, work).await, Ok(vec![1]));
             }
             assert_eq!(effects.get(), 1);
         });
@@ -212,11 +194,11 @@ mod tests {
         run(async {
             let sessions = Sessions::default();
             let gate = Notify::new();
-            let first = once(&sessions, 7, 1, async {
+            let first = sessions.once(7, 1, async {
                 gate.notified().await;
                 Ok(vec![1])
             });
-            let second = once(&sessions, 7, 1, async { Ok(vec![2]) });
+            let second = sessions.once(7, 1, async { Ok(vec![2]) });
             let open = async {
                 rt::yield_now().await;
                 gate.notify_one();
@@ -231,11 +213,11 @@ mod tests {
         run(async {
             let sessions = Sessions::default();
             let busy = Err(Error::new(Code::Busy, "later"));
-            assert!(once(&sessions, 7, 1, async { busy }).await.is_err());
-            assert_eq!(once(&sessions, 7, 1, async { Ok(vec![1]) }).await, Ok(vec![1]));
+            assert!(sessions.once(7, 1, async { busy }).await.is_err());
+            assert_eq!(sessions.once(7, 1, async { Ok(vec![1]) }).await, Ok(vec![1]));
             let exists = Err(Error::new(Code::Exists, "there"));
-            assert!(once(&sessions, 7, 2, async { exists }).await.is_err());
-            assert_eq!(once(&sessions, 7, 2, async { Ok(vec![]) }).await.unwrap_err().code, Code::Exists);
+            assert!(sessions.once(7, 2, async { exists }).await.is_err());
+            assert_eq!(sessions.once(7, 2, async { Ok(vec![]) }).await.unwrap_err().code, Code::Exists);
         });
     }
 
@@ -244,38 +226,11 @@ mod tests {
         run(async {
             let sessions = Sessions::default();
             {
-                let never = once(&sessions, 7, 1, std::future::pending());
+                let never = sessions.once(7, 1, std::future::pending());
                 futures_util::pin_mut!(never);
                 assert!(futures_util::poll!(never).is_pending());
             }
-            assert_eq!(once(&sessions, 7, 1, async { Ok(vec![5]) }).await, Ok(vec![5]));
-        });
-    }
-
-    #[test]
-    fn a_number_is_in_doubt_until_its_answer_is_known_here() {
-        run(async {
-            let sessions = Sessions::default();
-            let (noted, asked) = (Cell::new(None), Cell::new(0));
-            let before = || {
-                asked.set(asked.get() + 1);
-                5
-            };
-            let ask = async |sequence, answer: Answer| {
-                noted.set(None);
-                let work = |in_doubt| {
-                    noted.set(Some(in_doubt));
-                    async { answer }
-                };
-                let _ = sessions.once(7, sequence, before, work).await;
-                noted.get()
-            };
-            assert_eq!(ask(6, Ok(vec![])).await, Some(false), "the store knows of none so high");
-            assert_eq!(ask(5, Ok(vec![])).await, Some(true));
-            assert_eq!(ask(5, Ok(vec![])).await, None, "it is answered");
-            assert_eq!(ask(9, Err(Error::new(Code::Busy, "later"))).await, Some(false));
-            assert_eq!(ask(9, Ok(vec![])).await, Some(true), "how far it got is not known here");
-            assert_eq!(asked.get(), 1, "a session is met once");
+            assert_eq!(sessions.once(7, 1, async { Ok(vec![5]) }).await, Ok(vec![5]));
         });
     }
 
@@ -284,11 +239,12 @@ mod tests {
         run(async {
             let sessions = Sessions::default();
             for sequence in 0..=ANSWERS_MAX as u64 {
-                once(&sessions, 7, sequence, async { Ok(vec![]) }).await.unwrap();
+                sessions.once(7, sequence, async { Ok(vec![]) }).await.unwrap();
             }
-            assert_eq!(once(&sessions, 7, 0, async { Ok(vec![]) }).await.unwrap_err().code, Code::TimedOut);
+            let refused = sessions.once(7, 0, async { Ok(vec![]) }).await.unwrap_err();
+            assert!(refused.code == Code::Uncertain && !refused.is_transient(), "asked again, it is as old: {refused}");
             for session in 1..=SESSIONS_MAX as u64 + 10 {
-                once(&sessions, session, 0, async { Ok(vec![]) }).await.ok();
+                sessions.once(session, 0, async { Ok(vec![]) }).await.ok();
             }
             assert!(sessions.table.borrow().sessions.len() <= SESSIONS_MAX);
         });

@@ -12,7 +12,7 @@ use codec::checksum::{self, CHECKSUM_CHUNK_BYTES, Mismatch};
 use rt::disk::IoBuf;
 
 use crate::error::{Device, Error, Place, Result};
-use crate::region::{BLOCK_BYTES, Regions};
+use crate::region::{BLOCK_BYTES, Regions, TroubleKind};
 use crate::space::{Extent, PinGuard};
 use crate::store::{Shared, Store};
 
@@ -174,8 +174,8 @@ impl Store {
     /// Dropping the future does not stop the write; the blocks stay reserved until it ends.
     ///
     /// # Errors
-    /// `Arrived`: the payload is not what its checksums say. `Failed`: the device refused, and the store takes no
-    /// more work.
+    /// `Arrived`: the payload is not what its checksums say. `DiskFull`: nothing happened; try again when there is room.
+    /// `Failed`: the device refused, and the store takes no more work.
     pub fn bulk_write(
         &self,
         reservation: &Reservation,
@@ -237,9 +237,9 @@ impl Store {
             let buffer = IoBuf::for_read(window.length);
             let (outcome, buffer) = shared.regions.data.read(window.at, buffer, shared.watch.limit.get()).await;
             drop(pin);
-            outcome.map_err(|trouble| match trouble.is_hang {
-                true => shared.failed_by(Device::Data, trouble).into(),
-                false => read_error(extent, trouble.cause),
+            outcome.map_err(|trouble| match trouble.kind {
+                TroubleKind::Hang => shared.failed_by(Device::Data, trouble).into(),
+                TroubleKind::Failed | TroubleKind::Full => read_error(extent, trouble.cause),
             })?;
             Ok(window.cut(buffer))
         }
@@ -315,7 +315,11 @@ impl Held {
         let shared = &self.shared;
         shared.running()?;
         let (outcome, _) = shared.regions.data.write(at, piece, shared.watch.limit.get()).await;
-        outcome.map_err(|trouble| shared.failed_by(Device::Data, trouble).into())
+        outcome.map_err(|trouble| match trouble.kind {
+            // Nothing refers to it yet: it is as if it had never come.
+            TroubleKind::Full => Error::DiskFull { device: Device::Data, cause: trouble.cause },
+            TroubleKind::Failed | TroubleKind::Hang => shared.failed_by(Device::Data, trouble).into(),
+        })
     }
 }
 

@@ -42,6 +42,11 @@ pub enum Error {
     #[error("no space: {wanted} bytes wanted, {free} free")]
     NoSpace { wanted: u64, free: u64 },
 
+    /// The file system beneath a device has no room, whatever the store's own allocation says. Nothing was written, and the store
+    /// goes on: what is there can be read, and this is taken when there is room.
+    #[error("the {device} device has no room: {cause}")]
+    DiskFull { device: Device, cause: Arc<str> },
+
     /// The log has no room until a checkpoint finishes: wait for `Store::relieved`, then retry.
     #[error("the log is full: {used} of {bytes} bytes wait for a checkpoint")]
     LogFull { used: u64, bytes: u64 },

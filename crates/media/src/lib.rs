@@ -48,6 +48,7 @@ mod reconcile;
 mod recover;
 mod region;
 mod resize;
+mod room;
 mod root;
 mod scrub;
 mod service;

@@ -292,7 +292,11 @@ impl Region {
     /// As [`Disk::sync`]; ends after `limit` in any case.
     pub(crate) async fn sync(&self, limit: Duration) -> Result<(), Trouble> {
         let sync = async { (self.disk.sync().await, IoBuf::default()) };
-        self.bounded("sync", limit, sync).await.0
+        // What a sync could not write is gone from the kernel's memory, full disk or not: it cannot be tried again.
+        self.bounded("sync", limit, sync).await.0.map_err(|trouble| match trouble.kind {
+            TroubleKind::Full => Trouble { kind: TroubleKind::Failed, ..trouble },
+            TroubleKind::Failed | TroubleKind::Hang => trouble,
+        })
     }
 
     /// A transfer that is given up may still take place; its buffer is then the kernel's until it has.
@@ -303,10 +307,10 @@ impl Region {
         transfer: impl Future<Output = (io::Result<()>, IoBuf)>,
     ) -> (Result<(), Trouble>, IoBuf) {
         match rt::timeout(limit, transfer).await {
-            Ok((outcome, buffer)) => (outcome.map_err(|error| Trouble { cause: told(error), is_hang: false }), buffer),
+            Ok((outcome, buffer)) => (outcome.map_err(Trouble::of), buffer),
             Err(_) => {
                 let cause = hung(operation, &self.name(), limit).into();
-                (Err(Trouble { cause, is_hang: true }), IoBuf::default())
+                (Err(Trouble { cause, kind: TroubleKind::Hang }), IoBuf::default())
             }
         }
     }
@@ -325,8 +329,28 @@ impl Region {
 #[derive(Debug)]
 pub(crate) struct Trouble {
     pub(crate) cause: Cause,
+    pub(crate) kind: TroubleKind,
+}
+
+/// What sort of trouble it is: what is done about it differs.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum TroubleKind {
+    Failed,
     /// The device did not answer at all.
-    pub(crate) is_hang: bool,
+    Hang,
+    /// The file system has no room for what was to be written.
+    Full,
+}
+
+impl Trouble {
+    fn of(error: io::Error) -> Trouble {
+        let kind = match error.kind() {
+            // Some file systems write what fits, and say nothing more.
+            io::ErrorKind::StorageFull | io::ErrorKind::QuotaExceeded | io::ErrorKind::WriteZero => TroubleKind::Full,
+            _ => TroubleKind::Failed,
+        };
+        Trouble { cause: told(error), kind }
+    }
 }
 
 /// What is said of a device that does not answer.

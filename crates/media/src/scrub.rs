@@ -10,7 +10,7 @@ use rt::disk::IoBuf;
 
 use crate::error::{Corrupt, Error, Place, Result};
 use crate::page::{PAGE_BYTES, PageId, Seal, verify};
-use crate::region::BLOCK_BYTES;
+use crate::region::{BLOCK_BYTES, TroubleKind};
 use crate::store::Store;
 
 /// What a part of a scrub found.
@@ -55,7 +55,9 @@ impl Store {
             let expected = Seal { page: id.0, kind: 0, lsn: 0, store: shared.tag, checkpoint: pages.newest() };
             let place = Place::Page { page: id, block };
             let damage = match outcome {
-                Err(trouble) if trouble.is_hang => return Err(shared.failed_by(device, trouble).into()),
+                Err(trouble) if trouble.kind == TroubleKind::Hang => {
+                    return Err(shared.failed_by(device, trouble).into());
+                }
                 Err(trouble) => Error::Read { place, device, cause: trouble.cause },
                 Ok(()) => match verify(&buffer, expected) {
                     Ok(_) => continue,

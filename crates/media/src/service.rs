@@ -11,6 +11,7 @@ use crate::error::{Device, Failed};
 use crate::log::Lsn;
 use crate::log::flush::FlushWork;
 use crate::region::BLOCK_BYTES;
+use crate::room::Synced;
 use crate::store::{CHECKPOINT_INTERVAL, Durable, Phase, Shared};
 
 impl Shared {
@@ -48,14 +49,16 @@ impl Shared {
         }
         let log = &self.regions.log;
         if let [(offset, slot)] = &mut work.writes[..] {
-            let (outcome, bytes) = log.write_durable(*offset, std::mem::take(slot), limit).await;
+            let bytes = std::mem::take(slot);
+            let (outcome, bytes) = self.write_with_room(Device::Log, log, *offset, bytes, Synced::Included).await;
             *slot = bytes;
-            outcome.map_err(|trouble| self.failed_by(Device::Log, trouble))?;
+            outcome?;
         } else {
             for (offset, slot) in &mut work.writes {
-                let (outcome, bytes) = log.write(*offset, std::mem::take(slot), limit).await;
+                let bytes = std::mem::take(slot);
+                let (outcome, bytes) = self.write_with_room(Device::Log, log, *offset, bytes, Synced::Follows).await;
                 *slot = bytes;
-                outcome.map_err(|trouble| self.failed_by(Device::Log, trouble))?;
+                outcome?;
             }
             log.sync(limit).await.map_err(|trouble| self.failed_by(Device::Log, trouble))?;
         }
@@ -118,13 +121,13 @@ impl Shared {
                 Step::Flush(Lsn(0)) => {}
                 Step::Flush(lsn) => Durable { shared: self.clone(), lsn: Lsn(lsn.0 - 1) }.await?,
                 Step::Write { block, buffer } => {
-                    let (outcome, _) = pages.write(block as u64 * BLOCK_BYTES as u64, buffer, limit).await;
-                    outcome.map_err(|trouble| self.failed_by(device, trouble))?;
+                    let at = block as u64 * BLOCK_BYTES as u64;
+                    self.write_with_room(device, pages, at, buffer, Synced::Follows).await.0?;
                     rt::yield_now().await;
                 }
                 Step::WriteData { block, buffer } => {
-                    let (outcome, _) = self.regions.data.write(self.regions.bulk_offset(block), buffer, limit).await;
-                    outcome.map_err(|trouble| self.failed_by(Device::Data, trouble))?;
+                    let (data, at) = (&self.regions.data, self.regions.bulk_offset(block));
+                    self.write_with_room(Device::Data, data, at, buffer, Synced::Follows).await.0?;
                     rt::yield_now().await;
                 }
                 Step::SyncData => {

@@ -31,7 +31,7 @@ use crate::error::{Device, Error, Failed, Result};
 use crate::log::append::Log;
 use crate::log::{Lsn, Reserve};
 use crate::pages::pool::{Pages, PoolUse};
-use crate::region::{BLOCK_BYTES, Cause, Regions, Trouble};
+use crate::region::{BLOCK_BYTES, Cause, Regions, Trouble, TroubleKind};
 use crate::root::{ROOT_BYTES_MAX, Root};
 use crate::service;
 use crate::signal::Waiters;
@@ -81,6 +81,10 @@ pub(crate) struct Shared {
     promised: Cell<u64>,
     /// Bulk data was written since the last sync of the data region.
     pub(crate) bulk_unsynced: Cell<bool>,
+    /// The device on which something waits for room, and what was said of it.
+    pub(crate) full: RefCell<Option<(Device, Cause)>>,
+    /// It is being stopped: nobody waits for room.
+    pub(crate) is_ending: Cell<bool>,
     /// Something was appended.
     pub(crate) flusher: Waiters,
     /// Something changed that a checkpoint will write.
@@ -168,6 +172,8 @@ impl Store {
             phase: RefCell::new(Phase::Recovering),
             running: Cell::new(false),
             bulk_unsynced: Cell::new(false),
+            full: RefCell::default(),
+            is_ending: Cell::new(false),
             flusher: Waiters::default(),
             changed: Waiters::default(),
             wanted: Waiters::default(),
@@ -205,7 +211,7 @@ impl Store {
     ///
     /// # Errors
     /// - `Busy`, `LogFull`: wait for [`Store::relieved`], then retry.
-    /// - `NoSpace`: only deleting (`Reserve::Critical`) helps.
+    /// - `NoSpace`: only deleting (`Reserve::Critical`) helps. `DiskFull`: only somebody who makes room does.
     /// - `TooLarge`; `Failed`, `Stopped`.
     #[inline]
     pub fn append(&self, kind: u16, parts: &[&[u8]], reserve: Reserve) -> Result<Lsn> {
@@ -326,7 +332,8 @@ impl Store {
                     return Some(Err(error));
                 }
                 while shared.drain() && shared.pressure() {}
-                if shared.pressure() {
+                // A full disk relieves nobody: who waits is to be told.
+                if shared.pressure() && shared.full.borrow().is_none() {
                     shared.wanted.wake();
                     return None;
                 }
@@ -393,6 +400,9 @@ impl Store {
     /// # Errors
     /// `Failed`: what was acknowledged is in the log.
     pub async fn stop(&self) -> Result<()> {
+        // Nobody waits for room now.
+        self.shared.is_ending.set(true);
+        self.shared.wanted.wake();
         self.checkpoint_now().await?;
         // Records may have come while it ran; they are in the log, and it is their last chance.
         let last = self.shared.log.borrow().end();
@@ -504,6 +514,9 @@ impl Shared {
         }
         if !self.space.borrow().has_room(reserve, self.demand_for(reserve)) {
             self.no_room(reserve)?;
+        }
+        if reserve == Reserve::Normal {
+            self.has_disk_room()?;
         }
         if reserve == Reserve::Normal && rt::fault!("media.room") {
             return Err(Error::NoSpace { wanted: PAGE_ROOM_BYTES, free: 0 });
@@ -632,7 +645,7 @@ impl Shared {
 
     /// Stops the store: a transfer failed, or never ended.
     pub(crate) fn failed_by(&self, device: Device, trouble: Trouble) -> Failed {
-        if trouble.is_hang {
+        if trouble.kind == TroubleKind::Hang {
             self.watch.refuse(device, &trouble.cause);
         }
         self.fail(device, trouble.cause)

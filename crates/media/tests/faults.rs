@@ -231,7 +231,6 @@ fn a_failing_device_stops_the_store_and_loses_nothing_acknowledged() {
     let faults = [
         ("/log", DiskFault::WriteError, Device::Log),
         ("/log", DiskFault::SyncError, Device::Log),
-        ("/log", DiskFault::Full, Device::Log),
         ("/data", DiskFault::WriteError, Device::Data),
         ("/data", DiskFault::SyncError, Device::Data),
     ];

@@ -105,8 +105,10 @@ pub enum Event {
 pub struct Membership {
     foca: Foca<Life, LifeCodec, Chance, NoCustomBroadcast>,
     outside: Outside,
-    round_trip: Duration,
+    settings: Settings,
     postponed: Duration,
+    /// What its configuration was made for.
+    size: u32,
 }
 
 /// What the library wants done.
@@ -132,32 +134,51 @@ enum Due {
     },
 }
 
+/// Of so many servers, by doublings.
+fn size(servers: usize) -> u32 {
+    (servers + 2).ilog2()
+}
+
+fn config(settings: &Settings, servers: usize) -> Config {
+    let repeats = 4 * size(servers) + 4;
+    let every = |period: u32, members: usize| {
+        Some(PeriodicParams {
+            frequency: settings.period * period,
+            num_members: NonZeroUsize::new(members).unwrap_or(NonZeroUsize::MIN),
+        })
+    };
+    Config {
+        probe_period: settings.period,
+        probe_rtt: settings.round_trip,
+        num_indirect_probes: NonZeroUsize::new(settings.indirect).unwrap_or(NonZeroUsize::MIN),
+        max_transmissions: u8::try_from(repeats).ok().and_then(NonZeroU8::new).unwrap_or(NonZeroU8::MAX),
+        suspect_to_down_after: settings.suspicion_of(servers),
+        remove_down_after: Some(Duration::from_secs(3600)),
+        max_packet_size: NonZeroUsize::new(MESSAGE_BYTES_MAX).unwrap_or(NonZeroUsize::MIN),
+        notify_down_members: true,
+        periodic_announce: every(30, 1),
+        // What was parted finds itself again.
+        periodic_announce_to_down_members: every(20, 2),
+        periodic_gossip: every(1, 3),
+    }
+}
+
 impl Membership {
-    /// Of a system that may have some `servers` servers: how often news is repeated depends on it.
+    /// Of a system that has some `servers` servers by now.
     pub fn new(me: Life, settings: &Settings, servers: usize, seed: u64) -> Membership {
-        let repeats = 4 * (servers + 2).ilog2() + 4;
-        let every = |period: u32, members: usize| {
-            Some(PeriodicParams {
-                frequency: settings.period * period,
-                num_members: NonZeroUsize::new(members).unwrap_or(NonZeroUsize::MIN),
-            })
-        };
-        let config = Config {
-            probe_period: settings.period,
-            probe_rtt: settings.round_trip,
-            num_indirect_probes: NonZeroUsize::new(settings.indirect).unwrap_or(NonZeroUsize::MIN),
-            max_transmissions: u8::try_from(repeats).ok().and_then(NonZeroU8::new).unwrap_or(NonZeroU8::MAX),
-            suspect_to_down_after: settings.suspicion_of(servers),
-            remove_down_after: Some(Duration::from_secs(3600)),
-            max_packet_size: NonZeroUsize::new(MESSAGE_BYTES_MAX).unwrap_or(NonZeroUsize::MIN),
-            notify_down_members: true,
-            periodic_announce: every(30, 1),
-            // What was parted finds itself again.
-            periodic_announce_to_down_members: every(20, 2),
-            periodic_gossip: every(1, 3),
-        };
-        let foca = Foca::new(me, config, Chance(rt::Rng::seeded(seed)), LifeCodec);
-        Membership { foca, outside: Outside::default(), round_trip: settings.round_trip, postponed: Duration::ZERO }
+        let settings = *settings;
+        let foca = Foca::new(me, config(&settings, servers), Chance(rt::Rng::seeded(seed)), LifeCodec);
+        Membership { foca, outside: Outside::default(), settings, postponed: Duration::ZERO, size: size(servers) }
+    }
+
+    /// So many servers there are by now: how often news is repeated, and how long who is silent may refute it, depends on it.
+    /// Cost: none, but for each doubling.
+    pub fn resize(&mut self, servers: usize) {
+        if size(servers) != self.size {
+            self.size = size(servers);
+            let resized = self.foca.set_config(config(&self.settings, servers));
+            debug_assert!(resized.is_ok(), "what depends on the size may be changed");
+        }
     }
 
     /// This server, as it calls itself now.
@@ -251,7 +272,7 @@ impl Membership {
             }
             return false;
         }
-        let more = late + self.round_trip;
+        let more = late + self.settings.round_trip;
         if self.postponed + more > POSTPONED_MOST {
             return false;
         }

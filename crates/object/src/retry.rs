@@ -175,7 +175,9 @@ mod tests {
         assert!(matches!(next(&broken, 0, LONG, 7), Next::Retry { .. }));
         assert_eq!(next(&broken, BROKEN_REPEATS_MAX, LONG, 7), Next::Fail);
         let closed = Failure::Final(Error::new(Code::NoHandle, "closed"));
-        for failure in [closed, refused(Code::NotFound), refused(Code::Exists), refused(Code::Checksum)] {
+        // Of a request that is too old nobody can tell later either: its deadline is not waited for.
+        let uncertain = refused(Code::Uncertain);
+        for failure in [closed, refused(Code::NotFound), refused(Code::Exists), refused(Code::Checksum), uncertain] {
             assert_eq!(next(&failure, 0, LONG, 7), Next::Fail, "{failure:?}");
         }
     }

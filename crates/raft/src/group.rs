@@ -3,20 +3,24 @@
 use std::cell::{Cell, RefCell};
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::{Path, PathBuf};
+use std::pin::pin;
 use std::rc::Rc;
 use std::sync::Arc;
 use std::time::Duration;
 
+use futures_util::future::{Either, select};
 use openraft::errors::{
     ChangeMembershipError, ClientWriteError, Fatal, ForwardToLeader, InitializeError, LinearizableReadError, RaftError,
 };
 use openraft::impls::OneshotResponder;
+use openraft::raft::AppendEntriesResponse;
 use openraft::rt::WatchReceiver as _;
 use openraft::{ChangeMembers, EntryPayload, Raft, RaftMetrics, ReadPolicy, ServerState, SnapshotPolicy};
 use rt::disk::{Disk, OpenMode, fs};
-use tokio::sync::Semaphore;
+use tokio::sync::{Semaphore, watch};
 use types::Rank;
 use wire::Wire;
+use wire::peer::LogId;
 
 use crate::error::{ChangeError, OpenError, ProposeError, ReadError};
 use crate::kinds::{
@@ -31,8 +35,11 @@ use crate::log::{self, Log, Room};
 use crate::machine::{Replicated, StateMachine};
 use crate::message::{Body, Message, Part, Refusal, Stored};
 use crate::network::{Network, Peers, refuse};
+use crate::news::{Subscription, Told};
 use crate::runtime::WatchReceiver;
 use crate::snapshot::{self, Driven};
+
+mod subscribe;
 
 /// What a replica does in its group.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -93,12 +100,22 @@ pub struct Group<S: StateMachine> {
     config: Config,
     raft: Raft<Types, Driven<S>>,
     state: Rc<RefCell<Replicated<S>>>,
+    /// What was told here while this replica was no voter.
+    subscription: RefCell<Subscription<S>>,
+    /// Of `state` and `subscription`.
+    changed: watch::Sender<()>,
+    /// A whole state that subscribers are told.
+    told: RefCell<Option<Told>>,
     log: Log,
     in_flight: Semaphore,
     /// The snapshot that is coming in.
     incoming: RefCell<Option<Incoming>>,
     /// The applied index at which a snapshot was last asked for because of bytes.
     relieved: Cell<u64>,
+    /// Whether it may stand for election.
+    may_lead: Cell<bool>,
+    /// When a leader was heard of last.
+    heard: Cell<rt::Instant>,
     _flusher: rt::TaskSet,
     _lock: Disk,
 }
@@ -220,7 +237,9 @@ impl<S: StateMachine> Group<S> {
         flusher.spawn_local(log.clone().run());
         let is_alone = last_members(&log, &state.members).voter_ids().eq([me.rank]);
         let state = Rc::new(RefCell::new(state));
-        let driven = Driven::new(&files.directory, id, Rc::clone(&state), snapshot, log.room().clone());
+        let changed = watch::Sender::new(());
+        let room = log.room().clone();
+        let driven = Driven::new(&files.directory, id, Rc::clone(&state), changed.clone(), snapshot, room);
         let network = Network { peers, group: id, me: me.rank };
         let raft = Raft::new(me.rank, Arc::new(settings), network, log.clone(), driven)
             .await
@@ -237,10 +256,15 @@ impl<S: StateMachine> Group<S> {
             config,
             raft,
             state,
+            subscription: RefCell::new(Subscription::new()),
+            changed,
+            told: RefCell::new(None),
             log,
             in_flight: Semaphore::new(IN_FLIGHT_MAX),
             incoming: RefCell::new(None),
             relieved: Cell::new(0),
+            may_lead: Cell::new(true),
+            heard: Cell::new(rt::now()),
             _flusher: flusher,
             _lock: files.lock,
         })
@@ -308,7 +332,7 @@ impl<S: StateMachine> Group<S> {
             Err(rt::Elapsed) => return Err(ProposeError::Unknown { cause: "no majority answers".into() }),
         };
         let answer = written.map_err(|error| match error {
-            ClientWriteError::ForwardToLeader(to) => ProposeError::NotLeader { leader: leader(to) },
+            ClientWriteError::ForwardToLeader(to) => ProposeError::NotLeader { leader: self.leader(to) },
             ClientWriteError::LogEntryDiscarded(_) => {
                 ProposeError::Unknown { cause: "the leader changed before it was committed".into() }
             }
@@ -334,7 +358,7 @@ impl<S: StateMachine> Group<S> {
             let reader = self.raft.get_read_linearizer(ReadPolicy::ReadIndex).await;
             let reader = reader.map_err(|error| match error {
                 RaftError::APIError(LinearizableReadError::ForwardToLeader(to)) => {
-                    ReadError::NotLeader { leader: leader(to) }
+                    ReadError::NotLeader { leader: self.leader(to) }
                 }
                 RaftError::APIError(LinearizableReadError::QuorumNotEnough(_)) => ReadError::NoMajority,
                 RaftError::Fatal(error) => stopped(error),
@@ -348,9 +372,13 @@ impl<S: StateMachine> Group<S> {
         }
     }
 
-    /// Looks at the state as this replica has it, which may be behind.
+    /// Looks at the state as it is known here, which may be behind: this replica's, or what was told since.
     pub fn local<R>(&self, look: impl FnOnce(&S) -> R) -> R {
-        look(&self.state.borrow().machine)
+        let replica = self.state.borrow();
+        match self.subscription.borrow().copy().filter(|copy| Some(copy.at) > replica.log_id()) {
+            Some(copy) => look(&copy.machine),
+            None => look(&replica.machine),
+        }
     }
 
     /// The response of a request that this replica knows to have taken effect. Behind a [`Group::read`], `None` says that none
@@ -362,13 +390,33 @@ impl<S: StateMachine> Group<S> {
 
     /// Index of the last entry that the state here includes.
     pub fn applied(&self) -> u64 {
-        self.state.borrow().applied.map_or(0, |id| id.index)
+        self.log_id().map_or(0, |id| id.index)
+    }
+
+    /// The last entry that the state here includes.
+    pub fn log_id(&self) -> Option<LogId> {
+        self.state.borrow().log_id().max(self.subscription.borrow().copy().map(|copy| copy.at))
+    }
+
+    /// As the library says it, or else as it was told here.
+    fn leader(&self, to: ForwardToLeader<Types>) -> Option<Peer> {
+        leader(to).or_else(|| self.standing().leader).filter(|leader| leader.rank != self.me.rank)
     }
 
     /// A replica whose disk is full stands still: it may have been replaced as a leader, and not know.
     pub fn standing(&self) -> Standing {
         let standing = standing(&self.raft.metrics().borrow_watched());
         match standing.role {
+            Role::Learner | Role::Candidate | Role::Follower if !self.is_fed() => {
+                let subscription = self.subscription.borrow();
+                // Addresses are not told here: whoever asks knows them.
+                let told = subscription.leader.map(|rank| Peer { rank, address: Address(String::new()) });
+                let (applied, term) = (self.log_id().map(|id| id.index), subscription.term);
+                match subscription.term >= standing.term || told.is_some() {
+                    true => Standing { role: standing.role, term, leader: told, applied },
+                    false => Standing { applied, ..standing },
+                }
+            }
             Role::Leader if self.log.room().is_full() && self.members().voters.len() > 1 => {
                 Standing { role: Role::Follower, leader: None, ..standing }
             }
@@ -390,9 +438,16 @@ impl<S: StateMachine> Group<S> {
 
     /// Tells of changes of the [`Standing`].
     pub fn watch(&self) -> Watch {
-        Watch { metrics: self.raft.metrics() }
+        Watch { metrics: self.raft.metrics(), changed: self.changed.subscribe() }
     }
 
+    /// Who votes, as far as is known here: by consensus, or as was told.
+    pub fn voters(&self) -> BTreeSet<Rank> {
+        let told = self.subscription.borrow().voters.clone();
+        if self.is_fed() || told.is_empty() { self.members().voters } else { told }
+    }
+
+    /// As consensus has it here: of a replica that is not fed by it, who belonged to the group once.
     pub fn members(&self) -> Members {
         let metrics = self.raft.metrics();
         let metrics = metrics.borrow_watched();
@@ -484,6 +539,7 @@ impl<S: StateMachine> Group<S> {
     /// Whether this replica may stand for election when nobody leads. One that leads goes on: see [`Group::hand_over`]. One that
     /// votes alone is elected when it starts, by nobody's leave.
     pub fn may_lead(&self, may: bool) {
+        self.may_lead.set(may);
         self.raft.runtime_config().elect(may);
     }
 
@@ -520,11 +576,21 @@ impl<S: StateMachine> Group<S> {
         let body = match message.body {
             Body::Append(append) => {
                 self.relieve().await;
-                self.raft.append_entries(append).await.map(Body::Appended).map_err(|_| Refusal::Stopped)
+                let appended = self.raft.append_entries(append).await;
+                // One whose term is over is no leader to be heard of.
+                if !matches!(appended, Err(_) | Ok(AppendEntriesResponse::HigherVote(_))) {
+                    self.heard.set(rt::now());
+                }
+                appended.map(Body::Appended).map_err(|_| Refusal::Stopped)
             }
             Body::Vote(ask) => self.raft.vote(ask).await.map(Body::Voted).map_err(|_| Refusal::Stopped),
             Body::PreVote(ask) => self.raft.pre_vote(ask).await.map(Body::Voted).map_err(|_| Refusal::Stopped),
-            Body::Snapshot(part) => self.take_part(part).await.map(Body::Stored),
+            Body::Snapshot(part) => {
+                self.heard.set(rt::now());
+                self.take_part(part).await.map(Body::Stored)
+            }
+            // Whoever hands over does not know, and looks for another heir.
+            Body::TakeOver { .. } if !self.may_lead.get() => Ok(Body::Taken(false)),
             Body::TakeOver { vote, to, last } => {
                 let ask = openraft::raft::TransferLeaderRequest::new(vote, to, last);
                 let taken = self.raft.handle_transfer_leader(ask).await;
@@ -786,6 +852,7 @@ fn standing(metrics: &RaftMetrics<Types>) -> Standing {
 /// Tells of changes of a replica's [`Standing`]. Changes that follow each other quickly are told as one.
 pub struct Watch {
     metrics: WatchReceiver<RaftMetrics<Types>>,
+    changed: watch::Receiver<()>,
 }
 
 impl Watch {
@@ -793,9 +860,16 @@ impl Watch {
         standing(&self.metrics.borrow_watched())
     }
 
-    /// Waits for something to change. `None`: the replica is gone.
+    /// Waits for something to change, of the replica or of what is told here. `None`: the replica is gone.
     pub async fn changed(&mut self) -> Option<Standing> {
-        self.metrics.changed().await.ok()?;
+        {
+            let metrics = pin!(self.metrics.changed());
+            let told = pin!(self.changed.changed());
+            match select(metrics, told).await {
+                Either::Left((changed, _)) => changed.ok()?,
+                Either::Right((changed, _)) => changed.ok()?,
+            }
+        }
         Some(standing(&self.metrics.borrow_and_update()))
     }
 }

@@ -6,7 +6,8 @@ use std::time::Duration;
 pub const COMMAND_BYTES_MAX: usize = 256 << 10;
 /// A response of a machine; it is remembered for its session.
 pub const RESPONSE_BYTES_MAX: usize = 256 << 10;
-/// Voters and learners of one group. Voters are five at most; the rest is room for changes.
+/// Voters and learners of one group. Voters are five at most, learners those that are to vote; the rest is room for changes.
+/// All other servers subscribe ([`crate::Group::told`]), and there is no bound to them here.
 pub const MEMBERS_MAX: usize = 32;
 /// More voters make a change slower, and no group safer in practice.
 pub const VOTERS_MAX: usize = 5;
@@ -28,6 +29,13 @@ pub const ANSWER_BYTES_MAX: usize = 4 << 20;
 /// Answers remembered of one session: as many requests may a client have under way.
 pub const ANSWERS_PER_SESSION: usize = 16;
 
+/// Applied entries that a replica remembers for servers that subscribe, and the bytes of their commands together: who has missed
+/// more gets the whole state.
+pub(crate) const RECENT_ENTRIES_MAX: usize = 1024;
+pub(crate) const RECENT_BYTES_MAX: usize = 1 << 20;
+/// A whole state is told in parts of this size.
+pub(crate) const NEWS_PART_BYTES: usize = 512 << 10;
+
 /// Proposals and reads under way in one replica.
 pub(crate) const IN_FLIGHT_MAX: usize = 256;
 /// A log with more in it than this is shortened by a snapshot, however few entries that is.
@@ -37,10 +45,13 @@ pub(crate) const LOG_SLACK_BYTES: u64 = 4 << 20;
 /// Records behind one checksum, in bytes; only a single larger record goes beyond.
 pub(crate) const FRAME_BYTES: usize = 1 << 20;
 
+/// Replicas of a machine look at their clocks so often, all at once: five times a second.
+pub(crate) const GRID: Duration = Duration::from_millis(200);
+
 /// How a group behaves in time, and how long its log becomes.
 #[derive(Clone, Debug)]
 pub struct Config {
-    /// How often a leader says that it is there.
+    /// How often a leader says that it is there: at the first tick ([`GRID`]) after that.
     pub heartbeat: Duration,
     /// A follower that hears nothing waits for the leader's lease (`election_max`) to end, and then for a time drawn
     /// between these two, before it asks for votes.
@@ -57,9 +68,11 @@ pub struct Config {
 impl Default for Config {
     fn default() -> Config {
         Config {
-            heartbeat: Duration::from_millis(100),
-            election_min: Duration::from_millis(300),
-            election_max: Duration::from_millis(600),
+            // Every other tick, with something to spare.
+            heartbeat: Duration::from_millis(380),
+            // One that is late does not matter. A leader that died has a successor after 1.2 to 1.6 seconds.
+            election_min: Duration::from_millis(500),
+            election_max: Duration::from_millis(700),
             snapshot_entries: 1024,
             kept_entries: 64,
             patience: Duration::from_secs(5),

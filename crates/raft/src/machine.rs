@@ -11,6 +11,7 @@ use crate::kinds::{
     decode_stored, encode_log_id, encode_option, encode_stored,
 };
 use crate::limits::RESPONSE_BYTES_MAX;
+use crate::recent::Recent;
 use crate::sessions::{Known, Sessions};
 
 /// A service's state and the commands that change it. Its encoding is what snapshots hold.
@@ -32,12 +33,15 @@ pub(crate) struct Replicated<S> {
     pub(crate) machine: S,
     pub(crate) applied: Option<LogId>,
     pub(crate) members: StoredMembership,
+    /// What took effect last, for who subscribes; not a part of snapshots.
+    pub(crate) recent: Recent,
     sessions: Sessions,
 }
 
 impl<S: StateMachine> Replicated<S> {
     pub(crate) fn new(machine: S) -> Replicated<S> {
-        Replicated { machine, applied: None, members: StoredMembership::default(), sessions: Sessions::default() }
+        let (recent, sessions) = (Recent::default(), Sessions::default());
+        Replicated { machine, applied: None, members: StoredMembership::default(), recent, sessions }
     }
 
     /// Applies the next entry of the log.
@@ -46,22 +50,24 @@ impl<S: StateMachine> Replicated<S> {
     /// The machine cannot read the command: whoever proposed it is of another release. To skip it would be to have another
     /// state than those who can, so that this replica must stop.
     pub(crate) fn apply(&mut self, entry: Entry) -> Result<Answer, DecodeError> {
-        let answer = match entry.payload {
-            EntryPayload::Blank => Answer::Nothing,
+        let (answer, command) = match entry.payload {
+            EntryPayload::Blank => (Answer::Nothing, None),
             EntryPayload::Membership(members) => {
                 self.members = StoredMembership::new(Some(entry.log_id), members);
-                Answer::Nothing
+                (Answer::Nothing, None)
             }
             EntryPayload::Normal(command) => self.apply_command(command)?,
         };
         self.applied = Some(entry.log_id);
+        self.recent.note(plain(entry.log_id), command);
         Ok(answer)
     }
 
-    fn apply_command(&mut self, command: Command) -> Result<Answer, DecodeError> {
+    /// Gives the command, too, if it took effect now.
+    fn apply_command(&mut self, command: Command) -> Result<(Answer, Option<Vec<u8>>), DecodeError> {
         match command.request.map(|request| self.sessions.look_up(request)) {
-            Some(Known::Done(response)) => return Ok(Answer::Response(response)),
-            Some(Known::Forgotten) => return Ok(Answer::Forgotten),
+            Some(Known::Done(response)) => return Ok((Answer::Response(response), None)),
+            Some(Known::Forgotten) => return Ok((Answer::Forgotten, None)),
             Some(Known::New) | None => {}
         }
         let response = self.machine.apply(S::Command::from_bytes(&command.bytes)?).to_bytes();
@@ -70,7 +76,7 @@ impl<S: StateMachine> Replicated<S> {
         if let Some(request) = command.request {
             self.sessions.remember(request, response.clone());
         }
-        Ok(if is_too_large { Answer::TooLarge } else { Answer::Response(response) })
+        Ok((if is_too_large { Answer::TooLarge } else { Answer::Response(response) }, Some(command.bytes)))
     }
 
     /// The response that is remembered of a request.
@@ -79,6 +85,11 @@ impl<S: StateMachine> Replicated<S> {
             Known::Done(response) => Some(response),
             Known::New | Known::Forgotten => None,
         }
+    }
+
+    /// The last entry that the state includes.
+    pub(crate) fn log_id(&self) -> Option<wire::peer::LogId> {
+        self.applied.map(plain)
     }
 
     pub(crate) fn meta(&self) -> SnapshotMeta {
@@ -105,8 +116,14 @@ impl<S: StateMachine> Wire for Replicated<S> {
         let members = decode_stored(from)?;
         let sessions = Sessions::decode(from)?;
         let Bytes(state) = Wire::decode(from)?;
-        Ok(Replicated { machine: S::from_bytes(&state)?, applied, members, sessions })
+        let recent = Recent::behind(applied.map(plain));
+        Ok(Replicated { machine: S::from_bytes(&state)?, applied, members, recent, sessions })
     }
+}
+
+/// As it is told to those who subscribe.
+pub(crate) fn plain(id: LogId) -> wire::peer::LogId {
+    wire::peer::LogId { term: id.leader_id.term, index: id.index }
 }
 
 /// The machine's state in the body of a snapshot (see [`crate::read_snapshot`]); any bytes are safe. For tools that look at

@@ -1,11 +1,17 @@
 //! The consensus library's idea of a runtime, over `rt`: its tasks, timers and chance come through the one door, so that a
 //! cluster runs in the simulator, and the same seed gives the same trace. Channels are tokio's, which need no runtime.
+//!
+//! # One tick for all groups
+//! Each replica has a clock in the library, which ticks five times a heartbeat, at moments of its own. Here all of a
+//! machine's tick together, [`GRID`] apart, so that an idle server of many groups wakes as often as one of one. Machines
+//! tick at different moments: of two that miss the same leader, one stands for election before the other.
 
 use std::convert::Infallible;
 use std::future::Future;
 use std::ops::{Add, AddAssign, Sub, SubAssign};
 use std::time::Duration;
 
+use crate::limits::GRID;
 use openraft::OptionalSend;
 use openraft::rt as seam;
 use tokio::sync;
@@ -40,7 +46,7 @@ impl seam::AsyncRuntime for Runtime {
     }
 
     fn sleep_until(deadline: Instant) -> rt::Sleep {
-        rt::sleep_until(deadline.0)
+        rt::sleep_until(on_grid(deadline.0, rt::now(), rt::machine_u64()))
     }
 
     fn timeout<R, F: Future<Output = R> + OptionalSend>(limit: Duration, future: F) -> rt::Timeout<F> {
@@ -69,6 +75,19 @@ impl seam::AsyncRuntime for Runtime {
     {
         rt::block_on(future)
     }
+}
+
+/// What ends sooner is no tick: the library gathers what it heard of the disk for a microsecond.
+const SOON: Duration = Duration::from_millis(1);
+
+/// The next moment at which this machine's replicas tick, at `deadline` or later; what is soon stays as it is.
+fn on_grid(deadline: rt::Instant, now: rt::Instant, machine: u64) -> rt::Instant {
+    if deadline - now < SOON {
+        return deadline;
+    }
+    let (step, at) = (GRID.as_nanos() as u64, deadline.as_nanos());
+    let past = (at % step + step - machine % step) % step;
+    if past == 0 { deadline } else { deadline + Duration::from_nanos(step - past) }
 }
 
 /// A moment of `rt`'s clock.
@@ -284,5 +303,41 @@ impl<T: OptionalSend + 'static> seam::Mutex<T> for Mutex<T> {
 
     async fn lock(&self) -> sync::MutexGuard<'_, T> {
         self.0.lock().await
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn at(micros: u64) -> rt::Instant {
+        rt::Instant::from_nanos(10_000_000_000 + micros * 1000)
+    }
+
+    #[test]
+    fn ticks_of_a_machine_come_together_and_never_early() {
+        for machine in [0, 1, 77_777_777, u64::MAX] {
+            let mut moments = std::collections::BTreeSet::new();
+            for deadline in (5000..1_005_000).step_by(777) {
+                let tick = on_grid(at(deadline), at(0), machine);
+                assert!(tick >= at(deadline) && tick < at(deadline) + GRID);
+                moments.insert(tick);
+            }
+            assert!(moments.len() <= 6, "{} moments in five steps", moments.len());
+        }
+    }
+
+    #[test]
+    fn machines_tick_at_moments_of_their_own() {
+        let tick = |machine| on_grid(at(5000), at(0), machine);
+        assert_ne!(tick(1), tick(50_000_000));
+        assert_eq!(tick(7), on_grid(tick(7), at(0), 7));
+    }
+
+    /// Rounded up, each write to a log would take as long as a tick.
+    #[test]
+    fn what_ends_at_once_is_not_put_off() {
+        assert_eq!(on_grid(at(1), at(0), 5), at(1));
+        assert_eq!(on_grid(at(0), at(9), 5), at(0));
     }
 }

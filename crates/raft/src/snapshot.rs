@@ -10,6 +10,7 @@ use futures_util::{Stream, StreamExt};
 use openraft::storage::{EntryResponder, RaftStateMachine};
 use openraft::{OptionalSend, RaftSnapshotBuilder};
 use rt::disk::fs;
+use tokio::sync::watch;
 use wire::Wire;
 use zerocopy::little_endian::{U32, U64};
 use zerocopy::{FromBytes, FromZeros, Immutable, IntoBytes, KnownLayout};
@@ -164,6 +165,8 @@ impl Newest {
 /// The state machine as the library drives it.
 pub(crate) struct Driven<S> {
     state: Rc<RefCell<Replicated<S>>>,
+    /// Told of every change of the state.
+    changed: watch::Sender<()>,
     newest: Rc<RefCell<Newest>>,
 }
 
@@ -172,11 +175,16 @@ impl<S: StateMachine> Driven<S> {
         directory: &Path,
         group: GroupId,
         state: Rc<RefCell<Replicated<S>>>,
+        changed: watch::Sender<()>,
         snapshot: Option<Body>,
         room: Room,
     ) -> Driven<S> {
         let current = snapshot.map(|body| (state.borrow().meta(), body));
-        Driven { state, newest: Rc::new(RefCell::new(Newest { path: directory.join(FILE), group, current, room })) }
+        Driven {
+            state,
+            changed,
+            newest: Rc::new(RefCell::new(Newest { path: directory.join(FILE), group, current, room })),
+        }
     }
 }
 
@@ -216,6 +224,7 @@ impl<S: StateMachine> RaftStateMachine<Types> for Driven<S> {
             if let Some(responder) = responder {
                 responder.send(answer);
             }
+            self.changed.send_replace(());
         }
         Ok(())
     }
@@ -232,6 +241,7 @@ impl<S: StateMachine> RaftStateMachine<Types> for Driven<S> {
         }
         store(&self.newest, meta, &body).await?;
         *self.state.borrow_mut() = state;
+        self.changed.send_replace(());
         Ok(())
     }
 

@@ -37,7 +37,7 @@ mod thread;
 mod time;
 
 pub use hlc::{ClockOffset, EPSILON, Hlc};
-pub use random::{Rng, random_bytes, random_u64, random_uuid};
+pub use random::{Rng, machine_u64, random_bytes, random_u64, random_uuid};
 pub use task::{JoinError, JoinHandle, TaskSet, spawn, spawn_local};
 pub use thread::{ThreadHandle, block_on, cores, spawn_thread, stop_requested};
 pub use time::{Elapsed, Instant, Sleep, Timeout, now, sleep, sleep_until, timeout, wall_micros, yield_now};

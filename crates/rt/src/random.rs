@@ -1,6 +1,7 @@
 //! Randomness: from the kernel on `os`, from the seed in the simulator.
 
 use std::cell::RefCell;
+use std::sync::OnceLock;
 
 use crate::sim;
 
@@ -91,6 +92,16 @@ pub fn random_u64() -> u64 {
         })
         .next_u64()
     })
+}
+
+/// A number drawn once for the machine that asks (a process, or a node of the simulator), the same as long as it lives: to
+/// spread over time what all machines do alike.
+pub fn machine_u64() -> u64 {
+    static OF_PROCESS: OnceLock<u64> = OnceLock::new();
+    match sim::is_active() {
+        true => mix(u64::from(sim::here().1.node.0) + 1),
+        false => *OF_PROCESS.get_or_init(random_u64),
+    }
 }
 
 /// Random bytes fit for identifiers and keys. Cost on `os`: a system call.

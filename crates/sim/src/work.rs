@@ -97,8 +97,13 @@ impl Ledger {
 /// with.
 fn is_lost(error: &Error) -> bool {
     // `Stale`: whoever was asked last sent the client elsewhere, and its time was up.
-    let may_be = matches!(error.code, Code::Io | Code::NoSpace | Code::ClockOffset | Code::DataLoss | Code::Stale);
-    is_unknown(error) || may_be
+    let may_be = matches!(error.code, Code::Io | Code::NoSpace | Code::DataLoss | Code::Stale);
+    is_unknown(error) || is_undone(error) || may_be
+}
+
+/// It did not take effect: to its last attempt the way was barred, and no earlier one was sent.
+fn is_undone(error: &Error) -> bool {
+    error.code == Code::ClockOffset
 }
 
 /// Reads values under a dkey; in the order asked.
@@ -184,6 +189,7 @@ impl Worker {
                 let told = Acknowledged { dkey: dkey.into(), akeys: akeys.to_vec(), epoch: *epoch };
                 ledger.acknowledged.insert(value.into(), told);
             }
+            Err(error) if is_undone(error) => {}
             Err(error) if is_lost(error) => drop(ledger.unknown.insert(value.into())),
             Err(error) => panic!("K5: writing {dkey}, which may be written: {error}"),
         }

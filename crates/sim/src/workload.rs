@@ -70,7 +70,7 @@ pub(crate) async fn patiently<T, F: Future<Output = Result<T, Error>>>(mut reque
 
 /// The outcome of the request is not known. Anything else is an answer.
 pub(crate) fn is_unknown(error: &Error) -> bool {
-    error.is_transient() || error.code == Code::Canceled
+    error.is_transient() || matches!(error.code, Code::Canceled | Code::Uncertain)
 }
 
 fn outcome<T>(result: &Result<T, Error>) -> Outcome {

@@ -64,6 +64,7 @@ codes! {
     RecordSize = 2024, "REC_SIZE", "record size error";
     Restart = 2025, "TX_RESTART", "transaction should restart";
     DataLoss = 2026, "DATA_LOSS", "data lost or not recoverable";
+    Uncertain = 2033, "TX_UNCERTAIN", "whether it took effect is uncertain";
     NotSupported = 2037, "NOTSUPPORTED", "operation not supported";
     NoService = 2039, "NO_SERVICE", "service not available";
     Overload = 2048, "OVERLOAD_RETRY", "retry later because of overloaded service";

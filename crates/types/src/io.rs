@@ -9,6 +9,10 @@ pub const VALUE_BYTES_MAX: usize = 16 << 20;
 pub const AKEYS_PER_REQUEST_MAX: usize = 256;
 /// Most extents of one akey in one request, for the same reason.
 pub const EXTENTS_PER_AKEY_MAX: usize = 1024;
+/// Most requests of one session that take effect and are under way, over all its links: counted from the oldest that is not
+/// over, those behind it that are over among them. What clients keep to, and servers count on: who remembers that many
+/// effects of a session, those with the highest numbers, remembers all whose requests may come again.
+pub const UNDER_WAY_MAX: usize = 256;
 /// Array indices end here, so that `start + count` never wraps.
 pub const ARRAY_INDEX_MAX: u64 = u64::MAX >> 1;
 

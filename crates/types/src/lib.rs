@@ -27,7 +27,7 @@ pub use error::{Code, Error, Result};
 pub use id::{ContainerId, ObjectId, PoolId, Rank, ServerId, SessionId, SystemId, TargetIndex};
 pub use io::{
     AKEYS_PER_REQUEST_MAX, ARRAY_INDEX_MAX, CHECKSUM_CHUNK_BYTES, Conditions, EXTENTS_PER_AKEY_MAX, Extent,
-    VALUE_BYTES_MAX,
+    UNDER_WAY_MAX, VALUE_BYTES_MAX,
 };
 pub use key::{KEY_BYTES_MAX, Key, KeyError};
 pub use property::{

@@ -120,6 +120,9 @@ pub fn describe_record(number: u16, payload: &[u8]) -> LogEntry {
         Record::Settle { change, .. } => entry.text = format!("every member knows how changes ended up to {change}"),
         Record::Forget { change, .. } => entry.text = format!("forget a part of what was known up to change {change}"),
         Record::Leave { group, .. } => entry.text = format!("be no member of placement group {group} any more"),
+        Record::Remember { effects, .. } if effects.is_empty() => {
+            entry.text = "nobody can tell which requests took effect elsewhere".into();
+        }
         Record::Remember { floor, effects } => {
             entry.text = format!("{} requests took effect elsewhere, from {floor} on", effects.len());
         }

@@ -105,7 +105,7 @@ pub use request::{
 };
 pub use rewrite::{Rewrite, Rewriting};
 pub use scrub::{Damage, Mend, Scrub, ScrubbedValue, Scrubbing};
-pub use sessions::{EFFECTS_MAX, Memory};
+pub use sessions::{EFFECTS_MAX, Effects, Memory};
 pub use shard::SNAPSHOTS_MAX;
 pub use space::{BulkExtent, Reservation};
 pub use store::Store;

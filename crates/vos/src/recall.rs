@@ -10,7 +10,7 @@ use types::{Epoch, SessionId};
 use crate::error::Result;
 use crate::record::Record;
 use crate::request::{Origin, Recall};
-use crate::sessions::{EFFECTS_MAX, Memory, sessions_max};
+use crate::sessions::{Memory, sessions_max};
 use crate::store::Store;
 
 impl Store {
@@ -52,10 +52,10 @@ impl Store {
     }
 
     /// What this target knows of the first sessions behind `after`, for another that is to do its work: not more than
-    /// `limit` of them, in order.
+    /// `limit` of them, in order. A page that cannot be read is the trouble of its session alone.
     ///
     /// # Errors
-    /// `Corrupt`.
+    /// The device's.
     pub fn memories(&mut self, after: Option<SessionId>, limit: usize) -> Result<Vec<Memory>> {
         let sessions = &self.catalog.sessions;
         let mut next: Vec<SessionId> = sessions.sessions().into_iter().chain(sessions.unread()).collect();
@@ -71,15 +71,12 @@ impl Store {
             .collect()
     }
 
-    /// Remembers what took effect on another target, as if it had here. What is known already costs no record.
+    /// Remembers what took effect on another target, as if it had here. What is known already, or has no room beside
+    /// sessions that did something later, costs no record; nor does what is known of a session that cannot be read here.
     ///
     /// # Errors
-    /// `Media(LogFull)`: wait for `relieved`; `Corrupt`.
-    ///
-    /// # Panics
-    /// When there are more than [`EFFECTS_MAX`] effects: they do not come from a store.
+    /// `Media(LogFull)`: wait for `relieved`; `Corrupt`, of the catalog.
     pub fn remember(&mut self, memory: &Memory) -> Result<Lsn> {
-        assert!(memory.effects.len() <= EFFECTS_MAX, "the caller looked at what came");
         let is_known = {
             let mut pages = self.media.pages();
             pages.begin_op();
@@ -88,7 +85,8 @@ impl Store {
         if is_known {
             return Ok(self.last_lsn());
         }
-        let record = Record::Remember { floor: memory.floor, effects: memory.effects.clone() };
+        let (floor, effects) = memory.noted();
+        let record = Record::Remember { floor, effects: effects.to_vec() };
         self.change(Origin { session: memory.session, seq: 0 }, Reserve::Normal, &record)
     }
 

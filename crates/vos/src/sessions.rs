@@ -14,10 +14,12 @@
 //! # Always true
 //! 1. A number that is not in the ring, and not below its floor, took no effect here, nor on a target whose memory was
 //!    taken over ([`Memory`]) before it gave that.
-//! 2. At most [`sessions_max`] sessions have a page, the one that did something longest ago goes first. Nothing
-//!    is known of it from then on.
+//! 2. At most [`sessions_max`] sessions have a page, the one that did something longest ago goes first, by the epochs of
+//!    effects and not by when this target heard of them: what others tell of sessions that are over displaces none that
+//!    goes on. Nothing is known of it from then on.
 //! 3. A session whose page cannot be read is known to have one. Of its requests, whatever their number, nobody can tell
-//!    whether they took effect.
+//!    whether they took effect. That goes along with its groups, as all memory does: whoever has a group from somebody
+//!    who cannot tell cannot tell either.
 //!
 //! # Not here
 //! Refusals. They changed nothing, and running them again is right. Which requests are under way, and waiting
@@ -28,7 +30,7 @@ use std::mem::{offset_of, size_of};
 
 use hashbrown::HashMap;
 use media::{PAGE_BODY_BYTES, PAGE_BYTES, PageId, Pages};
-use types::{Epoch, SessionId};
+use types::{Epoch, SessionId, UNDER_WAY_MAX};
 use zerocopy::little_endian::{U32, U64};
 use zerocopy::{FromBytes, Immutable, IntoBytes, KnownLayout};
 
@@ -41,11 +43,12 @@ use crate::tree::damaged;
 
 /// First byte of the keys of this file in the catalog's tree.
 pub(crate) const SESSION: u8 = 6;
-/// Effects remembered of one session: a page full. A client has at most [`UNDER_WAY_MAX`] requests under way on its
-/// link to a target, so that one which comes a second time has let 250 others overtake it before it is too old.
+/// Effects remembered of one session: a page full. A client has at most [`UNDER_WAY_MAX`] requests under way, so that
+/// one which comes a second time has let 250 others overtake it before it is too old.
 pub const EFFECTS_MAX: usize = 507;
-/// Requests that a client has under way on its link to a target, at most: older ones do not come again.
-const UNDER_WAY_MAX: usize = 256;
+const _: () = assert!(EFFECTS_MAX > UNDER_WAY_MAX, "what may come again is remembered");
+/// Floor of a session of whose requests nobody can tell whether they took effect.
+const UNTOLD: u64 = u64::MAX;
 /// Most sessions remembered: 32 MiB of pages, most of which lie on the device alone.
 const SESSIONS_MAX: u64 = 4096;
 /// Fewest, however small the device.
@@ -68,8 +71,8 @@ pub(crate) fn sessions_max(capacity: u64) -> u64 {
 /// |      4 |     4 | reserved | zero                                                               |
 /// |      8 |     8 | session  | whose it is; never 0                                               |
 /// |     16 |     8 | noted    | effects so far; the next one takes slot `noted` modulo 507         |
-/// |     24 |     8 | floor    | of numbers below it, some were overwritten                         |
-/// |     32 |     8 | turn     | of the latest effect, counted over all sessions of the store       |
+/// |     24 |     8 | floor    | of numbers below it, some were overwritten; all ones: see UNTOLD   |
+/// |     32 |     8 | newest   | latest epoch of an effect                                          |
 /// |     40 |     8 | reserved | zero                                                               |
 /// |     48 |  8112 | ring     | 507 effects: number 8, epoch 8 (0: an effect without an epoch)     |
 #[derive(FromBytes, IntoBytes, KnownLayout, Immutable)]
@@ -80,7 +83,7 @@ struct SessionPage {
     session: U64,
     noted: U64,
     floor: U64,
-    turn: U64,
+    newest: U64,
     reserved_too: U64,
     ring: [Effect; EFFECTS_MAX],
 }
@@ -93,7 +96,7 @@ struct Effect {
 }
 
 const _: () = assert!(offset_of!(SessionPage, session) == 8);
-const _: () = assert!(offset_of!(SessionPage, turn) == 32);
+const _: () = assert!(offset_of!(SessionPage, newest) == 32);
 const _: () = assert!(offset_of!(SessionPage, ring) == 48);
 const _: () = assert!(size_of::<SessionPage>() == PAGE_BODY_BYTES);
 
@@ -115,7 +118,8 @@ struct Ring {
     page: PageId,
     noted: u64,
     floor: u64,
-    turn: u64,
+    /// Latest epoch of an effect.
+    newest: Epoch,
     /// Highest number of which something is known: those above are new, without a look.
     highest: u64,
 }
@@ -126,17 +130,47 @@ struct Unread {
     /// None when what the entry leads to is no page, or somebody else's.
     page: Option<PageId>,
     /// As if it had done something just before the store was opened: it may have.
-    turn: u64,
+    newest: Epoch,
 }
 
 /// What a target knows of a session, for another that takes over its work.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Memory {
     pub session: SessionId,
-    /// Of numbers below it, nobody can tell whether they took effect.
-    pub floor: u64,
-    /// Numbers from `floor` on that took effect, ascending, and their epochs: [`EFFECTS_MAX`] at most.
-    pub effects: Vec<(u64, Epoch)>,
+    /// None: of no request of it can it be told whether it took effect.
+    pub effects: Option<Effects>,
+}
+
+/// All requests of a session from a number on that took effect.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Effects {
+    floor: u64,
+    list: Vec<(u64, Epoch)>,
+}
+
+impl Effects {
+    /// `list`: numbers that took effect, and their epochs, ascending, [`EFFECTS_MAX`] at most; all that did from `floor`
+    /// on. Of lower ones nobody can tell. `None` when no store says so: there is no effect, or it is below the floor.
+    pub fn new(floor: u64, list: Vec<(u64, Epoch)>) -> Option<Effects> {
+        let is_ascending = list.windows(2).all(|two| two[0].0 < two[1].0);
+        let begins = list.first().is_some_and(|(first, _)| floor <= *first);
+        (begins && is_ascending && list.len() <= EFFECTS_MAX).then_some(Effects { floor, list })
+    }
+
+    pub fn floor(&self) -> u64 {
+        self.floor
+    }
+
+    pub fn list(&self) -> &[(u64, Epoch)] {
+        &self.list
+    }
+}
+
+impl Memory {
+    /// As it is noted: the floor, and effects from there on.
+    pub(crate) fn noted(&self) -> (u64, &[(u64, Epoch)]) {
+        self.effects.as_ref().map_or((UNTOLD, &[]), |effects| (effects.floor, &effects.list))
+    }
 }
 
 /// Who hears of an entry that cannot be taken up, and may refuse to go on. With the session, when its entry tells: then
@@ -148,13 +182,13 @@ pub(crate) struct Table {
     rings: HashMap<u64, Ring>,
     unread: BTreeMap<u64, Unread>,
     limit: usize,
-    /// Effects noted so far, of all sessions.
-    turn: u64,
+    /// Latest epoch of an effect, of all sessions.
+    newest: Epoch,
 }
 
 impl Default for Table {
     fn default() -> Table {
-        Table { rings: HashMap::new(), unread: BTreeMap::new(), limit: SESSIONS_MIN as usize, turn: 0 }
+        Table { rings: HashMap::new(), unread: BTreeMap::new(), limit: SESSIONS_MIN as usize, newest: Epoch::ZERO }
     }
 }
 
@@ -173,8 +207,8 @@ fn read(pages: &Pages, id: PageId, session: u64) -> Result<&SessionPage> {
     if stored.session.get() != session {
         return Err(damaged(id, "the page of another session"));
     }
-    // Both only grow, by one: no store gets there.
-    if stored.noted.get() >= COUNT_MAX || stored.turn.get() >= COUNT_MAX {
+    // It only grows, by one: no store gets there.
+    if stored.noted.get() >= COUNT_MAX {
         return Err(damaged(id, "the page of a session that did too much"));
     }
     Ok(stored)
@@ -188,10 +222,15 @@ impl Ring {
             page: id,
             noted: stored.noted.get(),
             floor,
-            turn: stored.turn.get(),
-            highest: stored.effects().map(|(seq, _)| seq).max().unwrap_or(0).max(floor.saturating_sub(1)),
+            newest: Epoch(stored.newest.get()),
+            highest: stored.effects().map(|(seq, _)| seq).max().unwrap_or(0).max(below(floor)),
         })
     }
+}
+
+/// The highest number that a floor says something about.
+fn below(floor: u64) -> u64 {
+    if floor == UNTOLD { u64::MAX } else { floor.saturating_sub(1) }
 }
 
 impl Table {
@@ -217,7 +256,7 @@ impl Table {
     fn touch_catalog(&self, own: &Shard, pages: &Pages, session: u64) -> Result<()> {
         own.tree.locate(pages, &key_of(session))?;
         if self.len() >= self.limit
-            && let Some(oldest) = self.oldest()
+            && let Some((_, oldest)) = self.oldest()
         {
             own.tree.locate(pages, &key_of(oldest))?;
         }
@@ -230,8 +269,9 @@ impl Table {
         if origin.session.0 == 0 {
             return Ok(());
         }
-        self.turn += 1;
-        let turn = self.turn;
+        // An effect without an epoch is as late as any.
+        let newest = if epoch == Epoch::ZERO { self.newest } else { epoch };
+        self.newest = self.newest.max(newest);
         let ring = match self.rings.get_mut(&origin.session.0) {
             Some(ring) => ring,
             // It goes on being unknown what it did.
@@ -246,16 +286,16 @@ impl Table {
         }
         *slot = Effect { seq: origin.seq.into(), epoch: epoch.0.into() };
         ring.noted += 1;
-        ring.turn = turn;
+        ring.newest = ring.newest.max(newest);
         ring.highest = ring.highest.max(origin.seq);
         page.noted = ring.noted.into();
         page.floor = ring.floor.into();
-        page.turn = ring.turn.into();
+        page.newest = ring.newest.0.into();
         Ok(())
     }
 
-    /// Notes which requests of a session took effect elsewhere, where all that did from `floor` on are known. Part of
-    /// applying its record.
+    /// Notes which requests of a session took effect elsewhere, where all that did from `floor` on are known. A session
+    /// that is new here, and did nothing since all that are known did something, gets no page. Part of applying its record.
     pub(crate) fn learn(
         &mut self,
         own: &mut Shard,
@@ -264,10 +304,11 @@ impl Table {
         floor: u64,
         effects: &[(u64, Epoch)],
     ) -> Result<()> {
-        let turn = self.turn + 1;
+        let newest = self.newest_of(effects);
+        let is_over = !self.rings.contains_key(&session.0) && !self.has_room(newest);
         let ring = match self.rings.get_mut(&session.0) {
             Some(ring) => ring,
-            None if session.0 == 0 || self.unread.contains_key(&session.0) => return Ok(()),
+            None if session.0 == 0 || self.unread.contains_key(&session.0) || is_over => return Ok(()),
             None => self.begin(own, pages, session.0)?,
         };
         let page = SessionPage::mut_from_bytes(pages.get_mut(ring.page)?.body_mut())
@@ -281,37 +322,53 @@ impl Table {
             floor = floor.max(seq.saturating_add(1));
         }
         let highest = all.last_key_value().map_or(0, |(seq, _)| *seq);
-        (ring.noted, ring.floor, ring.turn) = (all.len() as u64, floor, turn);
-        ring.highest = ring.highest.max(highest).max(floor.saturating_sub(1));
+        (ring.noted, ring.floor, ring.newest) = (all.len() as u64, floor, ring.newest.max(newest));
+        ring.highest = ring.highest.max(highest).max(below(floor));
         for (slot, (seq, epoch)) in page.ring.iter_mut().zip(&all) {
             *slot = Effect { seq: (*seq).into(), epoch: epoch.0.into() };
         }
-        (page.noted, page.floor, page.turn) = (ring.noted.into(), floor.into(), turn.into());
-        self.turn = turn;
+        (page.noted, page.floor, page.newest) = (ring.noted.into(), floor.into(), ring.newest.0.into());
+        self.newest = self.newest.max(newest);
         Ok(())
     }
 
-    /// Whether nothing is to be learnt from what somebody else knows of a session.
+    /// Of what somebody else tells of a session: when it did something last. Who cannot tell may mean just now.
+    fn newest_of(&self, effects: &[(u64, Epoch)]) -> Epoch {
+        effects.iter().map(|(_, epoch)| *epoch).max().unwrap_or(self.newest)
+    }
+
+    /// Whether a session that did something last at `newest` has a page, or would get one: at the cost of none that did
+    /// something later.
+    fn has_room(&self, newest: Epoch) -> bool {
+        self.len() < self.limit || self.oldest().is_some_and(|(oldest, _)| oldest < newest)
+    }
+
+    /// Whether nothing is to be learnt from what somebody else knows of a session. Nothing is of one whose own page cannot
+    /// be read.
     pub(crate) fn knows(&self, pages: &Pages, memory: &Memory) -> Result<bool> {
-        let Some(ring) = self.rings.get(&memory.session.0) else {
-            return Ok(memory.session.0 == 0 || self.unread.contains_key(&memory.session.0));
+        let session = memory.session;
+        let (floor, effects) = memory.noted();
+        let Some(ring) = self.rings.get(&session.0) else {
+            let is_unread = self.unread.contains_key(&session.0);
+            return Ok(session.0 == 0 || is_unread || !self.has_room(self.newest_of(effects)));
         };
-        if ring.floor < memory.floor {
+        let page = match read(pages, ring.page, session.0) {
+            Ok(page) => page,
+            Err(Error::Corrupt { .. }) => return Ok(true),
+            Err(error) => return Err(error),
+        };
+        if ring.floor < floor {
             return Ok(false);
         }
-        for (seq, _) in &memory.effects {
-            if self.recall(pages, Origin { session: memory.session, seq: *seq })? == Recall::Never {
-                return Ok(false);
-            }
-        }
-        Ok(true)
+        let known: BTreeSet<u64> = page.effects().map(|(seq, _)| seq).collect();
+        Ok(effects.iter().all(|(seq, _)| *seq < ring.floor || known.contains(seq)))
     }
 
     /// A page for a session that did nothing before, or nothing that is known.
     #[cold]
     fn begin(&mut self, own: &mut Shard, pages: &mut Pages, session: u64) -> Result<&mut Ring> {
         while self.len() >= self.limit
-            && let Some(oldest) = self.oldest()
+            && let Some((_, oldest)) = self.oldest()
         {
             self.forget(own, pages, oldest)?;
         }
@@ -324,7 +381,7 @@ impl Table {
         }
         own.tree.insert(pages, &key_of(session), Value { head: &id.0.to_le_bytes(), tail: &[] }, 0)?;
         own.save_all(pages)?;
-        Ok(self.rings.entry(session).or_insert(Ring { page: id, noted: 0, floor: 0, turn: 0, highest: 0 }))
+        Ok(self.rings.entry(session).or_insert(Ring { page: id, noted: 0, floor: 0, newest: Epoch::ZERO, highest: 0 }))
     }
 
     fn forget(&mut self, own: &mut Shard, pages: &mut Pages, session: u64) -> Result<()> {
@@ -336,11 +393,11 @@ impl Table {
         own.save_all(pages)
     }
 
-    /// The session that did something longest ago. Turns are never equal, but in a store that is damaged.
-    fn oldest(&self) -> Option<u64> {
-        let rings = self.rings.iter().map(|(session, ring)| (ring.turn, *session));
-        let unread = self.unread.iter().map(|(session, unread)| (unread.turn, *session));
-        rings.chain(unread).min().map(|(_, session)| session)
+    /// The session that did something longest ago, and when.
+    fn oldest(&self) -> Option<(Epoch, u64)> {
+        let rings = self.rings.iter().map(|(session, ring)| (ring.newest, *session));
+        let unread = self.unread.iter().map(|(session, unread)| (unread.newest, *session));
+        rings.chain(unread).min()
     }
 
     fn len(&self) -> usize {
@@ -355,6 +412,9 @@ impl Table {
             let is_unread = self.unread.contains_key(&origin.session.0);
             return Ok(if is_unread { Recall::Unreadable } else { Recall::Never });
         };
+        if ring.floor == UNTOLD {
+            return Ok(Recall::Unreadable);
+        }
         if origin.seq > ring.highest {
             return Ok(Recall::Never);
         }
@@ -395,19 +455,18 @@ impl Table {
         }
     }
 
-    /// What is known of a session, as far as its requests may come again.
+    /// What is known of a session, as far as its requests may come again. Of one whose page has become unreadable, as of
+    /// one that was so when the store was opened, that nothing can be told.
     pub(crate) fn memory(&self, pages: &Pages, session: SessionId) -> Result<Memory> {
-        let Some(ring) = self.rings.get(&session.0) else {
-            // Of no number can it be told.
-            return Ok(Memory { session, floor: u64::MAX, effects: Vec::new() });
+        let effects = match self.rings.get(&session.0) {
+            Some(ring) if ring.floor != UNTOLD => match read(pages, ring.page, session.0) {
+                Ok(page) => lately(page, ring.floor),
+                Err(Error::Corrupt { .. }) => None,
+                Err(error) => return Err(error),
+            },
+            _ => None,
         };
-        let page = read(pages, ring.page, session.0)?;
-        let mut effects: Vec<(u64, Epoch)> = page.effects().collect();
-        effects.sort_unstable();
-        // By how many took effect, and not by their numbers: those of reads lie between.
-        let old = effects.len().saturating_sub(UNDER_WAY_MAX);
-        let floor = effects.drain(..old).next_back().map_or(0, |(seq, _)| seq.saturating_add(1)).max(ring.floor);
-        Ok(Memory { session, floor, effects })
+        Ok(Memory { session, effects })
     }
 
     /// Reads all sessions back, through the catalog's tree. Those that cannot be read are shown to `judge`.
@@ -421,20 +480,20 @@ impl Table {
             };
             match Ring::load(pages, page, session) {
                 Ok(ring) => {
-                    self.turn = self.turn.max(ring.turn);
+                    self.newest = self.newest.max(ring.newest);
                     self.rings.insert(session, ring);
                 }
                 // What was not read may be whole: a device that fails is another matter.
                 Err(error @ Error::Corrupt { .. }) => {
                     // One that can be read all the same is somebody else's, or nobody's.
                     let page = Some(page).filter(|page| pages.get(*page).is_err());
-                    self.unread.insert(session, Unread { page, turn: 0 });
+                    self.unread.insert(session, Unread { page, newest: Epoch::ZERO });
                     judge(name_of(&key), Some(SessionId(session)), error)?;
                 }
                 Err(error) => judge(name_of(&key), None, error)?,
             }
         }
-        self.unread.values_mut().for_each(|unread| unread.turn = self.turn);
+        self.unread.values_mut().for_each(|unread| unread.newest = self.newest);
         Ok(())
     }
 
@@ -495,8 +554,8 @@ impl Table {
                 Ok(_) => fault(format!("{page} is not what memory says")),
                 Err(error) => fault(error.to_string()),
             }
-            if ring.turn > self.turn {
-                fault(format!("turn {} is beyond the latest, {}", ring.turn, self.turn));
+            if ring.newest > self.newest {
+                fault(format!("epoch {} is beyond the latest, {}", ring.newest, self.newest));
             }
         }
         if listed != self.len() {
@@ -506,6 +565,17 @@ impl Table {
             faults.push(("sessions".into(), format!("{listed}, at most {} are kept", self.limit)));
         }
     }
+}
+
+/// Effects of a session whose requests may come again, and from which number on these are all. Below the highest
+/// [`UNDER_WAY_MAX`] no request is under way any more. Nothing, when none is left above the floor: then the client does not
+/// number its requests as they come, and nobody can tell.
+fn lately(page: &SessionPage, floor: u64) -> Option<Effects> {
+    let all: BTreeMap<u64, Epoch> = page.effects().filter(|(seq, _)| *seq >= floor).collect();
+    // By how many took effect, and not by their numbers: those of reads lie between.
+    let old = all.len().saturating_sub(UNDER_WAY_MAX);
+    let floor = all.keys().take(old).next_back().map_or(floor, |seq| seq.saturating_add(1));
+    Effects::new(floor, all.into_iter().skip(old).collect())
 }
 
 /// A key of the catalog's tree; session and page, when the entry can be read.
@@ -568,7 +638,7 @@ mod tests {
         let id = catalog.sessions.rings[&0x0102].page;
         let mut golden = [0; PAGE_BODY_BYTES];
         let mut put = |at: usize, value: u64| golden[at..at + 8].copy_from_slice(&value.to_le_bytes());
-        for (at, value) in [(0, 1), (8, 0x0102), (16, RING + 2), (24, 0x0302), (32, RING + 2)] {
+        for (at, value) in [(0, 1), (8, 0x0102), (16, RING + 2), (24, 0x0302), (32, 0x0500 + RING + 1)] {
             put(at, value);
         }
         for n in 2..RING + 2 {
@@ -630,7 +700,7 @@ mod tests {
         assert_eq!(pages.usage().pages, empty + SESSIONS_MIN, "one came, one went");
         let back = loaded(&mut pages, &catalog);
         assert_eq!(back.rings, catalog.sessions.rings);
-        assert_eq!(back.turn, catalog.sessions.turn);
+        assert_eq!(back.newest, catalog.sessions.newest);
         assert!(!back.rings.contains_key(&2) && back.rings.contains_key(&1) && back.rings.contains_key(&99));
         assert_eq!(faults(&mut pages, &catalog), []);
     }
@@ -700,10 +770,11 @@ mod tests {
         }
         ours.note(&mut to, origin(7, 310_000), Epoch(310_000)).unwrap();
         let memory = theirs.sessions.memory(&from, SessionId(7)).unwrap();
-        assert_eq!((memory.floor, memory.effects.len()), (46, UNDER_WAY_MAX), "others are too old to come again");
+        let told = memory.effects.as_ref().unwrap();
+        assert_eq!((told.floor, told.list.len()), (46, UNDER_WAY_MAX), "others are too old to come again");
         assert!(!ours.sessions.knows(&to, &memory).unwrap());
         for _ in 0..2 {
-            ours.learn(&mut to, memory.session, memory.floor, &memory.effects).unwrap();
+            ours.learn(&mut to, memory.session, told.floor, &told.list).unwrap();
             for table in [&ours.sessions, &loaded(&mut to, &ours)] {
                 assert!(table.knows(&to, &memory).unwrap());
                 let told = [46, 300, 9_000, 310_000].map(|seq| table.recall(&to, origin(7, seq)).unwrap());
@@ -722,16 +793,92 @@ mod tests {
             assert_eq!(told[1..], [97, 301, 20_299, 310_000].map(|seq| Recall::Done(Epoch(seq))));
             assert_eq!(told[0], Recall::Forgotten, "its place was taken");
         }
-        // Of a session whose page cannot be read there, nobody can tell anything here either.
-        theirs.note(&mut from, origin(8, 1), Epoch(1)).unwrap();
+        assert_eq!(faults(&mut to, &ours), []);
+    }
+
+    /// What a record of what somebody else tells does.
+    fn learn(pages: &mut Pages, catalog: &mut Catalog, memory: &Memory) {
+        let (floor, effects) = memory.noted();
+        catalog.learn(pages, memory.session, floor, effects).unwrap();
+    }
+
+    /// One page that cannot be read made its session's memory unreadable at all targets, by way of a floor that each
+    /// believed and passed on. It is said in so many words now, and whoever gets a group from there cannot tell either; who
+    /// gets what another target has learnt of others hears of these as before.
+    #[test]
+    fn of_a_session_that_cannot_be_read_elsewhere_nothing_is_told_here_and_others_are_as_they_were() {
+        let ((mut from, mut theirs), (mut to, mut ours)) = (catalog(), catalog());
+        for session in 7..=9 {
+            theirs.note(&mut from, origin(session, 5), Epoch(session)).unwrap();
+        }
+        ours.note(&mut to, origin(9, 6), Epoch(10)).unwrap();
+        // One that could not be read when the store was opened, and one that rots now.
         let ring = theirs.sessions.rings.remove(&8).unwrap();
-        theirs.sessions.unread.insert(8, Unread { page: Some(ring.page), turn: ring.turn });
-        let memory = theirs.sessions.memory(&from, SessionId(8)).unwrap();
-        ours.learn(&mut to, memory.session, memory.floor, &memory.effects).unwrap();
+        theirs.sessions.unread.insert(8, Unread { page: Some(ring.page), newest: ring.newest });
+        from.get_mut(theirs.sessions.rings[&9].page).unwrap().body_mut()[8] = 1;
+        let told = [7, 8, 9].map(|session| theirs.sessions.memory(&from, SessionId(session)).unwrap());
+        assert_eq!(told.each_ref().map(|memory| memory.effects.is_some()), [true, false, false]);
+        for memory in &told {
+            assert!(!ours.sessions.knows(&to, memory).unwrap());
+            learn(&mut to, &mut ours, memory);
+            assert!(ours.sessions.knows(&to, memory).unwrap());
+        }
         for table in [&ours.sessions, &loaded(&mut to, &ours)] {
-            assert_eq!([1, 2, 900].map(|seq| table.recall(&to, origin(8, seq)).unwrap()), [Recall::Forgotten; 3]);
+            assert_eq!(table.recall(&to, origin(7, 5)).unwrap(), Recall::Done(Epoch(7)));
+            assert_eq!(table.recall(&to, origin(7, 6)).unwrap(), Recall::Never);
+            for session in [8, 9] {
+                let told = [1, 6, 900, u64::MAX].map(|seq| table.recall(&to, origin(session, seq)).unwrap());
+                assert_eq!((told, table.highest(SessionId(session))), ([Recall::Unreadable; 4], u64::MAX));
+                assert_eq!(table.memory(&to, SessionId(session)).unwrap().effects, None, "nor is it told on");
+            }
         }
         assert_eq!(faults(&mut to, &ours), []);
+        // Here, a page that has become unreadable learns nothing, and stops nobody from learning of others.
+        to.get_mut(ours.sessions.rings[&7].page).unwrap().body_mut()[8] = 1;
+        let more = Memory { session: SessionId(7), effects: Effects::new(0, vec![(5, Epoch(7)), (6, Epoch(11))]) };
+        assert!(ours.sessions.knows(&to, &more).unwrap());
+    }
+
+    /// A client that numbers its requests downwards hears that nobody can tell: no list of effects would be true.
+    #[test]
+    fn what_is_told_of_a_session_is_all_from_its_floor_on_or_nothing() {
+        for lie in [(1, vec![]), (8, vec![(7, Epoch(1))]), (0, vec![(7, Epoch(1)), (7, Epoch(1))])] {
+            assert_eq!(Effects::new(lie.0, lie.1), None);
+        }
+        assert_eq!(Effects::new(0, (0..=RING).map(|seq| (seq, Epoch(1))).collect()), None, "more than a page holds");
+        let (mut pages, mut catalog) = catalog();
+        for seq in (1..=RING + 1).rev() {
+            catalog.note(&mut pages, origin(7, seq), Epoch(1)).unwrap();
+        }
+        assert_eq!(catalog.sessions.memory(&pages, SessionId(7)).unwrap().effects, None);
+    }
+
+    /// A session goes on, as far as this target knows a member's; others tell of as many as there is room for that are over,
+    /// again and again. It was pushed out, for what is learnt counted as new, and its request was done twice. (K5)
+    #[test]
+    fn what_others_tell_of_sessions_that_are_over_displaces_none_that_goes_on() {
+        let (mut pages, mut catalog) = catalog();
+        catalog.note(&mut pages, origin(7, 10), Epoch(1000)).unwrap();
+        let over =
+            |session: u64| Memory { session: SessionId(session), effects: Effects::new(0, vec![(1, Epoch(session))]) };
+        for session in 100..100 + 3 * SESSIONS_MIN {
+            learn(&mut pages, &mut catalog, &over(session));
+            assert!(catalog.sessions.knows(&pages, &over(session)).unwrap(), "it would cost no record again");
+        }
+        assert_eq!(catalog.sessions.recall(&pages, origin(7, 10)).unwrap(), Recall::Done(Epoch(1000)));
+        // Those that did something last are known, and the next that does something displaces another of them.
+        catalog.note(&mut pages, origin(8, 1), Epoch(1001)).unwrap();
+        for table in [&catalog.sessions, &loaded(&mut pages, &catalog)] {
+            let known: Vec<u64> = table.sessions().iter().map(|session| session.0).collect();
+            let last = 100 + 3 * SESSIONS_MIN;
+            assert_eq!(known, [7, 8].into_iter().chain(last - SESSIONS_MIN + 2..last).collect::<Vec<_>>());
+        }
+        // What did something before all of them does not come in; what did something since does.
+        learn(&mut pages, &mut catalog, &over(9));
+        learn(&mut pages, &mut catalog, &over(2000));
+        let told = [9, 2000].map(|session| catalog.sessions.recall(&pages, origin(session, 1)).unwrap());
+        assert_eq!(told, [Recall::Never, Recall::Done(Epoch(2000))]);
+        assert_eq!(faults(&mut pages, &catalog), []);
     }
 
     /// Whatever the bytes, reading a page ends with an answer or a refusal (K23).

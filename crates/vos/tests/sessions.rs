@@ -31,22 +31,25 @@ fn origin(session: u64, seq: u64) -> Origin {
 }
 
 /// What should be remembered after `effects`, by the definition: of the sixteen sessions that did something
-/// last, a page full of what each did last.
+/// last, by the epochs, a page full of what each did last. An effect that has none is as late as any before it.
 fn remembered(effects: &[Effect]) -> BTreeMap<SessionId, Vec<(u64, Epoch)>> {
-    let mut kept: Vec<(SessionId, Vec<(u64, Epoch)>)> = Vec::new();
+    let mut kept: BTreeMap<SessionId, (Epoch, Vec<(u64, Epoch)>)> = BTreeMap::new();
+    let mut latest = Epoch::ZERO;
     for (origin, epoch, _) in effects {
-        let known = kept.iter().position(|(session, _)| *session == origin.session);
-        let (_, mut ring) = known.map(|at| kept.remove(at)).unwrap_or_default();
-        if known.is_none() && kept.len() == SESSIONS {
-            kept.remove(0);
+        let at = if *epoch == Epoch::ZERO { latest } else { *epoch };
+        latest = latest.max(at);
+        if !kept.contains_key(&origin.session) && kept.len() == SESSIONS {
+            let oldest = kept.iter().map(|(session, (newest, _))| (*newest, *session)).min();
+            kept.remove(&oldest.unwrap().1);
         }
+        let (newest, ring) = kept.entry(origin.session).or_default();
+        *newest = at.max(*newest);
         ring.push((origin.seq, *epoch));
         if ring.len() > EFFECTS_MAX {
             ring.remove(0);
         }
-        kept.push((origin.session, ring));
     }
-    kept.into_iter().collect()
+    kept.into_iter().map(|(session, (_, ring))| (session, ring)).collect()
 }
 
 fn found(store: &mut Store) -> BTreeMap<SessionId, Vec<(u64, Epoch)>> {

@@ -12,7 +12,8 @@ message! {
     /// Target to target: of which groups of a pool's containers the asked one has records, after `after`.
     pub struct CopyListRequest {
         pub pool: PoolId,
-        /// The pool map that the sender goes by. What was begun by older ones is decided before the answer.
+        /// The pool map that the sender goes by. Of groups that are named, what was begun by older ones is decided before
+        /// the answer.
         pub map_version: u32,
         pub after: Option<(ContainerId, u32)>,
     }
@@ -22,6 +23,9 @@ message! {
     pub struct CopyListResponse {
         /// Ascending.
         pub groups: Vec<(ContainerId, u32)>,
+        /// Groups that the asked one leads and does not serve: whether they have data in any container is not known yet.
+        /// None of them is among `groups`. Ascending.
+        pub unserved: Vec<u32>,
         /// Where the next answer begins; absent at the end.
         pub next: Option<(ContainerId, u32)>,
     }
@@ -107,7 +111,8 @@ message! {
 }
 
 message! {
-    /// Target to target: which requests of sessions took effect at the asked one, of sessions behind `after`.
+    /// Target to target: which requests of sessions took effect at the asked one, of sessions behind `after`. Asked of who
+    /// gave a group, by the map that it was got by: what older maps began in it was decided before it was given.
     pub struct CopyMemoryRequest {
         pub pool: PoolId,
         pub map_version: u32,
@@ -117,9 +122,9 @@ message! {
 
 message! {
     pub struct CopyMemoryResponse {
-        /// Ascending.
+        /// Ascending, behind `after`.
         pub sessions: Vec<SessionMemory>,
-        /// Where the next answer begins; absent at the end.
+        /// The last of them, behind which the next answer begins; absent at the end.
         pub next: Option<u64>,
     }
 }
@@ -128,9 +133,16 @@ message! {
     /// What is remembered of a session, as far as its requests may come again.
     pub struct SessionMemory {
         pub session: u64,
+        /// Absent: of no request can it be told whether it took effect.
+        pub effects: Option<SessionEffects>,
+    }
+}
+
+message! {
+    pub struct SessionEffects {
         /// Of requests with lower numbers nobody can tell whether they took effect.
         pub floor: u64,
-        /// Requests from `floor` on that did, by number, and when.
-        pub effects: Vec<(u64, Epoch)>,
+        /// Requests from `floor` on that did, ascending, and when. At least one.
+        pub list: Vec<(u64, Epoch)>,
     }
 }

@@ -75,6 +75,9 @@ message! {
         Tell = 3,
         /// A member to its leader: it holds changes that are undecided since another led. Answered with `Done`.
         Wake = 4,
+        /// A new leader to one that led before, when all members follow the new one: count on no lease of an earlier term.
+        /// It has stopped when it answers, with `GaveUp`; a repeat finds that done.
+        GiveUp = 5,
     }
 }
 
@@ -109,14 +112,24 @@ message! {
 }
 
 message! {
+    /// A lease that a member granted to another leader; `left_ms`: so long it still runs, rounded up.
+    #[derive(Copy)]
+    pub enum GroupLease {
+        To { peer: GroupPeer, left_ms: u32 } = 1,
+        /// To whoever led in a term up to `upto`: it does not remember.
+        Unknown { upto: GroupTerm, left_ms: u32 } = 2,
+    }
+}
+
+message! {
     /// What a member holds.
     pub struct GroupReport {
         pub prepared: Vec<GroupUndecided>,
         /// Decided above `settled`.
         pub decided: Vec<GroupDecision>,
         pub settled: GroupChange,
-        /// So long another leader may count on a lease of this member.
-        pub lease_ms: u32,
+        /// What others may count on.
+        pub leases: Vec<GroupLease>,
     }
 }
 
@@ -128,5 +141,8 @@ message! {
         Refused { error: Error } = 3,
         /// Nothing is done: it follows a leader of this term, or has yet to hear of the asker's.
         Term { known: GroupTerm } = 4,
+        /// It counts on no lease of an earlier term. `served`: the newest term of which it knows that its leader served,
+        /// when leases of earlier ones were over; zeros: of none.
+        GaveUp { served: GroupTerm } = 5,
     }
 }

@@ -100,6 +100,7 @@ opcodes! {
     Gossip = 0x0306, "Who lives.", Harmless;
     ServerStorage = 0x0307, "Devices and targets of one server.", Harmless;
     ServerSpace = 0x0308, "What a pool uses of one server's targets.", Harmless;
+    Subscribe = 0x0309, "What became of a service's state, for a server that is no voter.", Harmless;
     ServerLog = 0x030c, "What this server logs, from now on.", Harmless;
 }
 

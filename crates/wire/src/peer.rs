@@ -42,10 +42,12 @@ message! {
 }
 
 message! {
-    /// To the leader: the sender has done what the state wants, up to `version`. A repeat replaces what was said before.
+    /// To the leader: the sender has done what the state wants, up to `version`. A later one replaces what was said before.
     pub struct Report {
         pub group: Group,
         pub rank: Rank,
+        /// The sender's incarnation, and the moment of its monotonic clock, in microseconds: which of two is the later.
+        pub said: (u64, u64),
         pub version: u64,
         /// Of a pool: how far each of its targets has got with what it is to have. Empty: nothing is on its way.
         pub filling: Vec<Filling>,
@@ -117,6 +119,8 @@ message! {
     /// One message of the membership protocol; empty: the sender wants to know the time, and no more.
     pub struct Gossip {
         pub from: Rank,
+        /// Where the sender answers, and since which incarnation: said to whom it does not hear of, who may know it elsewhere.
+        pub address: Option<(u64, String)>,
         pub message: Bytes,
     }
 }
@@ -126,6 +130,54 @@ message! {
     pub struct Gossiped {
         pub received: u64,
         pub answered: u64,
+    }
+}
+
+message! {
+    /// An entry of a group's log, by the term in which it was proposed and its place: of two, the later has the larger. A state is
+    /// named by the last entry that it includes.
+    #[derive(Copy, Default, PartialOrd, Ord)]
+    pub struct LogId {
+        pub term: u64,
+        pub index: u64,
+    }
+}
+
+message! {
+    /// To a member of a group, from a server that is to have its state and is no voter: what is new? Answered when there is
+    /// something, or after a while. A repeat changes nothing.
+    pub struct Subscribe {
+        pub group: Group,
+        /// The state that the sender has.
+        pub have: Option<LogId>,
+        /// Who leads, as far as it knows.
+        pub leader: Option<Rank>,
+        /// It has the first so many bytes of this state, and wants what follows.
+        pub part: Option<(LogId, u64)>,
+    }
+}
+
+message! {
+    /// Answer to `Subscribe`.
+    pub struct Told {
+        /// Who votes, and where each is, since which incarnation.
+        pub voters: Vec<(Rank, u64, String)>,
+        pub leader: Option<Rank>,
+        /// In which it leads, as far as is known.
+        pub term: u64,
+        pub newer: Newer,
+    }
+}
+
+message! {
+    /// What became of a state.
+    pub enum Newer {
+        /// Nothing is known here: the voters are to be asked.
+        Unknown = 1,
+        /// The commands that took effect since, in their order; the state is the one of `to` then. Possibly none.
+        Commands { to: LogId, commands: Vec<Bytes> } = 2,
+        /// Bytes of a whole state, from one offset on, and how many it has in all.
+        Whole { of: LogId, total: u64, offset: u64, bytes: Bytes } = 3,
     }
 }
 

@@ -264,7 +264,15 @@ fn peer_samples(check: &mut impl Check) {
         Filling { version: 3, groups: 40, left: 2, records: 9000, bytes: 1 << 30, same: 7000, anew: 1, spent_ms: 2500 };
     check.one(
         "report",
-        Report { group, rank: Rank(2), version: 9, filling: vec![filling], widths: vec![2, 3], trouble },
+        Report {
+            group,
+            rank: Rank(2),
+            said: (3, 5_000_000),
+            version: 9,
+            filling: vec![filling],
+            widths: vec![2, 3],
+            trouble,
+        },
     );
     check.one("filling", filling);
     check.one("reported", Reported { applied: 77 });
@@ -286,12 +294,23 @@ fn peer_samples(check: &mut impl Check) {
         addresses: vec![(Rank(0), 4, text("tcp://node0:10001"))],
     };
     check.one("joined", joined);
-    check.one("gossip", Gossip { from: Rank(2), message: body });
+    let address = Some((4, text("tcp://node2:10001")));
+    check.one("gossip", Gossip { from: Rank(2), address, message: body.clone() });
     check.one("gossiped", Gossiped { received: 7, answered: 8 });
     check.one("server_storage", ServerStorage { devices: vec![] });
     check.one("server_space_query", ServerSpaceQuery { pool: pool_id() });
     check.one("server_log", ServerLog { masks: text("info") });
     let space = Space { total: 4, used: 3, metadata: 1, data: 2 };
+    let (of, have) = (LogId { term: 3, index: 90 }, LogId { term: 2, index: 77 });
+    check.one("log_id", of);
+    let (group, leader, part) = (Bytes(vec![5; 16]), Some(Rank(1)), Some((of, 4096)));
+    check.one("subscribe", Subscribe { group, have: Some(have), leader, part });
+    let commands = Newer::Commands { to: of, commands: vec![body.clone()] };
+    let voters = vec![(Rank(1), 4, text("tcp://node1:10001"))];
+    check.one("told", Told { voters, leader, term: 3, newer: commands.clone() });
+    check.one("newer-unknown", Newer::Unknown);
+    check.one("newer-commands", commands);
+    check.one("newer-whole", Newer::Whole { of, total: 9000, offset: 4096, bytes: body });
     check.one("server_space", ServerSpace { targets: vec![(space, false)] });
 }
 
@@ -318,6 +337,7 @@ fn group_samples(check: &mut impl Check) {
         ("prepare", GroupStep::Prepare { change: prepare }),
         ("tell", GroupStep::Tell),
         ("wake", GroupStep::Wake),
+        ("give_up", GroupStep::GiveUp),
     ];
     for (name, step) in steps {
         check.one(&format!("group_step-{name}"), step);
@@ -334,19 +354,27 @@ fn group_samples(check: &mut impl Check) {
         step: GroupStep::Tell,
     };
     check.one("group_request", request);
-    let report = GroupReport { prepared: vec![undecided], decided: vec![decision], settled: change, lease_ms: 800 };
+    let leases = [GroupLease::To { peer: peer(9), left_ms: 800 }, GroupLease::Unknown { upto: term, left_ms: 40 }];
+    check.one("group_lease-to", leases[0]);
+    check.one("group_lease-unknown", leases[1]);
+    let report =
+        GroupReport { prepared: vec![undecided], decided: vec![decision], settled: change, leases: leases.to_vec() };
     check.one("group_report", report.clone());
     check.one("group_response-report", GroupResponse::Report { report });
     check.one("group_response-done", GroupResponse::Done);
     check.one("group_response-refused", GroupResponse::Refused { error: Error::new(Code::NoSpace, "full") });
     check.one("group_response-term", GroupResponse::Term { known: term });
+    check.one("group_response-gave_up", GroupResponse::GaveUp { served: term });
 }
 
 fn copy_samples(check: &mut impl Check) {
     let (container, group) = (container_id(), 0x0103);
     let after = Some((container, group));
     check.one("copy_list_request", CopyListRequest { pool: pool_id(), map_version: 4, after });
-    check.one("copy_list_response", CopyListResponse { groups: vec![(container, group)], next: after });
+    check.one(
+        "copy_list_response",
+        CopyListResponse { groups: vec![(container, group)], unserved: vec![3], next: after },
+    );
     let (next, end) = (Bytes(vec![1, 2]), Bytes(vec![3]));
     let span = CopySpan { group, from: next.clone(), end, upto: Epoch(5) };
     check.one("copy_span", span.clone());
@@ -370,9 +398,12 @@ fn copy_samples(check: &mut impl Check) {
     check.one("copy_digest_request", CopyDigestRequest { container, span });
     check.one("copy_digest_response", CopyDigestResponse { hold, sum: 0x0102_0304, next });
     check.one("copy_memory_request", CopyMemoryRequest { pool: pool_id(), map_version: 4, after: Some(9) });
-    let memory = SessionMemory { session: 5, floor: 6, effects: vec![(7, Epoch(8))] };
-    check.one("session_memory", memory.clone());
-    check.one("copy_memory_response", CopyMemoryResponse { sessions: vec![memory], next: Some(9) });
+    let effects = SessionEffects { floor: 6, list: vec![(7, Epoch(8))] };
+    check.one("session_effects", effects.clone());
+    let sessions =
+        vec![SessionMemory { session: 5, effects: Some(effects) }, SessionMemory { session: 9, effects: None }];
+    check.one("session_memory", sessions[0].clone());
+    check.one("copy_memory_response", CopyMemoryResponse { sessions, next: Some(9) });
 }
 
 fn membership_samples(check: &mut impl Check) {

@@ -45,7 +45,7 @@ use types::{Rank, TargetIndex};
 use vos::ChangeId;
 
 pub use leader::{Action, Leader, Phase, Request, UNSETTLED_MAX};
-pub use lease::{Grants, LEASE, Lease};
+pub use lease::{Former, Granted, Grants, LEASE, Lease};
 pub use member::{DecideError, Ledger, Member, PrepareError, RecoverError, Unprepared};
 pub use vos::Term;
 

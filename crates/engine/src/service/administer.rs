@@ -315,6 +315,7 @@ impl Service {
     /// looked into.
     pub(super) async fn set_log_masks(&self, request: msg::SetLogMasks) -> Result<msg::LogMasksSet, Error> {
         let msg::SetLogMasks { ranks, masks } = request;
+        check_log_masks(&masks)?;
         let ranks = self.system.group.local(|system| {
             system.check_ranks(&ranks)?;
             // Each once, however often it is named.
@@ -366,11 +367,46 @@ fn listed(ranks: &[Rank]) -> String {
     ranks.iter().map(ToString::to_string).collect::<Vec<_>>().join(", ")
 }
 
+/// Longest text of log masks, in bytes; more than names every module that there is.
+const LOG_MASKS_BYTES_MAX: usize = 1024;
+/// Masks in one text.
+const LOG_MASKS_MAX: usize = 32;
+
+/// Whether a text from outside is `LEVEL[,module=LEVEL...]`, and short; empty: as at the start. The log's own language is much
+/// wider, and has expressions that take long to be matched.
+///
+/// # Errors
+/// `Invalid`, with the mask that is none.
+fn check_log_masks(masks: &str) -> Result<(), Error> {
+    let refused = |text: String| {
+        let remedy = "write LEVEL[,module=LEVEL...]; levels are error, warn, info, debug, trace and off";
+        Err(Error::new(Code::Invalid, text).remedy(remedy))
+    };
+    let (bytes, count) = (masks.len(), masks.split(',').count());
+    if bytes > LOG_MASKS_BYTES_MAX || count > LOG_MASKS_MAX {
+        return refused(format!(
+            "{count} log masks of {bytes} bytes: {LOG_MASKS_MAX} of {LOG_MASKS_BYTES_MAX} bytes are the most"
+        ));
+    }
+    let is_level = |word: &str| ["error", "warn", "info", "debug", "trace", "off"].contains(&word);
+    let is_module =
+        |name: &str| !name.is_empty() && name.chars().all(|c| c.is_ascii_alphanumeric() || c == '_' || c == ':');
+    let is_mask = |mask: &str| match mask.split_once('=') {
+        None => is_level(mask),
+        Some((module, level)) => is_module(module) && is_level(level),
+    };
+    match masks.split(',').find(|mask| !masks.is_empty() && !is_mask(mask)) {
+        Some(mask) => refused(format!("'{mask}' is no log mask")),
+        None => Ok(()),
+    }
+}
+
 /// Changes what this server logs; nothing named: what it logged at its start.
 ///
 /// # Errors
 /// `Invalid`: the masks cannot be read. `NotSupported`: the program that this server runs in has its own log.
 pub(super) fn log_masks(masks: &str) -> Result<(), Error> {
+    check_log_masks(masks)?;
     match rt::log::set_filter(masks) {
         Ok(()) => {
             tracing::info!(masks, "the log's masks were changed");
@@ -383,6 +419,32 @@ pub(super) fn log_masks(masks: &str) -> Result<(), Error> {
         Err(rt::log::SetError::NotOurs) => {
             Err(Error::new(Code::NotSupported, "the log belongs to the program that this server runs in")
                 .remedy("set it there; DAOS_LOG sets it for commands"))
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn log_masks_from_outside_are_levels_of_modules_and_few() {
+        for fine in ["", "info", "error,engine=debug", "warn,engine::service=trace,raft=off"] {
+            assert_eq!(check_log_masks(fine), Ok(()), "{fine}");
+        }
+        let long = format!("info,{}=debug", "m".repeat(LOG_MASKS_BYTES_MAX));
+        let many = vec!["info"; LOG_MASKS_MAX + 1].join(",");
+        let cases = [
+            ("loud", "'loud' is no log mask"),
+            ("info,", "'' is no log mask"),
+            ("engine=", "'engine=' is no log mask"),
+            ("[span{field=(a+)+$}]=debug", "'[span{field=(a+)+$}]=debug' is no log mask"),
+            (&long, "2 log masks of 1035 bytes"),
+            (&many, "33 log masks of"),
+        ];
+        for (masks, why) in cases {
+            let error = check_log_masks(masks).unwrap_err();
+            assert!(error.code == Code::Invalid && error.to_string().contains(why), "{masks}: {error}");
         }
     }
 }

@@ -10,17 +10,19 @@ use std::time::Duration;
 
 use futures_util::future::{Either, join_all, select};
 use net::Address;
-use placement::PoolMap;
+use placement::{PoolMap, TargetState};
 use raft::{Config, Group, GroupId, StateMachine};
 use rt::disk::fs;
 use types::{Code, ContainerId, Epoch, Error, PoolId, Rank, Span};
+use wire::control::PoolName;
 use wire::encoding::Bytes;
 use wire::peer::{self as msg, Filling};
 use wire::{Opcode, Wire};
 
 use super::Service;
 use super::pool::{Container, PoolState, Rollback};
-use super::slot::{Followed, Slot, open_group};
+use super::route::Call;
+use super::slot::{Followed, Followers, Slot, open_group};
 use super::system::Phase;
 use crate::hold::Held;
 use crate::target::order::{Done, Order, PoolShare, PoolView};
@@ -32,6 +34,8 @@ const AGAIN: Duration = Duration::from_millis(500);
 const IDLE: Duration = Duration::from_secs(10);
 /// How long a report may take.
 const REPORT_MAX: Duration = Duration::from_secs(2);
+/// How long a pool's service has to say whether this server has a part in it.
+const PART_MAX: Duration = Duration::from_secs(5);
 /// How long a replica that is to go may still be in use.
 const LET_GO: Duration = Duration::from_secs(5);
 
@@ -86,6 +90,7 @@ impl Service {
         let slot = Rc::new(Slot::new(group));
         self.pools.borrow_mut().insert(id, Rc::clone(&slot));
         let mut tasks = slot.tasks.borrow_mut();
+        tasks.spawn_local(self.clone().subscribe_to_pool(id, Rc::clone(&slot)));
         tasks.spawn_local(self.clone().follow_pool(id, Rc::clone(&slot)));
         tasks.spawn_local(self.clone().drive_pool(id, Rc::clone(&slot)));
         Ok(())
@@ -166,10 +171,37 @@ impl Service {
         for id in strays.difference(&wanted) {
             // Who goes by an older map may still ask for it here.
             let is_elsewhere = self.system.group.local(|system| system.pools.contains_key(id));
+            if is_elsewhere {
+                match self.has_part(*id).await {
+                    Ok(false) => {}
+                    Ok(true) => continue,
+                    Err(error) => {
+                        trouble.push((None, error));
+                        continue;
+                    }
+                }
+            }
             tracing::warn!(pool = %id, is_elsewhere, "removing a pool that the system does not have here");
             trouble.extend(self.remove_pool(*id, is_elsewhere).await.err().map(|error| (None, error)));
         }
         trouble
+    }
+
+    /// Whether this server has a part in a pool whose row does not name it: that it left may have been said long ago, and late to
+    /// arrive, and it may have come back since. The pool's service knows; its leader has the row name the server again.
+    async fn has_part(self: &Rc<Self>, id: PoolId) -> Result<bool, Error> {
+        let asked = PoolName { pool: id.to_string() }.to_bytes();
+        let answer = self.route(Call::own(Opcode::PoolConnect, asked, rt::now() + PART_MAX)).await?;
+        let map = object::map::from_message(&parse(&answer)?)?.map;
+        let is_in = map.positions_of(self.rank).any(|p| map.targets()[p as usize].state() != TargetState::DownOut);
+        // That it is wanted back is not in the map.
+        let slot = self.pools.borrow().get(&id).cloned();
+        let is_wanted = slot.is_some_and(|slot| {
+            slot.group.local(|pool| {
+                pool.map().is_some_and(|known| known.version() >= map.version()) && pool.has_part(self.rank)
+            })
+        });
+        Ok(is_in || is_wanted)
     }
 
     /// Removes a pool from the targets here, and its replica. `is_elsewhere`: others have it.
@@ -179,6 +211,7 @@ impl Service {
         let slot = self.pools.borrow_mut().remove(&id);
         if let Some(slot) = slot {
             slot.tasks.borrow_mut().abort_all();
+            slot.ending.send_replace(true);
             let mut slot = slot;
             let until = rt::now() + LET_GO;
             loop {
@@ -241,15 +274,16 @@ impl Service {
     }
 
     /// How far each target here has got with what it is to have, and whether they still work at it; nothing when nothing
-    /// is on its way.
+    /// is on its way. What the pool is to bear as it is, nobody works at: the state changes when that ends.
     async fn filling(&self, pool: PoolId, slot: &Slot<PoolState>) -> (Vec<Filling>, bool) {
-        let Some(version) = slot.group.local(|pool| pool.map().filter(|map| is_changing(map)).map(PoolMap::version))
-        else {
-            return (Vec::new(), false);
-        };
+        let changing = slot.group.local(|pool| {
+            let map = pool.map().filter(|map| is_changing(map))?;
+            Some((map.version(), pool.heal().goes_on(map)))
+        });
+        let Some((version, goes_on)) = changing else { return (Vec::new(), false) };
         let filling = self.tell(|done| Order::Filling { pool, done }).await;
         let filling: Vec<Filling> = filling.into_iter().map(Result::unwrap_or_default).collect();
-        let is_filling = filling.iter().any(|filling| filling.version != version);
+        let is_filling = goes_on && filling.iter().any(|filling| filling.version != version);
         (filling, is_filling)
     }
 
@@ -262,10 +296,10 @@ impl Service {
             let leader = slot.group.standing().leader.map(|leader| leader.rank);
             if let Some(leader) = leader.filter(|leader| *leader != self.rank) {
                 let nothing = Followed::default();
-                if let Some(applied) = self.send_report(leader, group, &nothing).await {
-                    while slot.group.applied() < applied {
-                        rt::sleep(Duration::from_millis(5)).await;
-                    }
+                // One that follows no more, or is far behind, asks again: there may be another leader.
+                if let Some(applied) = self.send_report(leader, group, &nothing).await
+                    && slot.follows(applied, REPORT_MAX).await
+                {
                     return;
                 }
             }
@@ -297,6 +331,13 @@ impl Service {
             if let Err(error) = self.make_container(id, container, wanted, known).await {
                 trouble.push((Some(container), error));
             }
+        }
+        let is_ready = |(id, _): &(Option<ContainerId>, Error)| {
+            id.and_then(|id| state.containers.get(&id)).is_some_and(|container| container.phase == Phase::Ready)
+        };
+        // Others have it already. Of one that is being made nobody is sent anything.
+        if trouble.iter().any(is_ready) {
+            return trouble;
         }
         if let Err(error) = self.tell_map(id, &state, told).await {
             trouble.push((None, error));
@@ -441,9 +482,14 @@ impl Service {
         Some((leader, standing.term, life.unwrap_or(0)))
     }
 
+    /// In which life of this server it is, and which moment of it.
+    fn moment(&self) -> (u64, u64) {
+        (self.incarnation(), rt::now().as_micros())
+    }
+
     /// Says how far this server has followed a state. True if the leader knows.
-    async fn report<S: StateMachine>(&self, slot: &Slot<S>, group: GroupId, followed: &Followed) -> bool {
-        slot.hear(self.rank, followed.clone());
+    async fn report<S: StateMachine + Followers>(&self, slot: &Slot<S>, group: GroupId, followed: &Followed) -> bool {
+        slot.hear(self.rank, Followed { said: self.moment(), ..followed.clone() });
         match slot.group.standing().leader.map(|leader| leader.rank) {
             None => false,
             Some(leader) if leader == self.rank => true,
@@ -452,9 +498,10 @@ impl Service {
     }
 
     async fn send_report(&self, leader: Rank, group: GroupId, followed: &Followed) -> Option<u64> {
-        let Followed { version, filling, widths, trouble } = followed.clone();
+        let Followed { version, filling, widths, trouble, .. } = followed.clone();
+        let said = self.moment();
         let (group, widths) = (Bytes(group.0.to_vec()), widths.into_iter().collect());
-        let report = msg::Report { group, rank: self.rank, version, filling, widths, trouble };
+        let report = msg::Report { group, rank: self.rank, said, version, filling, widths, trouble };
         let answer = self.peers.ask(leader, Opcode::Report, report.to_bytes(), REPORT_MAX).await;
         let body = answer.inspect_err(|error| tracing::debug!(%leader, %error, "a report was not heard")).ok()?;
         msg::Reported::from_bytes(&body).ok().map(|reported| reported.applied)
@@ -467,8 +514,8 @@ impl Service {
     pub(super) async fn reported(&self, body: &[u8]) -> Result<Vec<u8>, Error> {
         let report: msg::Report = parse(body)?;
         let id = super::route::group_id(&report.group.0)?;
-        let msg::Report { version, filling, trouble, .. } = report;
-        let followed = Followed { version, filling, widths: report.widths.into_iter().collect(), trouble };
+        let msg::Report { said, version, filling, trouble, .. } = report;
+        let followed = Followed { said, version, filling, widths: report.widths.into_iter().collect(), trouble };
         let applied = if id == self.system_group() {
             hear(&self.system, report.rank, followed).await?
         } else {
@@ -485,7 +532,7 @@ fn is_changing(map: &PoolMap) -> bool {
     map.targets().iter().any(|target| target.state().in_change())
 }
 
-async fn hear<S: StateMachine>(slot: &Slot<S>, rank: Rank, followed: Followed) -> Result<u64, Error> {
+async fn hear<S: StateMachine + Followers>(slot: &Slot<S>, rank: Rank, followed: Followed) -> Result<u64, Error> {
     slot.confirm().await.map_err(|error| Error::new(Code::Again, error.to_string()))?;
     slot.hear(rank, followed);
     Ok(slot.group.applied())

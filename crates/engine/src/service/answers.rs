@@ -160,7 +160,7 @@ impl Service {
         let state = slot.group.local(Clone::clone);
         let reports = slot.reports.borrow().clone();
         let rebuild = self.rebuild(&state, reports).await;
-        let (leader, voters) = (slot.group.standing().leader, slot.group.members().voters);
+        let (leader, voters) = (slot.group.standing().leader, slot.group.voters());
         Ok(slot.group.local(|pool| {
             let ready = pool.containers.values().filter(|c| c.phase == Phase::Ready).count();
             msg::PoolInfo {

@@ -25,7 +25,7 @@
 //! # Not here
 //! Setting clocks: that is chrony's or ntpd's.
 
-use std::cell::{Cell, RefCell};
+use std::cell::RefCell;
 use std::collections::{BTreeMap, BTreeSet};
 use std::rc::Rc;
 use std::time::Duration;
@@ -38,7 +38,6 @@ use wire::peer as msg;
 use wire::{Opcode, Wire};
 
 use super::Service;
-use crate::target::order::Order;
 use crate::target::parse;
 
 /// How long a server that starts looks for others to compare with, when nobody answers.
@@ -104,8 +103,14 @@ enum Verdict {
 pub(super) struct Clocks {
     readings: BTreeMap<Rank, Reading>,
     standing: Standing,
-    /// The calendar as it stands now may be gone by.
-    is_confirmed: bool,
+}
+
+/// How the clock stands, and whether epochs are to go by the calendar as it stands now, wherever it was set to: a majority
+/// agrees with it, or there were no epochs yet to be kept from a jump.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) struct Judgement {
+    standing: Standing,
+    follows: bool,
 }
 
 impl Reading {
@@ -114,7 +119,12 @@ impl Reading {
         let low = signed(exchange.answered)?.checked_sub(signed(exchange.came)?)?;
         let high = signed(exchange.received)?.checked_sub(signed(exchange.sent)?)?;
         // One that was set meanwhile contradicts itself.
-        (low <= high && high - low <= WIDTH_MAX).then_some(Reading { low, high, at: exchange.came })
+        let width = high.checked_sub(low)?;
+        (exchange.received <= exchange.answered && (0..=WIDTH_MAX).contains(&width)).then_some(Reading {
+            low,
+            high,
+            at: exchange.came,
+        })
     }
 
     fn width(&self) -> i64 {
@@ -133,16 +143,11 @@ impl Reading {
 impl Clocks {
     /// Of a server that starts at `now`, by its monotonic clock.
     pub(super) fn new(now: u64) -> Clocks {
-        Clocks { readings: BTreeMap::new(), standing: Standing::Starting { since: now }, is_confirmed: false }
+        Clocks { readings: BTreeMap::new(), standing: Standing::Starting { since: now } }
     }
 
     pub(super) fn standing(&self) -> Standing {
         self.standing
-    }
-
-    /// Whether the calendar may be followed where it stands now, if the clock is right: a majority agrees with it.
-    pub(super) fn is_confirmed(&self) -> bool {
-        self.is_confirmed
     }
 
     /// Takes note of an exchange with a rank. What another says of its clock is its word: nonsense is ignored.
@@ -159,7 +164,7 @@ impl Clocks {
 
     /// Decides anew. `now`: the monotonic clock, `lead`: how far our calendar is ahead of it; `step`: by how much it was set
     /// since it was right, if it was.
-    pub(super) fn judge(&mut self, now: u64, lead: i64, step: i64, others: &BTreeSet<Rank>) -> Standing {
+    pub(super) fn judge(&mut self, now: u64, lead: i64, step: i64, others: &BTreeSet<Rank>) -> Judgement {
         self.readings.retain(|rank, reading| others.contains(rank) && reading.age(now) <= micros(FRESH) as u64);
         // Who is off must be nearer to be right again: else it would come and go.
         let bound = match self.standing {
@@ -167,8 +172,7 @@ impl Clocks {
             Standing::Starting { .. } | Standing::Right => micros(EPSILON),
         };
         let verdict = self.verdict(lead, bound, others.len());
-        // Before it was right there were no epochs to be kept from a jump.
-        self.is_confirmed = matches!(verdict, Verdict::Right) || self.standing != Standing::Right;
+        let follows = matches!(verdict, Verdict::Right) || self.standing != Standing::Right;
         self.standing = match (self.standing, verdict) {
             (_, Verdict::Right) => Standing::Right,
             (_, Verdict::Off(ahead_micros)) => Standing::Off { ahead_micros },
@@ -180,7 +184,7 @@ impl Clocks {
             }
             (known, Verdict::Unknown) => known,
         };
-        self.standing
+        Judgement { standing: self.standing, follows }
     }
 
     fn verdict(&self, lead: i64, bound: i64, others: usize) -> Verdict {
@@ -201,7 +205,8 @@ impl Clocks {
         if 1 + self.readings.len() - apart.len() >= majority {
             return Verdict::Right;
         }
-        let together = |first: &i64| apart.iter().filter(|ahead| (0..=2 * bound).contains(&(**ahead - first))).count();
+        let together =
+            |first: &i64| apart.iter().filter(|ahead| (0..=2 * bound).contains(&ahead.saturating_sub(*first))).count();
         let most = apart.iter().max_by_key(|first| together(first));
         match (most, apart.get(apart.len() / 2)) {
             (Some(first), _) if together(first) >= majority => Verdict::Off(*first),
@@ -222,7 +227,7 @@ pub(super) fn ahead_of(sent: rt::Instant, answer: &[u8]) -> Option<i64> {
     let mut clocks = Clocks::new(came);
     clocks.note(Rank(0), Exchange { sent: sent.as_micros(), came, received, answered });
     let lead = rt::wall_micros() as i64 - came as i64;
-    match clocks.judge(came, lead, 0, &BTreeSet::from([Rank(0)])) {
+    match clocks.judge(came, lead, 0, &BTreeSet::from([Rank(0)])).standing {
         Standing::Off { ahead_micros } => Some(ahead_micros),
         Standing::Starting { .. } | Standing::Right => None,
     }
@@ -246,8 +251,6 @@ pub(super) struct Clock {
     changed: Notify,
     /// What the targets answer instead of serving, as they were told last; held by the one who tells them.
     told: Mutex<Option<Option<Code>>>,
-    /// What was done about the standing.
-    acted: Cell<Option<bool>>,
 }
 
 impl Clock {
@@ -256,7 +259,6 @@ impl Clock {
             clocks: RefCell::new(Clocks::new(rt::now().as_micros())),
             changed: Notify::new(),
             told: Mutex::default(),
-            acted: Cell::new(None),
         }
     }
 
@@ -266,7 +268,8 @@ impl Clock {
 }
 
 impl Service {
-    /// Decides whether the clock is right, from what is known.
+    /// Decides whether the clock is right, from what is known, and has the hybrid clock stand or run at once: nothing that
+    /// waits comes between a change and that.
     pub(super) fn judge_clock(&self) -> Standing {
         let others: BTreeSet<Rank> = self.others().into_iter().map(|life| life.rank).collect();
         let step = self.hlc.step_micros();
@@ -274,11 +277,30 @@ impl Service {
         let lead = rt::wall_micros() as i64 - now as i64;
         let mut clocks = self.clock.clocks.borrow_mut();
         let before = clocks.standing();
-        let after = clocks.judge(now, lead, step, &others);
-        if before != after || (after == Standing::Right && step != 0) {
-            self.clock.changed.notify_waiters();
+        let Judgement { standing, follows } = clocks.judge(now, lead, step, &others);
+        drop(clocks);
+        match standing {
+            Standing::Starting { .. } | Standing::Off { .. } => self.hlc.halt(),
+            Standing::Right => {
+                if follows {
+                    self.hlc.follow();
+                }
+                self.hlc.run();
+            }
         }
-        after
+        if std::mem::discriminant(&before) != std::mem::discriminant(&standing) {
+            self.clock.changed.notify_waiters();
+            match standing {
+                Standing::Starting { .. } => {}
+                Standing::Right => tracing::info!(rank = %self.rank, "the clock is right"),
+                Standing::Off { ahead_micros } => {
+                    let error = clock_off(ahead_micros);
+                    tracing::error!(rank = %self.rank, %error, "engine_clock_drift: this server serves nobody");
+                }
+            }
+            self.may_lead(standing == Standing::Right);
+        }
+        standing
     }
 
     /// Notes how another's calendar stood in an exchange that began at `sent`.
@@ -295,7 +317,12 @@ impl Service {
         loop {
             let changed = self.clock.changed.notified();
             let standing = self.judge_clock();
-            let outcome = self.act_on_clock(standing).await;
+            // Who must be told may take long to answer; a clock that was set meanwhile is not to wait for them.
+            let mut changed = std::pin::pin!(changed);
+            let outcome = tokio::select! {
+                outcome = self.act_on_clock(standing) => outcome,
+                () = &mut changed => continue,
+            };
             if let Err(error) = &outcome {
                 tracing::debug!(%error, "what follows from the clock is not done yet");
             }
@@ -314,7 +341,7 @@ impl Service {
     /// Asks all others for the time at once.
     async fn ask_for_time(&self) {
         let asking = self.others().into_iter().map(async |life| {
-            let body = msg::Gossip { from: self.rank, message: Bytes(Vec::new()) }.to_bytes();
+            let body = msg::Gossip { from: self.rank, address: None, message: Bytes(Vec::new()) }.to_bytes();
             let sent = rt::now();
             if let Ok(answer) = self.peers.ask(life.rank, Opcode::Gossip, body, ASK_MAX).await {
                 self.note_clock(life.rank, sent, &answer);
@@ -325,24 +352,6 @@ impl Service {
 
     /// Does what follows, each part as often as it takes.
     pub(super) async fn act_on_clock(&self, standing: Standing) -> Result<(), Error> {
-        let is_right = standing == Standing::Right;
-        if !is_right {
-            self.hlc.halt();
-        } else if self.clock.clocks.borrow().is_confirmed() {
-            self.hlc.follow();
-            self.hlc.run();
-        }
-        if self.clock.acted.replace(Some(is_right)) != Some(is_right) {
-            match standing {
-                Standing::Starting { .. } => {}
-                Standing::Right => tracing::info!(rank = %self.rank, "the clock is right"),
-                Standing::Off { ahead_micros } => {
-                    let error = clock_off(ahead_micros);
-                    tracing::error!(rank = %self.rank, %error, "engine_clock_drift: this server serves nobody");
-                }
-            }
-            self.may_lead(is_right);
-        }
         self.serve_or_not().await?;
         if let Standing::Off { ahead_micros } = standing {
             self.hand_over().await;
@@ -372,12 +381,16 @@ impl Service {
             Standing::Right => None,
             Standing::Off { ahead_micros } => Some(clock_off(ahead_micros)),
             Standing::Starting { .. } => {
-                Some(Error::new(Code::Again, "this server starts, and compares its clock with the others'"))
+                let starting = Error::new(Code::Again, "this server starts, and compares its clock with the others'");
+                Some(starting.remedy("it serves in a moment; `dmg system query` says who answers"))
             }
         };
         let code = refusal.as_ref().map(|refusal| refusal.code);
         if *told != Some(code) {
-            self.tell_all(|done| Order::SetServing { refusal: refusal.clone(), done }).await?;
+            // Whoever calls may stop waiting when some have heard it and others have not.
+            *told = None;
+            let telling = self.targets.iter().map(|target| target.set_serving(refusal.clone()));
+            futures_util::future::try_join_all(telling).await?;
             *told = Some(code);
             tracing::info!(rank = %self.rank, refusal = ?code, "whether the targets serve");
         }

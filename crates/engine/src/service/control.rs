@@ -70,6 +70,7 @@ impl Service {
                 self.note_address(&join);
                 self.route(Call::of(request)).await
             }
+            Opcode::Subscribe => self.tell_news(&request.body).await,
             Opcode::Gossip => self.take_gossip(parse(&request.body)?),
             Opcode::ServerStorage => Ok(self.server_storage().await.to_bytes()),
             Opcode::ServerSpace => {
@@ -129,7 +130,7 @@ impl Service {
             release: self.config.release.clone(),
             members,
             leader: self.system.group.standing().leader.map(|leader| leader.rank),
-            voters: self.system.group.members().voters.into_iter().collect(),
+            voters: self.system.group.voters().into_iter().collect(),
         }
     }
 

@@ -8,15 +8,14 @@ use std::rc::Rc;
 use std::time::Duration;
 
 use futures_util::future::select;
-use placement::{Event, PoolMap};
+use placement::Event;
 use types::{ContainerId, Error, PoolId, Rank};
 
 use super::life::ALONE;
-use super::pool::{Finished, PoolCommand, PoolState};
+use super::pool::{PoolCommand, PoolState, WIDTHS};
 use super::slot::{Followed, Slot, Wanted};
 use super::system::{Phase, PoolRow, SystemCommand, SystemState};
 use super::{Service, healing};
-use crate::replication::LEASE;
 use crate::target::order::Heal;
 
 /// How often a leader looks whether something is to be done, unless it is woken.
@@ -67,7 +66,8 @@ pub(super) fn next_steps(pool: &PoolState, heard: &Heard<'_>) -> Vec<PoolCommand
     let mut steps = Vec::new();
     // First: a request waits for it.
     let wanted: BTreeSet<u32> = heard.reports.values().flat_map(|followed| &followed.widths).copied().collect();
-    let widths: Vec<u32> = wanted.into_iter().filter(|width| !pool.widths.contains_key(width)).collect();
+    let is_new = |width: &u32| WIDTHS.contains(width) && !pool.widths.contains_key(width);
+    let widths: Vec<u32> = wanted.into_iter().filter(is_new).collect();
     if !widths.is_empty() {
         steps.push(PoolCommand::UseWidths { widths });
     }
@@ -161,10 +161,9 @@ fn may_lose(pool: &PoolState, system: &SystemState) -> bool {
     pool.self_heal().exclude && pool.servers().iter().any(|server| system.is_joined(server.rank))
 }
 
-/// Whether the targets of a server that is new to the pool have all made their shares of it.
+/// Whether the targets of a server that is new to the pool have all made their shares of it, and its containers.
 fn is_prepared(pool: &PoolState, report: Option<&Followed>) -> bool {
-    let stands_in_the_way = |(what, _): &(Option<ContainerId>, Error)| what.is_none();
-    report.is_some_and(|report| report.version >= pool.version && !report.trouble.iter().any(stands_in_the_way))
+    report.is_some_and(|report| report.version >= pool.version && report.trouble.is_empty())
 }
 
 /// What the system's row of a pool says next of its servers: who is to have a part again is in it, and who has none goes when
@@ -216,7 +215,8 @@ impl Service {
             let reported = slot.reported.notified();
             if let Some(term) = slot.reign() {
                 let now = (term, slot.group.applied(), slot.heard.get(), self.system.group.applied());
-                let is_idle = seen.is_some_and(|(at, what): (rt::Instant, _)| what == now && at.elapsed() < TEND_EVERY);
+                let is_idle = seen.is_some_and(|(at, what): (rt::Instant, _)| what == now && at.elapsed() < TEND_EVERY)
+                    && slot.is_tended.get();
                 seen = if is_idle { seen } else { Some((rt::now(), now)) };
                 if is_idle {
                     // The metrics of the replica change with every heartbeat.
@@ -248,7 +248,7 @@ impl Service {
             slot.propose(Some(term), None, &create).await??;
             return Ok(());
         }
-        let state = slot.group.local(Clone::clone);
+        let state = slot.snapshot();
         let up = self.up(&state);
         let (mut steps, made) = {
             let heard = Heard { up: &up, reports: &slot.reports.borrow() };
@@ -260,13 +260,7 @@ impl Service {
             steps.extend(self.system.group.local(|system| added(&state, &row, system)));
             steps.extend(self.system.group.local(|system| map_steps(&state, system, &reports, is_served)));
         }
-        let age = slot.map_age(state.map().map_or(0, PoolMap::version));
         for step in steps {
-            // Groups get other leaders by it, who wait for the leases of those before: not for clients that have only just
-            // waited for one who died.
-            if matches!(step, PoolCommand::Finish { what: Finished::Rebuilt, .. }) && age < LEASE {
-                continue;
-            }
             tracing::info!(pool = %id, ?step, "the pool's leader goes on");
             slot.propose(Some(term), None, &step).await??;
         }
@@ -335,7 +329,7 @@ impl Service {
     }
 
     async fn drive_system_once(&self, term: u64) -> Result<(), Error> {
-        let system = self.system.group.local(Clone::clone);
+        let system = self.system.snapshot();
         let mut steps = Vec::new();
         for (&id, row) in system.pools.iter().filter(|(_, row)| row.phase == Phase::Destroying) {
             let up: BTreeSet<Rank> = row.servers.iter().copied().filter(|rank| system.is_joined(*rank)).collect();
@@ -453,13 +447,13 @@ fn pool_servers(system: &SystemState, ranks: &[Rank]) -> Vec<super::pool::PoolSe
     ranks.iter().filter_map(server).collect()
 }
 
-/// Who should follow a group: of `ranks`, those that the system knows. Of the stopped, those that live go on voting: they
+/// Who may vote in a group: of `ranks`, those that the system knows. Of the stopped, those that live go on voting: they
 /// are needed to be started again.
 fn wanted(system: &SystemState, ranks: impl Iterator<Item = Rank>, living: &BTreeSet<Rank>) -> BTreeMap<Rank, Wanted> {
-    let top = |path: &str| path.split('/').nth(1).unwrap_or_default().to_string();
     // Numbers of the largest domains: replicas stand in as many of them as there are.
-    let domains: BTreeSet<String> = system.members.values().map(|member| top(&member.fault_path)).collect();
-    let number = |path: &str| domains.iter().position(|known| *known == top(path)).unwrap_or(0) as u64;
+    let domains: BTreeSet<&str> = system.members.values().map(|member| top_domain(&member.fault_path)).collect();
+    let domains: BTreeMap<&str, u64> = domains.into_iter().zip(0..).collect();
+    let number = |path: &str| domains.get(top_domain(path)).copied().unwrap_or(0);
     let want = |rank: Rank| {
         let member = system.members.get(&rank)?;
         let (address, domain) = (member.address.clone(), number(&member.fault_path));
@@ -467,6 +461,11 @@ fn wanted(system: &SystemState, ranks: impl Iterator<Item = Rank>, living: &BTre
         Some((rank, Wanted { address, domain, is_there }))
     };
     ranks.filter_map(want).collect()
+}
+
+/// The largest thing that fails together with a server there.
+fn top_domain(path: &str) -> &str {
+    path.split('/').nth(1).unwrap_or_default()
 }
 
 #[cfg(test)]
@@ -669,7 +668,8 @@ mod tests {
             (None, None, vec![]),
             (Some(followed(version - 1, None)), None, vec![]),
             (Some(followed(version, Some((None, "full")))), Some(followed(version, None)), extend(&[2])),
-            (Some(of_a_container), None, extend(&[3])),
+            // It would be sent changes of it.
+            (Some(of_a_container), None, vec![]),
             (Some(followed(version, None)), Some(followed(version + 1, None)), extend(&[3, 2])),
         ];
         for (number, (third, second, steps)) in cases.into_iter().enumerate() {

@@ -65,6 +65,12 @@ fn system_commands() -> Vec<SystemCommand> {
             trouble: Error::new(Code::ClockOffset, "its clock is off"),
         },
         SystemCommand::Exclude { ranks: vec![Rank(1)], exclude: true },
+        SystemCommand::Exclude { ranks: vec![Rank(1)], exclude: false },
+        SystemCommand::Withdraw {
+            rank: Rank(1),
+            incarnation: 2,
+            trouble: Error::new(Code::NoSpace, "its disk is full"),
+        },
         SystemCommand::SetAttributes { attributes: pairs("a", "b") },
         create(one, "tank"),
         SystemCommand::PoolCreated { id: one },

@@ -18,6 +18,7 @@ use wire::encoding::Bytes;
 use wire::peer as msg;
 use wire::{Opcode, Wire};
 
+use super::book;
 use super::clock;
 use super::control::hash;
 use super::identity::{Kept, Place};
@@ -37,6 +38,10 @@ const REFUSED_AGAIN: Duration = Duration::from_secs(5);
 const GRACE: Duration = Duration::from_secs(5);
 /// How often servers that are not heard of are greeted.
 const GREET_EVERY: Duration = Duration::from_secs(1);
+/// How many of these at once: they tell of each other, and thousands need not greet one that is late.
+const GREETED_MAX: usize = 16;
+/// How often a change of where the others are is made durable, at most.
+const KEEP_EVERY: Duration = Duration::from_secs(5);
 /// Who asks for the time before it has a rank.
 const NOBODY: Rank = Rank(u32::MAX);
 /// How long a server that is alone sleeps, unless something changes.
@@ -56,6 +61,8 @@ pub(super) struct Heard {
     missing: RefCell<BTreeMap<(Rank, u64), rt::Instant>>,
     began: Cell<Option<rt::Instant>>,
     came: Notify,
+    /// What the system was told stands in this server's way, and what was applied here by then.
+    withdrawn: Cell<Option<(Code, u64)>>,
 }
 
 impl Heard {
@@ -120,7 +127,7 @@ pub(super) async fn ask_for_a_place(
 /// # Errors
 /// `ClockOffset`; or it does not answer, and nothing is known.
 async fn check_clock(peers: &Peers, address: &str) -> Result<(), CallError> {
-    let body = msg::Gossip { from: NOBODY, message: Bytes(Vec::new()) }.to_bytes();
+    let body = msg::Gossip { from: NOBODY, address: None, message: Bytes(Vec::new()) }.to_bytes();
     let sent = rt::now();
     let answer = peers.call(address, Opcode::Gossip, body, GOSSIP_MAX).await?;
     match clock::ahead_of(sent, &answer) {
@@ -141,6 +148,11 @@ impl Service {
             targets: self.targets.len() as u32,
             incarnation: kept.identity.incarnation,
         }
+    }
+
+    /// In which life this server is.
+    pub(super) fn incarnation(&self) -> u64 {
+        self.kept.borrow().identity.incarnation
     }
 
     /// Keeps this server in the system, from its start to its end.
@@ -225,7 +237,13 @@ impl Service {
     async fn ask_around(&self) -> Result<u64, Error> {
         let leader = self.system.group.standing().leader.map(|leader| leader.rank);
         let leader = leader.filter(|leader| *leader != self.rank).and_then(|leader| self.peers.address(leader));
-        let others = self.peers.addresses(self.rank);
+        let voters = self.system.group.voters().into_iter().filter(|rank| *rank != self.rank);
+        let mut others = self.peers.addresses(self.rank);
+        // In no order: thousands that start at once do not all ask the same.
+        for last in (1..others.len()).rev() {
+            others.swap(last, rt::random_u64() as usize % (last + 1));
+        }
+        let others = voters.filter_map(|rank| self.peers.address(rank)).chain(others);
         let told = self.config.join.iter().flat_map(|join| join.addresses.clone());
         let body = self.join_message().to_bytes();
         let mut last = Error::new(Code::Unreachable, "this server knows no other");
@@ -306,10 +324,16 @@ impl Service {
     /// Nobody who leads has heard it.
     pub(super) async fn withdraw(&self, trouble: Error) -> Result<(), Error> {
         let is_known = self.system.group.local(|system| {
-            let me = system.members.get(&self.rank).filter(|me| me.state == MemberState::Excluded);
-            me.and_then(|me| me.trouble.as_ref()).is_some_and(|known| known.code == trouble.code)
+            system.members.get(&self.rank).is_some_and(|me| match me.state {
+                MemberState::Joined => false,
+                MemberState::Excluded => me.trouble.as_ref().is_some_and(|known| known.code == trouble.code),
+                // Whatever is wrong with it: an administrator wants it out.
+                MemberState::Stopped | MemberState::AdminExcluded => true,
+            })
         });
-        if is_known {
+        // A replica that stands still does not hear what came of it.
+        let now = Some((trouble.code, self.system.group.applied()));
+        if is_known || self.life.withdrawn.get() == now {
             return Ok(());
         }
         let incarnation = self.kept.borrow().identity.incarnation;
@@ -321,6 +345,7 @@ impl Service {
             }
             told = self.propose_at(other.rank, None, command.clone()).await.map(drop);
         }
+        self.life.withdrawn.set(now.filter(|_| told.is_ok()));
         told
     }
 
@@ -354,6 +379,24 @@ impl Service {
         });
     }
 
+    /// Keeps where the others are, for the next start; not at every change, when a whole system comes up.
+    pub(super) async fn keep_addresses(self: Rc<Self>) {
+        let path = book::path(&self.config.directory);
+        let mut kept = book::read(&path);
+        loop {
+            let pause = if self.others().is_empty() { ALONE } else { KEEP_EVERY };
+            rt::sleep(pause).await;
+            let known = book::Book { entries: self.peers.entries(self.rank) };
+            if known == kept {
+                continue;
+            }
+            match book::keep(&path, &known) {
+                Ok(()) => kept = known,
+                Err(error) => tracing::debug!(%error, "where the others are is not kept"),
+            }
+        }
+    }
+
     /// Takes part in finding out who lives.
     pub(super) async fn watch_life(self: Rc<Self>) {
         let mut sending = rt::TaskSet::new();
@@ -365,20 +408,28 @@ impl Service {
             if others.is_empty() || !self.is_current.get() {
                 // Nobody to listen to: whoever comes is a member first, which changes the state.
                 let pause = if self.is_current.get() { ALONE } else { GREET_EVERY / 4 };
+                // Others may take this server for one of them all the same; what it would answer is out of date by then.
+                if let Some(membership) = &mut *self.life.membership.borrow_mut() {
+                    membership.take_messages();
+                }
                 if let Ok(None) = rt::timeout(pause, watch.changed()).await {
                     return;
                 }
                 continue;
             }
-            let (messages, next) = {
+            let (messages, living, next) = {
                 let mut membership = self.life.membership.borrow_mut();
                 let membership = membership.get_or_insert_with(|| self.begin_to_listen(others.len()));
+                membership.resize(others.len() + 1);
                 let now = self.life.now();
                 membership.tick(now);
                 if greeted.is_none_or(|at: rt::Instant| at.elapsed() >= GREET_EVERY) {
                     let living: BTreeSet<Rank> = membership.living().map(|life| life.rank).collect();
-                    for life in others.iter().filter(|life| !living.contains(&life.rank)) {
-                        membership.join(now, *life);
+                    let mut silent: Vec<Life> =
+                        others.iter().filter(|life| !living.contains(&life.rank)).copied().collect();
+                    for _ in 0..GREETED_MAX.min(silent.len()) {
+                        let life = silent.swap_remove(rt::random_u64() as usize % silent.len());
+                        membership.join(now, life);
                     }
                     greeted = Some(rt::now());
                 }
@@ -392,10 +443,16 @@ impl Service {
                     tracing::debug!(me = %self.rank, ?event, "who lives");
                 }
                 let next = membership.next().map_or(GREET_EVERY, |at| at.saturating_sub(now));
-                (membership.take_messages(), next)
+                let messages = membership.take_messages();
+                let living: BTreeSet<Rank> = match messages.is_empty() {
+                    true => BTreeSet::new(),
+                    false => membership.living().map(|life| life.rank).collect(),
+                };
+                (messages, living, next)
             };
             for (to, message) in messages {
-                let body = msg::Gossip { from: self.rank, message: Bytes(message) }.to_bytes();
+                let address = (!living.contains(&to.rank)).then(|| (self.incarnation(), self.config.address.clone()));
+                let body = msg::Gossip { from: self.rank, address, message: Bytes(message) }.to_bytes();
                 // One that is lost is nothing bad.
                 let me = Rc::clone(&self);
                 sending.spawn_local(async move {
@@ -439,6 +496,11 @@ impl Service {
 
     pub(super) fn take_gossip(&self, gossip: msg::Gossip) -> Result<Vec<u8>, Error> {
         let received = rt::wall_micros();
+        if let Some((incarnation, address)) =
+            gossip.address.filter(|_| gossip.from != self.rank && gossip.from != NOBODY)
+        {
+            self.peers.learn(gossip.from, incarnation, &address);
+        }
         self.peers.heard_of(gossip.from);
         if !gossip.message.0.is_empty() {
             // Before this server listens there is nothing to be told.

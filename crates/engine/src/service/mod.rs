@@ -27,6 +27,7 @@
 mod administer;
 mod agent;
 mod answers;
+mod book;
 mod clock;
 mod containers;
 mod control;
@@ -44,6 +45,7 @@ mod route;
 mod slot;
 mod spread;
 pub mod state;
+mod subscribe;
 pub mod system;
 mod targets;
 
@@ -188,6 +190,9 @@ impl Service {
         let place = kept.identity.place.clone().expect("it has one by now, or was refused");
         let rank = place.rank;
         peers.learn(rank, u64::MAX, &config.address);
+        for (other, incarnation, address) in book::read(&book::path(&config.directory)).entries {
+            peers.learn(other, incarnation, &address);
+        }
         let group = open_group(
             &config.directory.join("system"),
             GroupId(place.system.to_bytes()),
@@ -232,7 +237,8 @@ impl Service {
             rt::sleep(Duration::from_millis(1)).await;
         }
         let is_alone = self.system.group.members().voters.iter().eq([&self.rank]) && self.others().is_empty();
-        // Alone, the clock is right by itself; else nobody is served before it was compared.
+        // Alone, the clock is right by itself; else nobody is served before it was compared, and nobody elected.
+        self.system.group.may_lead(false);
         let standing = self.judge_clock();
         self.act_on_clock(standing).await?;
         if is_alone {
@@ -241,6 +247,8 @@ impl Service {
         {
             let mut tasks = self.tasks.borrow_mut();
             tasks.spawn_local(self.clone().come_in());
+            tasks.spawn_local(self.clone().subscribe_to_system());
+            tasks.spawn_local(self.clone().keep_addresses());
             tasks.spawn_local(self.clone().follow_system());
             tasks.spawn_local(self.clone().drive_system());
             tasks.spawn_local(self.clone().watch_life());
@@ -301,6 +309,10 @@ impl Service {
     /// Ends in good order: hands over what it leads, and closes the replicas, so that they can be opened again.
     pub(crate) async fn stop(self: Rc<Self>, tasks: Tasks) {
         self.hand_over().await;
+        self.system.ending.send_replace(true);
+        for slot in self.pools.borrow().values() {
+            slot.ending.send_replace(true);
+        }
         drop(tasks);
         let until = rt::now() + STOP_PATIENCE;
         let mut service = self;

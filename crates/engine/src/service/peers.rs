@@ -31,7 +31,7 @@ const PAUSE_MAX: Duration = Duration::from_secs(1);
 const SILENCE_MAX: Duration = Duration::from_secs(2);
 /// How long a message between replicas may be under way; the library has its own, shorter limits.
 const CONSENSUS_MAX: Duration = Duration::from_secs(5);
-/// Links kept; servers that moved leave some behind.
+/// Links kept, of which the one that was not used for longest goes; servers that moved leave some behind.
 const LINES_MAX: usize = 1024;
 
 /// Everyone this server talks to.
@@ -50,9 +50,10 @@ struct Line {
     opening: RefCell<Opening>,
     /// An attempt to open has ended.
     tried: Notify,
-    attempts: Cell<u64>,
     /// Since when it owes an answer, any.
     silent_since: Cell<Option<rt::Instant>>,
+    /// When it was last asked for.
+    used: Cell<Option<rt::Instant>>,
 }
 
 /// How opening a link stands.
@@ -61,8 +62,8 @@ enum Opening {
     /// As far as is known, somebody answers there.
     #[default]
     Open,
-    /// Somebody tries, in this attempt of all.
-    Tried { attempt: u64 },
+    /// Somebody tries.
+    Tried,
     /// Nobody answered, so many times in a row; not tried again before then.
     Paused { failures: u32, until: rt::Instant, cause: CallError },
 }
@@ -102,6 +103,23 @@ impl Peers {
         }
     }
 
+    /// Where a rank answers, and since which incarnation.
+    pub(super) fn entry(&self, rank: Rank) -> Option<(u64, String)> {
+        self.book.borrow().get(&rank).cloned()
+    }
+
+    /// The same of all others.
+    pub(super) fn entries(&self, except: Rank) -> Vec<(Rank, u64, String)> {
+        let book = self.book.borrow();
+        let others = book.iter().filter(|(rank, _)| **rank != except);
+        others.map(|(rank, (incarnation, address))| (*rank, *incarnation, address.clone())).collect()
+    }
+
+    /// Everyone who was ever heard of, this server too.
+    pub(super) fn ranks(&self) -> Vec<Rank> {
+        self.book.borrow().keys().copied().collect()
+    }
+
     /// Where all others are.
     pub(super) fn addresses(&self, except: Rank) -> Vec<String> {
         self.book
@@ -123,13 +141,25 @@ impl Peers {
         body: Vec<u8>,
         within: Duration,
     ) -> Result<Vec<u8>, CallError> {
-        match self.address(rank) {
-            Some(address) => self.call(&address, opcode, body, within).await,
-            None => {
-                let text = format!("nobody has said yet where rank {rank} answers");
-                Err(CallError::Refused(Error::new(Code::Unreachable, text)))
-            }
-        }
+        self.call(&self.find(rank)?, opcode, body, within).await
+    }
+
+    /// As [`Peers::ask`], of a rank that may take its time: that it is silent says nothing of the link.
+    pub(super) async fn ask_patiently(
+        &self,
+        rank: Rank,
+        opcode: Opcode,
+        body: Vec<u8>,
+        within: Duration,
+    ) -> Result<Vec<u8>, CallError> {
+        self.send(&self.find(rank)?, opcode, body, within, true).await
+    }
+
+    fn find(&self, rank: Rank) -> Result<String, CallError> {
+        self.address(rank).ok_or_else(|| {
+            let text = format!("nobody has said yet where rank {rank} answers");
+            CallError::Refused(Error::new(Code::Unreachable, text))
+        })
     }
 
     /// Asks whoever answers at an address.
@@ -140,10 +170,23 @@ impl Peers {
         body: Vec<u8>,
         within: Duration,
     ) -> Result<Vec<u8>, CallError> {
+        self.send(address, opcode, body, within, false).await
+    }
+
+    async fn send(
+        &self,
+        address: &str,
+        opcode: Opcode,
+        body: Vec<u8>,
+        within: Duration,
+        may_wait: bool,
+    ) -> Result<Vec<u8>, CallError> {
         let line = self.line(address);
         let connection = self.open(address, &line, within).await?;
         let sequence = self.sequence.replace(self.sequence.get() + 1);
-        line.silent_since.set(line.silent_since.get().or(Some(rt::now())));
+        if !may_wait {
+            line.silent_since.set(line.silent_since.get().or(Some(rt::now())));
+        }
         let answer = connection.call(opcode, sequence, body, None, within).await;
         match &answer {
             Ok(_) | Err(CallError::Refused(_)) => line.silent_since.set(None),
@@ -155,9 +198,13 @@ impl Peers {
     fn line(&self, address: &str) -> Rc<Line> {
         let mut lines = self.lines.borrow_mut();
         if lines.len() >= LINES_MAX && !lines.contains_key(address) {
-            lines.pop_first();
+            // Each that gossips has a turn with every other: the links of consensus and of subscriptions are not to go for that.
+            let idle = lines.iter().min_by_key(|(_, line)| line.used.get()).map(|(address, _)| address.clone());
+            idle.into_iter().for_each(|address| drop(lines.remove(&address)));
         }
-        Rc::clone(lines.entry(address.to_string()).or_default())
+        let line = Rc::clone(lines.entry(address.to_string()).or_default());
+        line.used.set(Some(rt::now()));
+        line
     }
 
     /// A link that works. The attempt to open one is shared, and goes on when who waits for it does so no longer: else a link that
@@ -173,10 +220,8 @@ impl Peers {
                 let to: Address = address.parse().map_err(|error: net::AddressError| {
                     CallError::Refused(Error::new(Code::Invalid, error.to_string()))
                 })?;
-                let attempt = line.attempts.get() + 1;
-                line.attempts.set(attempt);
-                line.opening.replace(Opening::Tried { attempt });
-                drop(rt::spawn_local(try_to_open(to, self.caller.clone(), Rc::clone(line), attempt, failures)));
+                line.opening.replace(Opening::Tried);
+                drop(rt::spawn_local(try_to_open(to, self.caller.clone(), Rc::clone(line), failures)));
             }
             if rt::timeout(until - rt::now(), tried).await.is_err() {
                 let cause = format!("no answer within {} ms", within.as_millis());
@@ -191,15 +236,13 @@ impl Peers {
 }
 
 /// One attempt; how it ended is left with the line.
-async fn try_to_open(to: Address, caller: Caller, line: Rc<Line>, attempt: u64, failures: u32) {
+async fn try_to_open(to: Address, caller: Caller, line: Rc<Line>, failures: u32) {
     match Connection::open(&to, Service::Control, &caller, OPEN_MAX).await {
         Ok(connection) => {
             line.silent_since.set(None);
             *line.connection.borrow_mut() = Some(connection);
             line.opening.replace(Opening::Open);
         }
-        // The peer was heard of meanwhile: others may try, and this one says nothing.
-        Err(_) if !matches!(*line.opening.borrow(), Opening::Tried { attempt: now } if now == attempt) => {}
         Err(cause) => {
             let failures = failures.saturating_add(1);
             line.opening.replace(Opening::Paused { failures, until: rt::now() + pause(failures), cause });
@@ -210,7 +253,7 @@ async fn try_to_open(to: Address, caller: Caller, line: Rc<Line>, attempt: u64, 
 
 /// How long to wait after so many failures, by chance: the servers of a system do not all try at once.
 fn pause(failures: u32) -> Duration {
-    let most = PAUSE_FIRST.saturating_mul(1 << failures.min(16)).min(PAUSE_MAX);
+    let most = PAUSE_FIRST.saturating_mul(1 << failures.saturating_sub(1).min(16)).min(PAUSE_MAX);
     most / 2 + Duration::from_nanos(rt::random_u64() % (most.as_nanos() as u64 / 2))
 }
 
@@ -222,15 +265,17 @@ impl Line {
     fn may_try(&self) -> Result<Option<u32>, CallError> {
         match &*self.opening.borrow() {
             Opening::Open => Ok(Some(0)),
-            Opening::Tried { .. } => Ok(None),
+            Opening::Tried => Ok(None),
             Opening::Paused { until, cause, .. } if *until > rt::now() => Err(cause.clone()),
             Opening::Paused { failures, .. } => Ok(Some(*failures)),
         }
     }
 
-    /// Whoever answers there was heard of.
+    /// Whoever answers there was heard of: no pause, once. Who is heard and cannot be reached is not tried ever faster.
     fn hurry(&self) {
-        self.opening.replace(Opening::Open);
+        if let Opening::Paused { until, .. } = &mut *self.opening.borrow_mut() {
+            *until = rt::now();
+        }
         self.tried.notify_waiters();
     }
 

@@ -23,7 +23,7 @@ const CONTAINERS_MAX: usize = 4096;
 const SNAPSHOTS_MAX: usize = 1024;
 const ATTRIBUTES_MAX: usize = 1024;
 /// Widths of groups that have copies.
-const WIDTHS: RangeInclusive<u32> = 2..=SLOTS_MAX as u32;
+pub(super) const WIDTHS: RangeInclusive<u32> = 2..=SLOTS_MAX as u32;
 /// Longest attribute name and value, in bytes.
 const ATTRIBUTE_NAME_BYTES_MAX: usize = 512;
 const ATTRIBUTE_VALUE_BYTES_MAX: usize = 64 << 10;

@@ -145,7 +145,7 @@ impl Service {
         match call.opcode.repeat() {
             Repeat::Harmless => work.await,
             // What was forgotten with an earlier life, the service's state remembers.
-            Repeat::Once => self.sessions.once(call.session.0, call.sequence, || 0, |_| work).await,
+            Repeat::Once => self.sessions.once(call.session.0, call.sequence, work).await,
         }
     }
 
@@ -236,11 +236,11 @@ impl Service {
                 let id = self.system.group.local(|system| system.find(name));
                 let slot = id.ok().and_then(|id| self.pools.borrow().get(&id).cloned());
                 match slot {
-                    Some(slot) => (format!("pool '{name}'"), slot.group.members().voters),
-                    None => ("the system".to_string(), self.system.group.members().voters),
+                    Some(slot) => (format!("pool '{name}'"), slot.group.voters()),
+                    None => ("the system".to_string(), self.system.group.voters()),
                 }
             }
-            _ => ("the system".to_string(), self.system.group.members().voters),
+            _ => ("the system".to_string(), self.system.group.voters()),
         };
         let pings = voters.iter().map(async |rank| {
             let is_me = *rank == self.rank;

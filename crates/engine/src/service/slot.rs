@@ -10,11 +10,13 @@ use raft::{
     Candidate, Config, Group, GroupId, OpenError, Peer, ProposeError, ReadError, Request, Role, StateMachine,
     choose_voters,
 };
-use tokio::sync::{Mutex, Notify};
+use tokio::sync::{Mutex, Notify, watch};
 use types::{Code, ContainerId, Error, Rank};
-use wire::peer::Filling;
+use wire::peer::{Filling, LogId};
 
 use super::peers::{GroupPeers, Peers};
+use super::pool::PoolState;
+use super::system::SystemState;
 
 /// Voters wanted of a group: it bears two failures.
 const VOTERS_WANTED: usize = 5;
@@ -22,10 +24,15 @@ const VOTERS_WANTED: usize = 5;
 const CONFIRM_MAX: Duration = Duration::from_secs(1);
 /// A learner that lacks more entries than this does not vote yet: the group would wait for it.
 const LAG_MAX: u64 = 64;
+/// A server that is to vote has the log after so long, or somebody else is tried; it is tried again after the second.
+const CATCH_UP_MAX: Duration = Duration::from_secs(20);
+const LATE_FOR: Duration = Duration::from_secs(120);
 
 /// How far a server has followed a state.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub(super) struct Followed {
+    /// In which life of the server, and at which moment of its monotonic clock.
+    pub(super) said: (u64, u64),
     pub(super) version: u64,
     /// How far each of its targets has got with what it is to have, while something is on its way.
     pub(super) filling: Vec<Filling>,
@@ -40,21 +47,55 @@ impl Followed {
     pub(super) fn is_full(&self, version: u32) -> bool {
         !self.filling.is_empty() && self.filling.iter().all(|filling| filling.version == version)
     }
+
+    /// Takes another report in its place, unless that was so long under way that this one was said later. True if it did.
+    fn replace(&mut self, other: Followed) -> bool {
+        let is_newer = other.said >= self.said;
+        if is_newer {
+            *self = other;
+        }
+        is_newer
+    }
+}
+
+/// A state, as far as it says whose reports count.
+pub(super) trait Followers {
+    /// A server that has to do what the state says, or had to.
+    fn has_follower(&self, rank: Rank) -> bool;
+}
+
+impl Followers for SystemState {
+    fn has_follower(&self, rank: Rank) -> bool {
+        self.members.contains_key(&rank)
+    }
+}
+
+impl Followers for PoolState {
+    fn has_follower(&self, rank: Rank) -> bool {
+        self.servers().iter().any(|server| server.rank == rank)
+    }
 }
 
 /// A replica, the lock of its one change at a time, and the reports of those who follow it.
 pub(super) struct Slot<S: StateMachine> {
     pub(super) group: Rc<Group<S>>,
     pub(super) changes: Mutex<()>,
-    /// By rank. True whoever leads: what was followed stays so.
+    /// By rank, of servers that the state knows. True whoever leads: what was followed stays so.
     pub(super) reports: RefCell<BTreeMap<Rank, Followed>>,
     /// Something was reported, so many times.
     pub(super) reported: Notify,
     pub(super) heard: Cell<u64>,
-    /// The version of a pool's map that was looked at last, and since when.
-    pub(super) mapped: Cell<Option<(u32, rt::Instant)>>,
+    /// The state as it was looked at last, and the last command that it had in.
+    looked: RefCell<Option<(Option<LogId>, Rc<S>)>>,
     /// This server's targets once agreed with the state, since the start.
     pub(super) is_settled: Cell<bool>,
+    /// The replica is about to be closed: nobody is to wait for news of it.
+    pub(super) ending: watch::Sender<bool>,
+    /// Learners that are to vote, and since when they are waited for.
+    awaited: RefCell<BTreeMap<Rank, rt::Instant>>,
+    /// The members of the group were what they should be when it was looked at last. Until then it is looked at often: a
+    /// service that is not redundant yet dies with its leader.
+    pub(super) is_tended: Cell<bool>,
     pub(super) tasks: RefCell<rt::TaskSet>,
 }
 
@@ -66,8 +107,11 @@ impl<S: StateMachine> Slot<S> {
             reports: RefCell::default(),
             reported: Notify::new(),
             heard: Cell::new(0),
-            mapped: Cell::new(None),
+            looked: RefCell::default(),
             is_settled: Cell::new(false),
+            ending: watch::Sender::new(false),
+            awaited: RefCell::default(),
+            is_tended: Cell::new(false),
             tasks: RefCell::default(),
         }
     }
@@ -91,14 +135,6 @@ impl<S: StateMachine> Slot<S> {
         // A leader that has lost its majority finds out in its own, longer, time; who asks can look elsewhere meanwhile.
         rt::timeout(within.min(CONFIRM_MAX), self.group.read(|_| ())).await.unwrap_or(Err(ReadError::NoMajority))?;
         self.reign().ok_or(ReadError::NotLeader { leader: None })
-    }
-
-    /// For how long a pool's map has been looked at in this version.
-    pub(super) fn map_age(&self, version: u32) -> Duration {
-        let known = self.mapped.get().filter(|(known, _)| *known == version);
-        let (_, since) = known.unwrap_or((version, rt::now()));
-        self.mapped.set(Some((version, since)));
-        since.elapsed()
     }
 
     pub(super) async fn propose(
@@ -134,46 +170,104 @@ impl<S: StateMachine> Slot<S> {
         }
     }
 
-    pub(super) fn hear(&self, rank: Rank, followed: Followed) {
+    /// Waits until as much is applied here, or for so long. False when it took longer.
+    pub(super) async fn follows(&self, applied: u64, patience: Duration) -> bool {
+        let until = rt::now() + patience;
+        while self.group.applied() < applied && rt::now() < until {
+            rt::sleep(Duration::from_millis(5)).await;
+        }
+        self.group.applied() >= applied
+    }
+
+    /// Takes note of a report. One of a server that the state does not know says nothing about it: that server reports again when
+    /// it has a part.
+    pub(super) fn hear(&self, rank: Rank, followed: Followed)
+    where
+        S: Followers,
+    {
+        if !self.group.local(|state| state.has_follower(rank)) {
+            return;
+        }
         let mut reports = self.reports.borrow_mut();
-        let known = reports.entry(rank).or_default();
-        if followed.version >= known.version {
-            *known = followed;
+        if reports.entry(rank).or_default().replace(followed) {
             self.heard.set(self.heard.get() + 1);
             self.reported.notify_waiters();
         }
     }
 
-    /// Brings the members of the group nearer to what they should be: all of `wanted` follow, and of those that are
-    /// there, the best vote. One step at a time.
+    /// The whole state as it is now, to be looked at across waits. Cost: a copy, when a command came in since the last time.
+    pub(super) fn snapshot(&self) -> Rc<S>
+    where
+        S: Clone,
+    {
+        let applied = self.group.log_id();
+        let mut looked = self.looked.borrow_mut();
+        match &*looked {
+            Some((known, state)) if *known == applied => Rc::clone(state),
+            _ => {
+                let state = Rc::new(self.group.local(S::clone));
+                *looked = Some((applied, Rc::clone(&state)));
+                state
+            }
+        }
+    }
+
+    /// Brings the members of the group nearer to what they should be: of `wanted`, those that are there and fail apart vote, and
+    /// nobody else is a member. Who is to vote is a learner first, until it has the log. One step at a time.
     pub(super) async fn tend(&self, wanted: &BTreeMap<Rank, Wanted>) {
         let members = self.group.members();
+        self.is_tended.set(false);
         if !members.is_settled {
             return;
         }
-        for (rank, want) in wanted {
-            if !members.addresses.contains_key(rank) {
+        let has_log = |rank: &Rank| {
+            members.voters.contains(rank)
+                || (members.addresses.contains_key(rank) && self.group.lag(*rank).is_some_and(|lag| lag <= LAG_MAX))
+        };
+        let late = self.late(&members.addresses.keys().copied().filter(|rank| !has_log(rank)).collect());
+        let candidates = |may_vote: &dyn Fn(&Rank) -> bool| -> Vec<Candidate> {
+            let candidate = |(rank, want): (&Rank, &Wanted)| Candidate {
+                rank: *rank,
+                domain: want.domain,
+                is_available: want.is_there && may_vote(rank),
+            };
+            wanted.iter().map(candidate).collect()
+        };
+        let best = choose_voters(&candidates(&|rank| !late.contains(rank)), &members.voters, VOTERS_WANTED);
+        let new: Vec<&Rank> = best.iter().filter(|rank| !members.addresses.contains_key(rank)).collect();
+        if !new.is_empty() {
+            for rank in new {
+                let Some(want) = wanted.get(rank) else { continue };
                 let peer = Peer { rank: *rank, address: raft::Address(want.address.clone()) };
                 // Whatever it is, the next turn tries again.
                 let _ = self.group.add_learner(&peer).await;
-                return;
             }
+            return;
         }
-        let candidate = |(rank, want): (&Rank, &Wanted)| Candidate {
-            rank: *rank,
-            domain: want.domain,
-            is_available: want.is_there
-                && (members.voters.contains(rank) || self.group.lag(*rank).is_some_and(|lag| lag <= LAG_MAX)),
-        };
-        let candidates: Vec<Candidate> = wanted.iter().map(candidate).collect();
-        let voters = choose_voters(&candidates, &members.voters, VOTERS_WANTED);
+        let voters = choose_voters(&candidates(&has_log), &members.voters, VOTERS_WANTED);
         if voters != members.voters {
             let _ = self.group.set_voters(&voters).await;
             return;
         }
-        if let Some(gone) = members.addresses.keys().find(|rank| !wanted.contains_key(rank)) {
+        let is_idle = |rank: &&Rank| !voters.contains(rank) && !best.contains(rank);
+        if let Some(gone) = members.addresses.keys().find(is_idle) {
             let _ = self.group.remove(*gone).await;
+            return;
         }
+        self.is_tended.set(best == voters);
+    }
+
+    /// Of these learners, those that were waited for in vain: others are to be tried, and they again some time later.
+    fn late(&self, learners: &BTreeSet<Rank>) -> BTreeSet<Rank> {
+        let mut awaited = self.awaited.borrow_mut();
+        awaited.retain(|rank, since| {
+            let age = since.elapsed();
+            age < LATE_FOR && (learners.contains(rank) || age >= CATCH_UP_MAX)
+        });
+        for rank in learners {
+            awaited.entry(*rank).or_insert_with(rt::now);
+        }
+        awaited.iter().filter(|(_, since)| since.elapsed() >= CATCH_UP_MAX).map(|(rank, _)| *rank).collect()
     }
 
     /// Has another voter lead, if this replica does.
@@ -208,7 +302,7 @@ impl<S: StateMachine> Slot<S> {
     }
 }
 
-/// A server that should follow a group.
+/// A server that may vote in a group.
 pub(super) struct Wanted {
     pub(super) address: String,
     /// What fails together with it.
@@ -260,11 +354,29 @@ fn not_proposed(error: ProposeError) -> Error {
         ProposeError::TooLarge { .. } => Error::new(Code::ValueTooBig, text).remedy("ask for less at once"),
         ProposeError::Unknown { .. } => Error::new(Code::TimedOut, text).remedy("try again"),
         ProposeError::Forgotten => {
-            Error::new(Code::TimedOut, text).remedy("look at what it was to change, and decide anew")
+            Error::new(Code::Uncertain, text).remedy("look at what it was to change, and decide anew")
         }
         ProposeError::Unreadable => Error::new(Code::Protocol, text).remedy("run the same release on all servers"),
         ProposeError::Stopped { .. } => {
             Error::new(Code::Io, text).remedy("look at the server's log, then restart the server")
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// "Half of it is here" was sent, its link hung, "all of it is here" came by another: and then the first one, late. The
+    /// leader went by that, the server had nothing new to say, and a drain hung until another led.
+    #[test]
+    fn a_report_that_was_long_under_way_replaces_no_later_one() {
+        let report = |said, version| Followed { said, version, ..Followed::default() };
+        let mut known = Followed::default();
+        assert!(known.replace(report((3, 20), 10)));
+        assert!(!known.replace(report((3, 19), 10)));
+        assert!(!known.replace(report((2, 90), 11)), "of an earlier life");
+        assert!(known.replace(report((4, 1), 9)), "a server that starts anew begins anew");
+        assert_eq!(known, report((4, 1), 9));
     }
 }

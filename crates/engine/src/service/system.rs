@@ -10,7 +10,7 @@ use super::state::Format;
 
 /// Most pools in a system; each has a group of replicas and a row on every target.
 const POOLS_MAX: usize = 1024;
-/// Most servers; bounds what the state holds. How many can follow it today is [`raft::limits::MEMBERS_MAX`].
+/// Most servers; bounds what the state holds. A few vote; all others subscribe.
 const MEMBERS_MAX: usize = 16 << 10;
 /// Tokens that nobody used yet.
 const TOKENS_MAX: usize = 256;
@@ -169,7 +169,7 @@ impl raft::StateMachine for SystemState {
                 if let Some(member) = self.members.get_mut(&rank).filter(|m| m.incarnation == incarnation)
                     && member.state == MemberState::Joined
                 {
-                    member.state = MemberState::Excluded;
+                    (member.state, member.trouble) = (MemberState::Excluded, None);
                     self.version += 1;
                 }
             }
@@ -343,7 +343,7 @@ impl SystemState {
         if !is_first {
             self.check_token(token.as_ref(), member.id, now)?;
         }
-        if self.members.len() >= MEMBERS_MAX.min(raft::limits::MEMBERS_MAX) {
+        if self.members.len() >= MEMBERS_MAX {
             let text = format!("the system has {} servers, as many as this release can have", self.members.len());
             return Err(Error::new(Code::Quota, text));
         }
@@ -467,8 +467,10 @@ impl SystemState {
                 (false, MemberState::Stopped) => MemberState::Joined,
                 (_, other) => other,
             };
-            has_changed |= after != member.state;
-            member.state = after;
+            if after != member.state {
+                has_changed = true;
+                (member.state, member.trouble) = (after, None);
+            }
         }
         self.version += u64::from(has_changed);
         Ok(())
@@ -495,12 +497,16 @@ impl SystemState {
         }
         for rank in ranks {
             let Some(member) = self.members.get_mut(rank) else { continue };
-            member.state = match (exclude, member.state) {
+            let after = match (exclude, member.state) {
                 (true, _) => MemberState::AdminExcluded,
                 // It is in again when it says that it is there.
                 (false, MemberState::AdminExcluded) => MemberState::Excluded,
                 (false, other) => other,
             };
+            if after != member.state {
+                // What was wrong before is not why it is out now.
+                (member.state, member.trouble) = (after, None);
+            }
         }
         self.version += 1;
         Ok(())

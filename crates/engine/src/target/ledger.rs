@@ -134,7 +134,9 @@ fn is_failure(error: &vos::Error) -> bool {
         vos::Error::Stopped | vos::Error::Corrupt { .. } | vos::Error::IntentsFull | vos::Error::InProgress { .. } => {
             true
         }
-        vos::Error::Media(media::Error::TooLarge { .. } | media::Error::NoMemory { .. }) => false,
+        vos::Error::Media(
+            media::Error::TooLarge { .. } | media::Error::NoMemory { .. } | media::Error::DiskFull { .. },
+        ) => false,
         vos::Error::Media(_) => true,
         _ => false,
     }

@@ -61,6 +61,7 @@ pub struct Target {
     sessions: Sessions,
     upkeep: Upkeep,
     holds: rebuild::Holds,
+    pace: rebuild::Pace,
     scrubber: Scrubber,
     resizer: Resizer,
     groups: Groups,
@@ -117,6 +118,10 @@ impl Target {
                 "look after the device (`dmg storage query` shows it), then restart the server: what was \
                  acknowledged is kept",
             ),
+            media::Error::DiskFull { .. } => Error::new(Code::NoSpace, text).remedy(
+                "make room in the file system that the target's files are on: it goes on by itself; what was acknowledged is \
+                 kept, and can be read",
+            ),
             _ => Error::new(Code::Io, text),
         }
     }
@@ -166,9 +171,7 @@ impl Handler for Target {
                 if matches!(door, Door::Follow { .. }) {
                     return Err(self.not_leader(&place_of(&request)?));
                 }
-                let before = || self.store.borrow().highest_effect(session);
-                let work = |in_doubt| self.answer_once(request, &door, in_doubt);
-                let body = self.sessions.once(session.0, sequence, before, work).await?;
+                let body = self.sessions.once(session.0, sequence, self.answer_once(request, &door)).await?;
                 if rt::fault!(ANSWER_IS_LATE) {
                     rt::sleep(LATE).await;
                 }
@@ -180,12 +183,15 @@ impl Handler for Target {
 }
 
 impl Target {
-    /// Answers a request that takes effect once; `in_doubt` when it may have taken effect before.
-    async fn answer_once(self: &Rc<Self>, request: Request, door: &Door, in_doubt: bool) -> Result<Vec<u8>, Error> {
-        if in_doubt && let Some(committed) = self.recall(&request).await? {
-            return Ok(committed.to_bytes());
+    /// Answers a request that takes effect once. It is recalled before anything can refuse it, for want of room or
+    /// else: what took effect is not refused. Where it would take effect the store is asked again, for it may have learnt
+    /// of it meanwhile.
+    async fn answer_once(self: &Rc<Self>, request: Request, door: &Door) -> Result<Vec<u8>, Error> {
+        let origin = vos::Origin { session: request.session, seq: request.sequence };
+        match self.recall(origin).await? {
+            Some(committed) => Ok(committed.to_bytes()),
+            None => self.answer(request, door).await,
         }
-        self.answer(request, door).await
     }
 
     async fn answer(self: &Rc<Self>, request: Request, door: &Door) -> Result<Vec<u8>, Error> {

@@ -95,7 +95,7 @@ pub struct Shared {
 pub async fn start(config: TargetConfig, shared: Shared) -> Result<(TargetHandle, rt::ThreadHandle<()>), Error> {
     let index = config.index;
     let io_timeout = config.io_timeout;
-    let (handle, orders) = channel(index);
+    let (handle, queues) = channel(index);
     let (opened, ready) = oneshot::channel();
     let watches = Watches::default();
     let seen = watches.clone();
@@ -110,7 +110,7 @@ pub async fn start(config: TargetConfig, shared: Shared) -> Result<(TargetHandle
         let _ = opened.send(Ok(target.media.watch()));
         let mut tasks = rt::TaskSet::new();
         tasks.spawn_local(target.clone().upkeep());
-        target.carry_out(orders, shared.limits, shared.incarnation).await;
+        target.carry_out(queues, shared.limits, shared.incarnation).await;
     })
     .map_err(|e| Error::new(Code::NoMemory, format!("cannot start a thread for target {index}: {e}")))?;
     let gone = |_| Error::new(Code::ShuttingDown, format!("target {index} ended while it was starting"));
@@ -164,6 +164,7 @@ pub(super) async fn open(config: TargetConfig, shared: &Shared, watches: &Watche
         sessions: Sessions::default(),
         upkeep: Default::default(),
         holds: Default::default(),
+        pace: Default::default(),
         scrubber: Default::default(),
         resizer,
         groups: Groups::new(shared.hlc.clone()),

@@ -91,6 +91,15 @@ pub enum Order {
         bytes: u64,
         done: Done<()>,
     },
+    /// Write everything down and end.
+    Stop {
+        done: Done<()>,
+    },
+}
+
+/// A message to a target about who is linked to it. Apart from orders, which may have to wait for a device: whoever is to be
+/// let in or cut off does not wait behind them.
+pub(super) enum LinkOrder {
     /// Whether the target answers whoever is linked to it. One that does not keeps its store open, and carries out orders.
     SetServing {
         /// What it answers instead; absent: it serves.
@@ -98,13 +107,7 @@ pub enum Order {
         done: Done<()>,
     },
     /// A connection that said hello to this target; it is served here from now on.
-    Serve {
-        incoming: net::Incoming,
-    },
-    /// Write everything down and end.
-    Stop {
-        done: Done<()>,
-    },
+    Serve { incoming: net::Incoming },
 }
 
 pub type Done<T> = oneshot::Sender<Result<T, Error>>;
@@ -156,6 +159,7 @@ pub struct Storage {
 pub struct TargetHandle {
     pub index: TargetIndex,
     orders: mpsc::Sender<Order>,
+    links: mpsc::Sender<LinkOrder>,
     /// Set once the target is open.
     device: Arc<OnceLock<Device>>,
 }
@@ -167,10 +171,18 @@ struct Device {
     limit: Duration,
 }
 
-/// The pair: the handle, and the queue that the target's thread drains.
-pub fn channel(index: TargetIndex) -> (TargetHandle, mpsc::Receiver<Order>) {
-    let (orders, queue) = mpsc::channel(ORDERS_MAX);
-    (TargetHandle { index, orders, device: Arc::default() }, queue)
+/// The queues that a target's thread drains.
+pub(super) struct Queues {
+    pub(super) orders: mpsc::Receiver<Order>,
+    pub(super) links: mpsc::Receiver<LinkOrder>,
+}
+
+/// The pair: the handle, and the queues behind it.
+pub(super) fn channel(index: TargetIndex) -> (TargetHandle, Queues) {
+    let (orders, ordered) = mpsc::channel(ORDERS_MAX);
+    let (links, linked) = mpsc::channel(ORDERS_MAX);
+    let handle = TargetHandle { index, orders, links, device: Arc::default() };
+    (handle, Queues { orders: ordered, links: linked })
 }
 
 impl TargetHandle {
@@ -205,9 +217,38 @@ impl TargetHandle {
         let _ = self.device.set(Device { watch, limit });
     }
 
-    /// Sends an order without an answer.
-    pub async fn send(&self, order: Order) -> Result<(), Error> {
+    async fn send(&self, order: Order) -> Result<(), Error> {
         self.orders.send(order).await.map_err(|_| self.gone())
+    }
+
+    /// Has the target answer whoever is linked to it, or refuse them all.
+    ///
+    /// # Errors
+    /// `ShuttingDown` when its thread has ended.
+    pub async fn set_serving(&self, refusal: Option<Error>) -> Result<(), Error> {
+        let (done, answer) = oneshot::channel();
+        let order = LinkOrder::SetServing { refusal, done };
+        self.links.send(order).await.map_err(|_| self.gone())?;
+        answer.await.map_err(|_| self.gone())?
+    }
+
+    /// Hands a link to the target, without waiting for it.
+    ///
+    /// # Errors
+    /// The link again, and what to tell its caller: the target's thread has ended, or has not looked at its links for long.
+    pub fn serve(&self, incoming: net::Incoming) -> Result<(), Box<(net::Incoming, Error)>> {
+        match self.links.try_reserve() {
+            Ok(place) => {
+                place.send(LinkOrder::Serve { incoming });
+                Ok(())
+            }
+            Err(mpsc::error::TrySendError::Full(())) => {
+                let text = format!("target {} takes no links: its thread is held up", self.index);
+                let reason = Error::new(Code::Busy, text).remedy("look after its device; the server's log says more");
+                Err(Box::new((incoming, reason)))
+            }
+            Err(mpsc::error::TrySendError::Closed(())) => Err(Box::new((incoming, self.gone()))),
+        }
     }
 
     fn gone(&self) -> Error {

@@ -1,4 +1,4 @@
-//! Orders from the service, one after another.
+//! Orders from the service, one after another; and links, beside them.
 
 use std::rc::Rc;
 use std::time::Duration;
@@ -7,22 +7,47 @@ use net::Limits;
 use tokio::sync::mpsc;
 use types::{Code, ContainerId, Epoch, Error, PoolId, Span};
 
-use super::order::{Holdings, Order, PoolShare, PoolSpace, Storage};
+use super::order::{Holdings, LinkOrder, Order, PoolShare, PoolSpace, Queues, Storage};
 use super::{Target, is_pressure};
 
 /// How long an order waits for a checkpoint to make room.
 const ORDER_PATIENCE: Duration = Duration::from_secs(30);
 
 impl Target {
-    /// Carries orders out until the last handle is gone or one says stop.
-    pub(super) async fn carry_out(
-        self: &Rc<Self>,
-        mut orders: mpsc::Receiver<Order>,
-        limits: Limits,
-        incarnation: u64,
-    ) {
+    /// Serves links and carries orders out until the last handle is gone or an order says stop.
+    pub(super) async fn carry_out(self: &Rc<Self>, queues: Queues, limits: Limits, incarnation: u64) {
+        let Queues { orders, links } = queues;
+        tokio::select! {
+            () = self.carry_out_orders(orders) => {}
+            () = self.keep_links(links, limits, incarnation) => {}
+        }
+    }
+
+    /// Who is linked to this target. Nothing here waits.
+    async fn keep_links(self: &Rc<Self>, mut queue: mpsc::Receiver<LinkOrder>, limits: Limits, incarnation: u64) {
         let mut links = rt::TaskSet::new();
         let mut refusal: Option<Error> = None;
+        while let Some(order) = queue.recv().await {
+            match order {
+                LinkOrder::SetServing { refusal: wanted, done } => {
+                    refusal = wanted;
+                    match refusal {
+                        // To who is linked it is as if the server went: a repeat elsewhere, or later, finds what was done.
+                        Some(_) => links.abort_all(),
+                        // Until now the clock may have stood, and what was read before a restart is below this.
+                        None => self.store.borrow_mut().start_clock(self.hlc.now()),
+                    }
+                    drop(done.send(Ok(())));
+                }
+                LinkOrder::Serve { incoming } => match &refusal {
+                    Some(reason) => links.spawn_local(incoming.refuse(reason.clone())),
+                    None => links.spawn_local(net::serve(incoming, limits, incarnation, self.clone())),
+                },
+            }
+        }
+    }
+
+    async fn carry_out_orders(self: &Rc<Self>, mut orders: mpsc::Receiver<Order>) {
         // A caller that no longer waits for an answer is no reason to stop: `send` may fail.
         while let Some(order) = orders.recv().await {
             match order {
@@ -43,20 +68,6 @@ impl Target {
                 Order::Storage { done } => drop(done.send(Ok(self.storage()))),
                 Order::MayResize { bytes, done } => drop(done.send(self.may_resize(bytes).await)),
                 Order::Resize { bytes, done } => drop(done.send(self.resize(bytes))),
-                Order::SetServing { refusal: wanted, done } => {
-                    refusal = wanted;
-                    match refusal {
-                        // To who is linked it is as if the server went: a repeat elsewhere, or later, finds what was done.
-                        Some(_) => links.abort_all(),
-                        // Until now the clock may have stood, and what was read before a restart is below this.
-                        None => self.store.borrow_mut().start_clock(self.hlc.now()),
-                    }
-                    drop(done.send(Ok(())));
-                }
-                Order::Serve { incoming } => match &refusal {
-                    Some(reason) => links.spawn_local(incoming.refuse(reason.clone())),
-                    None => links.spawn_local(net::serve(incoming, limits, incarnation, self.clone())),
-                },
                 Order::Stop { done } => {
                     drop(done.send(self.close().await));
                     return;
@@ -82,7 +93,8 @@ impl Target {
 
     async fn destroy_pool(&self, id: PoolId, is_elsewhere: bool) -> Result<(), Error> {
         self.scrubber.forget(id);
-        self.groups.forget(id);
+        let left: Vec<PoolId> = self.store.borrow().pools().into_iter().filter(|pool| *pool != id).collect();
+        self.groups.forget(id, &left);
         if !self.store.borrow().pools().contains(&id) {
             return Ok(());
         }

@@ -25,6 +25,10 @@ impl Target {
         let mut looked = false;
         let (epoch, lsn) = loop {
             self.still_single(&punch.place)?;
+            // Without a wait from here to the store, unless it took effect.
+            if let Some(before) = self.recall(origin).await? {
+                return Ok(before);
+            }
             let epoch = self.hlc.now();
             let apply = |write: &vos::Punch<'_>| self.store.borrow_mut().punch(container, epoch, origin, write);
             match with_punch(&punch, apply) {

@@ -1,10 +1,12 @@
-//! Requests that took effect before this process began, or whose run was cut off after its effect: they get the
-//! first run's answer from what the store remembers.
+//! Requests that took effect before this process began, in a run that was cut off after its effect, or at another target
+//! whose work this one does now: they get the first run's answer from what the store remembers.
+//!
+//! The store is asked each time, and nobody keeps what it said: it learns of effects as a member of a group that others
+//! lead, and from those who give it groups, at any time.
 //!
 //! # Not here
 //! Requests of this process ([`crate::sessions`], which comes first). How effects are remembered (`vos`).
 
-use net::Request;
 use rt::metrics::Counter;
 use types::{Code, ContainerId, Epoch, Error};
 use vos::{Origin, Recall};
@@ -17,15 +19,16 @@ pub static RECALLED: Counter =
     Counter::new("engine_answers_recalled", "requests answered from what the store remembers of their first run");
 
 impl Target {
-    /// The answer of a request that took effect before.
+    /// The answer of a request that took effect before. Of one that did not, without a wait.
+    ///
+    /// Cost: a hash lookup for a number above all that took effect in its session; else a look at a page.
     ///
     /// # Errors
-    /// `TimedOut`: it is too old to tell. `Checksum`: what the store remembers cannot be read, of this session's
+    /// `Uncertain`: it is too old to tell. `Checksum`: what the store remembers cannot be read, of this session's
     /// requests or at all.
-    pub(super) async fn recall(&self, request: &Request) -> Result<Option<Committed>, Error> {
-        let origin = Origin { session: request.session, seq: request.sequence };
-        let Some(epoch) = self.look_up(origin)? else { return Ok(None) };
-        // A run that was cut off in this life may have left its effect on the way to the device.
+    pub(super) async fn recall(&self, origin: Origin) -> Result<Option<Committed>, Error> {
+        let Some(epoch) = self.recalled(origin)? else { return Ok(None) };
+        // The effect may still be on its way to the device.
         let last = self.store.borrow().last_lsn();
         self.durable(last).await?;
         Ok(Some(Committed { epoch }))
@@ -47,7 +50,8 @@ impl Target {
             Recall::Forgotten => Err(sessions::too_old(origin.seq)),
             Recall::Unreadable => {
                 let text = format!(
-                    "target {} cannot read what this session did: nobody can tell whether request {} ran before",
+                    "target {} cannot tell what this session did, for that cannot be read here, or where it has data from: \
+                     nobody knows whether request {} ran before",
                     self.index, origin.seq
                 );
                 Err(Error::new(Code::Checksum, text)
@@ -64,11 +68,17 @@ impl Target {
 
 #[cfg(test)]
 mod tests {
-    use net::Handler;
-    use types::{Code, Conditions, SessionId};
-    use wire::Opcode;
+    use std::rc::Rc;
 
-    use crate::target::machine::{Machine, request, simulated, update};
+    use net::Handler;
+    use types::{Code, Conditions, Epoch, SessionId};
+    use vos::Origin;
+    use wire::data::{Committed, UpdateRequest};
+    use wire::{Opcode, Wire};
+
+    use crate::target::Target;
+    use crate::target::machine::{CONTAINER, Machine, request, simulated, update};
+    use crate::target::update::with_update;
 
     const ALICE: u64 = 71;
     const BOB: u64 = 72;
@@ -134,6 +144,58 @@ mod tests {
         });
     }
 
+    /// What a member does of what its leader decided: the store changes, and no request came here.
+    async fn as_member(target: &Rc<Target>, session: u64, seq: u64, body: &[u8]) -> Epoch {
+        let update = UpdateRequest::from_bytes(body).unwrap();
+        let (origin, epoch) = (Origin { session: SessionId(session), seq }, target.hlc.now());
+        let deadline = rt::now() + std::time::Duration::from_secs(1);
+        let placed = target.place(&update, rt::disk::IoBuf::with_capacity(0), deadline).await.unwrap();
+        let write = |write: &vos::Update<'_>| target.store.borrow_mut().update(CONTAINER, epoch, origin, write);
+        with_update(&update, &placed, write).unwrap();
+        epoch
+    }
+
+    /// A group drains from its leader to a member whose client had asked it for something before, so that its table of
+    /// answers had met the session. It is the only holder then, and a repeat comes of what the leader had it do: it took
+    /// that for new, wrote over what Bob had written since, and refused Alice's insert for what it had inserted itself. (K5)
+    #[test]
+    fn what_a_target_did_as_a_member_is_not_done_again_when_it_is_the_only_holder() {
+        simulated(async {
+            let machine = Machine::new().await;
+            machine.put(ALICE, 10, "other", "met").await.unwrap();
+            let first = machine
+                .on(|target| async move {
+                    let put = as_member(&target, ALICE, 50, &update("k", "alice", Conditions::None)).await;
+                    (put, as_member(&target, ALICE, 51, &update("i", "new", Conditions::DkeyInsert)).await)
+                })
+                .await;
+            machine.put(BOB, 1, "k", "bob").await.unwrap();
+            assert_eq!(machine.put(ALICE, 50, "k", "alice").await, Ok(first.0));
+            assert_eq!(machine.get("k").await, "bob");
+            assert_eq!(machine.insert(ALICE, 51, "i").await, Ok(first.1));
+        });
+    }
+
+    /// A repeat waits for its bulk data to be written; what it repeats becomes known here meanwhile.
+    #[test]
+    fn what_becomes_known_while_a_repeat_waits_counts() {
+        simulated(async {
+            let machine = Machine::new().await;
+            let (first, again) = machine
+                .on(|target| async move {
+                    let body = update("k", &"large ".repeat(5000), Conditions::None);
+                    let repeat = target.clone().handle(request(ALICE, 1, Opcode::Update, body.clone()));
+                    futures_util::pin_mut!(repeat);
+                    assert!(futures_util::poll!(&mut repeat).is_pending(), "it waits for the device");
+                    assert_eq!(target.store.borrow().highest_effect(SessionId(ALICE)), 0, "nothing took effect yet");
+                    let first = as_member(&target, ALICE, 1, &body).await;
+                    (first, Committed::from_bytes(&repeat.await.unwrap().body).unwrap().epoch)
+                })
+                .await;
+            assert_eq!(again, first);
+        });
+    }
+
     #[test]
     fn a_request_older_than_what_is_remembered_is_refused() {
         simulated(async {
@@ -142,7 +204,7 @@ mod tests {
                 machine.put(ALICE, sequence, "k", "v").await.unwrap();
             }
             machine.cut().await;
-            assert_eq!(machine.put(ALICE, 3, "k", "v").await.unwrap_err().code, Code::TimedOut);
+            assert_eq!(machine.put(ALICE, 3, "k", "v").await.unwrap_err().code, Code::Uncertain);
             machine.put(ALICE, 4, "k", "v").await.unwrap();
         });
     }

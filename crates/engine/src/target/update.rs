@@ -51,6 +51,10 @@ impl Target {
         let mut looked = false;
         let (epoch, lsn) = loop {
             self.still_single(&update.place)?;
+            // Without a wait from here to the store, unless it took effect.
+            if let Some(before) = self.recall(origin).await? {
+                return Ok(before);
+            }
             let epoch = self.hlc.now();
             let apply = |write: &Update<'_>| self.store.borrow_mut().update(container, epoch, origin, write);
             match with_update(&update, &placed, apply) {

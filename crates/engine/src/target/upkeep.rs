@@ -26,8 +26,6 @@ const STEPS: usize = 1;
 const REST_MIN: Duration = Duration::from_millis(2);
 /// Longest rest at once, however long a step took.
 const REST_MAX: Duration = Duration::from_millis(500);
-/// Longest rest between two parts of a copy: well below the time after which their holds end.
-const GIVE_WAY_MAX: Duration = Duration::from_secs(5);
 /// Pause before the next try while a snapshot is being made or the store is under pressure.
 const PAUSE: Duration = Duration::from_millis(5);
 /// A horizon moves at most this often: what is overwritten many times meanwhile is looked at once.
@@ -70,6 +68,10 @@ impl Upkeep {
     /// A request came.
     pub(super) fn served(&self) {
         self.served.set(self.served.get() + 1);
+    }
+
+    pub(super) fn served_so_far(&self) -> u64 {
+        self.served.get()
     }
 
     pub(super) fn set_retention(&self, container: ContainerId, span: Span) {
@@ -176,22 +178,6 @@ impl Target {
         rt::sleep(owed.min(REST_MAX)).await;
     }
 
-    /// Lets requests go first for a while after work that they do not ask for, if any came since the last time (`seen`
-    /// counts them).
-    pub(super) async fn give_way(&self, rest: Duration, seen: &mut u64) {
-        let served = self.upkeep.served.get();
-        match std::mem::replace(seen, served) == served || rest.is_zero() {
-            true => rt::yield_now().await,
-            false => rt::sleep(rest.clamp(REST_MIN, GIVE_WAY_MAX)).await,
-        }
-    }
-
-    /// How long to rest after getting data of a container took `spent`, for its pool's budget to be kept.
-    pub(super) fn rest_within_budget(&self, container: ContainerId, spent: Duration) -> Duration {
-        let pool = self.store.borrow().pool_of(container).ok();
-        rest_of(spent, pool.and_then(|pool| self.groups.budget(pool)).unwrap_or(50))
-    }
-
     /// Does all upkeep that can be done now, for a request that found no room; true when it did something.
     ///
     /// # Errors
@@ -259,24 +245,5 @@ fn rest_factor(free: u64, capacity: u64) -> u32 {
         20.. => 3,
         10..20 => 1,
         _ => 0,
-    }
-}
-
-/// The time that is left to requests when work of `spent` is to take `percent` of all.
-fn rest_of(spent: Duration, percent: u32) -> Duration {
-    let percent = percent.clamp(1, 100);
-    spent * (100 - percent) / percent
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn a_rest_leaves_to_requests_what_the_budget_does_not_take() {
-        for (percent, rest_ms) in [(50, 10), (100, 0), (20, 40), (1, 990), (0, 990), (80, 2)] {
-            let rest = rest_of(Duration::from_millis(10), percent);
-            assert_eq!(rest.as_millis(), rest_ms, "{percent} %");
-        }
     }
 }

@@ -10,6 +10,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::rc::Rc;
 use std::time::Duration;
 
+use engine::replication::LEASE;
 use engine::target::recall::RECALLED;
 use history::{Event, Histories};
 use rig::{Client, Cluster, GROUPS, Stored};
@@ -439,6 +440,93 @@ fn a_leader_that_is_cut_off_answers_for_a_lease_and_the_next_one_waits_for_that(
     });
 }
 
+/// A leader that was replaced, and has yet to hear of it, gives its lease up when the next one asks, and answers nobody from
+/// then on, though its clients still ask it (K14). Once, the next one waited for a second in which nobody could write.
+#[test]
+fn a_leader_that_lives_gives_its_lease_up_and_the_next_one_serves_at_once() {
+    for seed in 10..16 {
+        let (answered, refused, waited) = Sim::new(SimConfig::seeded(seed)).run(replaced_while_it_is_read());
+        assert!(answered > 20 && refused > 20, "seed {seed}: {answered} answers, {refused} refusals");
+        // It takes the others up to 100 ms to hear of the map.
+        assert!(waited < LEASE / 4, "seed {seed}: the next leader served after {waited:?}");
+    }
+}
+
+/// What became of reads of the newest at a leader that was replaced, and how long the first write took after that.
+async fn replaced_while_it_is_read() -> (u32, u32, Duration) {
+    let sim = rt::sim::current();
+    let cluster = Cluster::new(4).await;
+    let group = GROUPS[0];
+    let (old, written) = (cluster.leader(group), Rc::new(Cell::new(None)));
+    let writer = {
+        let (cluster, written) = (cluster.clone(), written.clone());
+        sim.spawn_on(sim.node("writer"), async move {
+            Client::new(cluster.clone(), 8).put(group, "k", "before", Conditions::None).await.unwrap();
+            rt::sleep(Duration::from_millis(500)).await;
+            cluster.deafen(Some(old));
+            cluster.exclude(old);
+            let replaced = rt::now();
+            Client::new(cluster.clone(), 9).put(group, "k", "after", Conditions::None).await.unwrap();
+            written.set(Some(rt::now()));
+            replaced.elapsed()
+        })
+    };
+    let reader = sim.spawn_on(sim.node("reader"), async move {
+        let mut client = Client::new(cluster, 7);
+        let (mut answered, mut refused) = (0, 0);
+        while written.get().is_none_or(|at: rt::Instant| at.elapsed() < 2 * LEASE) {
+            rt::sleep(Duration::from_millis(10)).await;
+            let began = rt::now();
+            match client.get_at(old, group, "k", Epoch::MAX).await {
+                Ok(value) => {
+                    let is_old = written.get().is_some_and(|at| at < began);
+                    assert!(!is_old, "{value:?} was read after something newer was acknowledged");
+                    answered += 1;
+                }
+                Err(_) => refused += 1,
+            }
+        }
+        (answered, refused)
+    });
+    let waited = writer.await.unwrap();
+    let (answered, refused) = reader.await.unwrap();
+    (answered, refused, waited)
+}
+
+/// Who starts anew remembers no lease that it granted, but in which term it was at most; and somebody has served since.
+#[test]
+fn a_member_that_starts_anew_and_returns_is_not_waited_for() {
+    for seed in 20..24 {
+        Sim::new(SimConfig::seeded(seed)).run(async move {
+            let cluster = Cluster::new(3).await;
+            let group = GROUPS[0];
+            let leader = cluster.leader(group);
+            let member = (0..3).find(|n| *n != leader).unwrap();
+            let node = rt::sim::current().node("client-0");
+            let play = async move {
+                let mut client = Client::new(cluster.clone(), 7);
+                client.put(group, "k", "one", Conditions::None).await.unwrap();
+                cluster.stop(member, seed % 2 == 0);
+                cluster.exclude(member);
+                client.put(group, "k", "two", Conditions::None).await.unwrap();
+                cluster.start(member);
+                while client.link_is_refused(member).await {
+                    rt::sleep(Duration::from_millis(1)).await;
+                }
+                cluster.reintegrate();
+                // Until everybody has the map.
+                rt::sleep(Duration::from_millis(101)).await;
+                assert_eq!(cluster.leader(group), leader);
+                let begun = rt::now();
+                client.put(group, "k", "three", Conditions::None).await.unwrap();
+                let waited = begun.elapsed();
+                assert!(waited < LEASE / 4, "seed {seed}: a write took {waited:?}");
+            };
+            rt::sim::current().spawn_on(node, play).await.unwrap();
+        });
+    }
+}
+
 /// The leader had kept it, and so had another: both let it go before its client hears of that. Once, a member that had no
 /// blocks for a change refused it before it had done what was decided before; its leader took that for done.
 #[test]
@@ -509,6 +597,42 @@ fn a_target_that_was_not_told_the_map_since_it_started_answers_nobody() {
         cluster.deafen(None);
         client.put(group, "key", "after", Conditions::None).await.unwrap();
         assert_eq!(newcomer.get(group, "key").await.unwrap().as_deref(), Some("after"));
+    });
+}
+
+/// A server hangs, so that groups of which it is a member cannot serve; another comes back. Its groups of three that others
+/// have all come, though one server says nothing of what it has, and none of the others serves all that it leads: each of
+/// them used to keep everything from coming.
+#[test]
+fn neither_a_silent_server_nor_a_group_that_cannot_serve_keeps_others_from_coming() {
+    Sim::new(SimConfig::seeded(9)).run(async {
+        let cluster = Cluster::new(5).await;
+        let mut client = Client::new(cluster.clone(), 1);
+        let all: Vec<u32> = (0..16).map(|pg| pg << 8 | GROUPS[0]).collect();
+        let (silent, back) = (0, 1);
+        // It has nothing of its own that it could compare: all comes by the lists of those who lead.
+        cluster.exclude(back);
+        for group in &all {
+            client.put(*group, "key", "missed", Conditions::None).await.unwrap();
+        }
+        cluster.stop(silent, false);
+        cluster.reintegrate();
+        let is_of = |group: &u32, n: usize| cluster.seats(*group).contains(&n);
+        let wanted = |group: &u32| is_of(group, back) && !cluster.whole(*group).contains(&back);
+        let of_back: Vec<u32> = all.into_iter().filter(wanted).collect();
+        let (held_up, free): (Vec<u32>, Vec<u32>) = of_back.iter().partition(|group| is_of(group, silent));
+        let leaders = |groups: &[u32]| groups.iter().map(|group| cluster.leader(*group)).collect::<BTreeSet<usize>>();
+        let both: Vec<usize> = leaders(&held_up).intersection(&leaders(&free)).copied().collect();
+        assert!(!both.is_empty(), "nobody leads one that waits and one that may come");
+        rt::sleep(Duration::from_secs(20)).await;
+        let stores = cluster.stores().await;
+        let has = |group: &u32| {
+            let values = stores[back].values.iter();
+            values.filter(|((of, _, _), value)| of == group && value.as_str() == "missed").count() == 1
+        };
+        assert!(held_up.iter().any(|group| !has(group)), "nothing was held up");
+        let missing: Vec<&u32> = free.iter().filter(|group| !has(group)).collect();
+        assert!(missing.is_empty(), "{missing:?} of {free:?} did not come; {held_up:?} wait for a silent server");
     });
 }
 

@@ -98,6 +98,12 @@ impl Cluster {
         reign.members.iter().filter(|member| member.is_whole).map(|member| member.position as usize).collect()
     }
 
+    /// Whoever has a seat in a group, whole or not.
+    pub fn seats(&self, group: u32) -> Vec<usize> {
+        let reign = self.layout().reign(group >> 8, WIDTH);
+        reign.members.iter().map(|member| member.position as usize).collect()
+    }
+
     pub fn members(&self) -> Vec<usize> {
         (0..self.servers()).filter(|n| self.excluded.get() != Some(*n)).collect()
     }
@@ -156,7 +162,7 @@ impl Cluster {
             }
         });
         while let Some(incoming) = listener.accept().await {
-            if handle.send(Order::Serve { incoming }).await.is_err() {
+            if handle.serve(incoming).is_err() {
                 return;
             }
         }

@@ -337,3 +337,23 @@ fn who_is_suspected_is_asked_and_its_answer_counts() {
     };
     assert!(answers.iter().any(refutes), "{answers:?}");
 }
+
+/// The founder of a system is alone when it begins. It kept the patience of one or two servers, however many came.
+#[test]
+fn a_system_that_grew_is_as_patient_as_one_that_began_so() {
+    let first_down = |began_with: usize, servers: usize| {
+        let mut membership = Membership::new(life(0), &Settings::default(), began_with, 1);
+        membership.know(Duration::ZERO, (1..200).map(life));
+        membership.resize(servers);
+        loop {
+            let now = membership.next().expect("it always has something to do");
+            membership.tick(now);
+            membership.take_messages();
+            if membership.take_events().iter().any(|event| matches!(event, Event::Down(_))) {
+                return now;
+            }
+        }
+    };
+    assert_eq!(first_down(2, 200), first_down(200, 200));
+    assert!(first_down(2, 2) < first_down(2, 200));
+}

@@ -201,6 +201,19 @@ fn what_is_found_after_a_kill_survives_a_power_cut() {
 }
 
 /// After a failed write nobody is told that something is durable, ever again.
+fn entry(index: u64) -> Record {
+    Record::Entry(Entry { log_id: log_id(1, index), payload: EntryPayload::Blank })
+}
+
+/// A log with one entry, and the task that writes what comes.
+async fn running_log() -> (Log, rt::JoinHandle<()>) {
+    fs::create_dir_all(DIRECTORY).unwrap();
+    let log = Log::create(Path::new(DIRECTORY), GROUP, Rank(1)).unwrap();
+    let running = rt::spawn_local(log.clone().run());
+    log.put_durably(entry(0)).await.unwrap();
+    (log, running)
+}
+
 #[test]
 fn a_disk_that_fails_stops_the_log() {
     for fault in [DiskFault::WriteError, DiskFault::SyncError] {
@@ -209,11 +222,7 @@ fn a_disk_that_fails_stops_the_log() {
         sim.run(async move {
             let sim = rt::sim::current();
             let living = sim.spawn_on(node, async move {
-                fs::create_dir_all(DIRECTORY).unwrap();
-                let log = Log::create(Path::new(DIRECTORY), GROUP, Rank(1)).unwrap();
-                let running = rt::spawn_local(log.clone().run());
-                let entry = |index| Record::Entry(Entry { log_id: log_id(1, index), payload: EntryPayload::Blank });
-                log.put_durably(entry(0)).await.unwrap();
+                let (log, running) = running_log().await;
                 rt::sim::current().disk_fault(node, DIRECTORY, fault, When::Chance(1.0));
                 log.put_durably(entry(1)).await.unwrap_err();
                 rt::sim::current().clear_disk_faults(node);
@@ -237,11 +246,7 @@ fn a_full_disk_stops_the_log_until_there_is_room() {
         sim.run(async move {
             let sim = rt::sim::current();
             let living = sim.spawn_on(node, async move {
-                fs::create_dir_all(DIRECTORY).unwrap();
-                let log = Log::create(Path::new(DIRECTORY), GROUP, Rank(1)).unwrap();
-                let running = rt::spawn_local(log.clone().run());
-                let entry = |index| Record::Entry(Entry { log_id: log_id(1, index), payload: EntryPayload::Blank });
-                log.put_durably(entry(0)).await.unwrap();
+                let (log, running) = running_log().await;
                 rt::sim::current().disk_fault(node, path, DiskFault::Full, When::Chance(1.0));
                 let first = rt::spawn_local({
                     let log = log.clone();

@@ -59,6 +59,11 @@ struct RoomShared {
     changed: Notify,
 }
 
+/// The disk has no room, or what we may use of it has none.
+fn is_full(error: &io::Error) -> bool {
+    matches!(error.kind(), io::ErrorKind::StorageFull | io::ErrorKind::QuotaExceeded)
+}
+
 impl Room {
     pub(crate) fn is_full(&self) -> bool {
         self.shared.is_full.get()
@@ -75,7 +80,7 @@ impl Room {
     pub(crate) async fn until_done<T>(&self, path: &Path, mut what: impl FnMut() -> io::Result<T>) -> io::Result<T> {
         loop {
             match what() {
-                Err(error) if error.kind() == io::ErrorKind::StorageFull => self.wait(path).await,
+                Err(error) if is_full(&error) => self.wait(path).await,
                 done => {
                     self.note_room(path);
                     return done;
@@ -313,9 +318,7 @@ impl Log {
     async fn append(&self, disk: &Disk, at: u64, frame: &[u8]) -> io::Result<()> {
         loop {
             match disk.write_durable(at, IoBuf::from_slice(frame)).await.0 {
-                Err(error) if error.kind() == io::ErrorKind::StorageFull => {
-                    self.inner.room.wait(&self.inner.path).await
-                }
+                Err(error) if is_full(&error) => self.inner.room.wait(&self.inner.path).await,
                 done => {
                     self.inner.room.note_room(&self.inner.path);
                     return done;

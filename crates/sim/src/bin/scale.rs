@@ -72,17 +72,21 @@ fn detection() {
 
 /// What a change of the map takes until all have it.
 fn change() -> Result<(), MapError> {
-    println!("\n| servers | change, whole map | told one by one | as a tree of {} |", fan_out::BRANCHES);
-    println!("|---:|---:|---:|---:|");
+    println!(
+        "\n| servers | change, whole map | by five voters, each | asked at rest, each | as a tree of {} |",
+        fan_out::BRANCHES
+    );
+    println!("|---:|---:|---:|---:|---:|");
     for shape in shapes() {
         let told = fan_out::exclusion(shape)?;
         println!(
-            "| {} | {} B, {} B | {} messages, {} KiB, 1 round | {} messages, {} B at the leader, {} rounds |",
+            "| {} | {} B, {} B | {} messages, {} KiB | {:.0} questions/s | {} messages, {} B at the leader, {} rounds |",
             shape.servers(),
             told.change_bytes,
             told.map_bytes,
-            shape.servers() - 1,
-            told.direct_bytes >> 10,
+            told.voter_messages,
+            told.voter_bytes >> 10,
+            told.voter_questions,
             fan_out::BRANCHES.min(u64::from(shape.servers()) - 1),
             told.tree_bytes,
             told.tree_rounds,

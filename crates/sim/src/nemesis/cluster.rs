@@ -51,8 +51,8 @@ pub enum Fault {
     BadNetwork,
     /// One server's disks take long, now and then.
     SlowDisk,
-    /// The file system of one server is full, or the one that its services are on; when there is room, what stopped a target
-    /// is over when its process is started anew, and the services go on by themselves.
+    /// The file system of one server is full, or of one of its targets, or the one that its services are on; when there is room,
+    /// all go on by themselves.
     FullDisk,
     /// One server's clock is off by less than what is borne.
     Skew,
@@ -265,15 +265,8 @@ impl Nemesis {
                 let path = ["/daos/target-0/log", "/daos/target-1/data", "/daos", SERVICE][dice.below(4) as usize];
                 sim.disk_fault(node, path, DiskFault::Full, When::Chance(1.0));
                 rt::sleep(time).await;
-                // The replicas of services go on by themselves.
-                let is_restarted = path != SERVICE;
-                if is_restarted {
-                    cluster.kill(victim);
-                }
+                // Replicas of services and targets go on by themselves.
                 sim.clear_disk_faults(node);
-                if is_restarted {
-                    cluster.restart(victim).await;
-                }
             }
             Fault::Skew => {
                 // Of two servers at once, one ahead and one behind are within what is borne.

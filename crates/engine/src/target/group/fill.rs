@@ -4,6 +4,8 @@
 //! that failed, it comes back, it is new, or another drains. It does it for one version of the map after the other,
 //! and says for which all is here ([`Target::filling`]); the service asks, and finishes what is under way.
 //!
+//! What cannot be had, a group or all that one server has, keeps nothing else from coming; only, all is not here yet.
+//!
 //! A group that nobody serves is not filled: what it has waits for who had it last. The service knows of that.
 
 use std::cell::{Cell, RefCell};
@@ -12,6 +14,8 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::rc::Rc;
 use std::time::Duration;
 
+use futures_util::StreamExt;
+use futures_util::stream::FuturesUnordered;
 use rt::disk::IoBuf;
 use types::{Code, ContainerId, Error, PoolId};
 use wire::copy::{
@@ -21,10 +25,11 @@ use wire::copy::{
 use wire::peer::Filling;
 use wire::{Opcode, Wire};
 
+use super::progress::{self, Key, Progress, sooner};
 use super::view::View;
 use super::{RETRY_MAX, Target};
 use crate::replication::Peer;
-use crate::target::rebuild::{Pulled, Source};
+use crate::target::rebuild::{GROUPS_UNDER_WAY, Pulled, Source};
 
 /// Groups that are looked at in one step.
 const GROUPS_AT_ONCE: usize = 64;
@@ -34,9 +39,7 @@ const MISSING_MAX: usize = 64 << 10;
 /// How far a pool's groups are here.
 #[derive(Default)]
 pub(super) struct Fill {
-    /// Groups that came whole, and the version since which this target had been a member of them: as long as it is one
-    /// without a break, it gets whatever comes.
-    done: RefCell<BTreeMap<(ContainerId, u32), u32>>,
+    groups: RefCell<Progress>,
     progress: Cell<Filling>,
 }
 
@@ -48,7 +51,7 @@ struct Missing {
 }
 
 impl Missing {
-    fn key(&self) -> (ContainerId, u32) {
+    fn key(&self) -> Key {
         (self.container, self.number)
     }
 }
@@ -122,6 +125,7 @@ impl Target {
     }
 
     async fn fill(self: Rc<Self>, pool: PoolId, fill: Rc<Fill>) {
+        let mut pause = RETRY_MAX;
         loop {
             let mapped = self.groups.mapped.notified();
             let Some(view) = self.groups.view(pool) else { return };
@@ -134,17 +138,23 @@ impl Target {
                 continue;
             }
             match self.fill_once(&view, pool, &fill).await {
-                Ok(()) => fill.is_full(view.version()),
-                Err(error) => {
-                    match error.is_transient() {
-                        true => tracing::debug!(target_index = %self.index, %pool, %error, "not all is here yet"),
-                        false => tracing::warn!(
-                            target_index = %self.index, %pool, %error,
-                            "something that it is to have cannot be had: it is tried again"
-                        ),
-                    }
+                Ok(()) => {
+                    fill.is_full(view.version());
+                    pause = RETRY_MAX;
+                }
+                Err(error) if error.is_transient() => {
+                    tracing::debug!(target_index = %self.index, %pool, %error, "not all is here yet");
+                    pause = RETRY_MAX;
                     // With the next map, or after a while.
-                    let _ = rt::timeout(RETRY_MAX, mapped).await;
+                    let _ = rt::timeout(pause, mapped).await;
+                }
+                Err(error) => {
+                    tracing::warn!(
+                        target_index = %self.index, %pool, %error, ?pause,
+                        "something that it is to have cannot be had: it is tried again"
+                    );
+                    let is_same = rt::timeout(pause, mapped).await.is_err();
+                    pause = if is_same { progress::longer(pause) } else { RETRY_MAX };
                 }
             }
         }
@@ -159,7 +169,7 @@ impl Target {
                     target_index = %self.index, %pool, groups, records, bytes, same, "all that it is to have is here"
                 );
             }
-            fill.done.borrow_mut().clear();
+            fill.groups.borrow_mut().clear();
             // Whoever is out and awaited may be back soon, and has most of it then.
             return match view.is_awaited() {
                 true => Ok(()),
@@ -167,76 +177,145 @@ impl Target {
             };
         }
         loop {
-            let missing = self.missing(view, pool, fill).await?;
+            let (missing, unlisted) = self.missing(view, pool, fill).await?;
+            let is_all = missing.is_empty();
             fill.progress.set(Filling { left: missing.len() as u64, ..fill.progress.get() });
-            if missing.is_empty() {
-                return self.remember(view, pool).await;
-            }
-            // Of one group that cannot be had the others do not wait; of a leader that does not answer, its others do.
-            let (mut trouble, mut silent) = (None, BTreeSet::new());
-            for Missing { leader: peer, container, number } in missing {
-                if silent.contains(&peer) {
-                    continue;
-                }
-                // Another map may give it to somebody else, or have it led by somebody else; or it is to wait.
-                let newest = self.groups.view(pool);
-                if newest.is_none_or(|newest| newest.version() != view.version() || !newest.goes_on()) {
-                    return Err(Error::new(Code::Again, "the pool map has changed, or its rebuild was stopped"));
-                }
-                let filled = self.fill_group(&Leader { target: self, view, peer }, container, number, fill).await;
-                if let Err(error) = filled {
-                    if error.is_transient() {
-                        silent.insert(peer);
-                    }
-                    let message = format!("placement group {number:#x} of container {container}: {}", error.message);
-                    trouble.get_or_insert(Error { message, ..error });
-                }
-            }
-            if let Some(trouble) = trouble {
-                return Err(trouble);
+            let unfilled = self.fill_all(view, pool, missing, fill).await.err();
+            let untold = self.remember(view, pool, fill).await.err();
+            match sooner(sooner(unlisted, unfilled), untold) {
+                Some(trouble) => return Err(trouble),
+                None if is_all => return Ok(()),
+                None => {}
             }
         }
     }
 
-    /// Learns which requests took effect at those who serve: it may be asked to lead what they lead now. After the groups:
-    /// what takes effect from now on comes to it as their member.
-    async fn remember(self: &Rc<Self>, view: &View, pool: PoolId) -> Result<(), Error> {
-        for peer in view.others() {
-            self.take_memory(&Leader { target: self, view, peer }, pool).await?;
+    /// Another map may give a group to somebody else, or have it led by somebody else; or all is to wait.
+    fn goes_on_by(&self, view: &View, pool: PoolId) -> Result<(), Error> {
+        let newest = self.groups.view(pool);
+        match newest.is_some_and(|newest| newest.version() == view.version() && newest.goes_on()) {
+            true => Ok(()),
+            false => Err(Error::new(Code::Again, "the pool map has changed, or its rebuild was stopped")),
         }
-        Ok(())
+    }
+
+    /// Gets groups. Of one that cannot be had the others do not wait; of a leader that does not answer, its others do.
+    async fn fill_all(
+        self: &Rc<Self>,
+        view: &View,
+        pool: PoolId,
+        missing: Vec<Missing>,
+        fill: &Fill,
+    ) -> Result<(), Error> {
+        let (mut trouble, mut silent) = (None, BTreeSet::new());
+        let (mut waiting, mut under_way) = (missing.into_iter(), FuturesUnordered::new());
+        loop {
+            while under_way.len() < GROUPS_UNDER_WAY {
+                let Some(one) = waiting.find(|one| !silent.contains(&one.leader)) else { break };
+                self.goes_on_by(view, pool)?;
+                under_way.push(async move {
+                    let leader = Leader { target: self, view, peer: one.leader };
+                    let filled = self.fill_group(&leader, one.container, one.number, fill).await;
+                    (one, filled)
+                });
+            }
+            let Some((Missing { leader, container, number }, filled)) = under_way.next().await else { break };
+            if let Err(error) = filled {
+                if error.is_transient() {
+                    silent.insert(leader);
+                }
+                let message = format!("placement group {number:#x} of container {container}: {}", error.message);
+                trouble = sooner(trouble, Some(Error { message, ..error }));
+            }
+        }
+        trouble.map_or(Ok(()), Err)
+    }
+
+    /// Learns which requests took effect at those who gave it groups: it may be asked to lead these next. After the groups:
+    /// what takes effect from now on comes to it as their member.
+    async fn remember(self: &Rc<Self>, view: &View, pool: PoolId, fill: &Fill) -> Result<(), Error> {
+        let leads = |(_, number): Key, giver, since| {
+            let reign = view.reign(number);
+            reign.is_ok_and(|reign| reign.leader == Some(giver) && reign.member_since(view.me) == Some(since))
+        };
+        let givers = fill.groups.borrow_mut().givers(leads);
+        let mut trouble = None;
+        for peer in givers {
+            self.goes_on_by(view, pool)?;
+            match self.take_memory(&Leader { target: self, view, peer }, pool).await {
+                Ok(()) => fill.groups.borrow_mut().told(peer),
+                Err(error) => trouble = sooner(trouble, Some(error)),
+            }
+        }
+        trouble.map_or(Ok(()), Err)
     }
 
     /// Groups that this target is to have and has not, by what their leaders say that they have, and those that it has
-    /// something of, which may be nothing by now at their leaders. Not more than a bound; none, if there are none.
-    async fn missing(self: &Rc<Self>, view: &View, pool: PoolId, fill: &Fill) -> Result<Vec<Missing>, Error> {
+    /// something of, which may be nothing by now at their leaders. Not more than a bound; none, if there are none. With the
+    /// trouble of a leader that says nothing, or not of all its groups.
+    async fn missing(
+        self: &Rc<Self>,
+        view: &View,
+        pool: PoolId,
+        fill: &Fill,
+    ) -> Result<(Vec<Missing>, Option<Error>), Error> {
         let mut missing = self.unproved(view, pool, fill).await?;
-        let known: BTreeSet<(ContainerId, u32)> = missing.iter().map(Missing::key).collect();
+        let known: BTreeSet<Key> = missing.iter().map(Missing::key).collect();
+        let mut trouble = None;
         for peer in view.others() {
-            let leader = Leader { target: self, view, peer };
-            let mut after = None;
-            loop {
-                let list = CopyListRequest { pool, map_version: view.version(), after };
-                let (found, _) = leader.ask::<CopyListResponse>(Opcode::CopyList, list.to_bytes()).await?;
-                for (container, number) in found.groups {
-                    let is_new = !known.contains(&(container, number));
-                    if is_new && self.is_missing(view, peer, (container, number), fill)? {
-                        missing.push(Missing { leader: peer, container, number });
-                    }
-                }
-                if found.next.is_some() && found.next <= after {
-                    return Err(Error::new(Code::Protocol, format!("the list of {peer} does not lead any further")));
-                }
-                after = found.next;
-                if after.is_none() || missing.len() >= MISSING_MAX {
-                    break;
-                }
-            }
             if missing.len() >= MISSING_MAX {
                 break;
             }
+            let leader = Leader { target: self, view, peer };
+            let listed = self.missing_of(&leader, pool, fill, &known, &mut missing).await;
+            trouble = sooner(trouble, listed.err());
         }
-        Ok(missing)
+        // Of all leaders in turns: several are asked at a time.
+        let mut before: BTreeMap<Peer, usize> = BTreeMap::new();
+        missing.sort_by_cached_key(|one| {
+            let place = before.entry(one.leader).or_default();
+            *place += 1;
+            *place
+        });
+        Ok((missing, trouble))
+    }
+
+    /// Those that a leader has data of.
+    async fn missing_of(
+        &self,
+        leader: &Leader<'_>,
+        pool: PoolId,
+        fill: &Fill,
+        known: &BTreeSet<Key>,
+        missing: &mut Vec<Missing>,
+    ) -> Result<(), Error> {
+        let (view, peer) = (leader.view, leader.peer);
+        let (mut after, mut unserved) = (None, None);
+        loop {
+            let list = CopyListRequest { pool, map_version: view.version(), after };
+            let (found, _) = leader.ask::<CopyListResponse>(Opcode::CopyList, list.to_bytes()).await?;
+            for (container, number) in found.groups {
+                let is_new = !known.contains(&(container, number));
+                if is_new && self.is_missing(view, peer, (container, number), fill)? {
+                    missing.push(Missing { leader: peer, container, number });
+                }
+            }
+            for number in found.unserved {
+                let reign = view.reign(number)?;
+                if reign.has(view.me) && !reign.whole.contains(&view.me) {
+                    unserved.get_or_insert(number);
+                }
+            }
+            if found.next.is_some() && found.next <= after {
+                return Err(Error::new(Code::Protocol, format!("the list of {peer} does not lead any further")));
+            }
+            after = found.next;
+            if after.is_none() || missing.len() >= MISSING_MAX {
+                break;
+            }
+        }
+        let text = |number| format!("{peer} leads placement group {number:#x}, and does not serve it yet");
+        unserved.map_or(Ok(()), |number| Err(Error::new(Code::Again, text(number))))
     }
 
     /// Groups that something is here of, from another time.
@@ -267,11 +346,11 @@ impl Target {
         Ok(unproved)
     }
 
-    fn is_missing(&self, view: &View, leader: Peer, key: (ContainerId, u32), fill: &Fill) -> Result<bool, Error> {
+    fn is_missing(&self, view: &View, leader: Peer, key: Key, fill: &Fill) -> Result<bool, Error> {
         let reign = view.reign(key.1)?;
         let Some(since) = reign.member_since(view.me) else { return Ok(false) };
         let is_mine = !reign.whole.contains(&view.me);
-        Ok(reign.leader == Some(leader) && is_mine && fill.done.borrow().get(&key) != Some(&since))
+        Ok(reign.leader == Some(leader) && is_mine && fill.groups.borrow().is_missing(key, leader, since))
     }
 
     /// Drops the data of groups that others have, and this target is no member of any more: it stood in for somebody.
@@ -306,13 +385,20 @@ impl Target {
         number: u32,
         fill: &Fill,
     ) -> Result<(), Error> {
-        let began = rt::now();
+        let (key, giver, began) = ((container, number), leader.peer, rt::now());
+        if let Some(why) = fill.groups.borrow().rests(key, giver, began) {
+            return Err(why);
+        }
         let since = leader.view.reign(number)?.member_since(leader.view.me);
         // Whatever is here is of another time, all of it or nothing: it is compared, not believed.
-        let pulled = self.pull(leader, container, number).await?;
+        let pulled = self.pull(leader, container, number).await;
+        let failed = |why: &Error| fill.groups.borrow_mut().failed(key, giver, why, rt::now());
+        let pulled = pulled.inspect_err(failed)?;
         tracing::debug!(target_index = %self.index, %container, number, leader = %leader.peer, ?pulled, "a group is here");
         fill.came(pulled, began.elapsed());
-        fill.done.borrow_mut().extend(since.map(|since| ((container, number), since)));
+        if let Some(since) = since {
+            fill.groups.borrow_mut().came(key, giver, since);
+        }
         Ok(())
     }
 }

@@ -5,10 +5,11 @@ use std::time::Duration;
 
 use net::{Reply, Request};
 use rt::Instant;
-use types::{Code, ContainerId, Error, SessionId};
+use types::{Code, ContainerId, Error, PoolId, SessionId};
 use vos::{Op, Origin};
 use wire::group::{GroupPrepare, GroupRequest, GroupResponse, GroupStep, GroupWork};
 
+use super::lead::Lead;
 use super::message::{change_in, decisions_in, peer_in, report_out, term_in, term_out};
 use super::{Group, Lend, Target, is_pressure};
 use crate::replication::{Change, DecideError, Decisions, Peer, PrepareError, RecoverError, Term};
@@ -63,6 +64,10 @@ impl Target {
     pub(in crate::target) async fn follow(self: &Rc<Self>, mut request: Request) -> Result<Reply, Error> {
         let message: GroupRequest = parse(&request.body)?;
         let GroupRequest { pool, group: number, map_version, .. } = message;
+        if message.step == GroupStep::GiveUp {
+            let served = self.give_up(pool, number, term_in(message.term));
+            return Ok(Reply::message(&GroupResponse::GaveUp { served: term_out(served) }));
+        }
         let (from, deadline) = (peer_in(&message.from), request.deadline);
         let view = self.view_of(pool, map_version, deadline).await?;
         let reign = view.reign(number)?;
@@ -80,6 +85,8 @@ impl Target {
             }
             GroupStep::Recover { since } => self.recover(&asked, *since).await,
             GroupStep::Tell => self.hear(&asked).await,
+            // Done above: it needs no map.
+            GroupStep::GiveUp => Ok(GroupResponse::GaveUp { served: term_out(group.served.get()) }),
             GroupStep::Prepare { change } => {
                 let bulk = request.bulk.take().unwrap_or_default();
                 self.prepare(&asked, change, bulk).await
@@ -103,6 +110,20 @@ impl Target {
                 Err(Error::new(Code::DataLoss, format!("change {change} cannot have been decided so")))
             }
         }
+    }
+
+    /// All members follow the leader of `term`: no lease of an earlier one is counted on any more. That needs neither the map
+    /// by which this is so nor a memory: no member grants anything in an earlier term.
+    /// Returns the newest term of which is known that its leader served.
+    fn give_up(&self, pool: PoolId, number: u32, term: Term) -> Term {
+        let known = self.groups.groups.borrow().get(&(pool, number)).cloned();
+        let Some(group) = known else { return Term::default() };
+        let own = group.lead.borrow().as_ref().map(Lead::term);
+        if own.is_some_and(|own| own < term) {
+            group.interval.set(group.interval.get().max(term.interval));
+            group.abdicate();
+        }
+        group.served.get()
     }
 
     /// A leader begins.

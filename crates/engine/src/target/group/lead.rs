@@ -20,7 +20,7 @@ use super::message::{change_out, decisions_out, peer_out, report_in, term_in, te
 use super::view::{Reign, View};
 use super::{Group, RETRY_MAX, RETRY_MIN, Target, WAKE_EVERY, is_pressure, longer};
 use crate::replication::{
-    Action, Change, DecideError, Decisions, Leader, Lease, Peer, Phase, RecoverError, Request, Term,
+    Action, Change, DecideError, Decisions, Former, Granted, Leader, Lease, Peer, Phase, RecoverError, Request, Term,
 };
 
 /// How long decisions wait for something to ride with.
@@ -38,8 +38,8 @@ pub(super) struct Lead {
     pub(super) machine: Leader<Error>,
     pub(super) lease: Lease,
     pub(super) view: Rc<View>,
-    /// Until then another may count on a lease.
-    serve_from: Instant,
+    /// Leases that others may count on.
+    former: Former,
     waiting: BTreeMap<Request, oneshot::Sender<Answer>>,
     /// What is decided, and will be said when this target's own member has done it.
     answers: Vec<(Request, Answer)>,
@@ -125,12 +125,17 @@ impl Lead {
 
     /// It may answer, and take changes.
     pub(super) fn serves(&self) -> bool {
-        *self.machine.phase() == Phase::Serving && self.serve_from <= rt::now()
+        *self.machine.phase() == Phase::Serving && self.former.over().is_none_or(|over| over <= rt::now())
     }
 
     /// Decisions that this target's own member has yet to do.
     pub(super) fn undone(&self) -> BTreeSet<Change> {
         self.machine.decisions_for(self.view.me).decided.into_iter().map(|(change, _)| change).collect()
+    }
+
+    /// The newest term of which is known that its leader served: leases of earlier ones are over.
+    pub(super) fn served(&self) -> Term {
+        if self.serves() { self.term() } else { self.former.served() }
     }
 
     /// All members have granted the lease, and it holds.
@@ -226,6 +231,7 @@ impl Target {
             return;
         }
         let before = slot.take();
+        before.as_ref().inspect(|lead| group.note_served(lead));
         let known = before.as_ref().map_or(Term::default(), Lead::term).max(own);
         let round = match known.interval == reign.since {
             true => (known.round + 1).max(group.round.get()),
@@ -246,7 +252,7 @@ impl Target {
             machine,
             lease: Lease::default(),
             view: view.clone(),
-            serve_from: rt::now(),
+            former: Former::begin(group.served.get()),
             waiting,
             answers: Vec::new(),
             work: BTreeMap::new(),
@@ -466,9 +472,9 @@ impl Target {
                     }
                 }
             };
-            if let Some((report, lease)) = heard {
+            if let Some((report, granted)) = heard {
                 let actions = group.with_lead(term, |lead| {
-                    lead.serve_from = lead.serve_from.max(rt::now() + lease);
+                    lead.former.report(&granted, rt::now());
                     lead.machine.report(peer, report)
                 });
                 return self.act(&group, actions.unwrap_or_default());
@@ -483,7 +489,7 @@ impl Target {
         group: &Rc<Group>,
         term: Term,
         since: u32,
-    ) -> Option<(crate::replication::Report, Duration)> {
+    ) -> Option<(crate::replication::Report, Vec<Granted>)> {
         let me = group.with_lead(term, |lead| lead.view.me)?;
         match group.step(self, |member, ledger| member.recover(term, since, ledger)) {
             Ok((report, lsn)) => {
@@ -502,12 +508,44 @@ impl Target {
         }
     }
 
-    /// The machine is ready to serve: whoever waits goes on when the leases of others are over.
+    /// The machine is ready to serve, and all members follow: whoever waits goes on when the leases of others are over, or
+    /// given up.
     async fn announce(self: Rc<Self>, group: Rc<Group>, term: Term) {
-        while let Some(from) = group.with_lead(term, |lead| lead.serve_from).filter(|from| *from > rt::now()) {
-            rt::sleep(from - rt::now()).await;
+        let former = group.with_lead(term, |lead| lead.former.to_ask(rt::now()).collect::<Vec<_>>());
+        for peer in former.unwrap_or_default() {
+            drop(rt::spawn_local(self.clone().retire(group.clone(), peer, term)));
+        }
+        loop {
+            let moved = group.moved.notified();
+            let over = group.with_lead(term, |lead| lead.former.over()).flatten();
+            let Some(over) = over.filter(|over| *over > rt::now()) else { break };
+            // Either way it is looked at again.
+            let _ = rt::timeout(over - rt::now(), moved).await;
         }
         group.moved.notify_waiters();
+    }
+
+    /// Asks who led before to count on its lease no longer, until it answers or the lease is over.
+    async fn retire(self: Rc<Self>, group: Rc<Group>, peer: Peer, term: Term) {
+        let mut pause = RETRY_MIN;
+        loop {
+            let view = |lead: &mut Lead| lead.former.to_ask(rt::now()).any(|to| to == peer).then(|| lead.view.clone());
+            let Some(view) = group.with_lead(term, view).flatten() else { return };
+            let message = group.bare_message(&view, term, GroupStep::GiveUp);
+            // By itself: others wait for this one.
+            let answer = self.groups.peers.call(&view, peer, &message, None).await;
+            match answer {
+                // A clock that stands has not passed that of who answered.
+                Ok(GroupResponse::GaveUp { served }) if !self.hlc.is_halted() => {
+                    group.with_lead(term, |lead| lead.former.gave_up(peer, term_in(served)));
+                    return group.moved.notify_waiters();
+                }
+                // Its lease is over in a while.
+                Ok(_) | Err(_) => {}
+            }
+            rt::sleep(pause).await;
+            pause = longer(pause);
+        }
     }
 
     /// Has a member prepare a change, until it has, or refuses, or it is past.
@@ -592,19 +630,27 @@ impl Target {
             let report = group.member.borrow().report();
             let is_old = |(change, _): &(Change, Vec<Peer>)| change.term.interval < reign.since;
             let (Some(leader), true) = (reign.leader, report.prepared.iter().any(is_old)) else { return };
-            let message = GroupRequest {
-                pool: group.pool,
-                group: group.number,
-                map_version: version,
-                from: peer_out(view.me),
-                term: term_out(group.member.borrow().term()),
-                decided: Vec::new(),
-                settled: change_out(Change::default()),
-                closed: Epoch::ZERO,
-                step: GroupStep::Wake,
-            };
+            let term = group.member.borrow().term();
+            let message = group.bare_message(&view, term, GroupStep::Wake);
             // It is tried again anyway.
             let _ = self.groups.peers.call(&view, leader, &message, None).await;
+        }
+    }
+}
+
+impl Group {
+    /// A message that decides nothing.
+    fn bare_message(&self, view: &View, term: Term, step: GroupStep) -> GroupRequest {
+        GroupRequest {
+            pool: self.pool,
+            group: self.number,
+            map_version: view.version(),
+            from: peer_out(view.me),
+            term: term_out(term),
+            decided: Vec::new(),
+            settled: change_out(Change::default()),
+            closed: Epoch::ZERO,
+            step,
         }
     }
 }

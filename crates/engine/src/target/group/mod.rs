@@ -5,7 +5,7 @@
 //! - [`Group`]: one group here: its member, its lease, and its leader while this target leads.
 //! - [`lead`]: does what the leader's machine wants done: asks, sends, tells, answers.
 //! - [`write`], [`read`]: requests of clients. [`follow`]: what leaders want of this target.
-//! - [`fill`]: gets what members that came are to have.
+//! - [`fill`]: gets what members that came are to have; [`progress`]: how far that is.
 //! - [`peers`]: links to other targets; [`message`]: the bytes.
 //!
 //! A group comes to be when it is first asked for, or when the map comes and the store knows it. Groups of width one
@@ -26,6 +26,7 @@ mod follow;
 mod lead;
 mod message;
 mod peers;
+mod progress;
 mod read;
 mod view;
 mod write;
@@ -52,6 +53,8 @@ use crate::replication::{Grants, Member, Peer, Term};
 
 /// How long a request waits for a map that its sender has already, and a member for one that its leader has.
 const MAP_PATIENCE: Duration = Duration::from_secs(2);
+/// How long who asks for a list of groups waits for those that do not serve yet: less than it waits for the answer.
+const SERVING_PATIENCE: Duration = Duration::from_secs(1);
 /// Between two tries of what another target did not do.
 const RETRY_MIN: Duration = Duration::from_millis(10);
 const RETRY_MAX: Duration = Duration::from_millis(500);
@@ -97,6 +100,8 @@ pub(super) struct Group {
     /// Interval and round that others know, and this target's store does not.
     interval: Cell<u32>,
     round: Cell<u32>,
+    /// The newest term of which this target knows, from leading, that its leader served.
+    served: Cell<Term>,
     /// Told when anything moved that somebody may wait for.
     moved: Notify,
 }
@@ -174,10 +179,14 @@ impl Groups {
         self.mapped.notify_waiters();
     }
 
-    /// The pool is gone.
-    pub(super) fn forget(&self, pool: PoolId) {
+    /// The pool is gone; `left`: those that the target still has.
+    pub(super) fn forget(&self, pool: PoolId, left: &[PoolId]) {
         self.views.borrow_mut().remove(&pool);
-        self.alone.borrow_mut().remove(&pool);
+        {
+            let mut alone = self.alone.borrow_mut();
+            alone.remove(&pool);
+            self.all_alone.set(left.iter().all(|pool| alone.contains(pool)));
+        }
         self.fills.borrow_mut().remove(&pool);
         self.mapped.notify_waiters();
         let mut groups = self.groups.borrow_mut();
@@ -191,13 +200,18 @@ impl Groups {
 impl Target {
     /// Takes a pool's map, and does what follows from it: begins to lead, ceases to, leaves.
     pub(super) fn set_map(self: &Rc<Self>, pool: PoolId, view: PoolView) -> Result<(), Error> {
-        let known = self.groups.view(pool).map_or(0, |view| view.version());
-        if view.map.version() < known {
+        let before = self.groups.view(pool);
+        if before.as_ref().is_some_and(|before| view.map.version() < before.version()) {
             return Ok(());
         }
         let known = self.store.borrow().groups(pool);
         let stored = known.map_err(|e| self.refusal(types::ContainerId::from_bytes([0; 16]), e))?;
         let view = Rc::new(View::new(view, self.index));
+        if let Some(before) = before {
+            let stays = view.others();
+            let gone = before.others().into_iter().filter(|peer| !stays.contains(peer));
+            gone.for_each(|peer| self.groups.peers.part_from(&before, peer));
+        }
         self.groups.views.borrow_mut().insert(pool, view.clone());
         self.groups.mapped.notify_waiters();
         let here: Vec<u32> = {
@@ -217,21 +231,41 @@ impl Target {
         Ok(())
     }
 
-    /// Waits until what earlier reigns left behind in a pool is decided, in all groups that this target leads.
+    /// Waits until this target knows a map.
     ///
     /// # Errors
-    /// `Again`: not yet, or no map so new has come.
-    pub(super) async fn all_serve(self: &Rc<Self>, pool: PoolId, version: u32, deadline: Instant) -> Result<(), Error> {
+    /// `Again`: it has not come.
+    pub(super) async fn knows_map(&self, pool: PoolId, version: u32, deadline: Instant) -> Result<(), Error> {
+        self.view_of(pool, version, deadline).await.map(drop)
+    }
+
+    /// Groups of a pool that this target leads and does not serve, by a map at least as new as `version`: in all others
+    /// that it leads, what earlier reigns left behind is decided. Those that are about to serve get a moment for it, all
+    /// together.
+    ///
+    /// # Errors
+    /// `Again`: no map so new has come.
+    pub(super) async fn unserved(
+        self: &Rc<Self>,
+        pool: PoolId,
+        version: u32,
+        deadline: Instant,
+    ) -> Result<BTreeSet<u32>, Error> {
         self.view_of(pool, version, deadline).await?;
+        let until = deadline.min(rt::now() + SERVING_PATIENCE);
         let led: Vec<Rc<Group>> = {
             let groups = self.groups.groups.borrow();
             let of_pool = groups.range((pool, 0)..=(pool, u32::MAX)).map(|(_, group)| group);
             of_pool.filter(|group| group.lead.borrow().is_some()).cloned().collect()
         };
+        let mut unserved = BTreeSet::new();
         for group in led {
-            self.serving(&group, deadline).await?;
+            if let Err(error) = self.serving(&group, until).await {
+                tracing::debug!(target_index = %self.index, %pool, group = group.number, %error, "a group is not served");
+                unserved.insert(group.number);
+            }
         }
-        Ok(())
+        Ok(unserved)
     }
 
     /// Waits until this target leads a group and serves it, no change with an epoch up to `upto` is under way or will be, and
@@ -283,11 +317,14 @@ impl Target {
         }
         let restored = restore(&self.store.borrow(), pool, number);
         let member = restored.map_err(|e| self.refusal(types::ContainerId::from_bytes([0; 16]), e))?;
+        // Who left a group knows nothing of it, and may have followed anybody before.
+        let followed = if member.term() == Term::default() { Grants::ANY } else { member.term() };
         let group = Rc::new(Group {
             pool,
             number,
             member: RefCell::new(member),
-            grants: RefCell::new(Grants::begin(self.groups.opened)),
+            grants: RefCell::new(Grants::begin(self.groups.opened, followed)),
+            served: Cell::default(),
             lead: RefCell::default(),
             closed: Cell::new(Epoch::ZERO),
             requests: Cell::new(0),
@@ -299,9 +336,12 @@ impl Target {
         Ok(group)
     }
 
-    /// Forgets a group that has no seat for this target, unless a newer map says otherwise meanwhile.
+    /// Forgets a group that has no seat for this target, unless a newer map says otherwise meanwhile: when the leases that it
+    /// granted there are over, of which it knows nothing any more then.
     async fn leave(self: Rc<Self>, group: Rc<Group>) {
         loop {
+            let until = group.grants.borrow().over();
+            rt::sleep(until - rt::now()).await;
             let is_lost = match self.groups.view(group.pool) {
                 Some(view) => view.reign(group.number).is_ok_and(|reign| has_lost(&reign, view.me)),
                 None => false,
@@ -458,8 +498,12 @@ impl Group {
     /// Another leads, or nobody does: whoever waits for a change here has to ask elsewhere what became of it.
     fn abdicate(&self) {
         let lead = self.lead.borrow_mut().take();
-        drop(lead);
+        lead.inspect(|lead| self.note_served(lead));
         self.moved.notify_waiters();
+    }
+
+    fn note_served(&self, lead: &Lead) {
+        self.served.set(self.served.get().max(lead.served()));
     }
 
     /// Something with the leader, as long as it is that of `term`.

@@ -84,6 +84,14 @@ impl Peers {
         Ok(reply)
     }
 
+    /// A target is out: should it return, it is another life of it, and what is sent over the old link, or waits for one to be
+    /// opened, finds nobody, which may take as long as [`ANSWER_MAX`] to show.
+    pub(super) fn part_from(&self, view: &View, peer: Peer) {
+        if let Some(address) = view.address(peer) {
+            self.links.borrow_mut().remove(&(address.clone(), peer.target.0));
+        }
+    }
+
     async fn open(&self, link: &Link, address: &Address, peer: Peer) -> Result<Connection, Error> {
         let working = || link.current.borrow().clone().filter(|connection| !connection.is_closed());
         if let Some(connection) = working() {

@@ -24,6 +24,19 @@ pub enum Heal {
     Nothing,
 }
 
+impl Heal {
+    /// Targets work at what is under way by this map, or at what it left behind.
+    pub fn goes_on(self, map: &PoolMap) -> bool {
+        let mut under_way =
+            map.targets().iter().map(|target| target.state()).filter(|state| state.in_change()).peekable();
+        match self {
+            Heal::All => true,
+            Heal::Wanted => under_way.peek().is_none() || under_way.any(|state| state != TargetState::Down),
+            Heal::Nothing => under_way.peek().is_none(),
+        }
+    }
+}
+
 /// What a target needs to know of its pool: told by the service, newer ones in place of older ones.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct PoolView {
@@ -111,13 +124,7 @@ impl View {
 
     /// There is something to be done about what is under way, or about what it left behind.
     pub(super) fn goes_on(&self) -> bool {
-        let is_wanted = |state: TargetState| state.in_change() && state != TargetState::Down;
-        let mut targets = self.layout.map().targets().iter();
-        match self.heal {
-            Heal::All => true,
-            Heal::Wanted => self.is_settled() || targets.any(|target| is_wanted(target.state())),
-            Heal::Nothing => self.is_settled(),
-        }
+        self.heal.goes_on(self.layout.map())
     }
 
     /// Other targets that are in service.

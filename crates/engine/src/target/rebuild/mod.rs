@@ -25,6 +25,7 @@
 //! written meanwhile comes to both as to members of the group.
 
 mod memory;
+mod pace;
 mod pull;
 mod serve;
 #[cfg(test)]
@@ -36,12 +37,16 @@ use std::time::Duration;
 
 use types::ContainerId;
 
+pub(super) use pace::Pace;
 pub use pull::{Pulled, Source};
 
 /// How long a container is held for somebody who copies, from his last request on.
 const HOLD: Duration = Duration::from_secs(10);
 /// How long room is waited for.
 const PATIENCE: Duration = Duration::from_secs(30);
+/// Groups of a pool that are got at the same time: one is written while the others are read and on their way. Each has two
+/// parts in memory.
+pub(super) const GROUPS_UNDER_WAY: usize = 4;
 
 /// Containers that are held.
 #[derive(Default)]

@@ -4,6 +4,8 @@ use std::collections::BTreeSet;
 use std::time::Duration;
 
 use bytes::Bytes as Shared;
+use futures_util::future::join;
+use media::Lsn;
 use rt::disk::IoBuf;
 use types::{Code, ContainerId, Epoch, Error};
 use vos::{CopiedValue, Incoming, Prints, Reservation, Span};
@@ -58,9 +60,42 @@ pub struct Pulled {
 
 /// How a try ended.
 enum Attempt {
+    /// Nothing differed, from the first range to the last: that is the proof.
+    Same,
     Complete,
     /// A hold has ended on the way.
     Lapsed,
+}
+
+/// Where a try goes on.
+#[derive(Default)]
+struct Front {
+    /// First key; none: the group's first.
+    from: Option<Vec<u8>>,
+    /// What is here from that key on, as far as it was looked at already.
+    here: Option<Prints>,
+}
+
+/// What one round trip brought.
+struct Step {
+    /// Under which it was read here and there.
+    holds: (u64, u64),
+    found: Found,
+    /// None: that was the last.
+    next: Option<Front>,
+}
+
+enum Found {
+    /// So many records that both have.
+    Same(u64),
+    Part(Box<Part>),
+}
+
+/// Records that are missing, and what is here of the keys that they cover.
+struct Part {
+    response: CopyResponse,
+    bulk: Shared,
+    here: Vec<(Vec<u8>, u64)>,
 }
 
 /// Of what a try is about.
@@ -92,79 +127,157 @@ impl Target {
     /// Makes what is here of a group what a source has: what the source has not goes, what is missing comes, until the sums
     /// over all that was decided when this began are the same. What is written later comes as to a member.
     ///
-    /// Cost: both read the keys of all records; a sum travels for each [`RANGE`] of them, and where sums differ, a
-    /// fingerprint for each.
+    /// Cost: both read the keys of all records, twice if anything differs; a sum travels for each [`RANGE`] of them, and where
+    /// sums differ, a fingerprint for each. While one part is written the next is under way, so that two are in memory.
     ///
     /// # Errors
     /// The source's; `NoSpace`; `DataLoss`, when the sums differ whatever is done.
     pub async fn pull(&self, source: &impl Source, container: ContainerId, group: u32) -> Result<Pulled, Error> {
-        // No epoch that was ever heard of here is later: changes of leaders that had lost this target may be among them. A clock
-        // that stands hears of none.
-        let wanted = Wanted { container, group, upto: self.hlc.now() };
-        if self.hlc.is_halted() {
-            let text = format!("target {} waits for the time before it compares what it has", self.index);
-            return Err(Error::new(Code::Again, text).remedy("it is tried again"));
-        }
-        let (mut pulled, mut unlike) = (Pulled::default(), 0);
+        let mut wanted = Wanted { container, group, upto: self.up_to_now()? };
+        let (mut pulled, mut unlike, mut lapsed) = (Pulled::default(), 0, 0);
         for _ in 0..ATTEMPTS {
             if unlike == UNLIKE_MAX {
                 tracing::warn!(target_index = %self.index, %container, group, "sums differ: the group is copied anew");
                 self.drop_whole(container, group).await?;
                 pulled.anew += 1;
+                // What came meanwhile as to a member went, too.
+                wanted.upto = self.up_to_now()?;
             }
             match self.pull_once(source, wanted, &mut pulled).await? {
-                Attempt::Lapsed => {}
+                Attempt::Lapsed => lapsed += 1,
+                Attempt::Same => return Ok(pulled),
                 Attempt::Complete if self.has_same(source, wanted).await? => return Ok(pulled),
                 Attempt::Complete => unlike += 1,
             }
         }
+        if unlike == 0 {
+            let text = format!(
+                "target {}: placement group {group:#x} of container {container} was let go of {lapsed} times on the way: a part \
+                 of it took too long",
+                self.index
+            );
+            return Err(Error::new(Code::Again, text)
+                .remedy("it is tried again; a higher `rebuild_budget` makes parts quicker"));
+        }
         let text =
-            format!("target {}: placement group {group} of container {container} is not its source's", self.index);
+            format!("target {}: placement group {group:#x} of container {container} is not its source's", self.index);
         Err(Error::new(Code::DataLoss, text).remedy("see the logs of both servers; it is tried again"))
     }
 
+    /// No epoch that was ever heard of here is later: changes of leaders that had lost this target may be among them. A clock
+    /// that stands hears of none.
+    ///
+    /// # Errors
+    /// `Again`: it stands.
+    fn up_to_now(&self) -> Result<Epoch, Error> {
+        let upto = self.hlc.now();
+        if self.hlc.is_halted() {
+            let text = format!("target {} waits for the time before it compares what it has", self.index);
+            return Err(Error::new(Code::Again, text).remedy("it is tried again"));
+        }
+        Ok(upto)
+    }
+
     async fn pull_once(&self, source: &impl Source, wanted: Wanted, pulled: &mut Pulled) -> Result<Attempt, Error> {
-        let container = wanted.container;
-        let (mut holds, mut from, mut seen) = (None, None::<Vec<u8>>, 0);
+        let mut step = self.step(source, wanted, Front::default()).await?;
+        let (holds, mut differs, mut last) = (step.holds, false, None);
         loop {
-            let began = rt::now();
-            let own = self.hold(container)?;
-            let here = self.store.borrow_mut().prints(container, &wanted.span(from.as_deref(), None), RANGE);
-            let here = here.map_err(|e| self.refusal(container, e))?;
-            let span = wanted.span(from.as_deref(), here.next.as_deref());
-            if !here.found.is_empty() {
-                let theirs = source.digest(CopyDigestRequest { container, span: asked(&span) }).await?;
-                if *holds.get_or_insert((own, theirs.hold)) != (own, theirs.hold) {
-                    return Ok(Attempt::Lapsed);
-                }
-                let ours = here.found.iter().fold(0u64, |sum, (_, print)| sum.wrapping_add(*print));
-                if theirs.next.0.is_empty() && theirs.sum == ours {
-                    pulled.same += here.found.len() as u64;
-                    if here.next.is_none() {
-                        return Ok(Attempt::Complete);
-                    }
-                    from = here.next;
-                    self.give_way(self.rest_within_budget(container, began.elapsed()), &mut seen).await;
-                    continue;
-                }
-            }
-            let known = here.found.iter().map(|(_, print)| *print).collect();
-            let request = CopyRequest { container, map_version: 0, span: asked(&span), known };
-            let (part, bulk) = source.copy(request).await?;
-            if *holds.get_or_insert((own, part.hold)) != (own, part.hold) {
+            if step.holds != holds {
                 return Ok(Attempt::Lapsed);
             }
-            self.check(&part, &span, bulk.len())?;
-            self.take_out(container, &part, &here, pulled).await?;
-            pulled.records += part.records.len() as u64;
-            pulled.bytes += part.records.iter().filter_map(payload).map(|payload| payload.len() as u64).sum::<u64>();
-            self.take_in(container, &part, bulk.into()).await?;
-            from = anchor(part.next).or(here.next);
-            if from.is_none() {
-                return Ok(Attempt::Complete);
+            let next = async {
+                match step.next {
+                    Some(front) => self.step(source, wanted, front).await.map(Some),
+                    None => Ok(None),
+                }
+            };
+            let before = last;
+            let taken = async {
+                let taken = match &step.found {
+                    Found::Same(count) => {
+                        pulled.same += count;
+                        let _turn = self.pace.turn().await;
+                        self.give_way(wanted.container).await;
+                        None
+                    }
+                    Found::Part(part) => {
+                        differs = true;
+                        self.take(wanted.container, part, pulled).await?
+                    }
+                };
+                // Of the part before: the log has it, mostly. So not much waits to be written, and nothing waits for this part.
+                if let (Some(before), Some(_)) = (before, taken) {
+                    self.durable(before).await?;
+                }
+                Ok::<_, Error>(taken)
+            };
+            let (taken, next) = join(taken, next).await;
+            last = taken?.or(last);
+            match next? {
+                Some(next) => step = next,
+                None => break,
             }
-            self.give_way(self.rest_within_budget(container, began.elapsed()), &mut seen).await;
         }
+        if let Some(last) = last {
+            self.durable(last).await?;
+        }
+        Ok(if differs { Attempt::Complete } else { Attempt::Same })
+    }
+
+    /// Compares what is here of a range with what the source has, and asks for what is missing, if they differ.
+    async fn step(&self, source: &impl Source, wanted: Wanted, front: Front) -> Result<Step, Error> {
+        let container = wanted.container;
+        let Front { from, here } = front;
+        let own = self.hold(container)?;
+        let (here, is_fresh) = match here {
+            Some(here) => (here, false),
+            None => {
+                let look = || self.store.borrow_mut().prints(container, &wanted.span(from.as_deref(), None), RANGE);
+                (self.pace.busy(look).map_err(|e| self.refusal(container, e))?, true)
+            }
+        };
+        let span = wanted.span(from.as_deref(), here.next.as_deref());
+        let behind = |next: Option<Vec<u8>>| next.map(|from| Front { from: Some(from), here: None });
+        // Of a range that was looked at before it is known that it differs.
+        if is_fresh && !here.found.is_empty() {
+            let theirs = source.digest(CopyDigestRequest { container, span: asked(&span) }).await?;
+            let ours = here.found.iter().fold(0u64, |sum, (_, print)| sum.wrapping_add(*print));
+            if theirs.next.0.is_empty() && theirs.sum == ours {
+                let found = Found::Same(here.found.len() as u64);
+                return Ok(Step { holds: (own, theirs.hold), found, next: behind(here.next) });
+            }
+        }
+        let known = here.found.iter().map(|(_, print)| *print).collect();
+        let request = CopyRequest { container, map_version: 0, span: asked(&span), known };
+        let (response, bulk) = source.copy(request).await?;
+        self.check(&response, &span, bulk.len())?;
+        let Prints { mut found, next: end } = here;
+        let (next, found) = match anchor(Bytes(response.next.0.clone())) {
+            Some(next) => {
+                let rest = found.split_off(found.partition_point(|(key, _)| *key < next));
+                let is_known = !rest.is_empty() || end.is_none();
+                let here = is_known.then_some(Prints { found: rest, next: end });
+                (Some(Front { from: Some(next), here }), found)
+            }
+            None => (behind(end), found),
+        };
+        let holds = (own, response.hold);
+        Ok(Step { holds, found: Found::Part(Box::new(Part { response, bulk: bulk.into(), here: found })), next })
+    }
+
+    /// Makes what is here of a part what the source has; where the log has to be durable for it. One part at a time: what is
+    /// under way of other groups comes meanwhile.
+    async fn take(&self, container: ContainerId, part: &Part, pulled: &mut Pulled) -> Result<Option<Lsn>, Error> {
+        let Part { response, bulk, here } = part;
+        let _turn = self.pace.turn().await;
+        let began = rt::now();
+        let out = self.take_out(container, response, here, pulled).await?;
+        pulled.records += response.records.len() as u64;
+        pulled.bytes += response.records.iter().filter_map(payload).map(|payload| payload.len() as u64).sum::<u64>();
+        let last = self.take_in(container, response, bulk).await?.or(out);
+        self.pace.spent(began.elapsed());
+        self.give_way(container).await;
+        Ok(last)
     }
 
     /// Whether a part is one of what was asked for, before anything is done with it. What its records are, the store looks at.
@@ -199,19 +312,17 @@ impl Target {
         Ok(())
     }
 
-    /// Removes what is here of a part and not at its source; that is durable then. Whatever this target has done, its leader
-    /// had decided and done before it answered: it is not among these.
+    /// Removes what is `here` of a part and not at its source. Whatever this target has done, its leader had decided and done
+    /// before it answered: it is not among these.
     async fn take_out(
         &self,
         container: ContainerId,
         part: &CopyResponse,
-        here: &Prints,
+        here: &[(Vec<u8>, u64)],
         pulled: &mut Pulled,
-    ) -> Result<(), Error> {
+    ) -> Result<Option<Lsn>, Error> {
         let same: BTreeSet<u64> = part.same.iter().copied().collect();
-        let is_of = |key: &[u8]| part.next.0.is_empty() || key < &part.next.0[..];
-        let covered = here.found.iter().take_while(|(key, _)| is_of(key));
-        let (shared, excess): (Vec<_>, Vec<_>) = covered.partition(|(_, print)| same.contains(print));
+        let (shared, excess): (Vec<_>, Vec<_>) = here.iter().partition(|(_, print)| same.contains(print));
         pulled.same += shared.len() as u64;
         pulled.removed += excess.len() as u64;
         let excess: Vec<&[u8]> = excess.into_iter().map(|(key, _)| &key[..]).collect();
@@ -225,14 +336,11 @@ impl Target {
                 }
             });
         }
-        match last {
-            Some(lsn) => self.durable(lsn).await,
-            None => Ok(()),
-        }
+        Ok(last)
     }
 
-    /// Keeps the records of a part; they are durable then.
-    async fn take_in(&self, container: ContainerId, part: &CopyResponse, bulk: Shared) -> Result<(), Error> {
+    /// Keeps the records of a part.
+    async fn take_in(&self, container: ContainerId, part: &CopyResponse, bulk: &Shared) -> Result<Option<Lsn>, Error> {
         let (deadline, mut looked) = (rt::now() + PATIENCE, false);
         loop {
             let behind = self.store.borrow().container_info(container).map(|info| info.horizon < part.horizon);
@@ -245,7 +353,7 @@ impl Target {
                 Err(error) => self.mend(error, container, deadline, &mut looked).await?,
             }
         }
-        let mut blocks = Vec::new();
+        let (mut blocks, mut writes) = (Vec::new(), Vec::new());
         for payload in part.records.iter().filter_map(payload) {
             blocks.push(match payload {
                 Payload::Inline { bytes, checksums } => {
@@ -253,18 +361,21 @@ impl Target {
                     None
                 }
                 Payload::Bulk { bytes, checksums, .. } => {
-                    let there = payload.bytes(&bulk).ok_or_else(|| damaged("its bulk data is short"))?;
+                    let there = payload.bytes(bulk).ok_or_else(|| damaged("its bulk data is short"))?;
                     let at = self.room(container, u64::from(*bytes), deadline, &mut looked).await?;
                     let place = at.media().ok_or_else(|| damaged("a reservation that is none"))?;
-                    let written =
-                        self.media.bulk_write(place, 0, bulk.slice_ref(there).into(), Some(checksums.clone()));
-                    written.await.map_err(|error| match error {
-                        media::Error::Arrived(mismatch) => damaged(mismatch),
-                        error => self.device_error(error),
-                    })?;
+                    // All at once: a part has a bound.
+                    let data = bulk.slice_ref(there).into();
+                    writes.push(self.media.bulk_write(place, 0, data, Some(checksums.clone())));
                     Some(at)
                 }
             });
+        }
+        for written in writes {
+            written.await.map_err(|error| match error {
+                media::Error::Arrived(mismatch) => damaged(mismatch),
+                error => self.device_error(error),
+            })?;
         }
         let mut blocks = blocks.iter();
         let incoming: Vec<Incoming<'_>> = part
@@ -285,10 +396,7 @@ impl Target {
                 }
             });
         }
-        match last {
-            Some(lsn) => self.durable(lsn).await,
-            None => Ok(()),
-        }
+        Ok(last)
     }
 
     async fn room(
@@ -324,42 +432,48 @@ impl Target {
 
     /// Whether both have the same of a group.
     async fn has_same(&self, source: &impl Source, wanted: Wanted) -> Result<bool, Error> {
-        let container = wanted.container;
         for look in 0..LOOKS {
             if look > 0 {
                 rt::sleep(LOOK_SOON * (1 << look)).await;
             }
-            let (mut theirs, mut from) = (0u64, None::<Vec<u8>>);
-            loop {
-                self.hold(container)?;
-                let span = asked(&wanted.span(from.as_deref(), None));
-                let part = source.digest(CopyDigestRequest { container, span }).await?;
-                theirs = theirs.wrapping_add(part.sum);
-                let next = anchor(part.next);
-                if next.is_some() && next <= from {
-                    return Err(damaged("its sum does not lead any further"));
-                }
-                from = next;
-                if from.is_none() {
-                    break;
-                }
-            }
-            let (mut ours, mut from) = (0u64, None::<Vec<u8>>);
-            loop {
-                let summed = self.store.borrow_mut().digest(container, &wanted.span(from.as_deref(), None));
-                let (sum, next) = summed.map_err(|e| self.refusal(container, e))?;
-                ours = ours.wrapping_add(sum);
-                from = next;
-                if from.is_none() {
-                    break;
-                }
-                rt::yield_now().await;
-            }
-            if ours == theirs {
+            let (theirs, ours) = join(self.their_sum(source, wanted), self.own_sum(wanted)).await;
+            if ours? == theirs? {
                 return Ok(true);
             }
         }
         Ok(false)
+    }
+
+    async fn their_sum(&self, source: &impl Source, wanted: Wanted) -> Result<u64, Error> {
+        let (mut sum, mut from) = (0u64, None::<Vec<u8>>);
+        loop {
+            self.hold(wanted.container)?;
+            let span = asked(&wanted.span(from.as_deref(), None));
+            let part = source.digest(CopyDigestRequest { container: wanted.container, span }).await?;
+            sum = sum.wrapping_add(part.sum);
+            let next = anchor(part.next);
+            if next.is_some() && next <= from {
+                return Err(damaged("its sum does not lead any further"));
+            }
+            from = next;
+            if from.is_none() {
+                return Ok(sum);
+            }
+        }
+    }
+
+    async fn own_sum(&self, wanted: Wanted) -> Result<u64, Error> {
+        let (container, mut sum, mut from) = (wanted.container, 0u64, None::<Vec<u8>>);
+        loop {
+            let look = || self.store.borrow_mut().digest(container, &wanted.span(from.as_deref(), None));
+            let (more, next) = self.pace.busy(look).map_err(|e| self.refusal(container, e))?;
+            sum = sum.wrapping_add(more);
+            from = next;
+            if from.is_none() {
+                return Ok(sum);
+            }
+            rt::yield_now().await;
+        }
     }
 }
 

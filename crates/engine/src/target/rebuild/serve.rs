@@ -2,7 +2,7 @@
 
 use std::rc::Rc;
 
-use media::PinGuard;
+use futures_util::StreamExt;
 use net::{Reply, Request};
 use rt::disk::IoBuf;
 use types::{Code, Error, ObjectId};
@@ -20,25 +20,35 @@ use crate::target::{Target, parse};
 /// Groups that one answer names.
 const GROUPS_MAX: usize = 1024;
 /// Bulk data of one answer: a record more than this is one of the next.
-const BULK_BYTES_MAX: usize = 4 << 20;
+const BULK_BYTES_MAX: u64 = 4 << 20;
+/// Reads of the device that are under way for one answer.
+const READS_AT_ONCE: usize = 32;
+
+/// Some bytes of a value on the device: in which extent, from where, how many.
+type Piece = (media::Extent, u64, usize);
 
 impl Target {
     pub(in crate::target) async fn copy_list(self: &Rc<Self>, request: &Request) -> Result<CopyListResponse, Error> {
         let CopyListRequest { pool, map_version, after } = parse(&request.body)?;
-        self.all_serve(pool, map_version, request.deadline).await?;
+        let unserved = self.unserved(pool, map_version, request.deadline).await?;
+        if unserved.len() > GROUPS_MAX {
+            let text = format!("target {} does not serve {} of its groups yet", self.index, unserved.len());
+            return Err(Error::new(Code::Again, text).remedy("try again in a moment"));
+        }
         let containers = self.store.borrow().containers(pool);
-        let mut groups = Vec::new();
+        let (mut groups, mut next) = (Vec::new(), None);
         for container in containers.into_iter().filter(|id| after.is_none_or(|(first, _)| *id >= first)) {
             let behind = after.filter(|(first, _)| *first == container).map(|(_, group)| group);
             let room = GROUPS_MAX - groups.len();
             let found = self.store.borrow_mut().stored_groups(container, behind, room);
             groups.extend(found.map_err(|e| self.refusal(container, e))?.into_iter().map(|group| (container, group)));
             if groups.len() == GROUPS_MAX {
-                let next = groups.last().copied();
-                return Ok(CopyListResponse { groups, next });
+                next = groups.last().copied();
+                break;
             }
         }
-        Ok(CopyListResponse { groups, next: None })
+        groups.retain(|(_, group)| !unserved.contains(group));
+        Ok(CopyListResponse { groups, unserved: unserved.into_iter().collect(), next })
     }
 
     /// Records of a group, their bulk data behind them.
@@ -53,28 +63,33 @@ impl Target {
         let known = known.into_iter().collect();
         let part = self.store.borrow_mut().copy_out(container, &lent(&span), &known);
         let part = part.map_err(|e| self.refusal(container, e))?;
-        let (mut records, mut bulk) = (Vec::new(), IoBuf::with_capacity(0));
+        let (mut records, mut reads, mut bulk_bytes) = (Vec::new(), Vec::new(), 0);
         let mut next = part.next;
         for record in part.records {
             let coming = match record.value.payload() {
-                Some(CopiedPayload::Bulk { bytes, .. }) => *bytes as usize,
+                Some(CopiedPayload::Bulk { bytes, .. }) => *bytes,
                 _ => 0,
             };
-            if !records.is_empty() && bulk.len() + coming > BULK_BYTES_MAX {
+            if !records.is_empty() && bulk_bytes + coming > BULK_BYTES_MAX {
                 next = Some(record.key);
                 break;
             }
+            let mut lend = |payload| self.lend(payload, &mut bulk_bytes, &mut reads);
             let value = match record.value {
                 CopiedValue::Punch => CopyValue::Punch,
                 CopiedValue::Hole { count } => CopyValue::Hole { count },
-                CopiedValue::Single(payload) => {
-                    CopyValue::Single { payload: self.lend(payload, &pin, &mut bulk).await? }
-                }
+                CopiedValue::Single(payload) => CopyValue::Single { payload: lend(payload)? },
                 CopiedValue::Data { count, record_bytes, payload } => {
-                    CopyValue::Data { count, record_bytes, payload: self.lend(payload, &pin, &mut bulk).await? }
+                    CopyValue::Data { count, record_bytes, payload: lend(payload)? }
                 }
             };
             records.push(CopyRecord { key: Bytes(record.key), value });
+        }
+        let mut bulk = IoBuf::with_capacity(bulk_bytes as usize);
+        let read = |(extent, at, bytes): Piece| self.media.bulk_read(extent, at, bytes, pin.clone());
+        let mut reading = futures_util::stream::iter(reads.into_iter().map(read)).buffered(READS_AT_ONCE);
+        while let Some(read) = reading.next().await {
+            bulk.extend_from_slice(&read.map_err(|e| self.device_error(e))?);
         }
         let (horizon, undone, next) = (part.horizon, part.undone, Bytes(next.unwrap_or_default()));
         let body = CopyResponse { hold, horizon, undone, records, same: part.same, next }.to_bytes().into();
@@ -89,19 +104,18 @@ impl Target {
         Ok(CopyDigestResponse { hold, sum, next: Bytes(next.unwrap_or_default()) })
     }
 
-    /// A payload as it travels; what lies in blocks is appended to `bulk`. Whoever takes it compares its checksums.
-    async fn lend(&self, payload: CopiedPayload, pin: &PinGuard, bulk: &mut IoBuf) -> Result<Payload, Error> {
+    /// A payload as it travels; of one in blocks it is noted what is to be read, to lie behind `bulk_bytes` others. Whoever
+    /// takes it compares its checksums.
+    fn lend(&self, payload: CopiedPayload, bulk_bytes: &mut u64, reads: &mut Vec<Piece>) -> Result<Payload, Error> {
         match payload {
             CopiedPayload::Inline { bytes, checksums } => {
                 Ok(Payload::Inline { bytes: Bytes(bytes), checksums: checksums.to_vec() })
             }
             CopiedPayload::Bulk { blocks, bytes, checksums } => {
                 let too_long = |_| Error::new(Code::DataLoss, format!("target {}: a value has no end", self.index));
-                let (offset, len) = (bulk.len() as u32, u32::try_from(bytes).map_err(too_long)?);
-                for (extent, at, bytes) in media::pieces_of(&blocks, 0..bytes) {
-                    let read = self.media.bulk_read(extent, at, bytes, pin.clone()).await;
-                    bulk.extend_from_slice(&read.map_err(|e| self.device_error(e))?);
-                }
+                let (offset, len) = (*bulk_bytes as u32, u32::try_from(bytes).map_err(too_long)?);
+                reads.extend(media::pieces_of(&blocks, 0..bytes));
+                *bulk_bytes += bytes;
                 Ok(Payload::Bulk { offset, bytes: len, checksums: checksums.to_vec() })
             }
         }

@@ -9,7 +9,7 @@ use rt::disk::IoBuf;
 use types::{Code, Conditions, Epoch, Error, Key};
 use wire::copy::{
     CopyDigestRequest, CopyDigestResponse, CopyMemoryRequest, CopyMemoryResponse, CopyRecord, CopyRequest,
-    CopyResponse, CopyValue,
+    CopyResponse, CopyValue, SessionEffects, SessionMemory,
 };
 use wire::data::{AkeyRead, FetchRequest, FetchResponse, Payload, Selection};
 use wire::{Opcode, Wire};
@@ -180,16 +180,20 @@ fn a_target_gets_what_another_has_and_keeps_it() {
 fn a_repeat_at_whoever_took_over_gets_the_first_answer() {
     simulated(async {
         let (full, empty) = two().await;
+        // It knew the session before it learnt what that did elsewhere; the group's copy takes this record from it again.
+        life(&empty).put(7, 5, "k1", "what nobody else has").await.unwrap();
         pull(&full, &empty, nothing).await.unwrap();
         let source = Other { machine: full.clone(), meddle: Box::new(nothing), asked: Cell::new(0) };
         let remember = |target: Rc<Target>| async move { target.take_memory(&source, POOL).await };
         on(&empty, remember).await.unwrap();
         let last = KEYS * 10 - 10 + 1;
         let first = life(&full).put(7, last, "k239", "what is sent again").await.unwrap();
-        cut(&empty).await;
-        let again = life(&empty).put(7, last, "k239", "what is sent again").await.unwrap();
-        assert_eq!(again, first);
-        is_whole(&empty).await;
+        for _ in 0..2 {
+            let again = life(&empty).put(7, last, "k239", "what is sent again").await.unwrap();
+            assert_eq!(again, first);
+            is_whole(&empty).await;
+            cut(&empty).await;
+        }
     });
 }
 
@@ -311,6 +315,93 @@ fn what_no_honest_source_says_is_refused() {
             assert_eq!(pull(&full, &empty, meddle).await.unwrap_err().code, Code::Checksum, "lie {number}");
             on(&empty, |target| async move { target.store.borrow().check().expect_clean() }).await;
         }
+    });
+}
+
+/// A source that only remembers, and says anything.
+struct Liar(Box<dyn Fn(Option<u64>) -> CopyMemoryResponse>);
+
+impl Source for Liar {
+    async fn copy(&self, _: CopyRequest) -> Result<(CopyResponse, IoBuf), Error> {
+        unreachable!("it has no data")
+    }
+
+    async fn digest(&self, _: CopyDigestRequest) -> Result<CopyDigestResponse, Error> {
+        unreachable!("it has no data")
+    }
+
+    async fn memory(&self, request: CopyMemoryRequest) -> Result<CopyMemoryResponse, Error> {
+        Ok((self.0)(request.after))
+    }
+}
+
+fn told(session: u64, floor: u64, list: &[(u64, Epoch)]) -> SessionMemory {
+    SessionMemory { session, effects: Some(SessionEffects { floor, list: list.to_vec() }) }
+}
+
+/// A floor of all ones was believed, made durable and passed on; a cursor that grew by one without a session would have been
+/// followed 2^64 times. Nothing of a lie is kept.
+#[test]
+fn what_no_honest_source_remembers_is_refused() {
+    simulated(async {
+        let machine = Rc::new(RefCell::new(Machine::new().await));
+        let one = Epoch(1);
+        let late = Epoch(u64::MAX - 1);
+        let many = |count: u64| (1..=count).map(|session| told(session, 0, &[(1, one)])).collect::<Vec<_>>();
+        let lies: Vec<(Vec<SessionMemory>, Option<u64>)> = vec![
+            (vec![told(5, u64::MAX, &[])], None),
+            (vec![told(5, 9, &[(8, one)])], None),
+            (vec![told(5, 0, &[(8, one), (7, one)])], None),
+            (vec![told(5, 0, &[(8, one), (8, one)])], None),
+            (vec![told(5, 0, &(0..=vos::EFFECTS_MAX as u64).map(|seq| (seq, one)).collect::<Vec<_>>())], None),
+            (vec![told(5, 0, &[(8, late)])], None),
+            (vec![told(0, 0, &[(8, one)])], None),
+            (vec![told(5, 0, &[(8, one)]), told(4, 0, &[(8, one)])], None),
+            (vec![told(5, 0, &[(8, one)])], Some(6)),
+            (vec![], Some(6)),
+            (many(65), None),
+        ];
+        for (number, (sessions, next)) in lies.into_iter().enumerate() {
+            let lie = CopyMemoryResponse { sessions, next };
+            let liar = Liar(Box::new(move |_| lie.clone()));
+            let learn = |target: Rc<Target>| async move { target.take_memory(&liar, POOL).await };
+            assert_eq!(on(&machine, learn).await.unwrap_err().code, Code::Checksum, "lie {number}");
+        }
+        // One that says the same for ever.
+        let stuck =
+            Liar(Box::new(|_| CopyMemoryResponse { sessions: vec![told(5, 0, &[(8, Epoch(1))])], next: Some(5) }));
+        let learn = |target: Rc<Target>| async move { target.take_memory(&stuck, POOL).await };
+        assert_eq!(on(&machine, learn).await.unwrap_err().code, Code::Checksum);
+        on(&machine, |target| async move {
+            let mut store = target.store.borrow_mut();
+            assert_eq!(store.memories(None, 9).unwrap().len(), 1, "of the last, what it said the first time");
+            store.check().expect_clean();
+        })
+        .await;
+    });
+}
+
+/// Of a session whose page cannot be read where a group comes from, nobody can tell: its requests are refused for good, with
+/// what to do about it, and others' are known.
+#[test]
+fn what_a_source_cannot_read_is_refused_here_too_and_nothing_else() {
+    simulated(async {
+        let machine = Rc::new(RefCell::new(Machine::new().await));
+        let now = life(&machine).put(6, 1, "k", "six").await.unwrap();
+        let source = Liar(Box::new(move |_| CopyMemoryResponse {
+            sessions: vec![SessionMemory { session: 5, effects: None }, told(7, 0, &[(3, now)])],
+            next: None,
+        }));
+        on(&machine, |target: Rc<Target>| async move { target.take_memory(&source, POOL).await }).await.unwrap();
+        for _ in 0..2 {
+            let refused = life(&machine).put(5, 9, "k", "five").await.unwrap_err();
+            assert!(refused.code == Code::Checksum && !refused.is_transient(), "{refused}");
+            assert!(refused.remedy.unwrap().contains("new session"));
+            assert_eq!(life(&machine).put(7, 3, "k", "seven").await, Ok(now));
+            assert_eq!(life(&machine).get("k").await, "six");
+            cut(&machine).await;
+        }
+        life(&machine).put(7, 4, "k", "seven").await.unwrap();
     });
 }
 
