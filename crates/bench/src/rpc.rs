@@ -129,6 +129,7 @@ impl Server {
                 }
             };
             tokio::select! {
+                biased;
                 () = accept => {}
                 _ = stopped => {}
             }

@@ -7,6 +7,7 @@
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex};
 use std::thread::JoinHandle;
+use std::time::Duration;
 
 use client::{Address, Code, Error, Kv, ObjectClass, ObjectId, ObjectType, System};
 
@@ -15,6 +16,8 @@ use crate::servers::{CONTAINER, POOL, until};
 const WRITERS: u64 = 6;
 const READERS: u64 = 2;
 const KEYS: u64 = 12;
+/// Between the puts of a writer. What they overwrite is kept for a while, and a fast machine would fill the pool with it.
+const PAUSE: Duration = Duration::from_millis(10);
 
 /// What writers and readers found out.
 pub struct Oracle {
@@ -217,6 +220,7 @@ async fn work(oracle: Arc<Oracle>, addresses: Vec<Address>, copies: usize) {
                     return;
                 }
                 oracle.put(&kv, (writer * KEYS + n % KEYS) as usize).await;
+                rt::sleep(PAUSE).await;
             }
         }));
     }

@@ -320,6 +320,7 @@ impl Service {
             // Who must be told may take long to answer; a clock that was set meanwhile is not to wait for them.
             let mut changed = std::pin::pin!(changed);
             let outcome = tokio::select! {
+                biased;
                 outcome = self.act_on_clock(standing) => outcome,
                 () = &mut changed => continue,
             };

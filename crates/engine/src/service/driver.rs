@@ -264,18 +264,6 @@ impl Service {
             tracing::info!(pool = %id, ?step, "the pool's leader goes on");
             slot.propose(Some(term), None, &step).await??;
         }
-        if row.phase == Phase::Creating {
-            match made {
-                Progress::Done => {
-                    self.tell_system(None, SystemCommand::PoolCreated { id }).await?;
-                }
-                Progress::Stuck(_, error) => {
-                    let destroy = SystemCommand::DestroyPool { id, trouble: Some(error) };
-                    self.tell_system(None, destroy).await?;
-                }
-                Progress::Waiting(_) => {}
-            }
-        }
         self.let_go_of_orphans(slot, &state, term).await?;
         let living = self.living();
         let here = row.servers.iter().copied().filter(|rank| state.has_part(*rank));
@@ -287,6 +275,19 @@ impl Service {
             return Ok(());
         }
         slot.tend(&wanted).await;
+        if row.phase == Phase::Creating {
+            match made {
+                // A pool that whoever asked was told of does not go with the one server that made it.
+                Progress::Done if slot.is_tended.get() => {
+                    self.tell_system(None, SystemCommand::PoolCreated { id }).await?;
+                }
+                Progress::Stuck(_, error) => {
+                    let destroy = SystemCommand::DestroyPool { id, trouble: Some(error) };
+                    self.tell_system(None, destroy).await?;
+                }
+                Progress::Done | Progress::Waiting(_) => {}
+            }
+        }
         let replicas: BTreeSet<Rank> = members.addresses.keys().chain(&members.voters).copied().collect();
         let step = self.system.group.local(|system| row_steps(id, &state, &row, system, &replicas));
         if let Some(step) = step.filter(|_| members.is_settled && row.phase == Phase::Ready) {

@@ -108,6 +108,8 @@ pub(super) async fn ask_for_a_place(
                     let joined: msg::Joined = parse(&body)?;
                     let place =
                         Place { system: joined.system, name: joined.name, rank: joined.rank, is_founder: false };
+                    // Before the place: a server that has one and knows nobody says hello to nobody, ever.
+                    book::keep(&book::path(&config.directory), &book::Book { entries: joined.addresses })?;
                     tracing::info!(rank = %place.rank, system = %place.name, "joined");
                     return kept.change(|identity| identity.place = Some(place));
                 }

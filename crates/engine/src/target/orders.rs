@@ -18,6 +18,7 @@ impl Target {
     pub(super) async fn carry_out(self: &Rc<Self>, queues: Queues, limits: Limits, incarnation: u64) {
         let Queues { orders, links } = queues;
         tokio::select! {
+            biased;
             () = self.carry_out_orders(orders) => {}
             () = self.keep_links(links, limits, incarnation) => {}
         }

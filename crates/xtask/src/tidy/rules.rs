@@ -41,6 +41,7 @@ pub(super) fn check(tree: &Tree, layers: &Layers) -> Vec<Finding> {
         check_length(source, &mut findings);
         check_words(source, layers, &mut findings);
         check_globs(source, &mut findings);
+        check_choices(source, &mut findings);
         check_promises(source, &mut findings);
     }
     findings
@@ -107,6 +108,17 @@ fn check_globs(source: &Source, findings: &mut Vec<Finding>) {
         let is_public = source.code[line_start..at].trim_start().starts_with("pub");
         if is_public && (statement.contains("::*") || statement.contains("{*")) {
             findings.push(Finding::fail(&source.path, source.line(at), "glob re-export: name what is public".into()));
+        }
+    }
+}
+
+/// What looks at a branch of its own choice first makes a seed another story each time: by tokio's dice, not the simulator's.
+fn check_choices(source: &Source, findings: &mut Vec<Finding>) {
+    for at in source.find_word("select!") {
+        let branches = source.code[at..].split_once('{').map_or("", |(_, rest)| rest.trim_start());
+        if !branches.starts_with("biased;") {
+            let message = "`select!` without `biased;`: the same seed must give the same trace".to_string();
+            findings.push(Finding::fail(&source.path, source.line(at), message));
         }
     }
 }
@@ -218,6 +230,14 @@ mod tests {
     fn chance_is_seeded() {
         check_text("let id = Uuid::new_v4();", "same trace");
         check_text("let operand = 1;", "");
+    }
+
+    /// Two of them came into the servers, and no seed of a cluster was the same twice.
+    #[test]
+    fn a_choice_says_what_it_looks_at_first() {
+        check_text("tokio::select! {\n    () = a => {}\n}", "biased");
+        check_text("tokio::select! {\n    biased;\n    () = a => {}\n}", "");
+        check_text("let two = select(a, b);", "");
     }
 
     #[test]
