@@ -105,7 +105,7 @@ fn run(scenario: &Scenario, seed: u64) -> Report {
 }
 
 /// What CI runs of each scenario: a run takes seconds, most of them for the consensus of the servers.
-const CI_SEEDS: u64 = 2;
+const CI_SEEDS: u64 = 8;
 /// Of fewer runs chance decides what they reach.
 const RUNS_TO_JUDGE: u64 = 8;
 
