@@ -254,12 +254,8 @@ async fn comes(what: &str, mut is_so: impl AsyncFnMut() -> bool) {
     }
 }
 
-/// A server is drained, and wanted back before it has heard that it left, because nobody tells it how the system stands; the
-/// pool does, and so it is filled and serves. Then it hears that it left, and not yet that it came back: it dropped what it had,
-/// and the map said that it served. It asks the pool first.
-#[test]
-fn who_hears_late_that_it_left_keeps_what_it_got_since() {
-    sim(1, 0.0).run(async {
+fn hears_late_that_it_left(seed: u64) {
+    sim(seed, 0.0).run(async {
         // Five vote on the system; the pool is on three others.
         let mut cluster = Cluster::form(5).await;
         let (voters, ranks) = (0..5, 5..8);
@@ -315,4 +311,12 @@ fn who_hears_late_that_it_left_keeps_what_it_got_since() {
         assert_eq!(copies.len() as u64, keys);
         assert!(copies.values().all(|count| *count >= 2), "{copies:?}");
     });
+}
+
+/// A server is drained, and wanted back before it has heard that it left, because nobody tells it how the system stands; the
+/// pool does, and so it is filled and serves. Then it hears that it left, and not yet that it came back: it dropped what it had,
+/// and the map said that it served. It asks the pool first.
+#[test]
+fn who_hears_late_that_it_left_keeps_what_it_got_since() {
+    seeds(1).for_each(hears_late_that_it_left);
 }
