@@ -284,7 +284,7 @@ fn hears_late_that_it_left(seed: u64) {
         let left = system_here(&cluster, lead);
         change(TargetChange::Reintegrate).await.unwrap();
         let serves = async || {
-            // A message that comes twice may break a link.
+            // One that does not answer is asked again.
             let Ok(map) = cluster.map(tend, "tank").await else { return false };
             let mut targets = map.positions_of(Rank(late as u32)).map(|at| map.targets()[at as usize].state());
             targets.all(|state| state == TargetState::UpIn)
