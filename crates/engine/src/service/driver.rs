@@ -285,7 +285,9 @@ impl Service {
                     let destroy = SystemCommand::DestroyPool { id, trouble: Some(error) };
                     self.tell_system(None, destroy).await?;
                 }
-                Progress::Done | Progress::Waiting(_) => {}
+                Progress::Done | Progress::Waiting(_) => {
+                    tracing::debug!(pool = %id, ?made, members = ?slot.group.members(), "the pool is being made");
+                }
             }
         }
         let replicas: BTreeSet<Rank> = members.addresses.keys().chain(&members.voters).copied().collect();

@@ -16,6 +16,7 @@
 //! | K21 | everything ends in time | `k21_in_time` |
 //! | K24 | what is told to stop stops | `k24_stops` |
 //! | 5. | whose clock is off decides nothing | `clock_off` |
+//! | 5. | so it is with more servers than vote | `wide` |
 //!
 //! `cargo test -p sim --test invariants` runs some seeds of each. `cargo xtask sim` runs campaigns; one seed again:
 //! `cargo xtask sim --scenario NAME --first SEED --seeds 1`.
@@ -35,6 +36,7 @@ mod k24_stops;
 mod k2_all_or_none;
 mod k5_once;
 mod regressions;
+mod wide;
 
 use sim::trial::{self, Evidence, Plan, Report};
 use sim::verdict;
@@ -48,7 +50,7 @@ struct Scenario {
     reached: fn(&Totals) -> bool,
 }
 
-const SCENARIOS: [&Scenario; 13] = [
+const SCENARIOS: [&Scenario; 14] = [
     &k1_durable::SCENARIO,
     &k2_all_or_none::SCENARIO,
     &k5_once::SCENARIO,
@@ -62,6 +64,7 @@ const SCENARIOS: [&Scenario; 13] = [
     &k21_in_time::SCENARIO,
     &k24_stops::SCENARIO,
     &clock_off::SCENARIO,
+    &wide::SCENARIO,
 ];
 
 /// Of several runs.
