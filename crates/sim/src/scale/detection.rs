@@ -164,6 +164,8 @@ impl World {
             let mut membership =
                 Membership::new(life(index), &Settings::default(), count, question.seed + index as u64);
             membership.know(Duration::ZERO, (0..count).filter(|other| *other != index).map(life));
+            // That all are up is no event here, and would take as much memory as the list of them.
+            membership.take_events();
             Server { membership, died: None, stopped_until: Duration::ZERO, inbox: Vec::new(), woken: None }
         };
         let servers: Vec<Server> = (0..count).map(server).collect();
@@ -181,8 +183,6 @@ impl World {
             downs: Vec::new(),
         };
         for index in 0..count {
-            // Events of getting to know are none.
-            world.servers[index].membership.take_events();
             world.wake_when_due(index);
         }
         for index in starved {
