@@ -21,6 +21,8 @@ Usage: scale [placement | detection [SERVERS [LOSS]] | change | healing]
 
 All tables, or one of them. Detection is asked of 100, 1,000 and 3,000 servers, or only of so many, with such a share
 of lost messages, in per cent, and nobody starved.
+
+A row of `detection 10000` takes 2.5 GB, and four minutes of one processor while up to 1 % is lost.
 ";
 
 /// What is asked for.

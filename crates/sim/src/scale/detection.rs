@@ -4,8 +4,10 @@
 //! some time, in which what comes to them waits.
 //!
 //! # Bounds
-//! A server knows of all others, in a list that the library walks for every message: memory and time grow with the square of
-//! their number. Three thousand take half a gigabyte.
+//! A server knows of all others, in a list that the library walks for each server that a message speaks of or that it learns of, and
+//! when it chooses some: memory grows with the square of their number, 24 B an entry, and time with the square too, but for
+//! all getting to know all, which grows with the cube. Three thousand take 260 MB and a quarter of a minute; ten thousand
+//! 2.5 GB and four minutes, of which knowing each other takes more than two. Sixty-four thousand would take 100 GB.
 
 use std::cmp::Reverse;
 use std::collections::{BTreeSet, BinaryHeap};
