@@ -17,12 +17,13 @@ const SERVERS: [usize; 3] = [100, 1_000, 3_000];
 const GIB: u64 = 1 << 30;
 
 const USAGE: &str = "\
-Usage: scale [placement | detection [SERVERS [LOSS]] | change | healing]
+Usage: scale [placement | detection [SERVERS [LOSS STARVED]] | change | healing]
 
-All tables, or one of them. Detection is asked of 100, 1,000 and 3,000 servers, or only of so many, with such a share
-of lost messages, in per cent, and nobody starved.
+All tables, or one of them. Detection is asked of 100, 1,000 and 3,000 servers, or only of so many, with some shares of lost
+messages and of starved servers, or with one of each, in per cent.
 
-A row of `detection 10000` takes 2.5 GB, and four minutes of one processor while up to 1 % is lost.
+A row of `detection 10000` takes 2.5 GB, and four to six minutes of one processor while up to 5 % is lost and nobody is
+starved; with more of either, longer than half an hour. All rows of 3,000 take 400 MB and five minutes.
 ";
 
 /// What is asked for.
@@ -30,21 +31,24 @@ A row of `detection 10000` takes 2.5 GB, and four minutes of one processor while
 enum Asked {
     All,
     Placement,
-    /// Of so many servers only, and with such a loss only.
-    Detection(Option<usize>, Option<f64>),
+    /// Of so many servers only, and with such shares of lost messages and starved servers only.
+    Detection(Option<usize>, Option<(f64, f64)>),
     Change,
     Healing,
 }
 
 fn parse(arguments: &[&str]) -> Option<Asked> {
     let servers = |text: &str| text.parse().ok().filter(|servers| (2..=RANKS_MAX as usize).contains(servers));
-    let loss = |text: &str| text.parse().ok().filter(|loss| (0.0..=100.0).contains(loss)).map(|loss: f64| loss / 100.0);
+    let share =
+        |text: &str| text.parse().ok().filter(|share| (0.0..=100.0).contains(share)).map(|share: f64| share / 100.0);
     Some(match arguments {
         [] => Asked::All,
         ["placement"] => Asked::Placement,
         ["detection"] => Asked::Detection(None, None),
         ["detection", count] => Asked::Detection(Some(servers(count)?), None),
-        ["detection", count, share] => Asked::Detection(Some(servers(count)?), Some(loss(share)?)),
+        ["detection", count, lost, starved] => {
+            Asked::Detection(Some(servers(count)?), Some((share(lost)?, share(starved)?)))
+        }
         ["change"] => Asked::Change,
         ["healing"] => Asked::Healing,
         _ => return None,
@@ -76,8 +80,8 @@ fn print(asked: &Asked) -> Result<(), MapError> {
             healing()
         }
         Asked::Placement => placement(),
-        Asked::Detection(servers, loss) => {
-            detection(*servers, *loss);
+        Asked::Detection(servers, shares) => {
+            detection(*servers, *shares);
             Ok(())
         }
         Asked::Change => change(),
@@ -90,17 +94,15 @@ fn shapes() -> impl Iterator<Item = Shape> {
 }
 
 /// How soon deaths are known, what that costs, and who is wronged.
-fn detection(only_servers: Option<usize>, only_loss: Option<f64>) {
+fn detection(only_servers: Option<usize>, only_shares: Option<(f64, f64)>) {
     println!(
         "\n| servers | loss | starved | p50 | p99 | last | periods (p99) | messages, bytes a server and second | wronged |"
     );
     println!("|---:|---:|---|---:|---:|---:|---:|---:|---:|");
     for servers in only_servers.map_or(SERVERS.to_vec(), |servers| vec![servers]) {
-        let still = (0.0, Duration::from_millis(1));
-        let starved = (0.05, Duration::from_secs(2));
-        let cases = [(0.0, still), (0.01, still), (0.05, still), (0.1, still), (0.0, starved), (0.05, starved)];
-        let cases = only_loss.map_or(cases.to_vec(), |loss| vec![(loss, still)]);
-        for (loss, (starved, starved_for)) in cases {
+        let shares = [(0.0, 0.0), (0.01, 0.0), (0.05, 0.0), (0.1, 0.0), (0.0, 0.05), (0.05, 0.05)];
+        let starved_for = Duration::from_secs(2);
+        for (loss, starved) in only_shares.map_or(shares.to_vec(), |shares| vec![shares]) {
             // The least that has a round of announcements in it, which are 9 s apart.
             let calm = if servers > 1_000 { Duration::from_millis(9_100) } else { Duration::from_secs(30) };
             let deaths = 10;
@@ -219,9 +221,16 @@ mod tests {
         assert_eq!(parse("healing"), Some(Asked::Healing));
         assert_eq!(parse("detection"), Some(Asked::Detection(None, None)));
         assert_eq!(parse("detection 10000"), Some(Asked::Detection(Some(10_000), None)));
-        assert_eq!(parse("detection 10000 1"), Some(Asked::Detection(Some(10_000), Some(0.01))));
-        for wrong in ["detect", "healing 100", "detection 1", "detection 65537", "detection 100 101", "detection 9 0 0"]
-        {
+        assert_eq!(parse("detection 10000 1 0"), Some(Asked::Detection(Some(10_000), Some((0.01, 0.0)))));
+        for wrong in [
+            "detect",
+            "healing 100",
+            "detection 1",
+            "detection 65537",
+            "detection 100 1",
+            "detection 100 0 101",
+            "detection 9 0 0 0",
+        ] {
             assert_eq!(parse(wrong), None, "{wrong}");
         }
     }
