@@ -23,7 +23,7 @@ All tables, or one of them. Detection is asked of 100, 1,000 and 3,000 servers, 
 messages and of starved servers, or with one of each, in per cent.
 
 A row of `detection 10000` takes 2.5 GB, and four to six minutes of one processor while up to 5 % is lost and nobody is
-starved; with more of either, longer than half an hour. All rows of 3,000 take 400 MB and five minutes.
+starved; with more of either, by an estimate, half an hour. All rows of 3,000 take 400 MB and five minutes.
 ";
 
 /// What is asked for.
