@@ -44,7 +44,7 @@ pub(crate) struct Operation {
     started: rt::Instant,
     deadline: rt::Instant,
     /// Failures so far.
-    failures: u32,
+    before: retry::Before,
     /// Some attempt may have taken effect.
     unknown: bool,
 }
@@ -53,7 +53,7 @@ impl Operation {
     pub(crate) fn new(links: &Links, opcode: Opcode, time: Duration) -> Operation {
         let started = rt::now();
         let sequence = links.next_sequence();
-        Operation { opcode, sequence, started, deadline: started + time, failures: 0, unknown: false }
+        Operation { opcode, sequence, started, deadline: started + time, before: Default::default(), unknown: false }
     }
 
     pub(crate) fn left(&self) -> Duration {
@@ -62,7 +62,7 @@ impl Operation {
 
     /// How often it has failed so far.
     pub(crate) fn failures(&self) -> u32 {
-        self.failures
+        self.before.failures
     }
 
     /// Notes a failure after which somebody else is asked at once.
@@ -121,8 +121,8 @@ impl Operation {
     /// Judges a failure: pauses and says how to go on, or gives the error to report.
     pub(crate) async fn after(&mut self, failure: Failure) -> Result<Again> {
         self.unknown |= failure.is_unknown() && self.opcode.repeat() == Repeat::Once;
-        let next = retry::next(&failure, self.failures, self.left(), rt::random_u64());
-        self.failures += 1;
+        let next = retry::next(&failure, self.before, self.left(), rt::random_u64());
+        self.before = self.before.and(&failure);
         let (again, pause) = match next {
             Next::Retry { after } => (Again::SameMap, after),
             Next::Refresh { after } => (Again::NewMap, after),
@@ -131,7 +131,7 @@ impl Operation {
         tracing::debug!(
             opcode = self.opcode.name(),
             sequence = self.sequence,
-            attempt = self.failures,
+            attempt = self.before.failures,
             ?pause,
             error = %failure.error(),
             "trying again"
@@ -148,7 +148,7 @@ impl Operation {
         // nobody knows.
         let is_answer = |error: &Error| !error.is_transient() && !matches!(error.code, Code::Stale | Code::ClockOffset);
         let answered = matches!(&failure, Failure::Refused(error) if is_answer(error));
-        let attempts = if answered { 1 } else { self.failures.max(1) };
+        let attempts = if answered { 1 } else { self.before.failures.max(1) };
         retry::give_up(failure, attempts, self.started.elapsed(), self.unknown && !answered)
     }
 }

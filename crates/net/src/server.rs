@@ -198,6 +198,8 @@ async fn read_requests<H: Handler>(reader: &mut LinkReader, line: &Rc<Line>, han
     loop {
         match reader.receive(|header| line.admit(header)).await {
             Ok(Some(arrival)) if arrival.header.kind == Kind::Goodbye => return End::Left,
+            // The greeting once more: all is agreed.
+            Ok(Some(arrival)) if arrival.header.kind == Kind::Hello => {}
             Ok(Some(arrival)) => {
                 if let Err(reason) = begin(line, handler, arrival) {
                     return End::Violation(reason);
@@ -248,6 +250,7 @@ impl Line {
         match header.kind {
             Kind::Request => {}
             Kind::Goodbye => return Ok(()),
+            Kind::Hello if self.copies > 1 => return Ok(()),
             other => return protocol(format!("a {other:?} where a request was expected")),
         }
         if header.session != self.session.0 {

@@ -175,7 +175,7 @@ fn whoever_breaks_the_rules_is_sent_away() {
         for (frames, code, text) in [
             (vec![(request, None); 2 * copies + 1], Code::Protocol, "2 requests"),
             (vec![(request, half()); 2 * copies], Code::Protocol, "1000 bulk bytes"),
-            (vec![(header(Kind::Hello), None)], Code::Protocol, "Hello"),
+            (vec![(header(Kind::Welcome), None)], Code::Protocol, "Welcome"),
             (vec![(header(Kind::Response), None)], Code::Protocol, "Response"),
             (vec![(other_session, None)], Code::Protocol, "another session"),
             (vec![(late_clock, None)], Code::ClockOffset, "ahead"),

@@ -57,6 +57,22 @@ impl Failure {
     }
 }
 
+/// How often an operation failed before.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Before {
+    pub failures: u32,
+    /// Of these, [`Failure::Broken`].
+    pub broken: u32,
+}
+
+impl Before {
+    /// As it is after one more.
+    pub fn and(self, failure: &Failure) -> Before {
+        let broken = u32::from(matches!(failure, Failure::Broken(_)));
+        Before { failures: self.failures + 1, broken: self.broken + broken }
+    }
+}
+
 /// The next move.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Next {
@@ -68,10 +84,11 @@ pub enum Next {
     Fail,
 }
 
-/// Decides the next move after the `attempt`-th failure (from 0) with `left` until the deadline.
+/// Decides the next move after a failure, with `left` until the deadline.
 ///
 /// `random` jitters the pause, so that clients that failed together do not come back together.
-pub fn next(failure: &Failure, attempt: u32, left: Duration, random: u64) -> Next {
+pub fn next(failure: &Failure, before: Before, left: Duration, random: u64) -> Next {
+    let Before { failures: attempt, broken } = before;
     // The first look at a newer map costs nothing to try at once.
     let after = if matches!(failure, Failure::Refused(error) if error.code == Code::Stale) && attempt == 0 {
         Duration::ZERO
@@ -91,7 +108,7 @@ pub fn next(failure: &Failure, attempt: u32, left: Duration, random: u64) -> Nex
             _ if error.is_transient() => Next::Retry { after },
             _ => Next::Fail,
         },
-        Failure::Broken(_) if attempt < BROKEN_REPEATS_MAX => Next::Retry { after },
+        Failure::Broken(_) if broken < BROKEN_REPEATS_MAX => Next::Retry { after },
         Failure::Broken(_) | Failure::Final(_) => Next::Fail,
     }
 }
@@ -160,25 +177,30 @@ mod tests {
         Failure::Refused(Error::new(code, "no"))
     }
 
+    /// Of many attempts, most to servers that were gone, one met a damaged link: the client gave up, with time left, as if
+    /// nobody there spoke the protocol. A few broken ones are enough, not a few of all.
     #[test]
     fn transient_failures_are_retried_and_final_ones_are_not() {
         let lost = Failure::Lost(Error::new(Code::Again, "gone"));
         let unreachable = Failure::Unreachable(Error::new(Code::Unreachable, "gone"));
         for failure in [refused(Code::Busy), refused(Code::Again), refused(Code::Overload)] {
-            assert!(matches!(next(&failure, 0, LONG, 7), Next::Retry { .. }), "{failure:?}");
+            assert!(matches!(next(&failure, Before::default(), LONG, 7), Next::Retry { .. }), "{failure:?}");
         }
         for failure in [lost, unreachable, refused(Code::ShuttingDown), refused(Code::NoService)] {
-            assert!(matches!(next(&failure, 0, LONG, 7), Next::Refresh { .. }), "{failure:?}");
+            assert!(matches!(next(&failure, Before::default(), LONG, 7), Next::Refresh { .. }), "{failure:?}");
         }
-        assert!(matches!(next(&refused(Code::Again), 1, LONG, 7), Next::Refresh { .. }));
+        assert!(matches!(
+            next(&refused(Code::Again), Before { failures: 1, broken: 0 }, LONG, 7),
+            Next::Refresh { .. }
+        ));
         let broken = Failure::Broken(Error::new(Code::Protocol, "noise"));
-        assert!(matches!(next(&broken, 0, LONG, 7), Next::Retry { .. }));
-        assert_eq!(next(&broken, BROKEN_REPEATS_MAX, LONG, 7), Next::Fail);
+        assert!(matches!(next(&broken, Before { failures: 20, broken: 0 }, LONG, 7), Next::Retry { .. }));
+        assert_eq!(next(&broken, Before { failures: 20, broken: BROKEN_REPEATS_MAX }, LONG, 7), Next::Fail);
         let closed = Failure::Final(Error::new(Code::NoHandle, "closed"));
         // Of a request that is too old nobody can tell later either: its deadline is not waited for.
         let uncertain = refused(Code::Uncertain);
         for failure in [closed, refused(Code::NotFound), refused(Code::Exists), refused(Code::Checksum), uncertain] {
-            assert_eq!(next(&failure, 0, LONG, 7), Next::Fail, "{failure:?}");
+            assert_eq!(next(&failure, Before::default(), LONG, 7), Next::Fail, "{failure:?}");
         }
     }
 
@@ -196,8 +218,10 @@ mod tests {
 
     #[test]
     fn a_stale_map_is_refreshed_at_once_and_then_with_pauses() {
-        assert_eq!(next(&refused(Code::Stale), 0, LONG, 7), Next::Refresh { after: Duration::ZERO });
-        assert!(matches!(next(&refused(Code::Stale), 1, LONG, 7), Next::Refresh { after } if after >= PAUSE_MIN));
+        assert_eq!(next(&refused(Code::Stale), Before::default(), LONG, 7), Next::Refresh { after: Duration::ZERO });
+        assert!(
+            matches!(next(&refused(Code::Stale), Before { failures: 1, broken: 0 }, LONG, 7), Next::Refresh { after } if after >= PAUSE_MIN)
+        );
     }
 
     #[test]
@@ -213,7 +237,10 @@ mod tests {
 
     #[test]
     fn no_pause_outlives_the_deadline() {
-        assert_eq!(next(&refused(Code::Busy), 30, Duration::from_millis(100), 0), Next::Fail);
+        assert_eq!(
+            next(&refused(Code::Busy), Before { failures: 30, broken: 0 }, Duration::from_millis(100), 0),
+            Next::Fail
+        );
         assert_eq!(attempt_limit(Duration::from_secs(30)), Duration::from_millis(7500));
         assert_eq!(attempt_limit(Duration::from_secs(4)), ATTEMPT_MIN);
         assert_eq!(attempt_limit(Duration::from_millis(10)), Duration::from_millis(10));

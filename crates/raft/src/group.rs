@@ -2,7 +2,7 @@
 
 use std::cell::{Cell, RefCell};
 use std::collections::{BTreeMap, BTreeSet};
-use std::path::{Path, PathBuf};
+use std::path::Path;
 use std::pin::pin;
 use std::rc::Rc;
 use std::sync::Arc;
@@ -13,33 +13,33 @@ use openraft::errors::{
     ChangeMembershipError, ClientWriteError, Fatal, ForwardToLeader, InitializeError, LinearizableReadError, RaftError,
 };
 use openraft::impls::OneshotResponder;
-use openraft::raft::AppendEntriesResponse;
 use openraft::rt::WatchReceiver as _;
-use openraft::{ChangeMembers, EntryPayload, Raft, RaftMetrics, ReadPolicy, ServerState, SnapshotPolicy};
-use rt::disk::{Disk, OpenMode, fs};
+use openraft::{ChangeMembers, Raft, RaftMetrics, ReadPolicy, ServerState, SnapshotPolicy};
+use rt::disk::{Disk, fs};
 use tokio::sync::{Semaphore, watch};
 use types::Rank;
 use wire::Wire;
 use wire::peer::LogId;
 
 use crate::error::{ChangeError, OpenError, ProposeError, ReadError};
-use crate::kinds::{
-    Address, Answer, Command, Entry, GroupId, Leading, Membership, Peer, Request, StoredMembership, Types, Vote, log_id,
-};
+use crate::kinds::{Address, Answer, Command, GroupId, Leading, Peer, Request, Types};
 use crate::limits::{
-    ADDRESS_BYTES_MAX, APPEND_ENTRIES_MAX, COMMAND_BYTES_MAX, Config, IN_FLIGHT_MAX, LOG_BYTES_MAX, MEMBERS_MAX,
-    VOTERS_MAX,
+    ADDRESS_BYTES_MAX, APPEND_ENTRIES_MAX, COMMAND_BYTES_MAX, Config, IN_FLIGHT_MAX, MEMBERS_MAX, VOTERS_MAX,
 };
-use crate::log::format::Record;
 use crate::log::{self, Log, Room};
 use crate::machine::{Replicated, StateMachine};
-use crate::message::{Body, Message, Part, Refusal, Stored};
-use crate::network::{Network, Peers, refuse};
+use crate::network::{Network, Peers};
 use crate::news::{Subscription, Told};
 use crate::runtime::WatchReceiver;
 use crate::snapshot::{self, Driven};
 
+mod files;
+mod receive;
 mod subscribe;
+
+pub use self::files::{Dictated, look_at};
+use self::files::{Files, last_members, read_files};
+use self::receive::Incoming;
 
 /// What a replica does in its group.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -78,19 +78,6 @@ pub struct Members {
     pub is_settled: bool,
 }
 
-/// What a forced recovery did.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Dictated {
-    /// Who voted before.
-    pub voters: BTreeSet<Rank>,
-    /// The last entry that this replica had. Commands behind it, which the others may have answered, are lost.
-    pub last: u64,
-    /// Entries of this replica that it did not know to be committed: they count now, answered or not.
-    pub unconfirmed: u64,
-    /// The term in which it speaks. What the others say in this term or an earlier one does not count any more.
-    pub term: u64,
-}
-
 /// One replica of a replicated service. Not `Send`: it lives on the thread of its service.
 ///
 /// Dropping it stops the replica as a crash would; [`Group::shutdown`] does it in good order.
@@ -118,41 +105,6 @@ pub struct Group<S: StateMachine> {
     heard: Cell<rt::Instant>,
     _flusher: rt::TaskSet,
     _lock: Disk,
-}
-
-/// Parts of a snapshot that have come in.
-struct Incoming {
-    /// The first part without its bytes: later ones must agree with it.
-    about: Part,
-    bytes: Vec<u8>,
-}
-
-/// A replica's files, locked.
-struct Files {
-    directory: PathBuf,
-    lock: Disk,
-}
-
-impl Files {
-    fn lock(directory: &Path) -> Result<Files, OpenError> {
-        let mode = OpenMode { create: true, direct: false, exclusive_lock: true };
-        let lock = Disk::open(directory.join("lock"), mode)?;
-        Ok(Files { directory: directory.to_owned(), lock })
-    }
-
-    /// The log of a replica that is made now. One that was made and never used, before a crash, will do.
-    fn fresh_log(&self, id: GroupId, rank: Rank) -> Result<Log, OpenError> {
-        if !log::exists(&self.directory) {
-            // What is left of another life here is not this one's state.
-            snapshot::remove(&self.directory)?;
-            return Log::create(&self.directory, id, rank);
-        }
-        let log = Log::open(&self.directory, id, rank)?;
-        match log.look(|kept| kept.last().is_none() && kept.vote.is_none()) {
-            true => Ok(log),
-            false => Err(OpenError::Exists { path: self.directory.clone() }),
-        }
-    }
 }
 
 impl<S: StateMachine> Group<S> {
@@ -555,213 +507,12 @@ impl<S: StateMachine> Group<S> {
         let _ = self.raft.trigger().snapshot().await;
     }
 
-    /// Answers a peer's message. Any bytes are safe.
-    pub async fn handle(&self, bytes: &[u8]) -> Vec<u8> {
-        let Ok(message) = Message::decode(bytes) else {
-            return refuse(None, self.me.rank, self.id, Refusal::Unreadable);
-        };
-        if (message.to, message.group) != (self.me.rank, self.id) {
-            return refuse(Some(&message), self.me.rank, self.id, Refusal::Misdirected);
-        }
-        // Not to be left to the library: it would wait for its disk, with the message, and with all that come after it.
-        if self.log.room().is_full() {
-            return refuse(Some(&message), self.me.rank, self.id, Refusal::Full);
-        }
-        // Votes, and all that a leader sends, are for whoever sends them: believed of another, they would make a leader
-        // that nobody elected.
-        if message.body.vote().is_some_and(|vote| vote.leader_id.voted_for != message.from) {
-            return refuse(Some(&message), self.me.rank, self.id, Refusal::Unreadable);
-        }
-        let from = message.from;
-        let body = match message.body {
-            Body::Append(append) => {
-                self.relieve().await;
-                let appended = self.raft.append_entries(append).await;
-                // One whose term is over is no leader to be heard of.
-                if !matches!(appended, Err(_) | Ok(AppendEntriesResponse::HigherVote(_))) {
-                    self.heard.set(rt::now());
-                }
-                appended.map(Body::Appended).map_err(|_| Refusal::Stopped)
-            }
-            Body::Vote(ask) => self.raft.vote(ask).await.map(Body::Voted).map_err(|_| Refusal::Stopped),
-            Body::PreVote(ask) => self.raft.pre_vote(ask).await.map(Body::Voted).map_err(|_| Refusal::Stopped),
-            Body::Snapshot(part) => {
-                self.heard.set(rt::now());
-                self.take_part(part).await.map(Body::Stored)
-            }
-            // Whoever hands over does not know, and looks for another heir.
-            Body::TakeOver { .. } if !self.may_lead.get() => Ok(Body::Taken(false)),
-            Body::TakeOver { vote, to, last } => {
-                let ask = openraft::raft::TransferLeaderRequest::new(vote, to, last);
-                let taken = self.raft.handle_transfer_leader(ask).await;
-                taken.map(|taken| Body::Taken(taken.is_ok())).map_err(|_| Refusal::Stopped)
-            }
-            Body::Appended(_) | Body::Voted(_) | Body::Stored(_) | Body::Taken(_) | Body::Refused(_) => {
-                Err(Refusal::Unreadable)
-            }
-        };
-        let body = body.unwrap_or_else(Body::Refused);
-        Message { from: self.me.rank, to: from, group: self.id, body }.encode()
-    }
-
-    /// Takes a part of a snapshot, and the snapshot when it is whole.
-    async fn take_part(&self, part: Part) -> Result<Stored, Refusal> {
-        let Some((about, bytes)) = self.gather(part)? else {
-            let so_far = self.incoming.borrow().as_ref().map_or(0, |incoming| incoming.bytes.len());
-            return Ok(Stored::Next(so_far as u64));
-        };
-        // Read before it is installed: an error behind this point would stop the replica.
-        let state = Replicated::<S>::from_bytes(&bytes).map_err(|_| Refusal::Unreadable)?;
-        if state.meta() != about.meta {
-            return Err(Refusal::Unreadable);
-        }
-        let snapshot = openraft::Snapshot { meta: about.meta, snapshot: Rc::new(bytes) };
-        let installed = self.raft.install_full_snapshot(about.vote, snapshot).await;
-        installed.map(|installed| Stored::Whole(installed.vote)).map_err(|_| Refusal::Stopped)
-    }
-
-    /// Adds a part to those that are here; gives them all when none is missing.
-    fn gather(&self, part: Part) -> Result<Option<(Part, Vec<u8>)>, Refusal> {
-        let mut incoming = self.incoming.borrow_mut();
-        let Part { vote, meta, total, offset, bytes } = part;
-        let about = Part { vote, meta, total, offset: 0, bytes: Vec::new() };
-        // The first part once more, of the same: it was lost, or its answer was. What is here stays.
-        if offset == 0 && incoming.as_ref().is_none_or(|here| here.about != about) {
-            *incoming = Some(Incoming { about: about.clone(), bytes: Vec::new() });
-        }
-        let Some(here) = incoming.as_mut().filter(|here| here.about == about) else { return Ok(None) };
-        if offset != here.bytes.len() as u64 {
-            return Ok(None);
-        }
-        here.bytes.extend_from_slice(&bytes);
-        match here.bytes.len() as u64 == total {
-            true => Ok(incoming.take().map(|here| (here.about, here.bytes))),
-            // A part that brings nothing would never end.
-            false if bytes.is_empty() => Err(Refusal::Unreadable),
-            false => Ok(None),
-        }
-    }
-
-    /// Asks for a snapshot when few but large entries have made the log long.
-    async fn relieve(&self) {
-        let applied = self.state.borrow().applied.map_or(0, |id| id.index);
-        let is_long = self.log.look(|kept| kept.bytes()) > LOG_BYTES_MAX;
-        if is_long && applied > self.relieved.get() + self.config.kept_entries {
-            self.relieved.set(applied);
-            self.shorten().await;
-        }
-    }
-
     /// Stops the replica in good order. Its files can be opened again when this returns.
     pub async fn shutdown(self) {
         if let Err(error) = self.raft.shutdown().await {
             tracing::warn!(group = %self.id, %error, "the replica did not stop in good order");
         }
     }
-
-    /// Forced recovery, when the majority is gone for good: makes this replica, which does not run, the only voter, with the
-    /// log that it has. Open it afterwards, and add others.
-    ///
-    /// What only the others had is lost, answered or not: take the survivor with the longest log ([`Dictated::last`] tells). Of
-    /// those others, none may come back with its files: remove them, and let them join anew.
-    ///
-    /// # Errors
-    /// `Missing`, `Foreign`, `Corrupt`, `Disk`; `Config` for a replica that never got anything.
-    pub fn dictate(directory: &Path, id: GroupId, me: Peer, machine: S) -> Result<Dictated, OpenError> {
-        check_address(&me.address).map_err(OpenError::Config)?;
-        if !log::exists(directory) {
-            return Err(OpenError::Missing { path: directory.to_owned() });
-        }
-        let _files = Files::lock(directory)?;
-        let (log, state, _) = read_files(directory, id, me.rank, machine)?;
-        // A crash may have left the snapshot ahead of the log.
-        let ahead = state.applied.filter(|applied| log.look(|kept| kept.last()) < Some(*applied));
-        let Some(last) = ahead.or(log.look(|kept| kept.last())) else {
-            return Err(OpenError::Config("this replica never got anything: there is nothing to keep".into()));
-        };
-        let vote = log.look(|kept| kept.vote);
-        let committed = log.look(|kept| kept.committed).max(state.applied);
-        let term = vote.map_or(0, |vote| vote.leader_id.term).max(last.leader_id.term) + 1;
-        let members = Membership::new(vec![BTreeSet::from([me.rank])], BTreeMap::from([(me.rank, me.address)]));
-        let members = members.expect("its only voter is a member");
-        let dictum = Entry { log_id: log_id(term, last.index + 1), payload: EntryPayload::Membership(members) };
-        let report = Dictated {
-            voters: last_members(&log, &state.members).voter_ids().collect(),
-            last: last.index,
-            unconfirmed: last.index - committed.map_or(0, |id| id.index.min(last.index)),
-            term,
-        };
-        let commit = Record::Committed(Some(dictum.log_id));
-        let records = [Record::Vote(Vote::new(term, me.rank)), Record::Entry(dictum), commit];
-        log.rewrite(ahead.map(Record::Purge).into_iter().chain(records))?;
-        Ok(report)
-    }
-
-    /// Removes the files of a replica that does not run: it was removed from its group, or the group is no more.
-    ///
-    /// # Errors
-    /// `Disk`; fine if there are none.
-    pub fn erase(directory: &Path) -> Result<(), OpenError> {
-        if !fs::exists(directory) {
-            return Ok(());
-        }
-        let files = Files::lock(directory)?;
-        drop(files);
-        Ok(fs::remove_dir_all(directory)?)
-    }
-}
-
-/// Log, state and snapshot as the last run left them.
-fn read_files<S: StateMachine>(
-    directory: &Path,
-    id: GroupId,
-    rank: Rank,
-    machine: S,
-) -> Result<(Log, Replicated<S>, Option<snapshot::Body>), OpenError> {
-    let log = Log::open(directory, id, rank)?;
-    let (state, body) = match snapshot::load(directory, id)? {
-        Some((state, body)) => (state, Some(body)),
-        None => (Replicated::new(machine), None),
-    };
-    let purged = log.look(|kept| kept.purged);
-    if purged > state.applied {
-        let cause = "it is older than the log needs".to_string();
-        return Err(OpenError::Corrupt { path: directory.join("snapshot"), cause });
-    }
-    Ok((log, state, body))
-}
-
-/// The state of a replica that does not run, as far as it knows it to be committed; nothing is changed. For tools.
-///
-/// # Errors
-/// `Missing`, `Corrupt`, `Disk`.
-pub fn look_at<S: StateMachine>(directory: &Path, machine: S) -> Result<S, OpenError> {
-    let (id, rank) = log::owner(directory)?;
-    let found = log::read(directory, id, rank)?;
-    let mut state = match snapshot::load(directory, id)? {
-        Some((state, _)) => state,
-        None => Replicated::new(machine),
-    };
-    let next = state.applied.map_or(0, |applied| applied.index + 1);
-    let committed = found.kept.committed.map_or(0, |committed| committed.index + 1);
-    for entry in found.kept.from(next).take_while(|entry| entry.log_id.index < committed) {
-        state.apply(entry.clone()).map_err(|error| OpenError::Corrupt {
-            path: directory.join("log"),
-            cause: format!("a command is none of {}: {error}", S::NAME),
-        })?;
-    }
-    Ok(state.machine)
-}
-
-/// The members that the log says last, or else the snapshot.
-fn last_members(log: &Log, stored: &StoredMembership) -> Membership {
-    let in_log = log.look(|kept| {
-        kept.entries().rev().find_map(|entry| match &entry.payload {
-            EntryPayload::Membership(members) => Some(members.clone()),
-            _ => None,
-        })
-    });
-    in_log.unwrap_or_else(|| stored.membership().clone())
 }
 
 fn check_address(address: &Address) -> Result<(), String> {

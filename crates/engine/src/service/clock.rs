@@ -54,6 +54,8 @@ const KEEP: Duration = Duration::from_secs(10);
 const WIDTH_MAX: i64 = 500_000;
 /// In a system of more servers, so many stand for all.
 const ENOUGH: usize = 8;
+/// So many are asked at once: some may not answer, and thousands that start together do not all ask all.
+const ASKED_MAX: usize = 2 * ENOUGH;
 
 /// Whether the clock of this server is right.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -271,7 +273,7 @@ impl Service {
     /// Decides whether the clock is right, from what is known, and has the hybrid clock stand or run at once: nothing that
     /// waits comes between a change and that.
     pub(super) fn judge_clock(&self) -> Standing {
-        let others: BTreeSet<Rank> = self.others().into_iter().map(|life| life.rank).collect();
+        let others = self.known_others();
         let step = self.hlc.step_micros();
         let now = rt::now().as_micros();
         let lead = rt::wall_micros() as i64 - now as i64;
@@ -339,13 +341,17 @@ impl Service {
         }
     }
 
-    /// Asks all others for the time at once.
+    /// Asks the others for the time, at once; of many, some.
     async fn ask_for_time(&self) {
-        let asking = self.others().into_iter().map(async |life| {
+        let mut others: Vec<Rank> = self.known_others().into_iter().collect();
+        while others.len() > ASKED_MAX {
+            others.swap_remove(rt::random_u64() as usize % others.len());
+        }
+        let asking = others.into_iter().map(async |rank| {
             let body = msg::Gossip { from: self.rank, address: None, message: Bytes(Vec::new()) }.to_bytes();
             let sent = rt::now();
-            if let Ok(answer) = self.peers.ask(life.rank, Opcode::Gossip, body, ASK_MAX).await {
-                self.note_clock(life.rank, sent, &answer);
+            if let Ok(answer) = self.peers.ask(rank, Opcode::Gossip, body, ASK_MAX).await {
+                self.note_clock(rank, sent, &answer);
             }
         });
         futures_util::future::join_all(asking).await;

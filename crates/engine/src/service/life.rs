@@ -341,11 +341,11 @@ impl Service {
         let incarnation = self.kept.borrow().identity.incarnation;
         let command = SystemCommand::Withdraw { rank: self.rank, incarnation, trouble };
         let mut told = self.tell_system(None, command.clone()).await.map(drop);
-        for other in self.others() {
+        for other in self.known_others() {
             if told.is_ok() {
                 break;
             }
-            told = self.propose_at(other.rank, None, command.clone()).await.map(drop);
+            told = self.propose_at(other, None, command.clone()).await.map(drop);
         }
         self.life.withdrawn.set(now.filter(|_| told.is_ok()));
         told
@@ -487,6 +487,15 @@ impl Service {
                 members.filter(|(_, member)| matches!(member.state, MemberState::Joined | MemberState::Stopped));
             there.filter(|(rank, _)| *rank != self.rank).map(life).collect()
         })
+    }
+
+    /// The other servers, as far as this one knows: those of [`Service::others`], or, as long as no state is here, all that were
+    /// kept from the life before. Without them a server that starts would take itself for one that is alone.
+    pub(super) fn known_others(&self) -> BTreeSet<Rank> {
+        match self.system.group.local(|system| system.members.contains_key(&self.rank)) {
+            true => self.others().into_iter().map(|life| life.rank).collect(),
+            false => self.peers.ranks().into_iter().filter(|rank| *rank != self.rank).collect(),
+        }
     }
 
     /// Who lives, as far as this server heard, itself included.

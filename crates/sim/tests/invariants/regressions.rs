@@ -6,7 +6,10 @@ use client::{ContainerSpec, ObjectClass, ObjectType};
 use rt::sim::{Sim, SimConfig};
 use sim::cluster::Cluster;
 
-use super::{k1_durable, k10_decided, k14_one_leader, k15_filling, k18_repeatable, k21_in_time, k24_stops, run};
+use super::{
+    clock_off, k1_durable, k5_once, k10_decided, k14_one_leader, k15_filling, k18_repeatable, k21_in_time, k24_stops,
+    run,
+};
 
 /// A server that had just started, and did not know its pool's map yet, took a write of an object with three copies for one of
 /// a pool without copies: it acknowledged what it alone had. Its data gave way to that of the others, who had gone on
@@ -100,4 +103,19 @@ fn a_clock_that_stands_gives_no_epochs_before_what_clients_have_seen() {
     run(&k18_repeatable::SCENARIO, 4004);
     run(&k24_stops::SCENARIO, 4008);
     run(&k15_filling::SCENARIO, 4003);
+}
+
+/// A server without a vote died seconds after it had joined: it had kept its place, and not where anybody was. Told by nobody and
+/// asking nobody, it stayed away for ever. (K5, and every cluster that heals)
+#[test]
+fn a_server_that_dies_right_after_it_joined_finds_the_others() {
+    run(&k5_once::SCENARIO, 0);
+}
+
+/// A server without a vote began anew with a calendar that was an hour ahead. The state comes from others then, so that it knew
+/// of none, and took itself for one that is alone, whose clock is right: its epochs were an hour ahead ever after, and everybody
+/// refused them. Those whom it knew before are asked for the time.
+#[test]
+fn a_server_that_knows_nothing_yet_is_not_alone() {
+    run(&clock_off::SCENARIO, 7008);
 }
