@@ -6,11 +6,12 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::rc::Rc;
 use std::time::Duration;
 
-use client::{ContainerSpec, Kv, PoolInfo, System};
+use client::{ContainerSpec, Kv, PoolInfo, PoolServers, System, TargetChange};
+use placement::TargetState;
 use rt::sim::{NetworkConfig, Sim, SimConfig};
 use sim::cluster::Cluster;
 use sim::contents::Place;
-use types::{ObjectClass, ObjectType};
+use types::{ObjectClass, ObjectType, Rank};
 
 const SERVERS: usize = 3;
 const POOL_BYTES: u64 = SERVERS as u64 * (200 << 20);
@@ -22,11 +23,14 @@ fn value(n: u64, version: u64) -> Vec<u8> {
     (0..len).map(|at| (n + version * 7 + at) as u8).collect()
 }
 
-fn simulate(seed: u64, drop: f64, test: impl AsyncFnOnce(Rc<Cluster>, System) + 'static) {
+fn sim(seed: u64, drop: f64) -> Sim {
     let delay = Duration::from_micros(20)..=Duration::from_millis(2);
     let network = NetworkConfig { delay, drop, duplicate: 0.005 };
-    let sim = Sim::new(SimConfig { network, time_limit: Duration::from_secs(7200), ..SimConfig::seeded(seed) });
-    sim.run(async move {
+    Sim::new(SimConfig { network, time_limit: Duration::from_secs(7200), ..SimConfig::seeded(seed) })
+}
+
+fn simulate(seed: u64, drop: f64, test: impl AsyncFnOnce(Rc<Cluster>, System) + 'static) {
+    sim(seed, drop).run(async move {
         let cluster = Rc::new(Cluster::form(SERVERS).await);
         let system = cluster.connect(DEADLINE).await;
         system.create_pool("tank", POOL_BYTES, Vec::new()).await.expect("there is room for a pool");
@@ -36,12 +40,16 @@ fn simulate(seed: u64, drop: f64, test: impl AsyncFnOnce(Rc<Cluster>, System) + 
 
 /// Of three copies, one on each server.
 async fn store(system: &System, label: &str, retention: &str) -> Kv {
+    store_as(system, label, retention, "2", "RP_3GX").await
+}
+
+async fn store_as(system: &System, label: &str, retention: &str, rd_fac: &str, class: &str) -> Kv {
     let pool = system.pool("tank").await.unwrap();
-    let properties = vec![("rd_fac".into(), "2".into()), ("retention".into(), retention.into())];
+    let properties = vec![("rd_fac".into(), rd_fac.into()), ("retention".into(), retention.into())];
     let spec = ContainerSpec { label: Some(label.into()), properties, ..ContainerSpec::default() };
     pool.create_container(spec).await.unwrap();
     let container = pool.container(label).await.unwrap();
-    let class: ObjectClass = "RP_3GX".parse().unwrap();
+    let class: ObjectClass = class.parse().unwrap();
     let oid = container.new_object(ObjectType::KvHashed, Some(class)).await.unwrap();
     // The pool's service has all its replicas by then.
     rt::sleep(Duration::from_secs(10)).await;
@@ -231,4 +239,84 @@ fn who_was_out_while_history_was_forgotten_gets_what_it_missed() {
 #[test]
 fn who_goes_again_and_again_ends_with_what_all_have() {
     seeds(2).for_each(|seed| again_and_again(seed, if seed % 2 == 0 { "0" } else { "forever" }));
+}
+
+/// What a server knows of the system.
+fn system_here(cluster: &Cluster, rank: usize) -> Vec<u8> {
+    cluster.states(rank).expect("it is up").remove("system").expect("every server has it")
+}
+
+async fn comes(what: &str, mut is_so: impl AsyncFnMut() -> bool) {
+    let begun = rt::now();
+    while !is_so().await {
+        assert!(begun.elapsed() < PATIENCE, "not {what}");
+        rt::sleep(Duration::from_millis(50)).await;
+    }
+}
+
+fn hears_late_that_it_left(seed: u64) {
+    sim(seed, 0.0).run(async {
+        // Five vote on the system; the pool is on three others.
+        let mut cluster = Cluster::form(5).await;
+        let (voters, ranks) = (0..5, 5..8);
+        for _ in ranks.clone() {
+            cluster.join().await;
+        }
+        let system = cluster.connect(DEADLINE).await;
+        let servers = PoolServers::Ranks { ranks: ranks.clone().map(|rank| Rank(rank as u32)).collect() };
+        system.create_pool_on(servers, "tank", POOL_BYTES, Vec::new()).await.unwrap();
+        let kv = store_as(&system, "box", "forever", "1", "RP_2GX").await;
+        let keys = 60;
+        put(&kv, 0..keys, 0).await;
+
+        let lead = system.info().await.unwrap().leader.expect("it answered").0 as usize;
+        let tend = system.pool_info("tank").await.unwrap().leader.expect("it answered").0 as usize;
+        let late = ranks.clone().find(|rank| *rank != tend).expect("there are three");
+        let nodes = |some: std::ops::Range<usize>| some.map(|rank| cluster.node(rank)).collect::<Vec<_>>();
+        let sim = rt::sim::current();
+        nodes(voters.clone()).into_iter().for_each(|voter| sim.partition(cluster.node(late), voter));
+        let before = system_here(&cluster, lead);
+        let change = |change| system.change_targets("tank", change, vec![Rank(late as u32)], Vec::new(), false);
+        change(TargetChange::Drain).await.unwrap();
+        comes("out of the pool's row", async || system_here(&cluster, lead) != before).await;
+        // Of the server that leads the pool nobody hears that it is to be in the row again.
+        sim.partition(cluster.node(tend), cluster.node(lead));
+        let left = system_here(&cluster, lead);
+        change(TargetChange::Reintegrate).await.unwrap();
+        let serves = async || {
+            // One that does not answer is asked again.
+            let Ok(map) = cluster.map(tend, "tank").await else { return false };
+            let mut targets = map.positions_of(Rank(late as u32)).map(|at| map.targets()[at as usize].state());
+            targets.all(|state| state == TargetState::UpIn)
+        };
+        comes("back", serves).await;
+        assert_eq!(system_here(&cluster, late), before, "it has not heard yet");
+
+        nodes(voters).into_iter().for_each(|voter| sim.heal(cluster.node(late), voter));
+        comes("told that it left", async || system_here(&cluster, late) == left).await;
+        rt::sleep(Duration::from_secs(10)).await;
+        assert_eq!(system_here(&cluster, lead), left, "nobody said yet that it is back");
+        assert_eq!(cluster.states(late).expect("it is up").len(), 2, "it has the pool still");
+        sim.heal(cluster.node(tend), cluster.node(lead));
+        comes("in the pool's row", async || system_here(&cluster, late) != left).await;
+        rt::sleep(Duration::from_secs(10)).await;
+        for n in 0..keys {
+            assert!(kv.get(n).await.unwrap().as_deref() == Some(&value(n, 0)[..]), "key {n}");
+        }
+        let mut copies = BTreeMap::new();
+        for rank in ranks {
+            cluster.stop(rank).await.unwrap();
+            held(&cluster, rank).await.0.into_keys().for_each(|place| *copies.entry(place).or_insert(0) += 1);
+        }
+        assert_eq!(copies.len() as u64, keys);
+        assert!(copies.values().all(|count| *count >= 2), "{copies:?}");
+    });
+}
+
+/// A server is drained, and wanted back before it has heard that it left, because nobody tells it how the system stands; the
+/// pool does, and so it is filled and serves. Then it hears that it left, and not yet that it came back: it dropped what it had,
+/// and the map said that it served. It asks the pool first.
+#[test]
+fn who_hears_late_that_it_left_keeps_what_it_got_since() {
+    seeds(1).for_each(hears_late_that_it_left);
 }

@@ -160,6 +160,61 @@ fn a_leader_whose_file_system_is_full_is_no_harm_to_data() {
     all_is_there(&servers, workload, 3).check_no_failures();
 }
 
+/// The targets' files of one server have holes, and the file system below them is full. What would touch them is refused, or done
+/// by the others, once the server has said that it cannot go on; whatever was acknowledged is read. When there is room again it
+/// goes on by itself.
+#[test]
+fn targets_whose_file_system_is_full_go_on_when_there_is_room() {
+    const BYTES: usize = 1 << 20;
+    let _alone = alone();
+    let at = tempfile::tempdir().unwrap();
+    let storage: Vec<_> = (0..3).map(|number| at.path().join(format!("storage-{number}"))).collect();
+    // Not the first: who leads has a story of its own.
+    let victim = 2;
+    let Some(small) = SmallDisk::mount(&storage[victim], 1 << 30) else { return };
+    let mut servers = Servers::start_sparse(at.path(), servers::Loopback, &storage, 3, Some(victim));
+    let workload = Workload::start(servers.addresses(), 3);
+    small.fill();
+    let content = |n: usize| format!("{n};").repeat(BYTES).into_bytes()[..BYTES].to_vec();
+    let (stored, refused) = rt::block_on(async {
+        let kv = open(&servers.addresses(), 3).await.unwrap();
+        let (mut stored, mut refused) = (Vec::new(), 0);
+        // More than lies in blocks that the files have.
+        for n in 0..48 {
+            match kv.put(format!("filler-{n}").as_str(), &content(n)).await {
+                Ok(_) => stored.push(n),
+                Err(error) => {
+                    assert_eq!(error.code, Code::NoSpace, "{error}");
+                    refused += 1;
+                }
+            }
+        }
+        for n in &stored {
+            let read = kv.get(format!("filler-{n}").as_str()).await.unwrap();
+            assert!(read.as_deref() == Some(&content(*n)[..]), "filler-{n} is not what was stored");
+        }
+        workload.oracle().verify(&kv).await;
+        (stored, refused)
+    });
+    let out = servers.out_of_service();
+    // To see with --nocapture; how many of each is not promised.
+    println!("{} values were stored and {refused} refused; {out} targets were out of service", stored.len());
+    assert!(refused > 0 || out > 0, "nobody found out that there is no room");
+    small.empty();
+    let oracle = all_is_there(&servers, workload, 3);
+    assert!(!servers.has_ended(victim), "nobody started it again");
+    let others = oracle.failures_but(&[Code::NoSpace]);
+    assert!(others.is_empty(), "{} errors that are about something else, the first: {}", others.len(), others[0]);
+    rt::block_on(async {
+        let kv = open(&servers.addresses(), 3).await.unwrap();
+        for n in stored {
+            let read = kv.get(format!("filler-{n}").as_str()).await.unwrap();
+            assert!(read.as_deref() == Some(&content(n)[..]), "filler-{n} is not what was stored");
+        }
+        kv.put("after", &content(0)).await.unwrap();
+    });
+}
+
 /// The server that leads is cut off from all, clients too, for as long as it takes to be excluded and longer. The others
 /// go on; it comes back as one that has to catch up.
 #[test]

@@ -56,6 +56,8 @@ impl Ground for Loopback {
 struct Process {
     child: Option<Child>,
     storage: PathBuf,
+    /// Its files have holes, and take room when they are written.
+    is_sparse: bool,
     log: PathBuf,
     address: String,
 }
@@ -70,9 +72,21 @@ impl Servers {
     /// A system of `count` servers with a pool on all, and in it a container with `copies` of everything. `storage`: where
     /// each keeps its data.
     pub fn start(at: &Path, ground: impl Ground + 'static, storage: &[PathBuf], copies: usize) -> Servers {
+        Servers::start_sparse(at, ground, storage, copies, None)
+    }
+
+    /// The same; the targets' files of one server have holes.
+    pub fn start_sparse(
+        at: &Path,
+        ground: impl Ground + 'static,
+        storage: &[PathBuf],
+        copies: usize,
+        sparse: Option<usize>,
+    ) -> Servers {
         let process = |(number, storage): (usize, &PathBuf)| Process {
             child: None,
             storage: storage.clone(),
+            is_sparse: sparse == Some(number),
             log: at.join(format!("server-{number}.log")),
             address: String::new(),
         };
@@ -126,7 +140,11 @@ impl Servers {
         let process = &mut self.processes[number];
         assert!(process.child.is_none(), "server {number} runs");
         let log = std::fs::OpenOptions::new().create(true).append(true).open(&process.log).unwrap();
-        command.args(["start", "--size", STORAGE, "--targets", "2", "--listen", &address, "--storage"]);
+        command.args(["start", "--targets", "2", "--listen", &address]);
+        if !process.is_sparse {
+            command.args(["--size", STORAGE]);
+        }
+        command.arg("--storage");
         // A test that is killed takes its servers along.
         command.arg(&process.storage).args(["--parent", &std::process::id().to_string()]).args(options);
         command.env_remove("DAOS_LOG").env("NO_COLOR", "1");

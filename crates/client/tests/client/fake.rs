@@ -43,6 +43,14 @@ pub enum Fault {
     Noise,
 }
 
+/// Whom a server with a wrong clock lets in no more.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Fence {
+    /// Whoever is after a target.
+    Targets,
+    All,
+}
+
 /// The server's whole state.
 pub struct Fake {
     /// By rank.
@@ -52,6 +60,8 @@ pub struct Fake {
     targets: u32,
     /// Ranks whose control service is none.
     pub no_service: RefCell<BTreeSet<usize>>,
+    /// Ranks that let nobody in, because a clock is off: whoever says hello is told so.
+    pub fenced: RefCell<BTreeMap<usize, Fence>>,
     /// Ranks that are not sure what was at any moment.
     pub unsure: RefCell<BTreeSet<usize>>,
     clock: Cell<u64>,
@@ -116,6 +126,7 @@ impl Fake {
             map: RefCell::new(map),
             targets,
             no_service: RefCell::default(),
+            fenced: RefCell::default(),
             unsure: RefCell::default(),
             clock: Cell::new(1000),
             containers: RefCell::default(),
@@ -148,6 +159,16 @@ impl Fake {
                     Service::Control => None,
                     Service::Target { index } => Some(*index),
                 };
+                let is_refused = match fake.fenced.borrow().get(&rank) {
+                    None => false,
+                    Some(Fence::Targets) => service.is_some(),
+                    Some(Fence::All) => true,
+                };
+                if is_refused {
+                    let reason = Error::new(Code::ClockOffset, "the server's clock is off by 3600 s");
+                    rt::spawn_local(incoming.refuse(reason.remedy("set the clock")));
+                    continue;
+                }
                 let handler = Rc::new(Serving { fake: fake.clone(), rank, target: service });
                 let link = rt::spawn_local(net::serve(incoming, Limits::default(), 1, handler));
                 fake.links.borrow_mut().push((rank, link));

@@ -8,7 +8,7 @@ use placement::Event;
 use types::Rank;
 use wire::Opcode;
 
-use crate::fake::{Fake, Fault};
+use crate::fake::{Fake, Fault, Fence};
 
 fn class(name: &str) -> ObjectClass {
     name.parse().unwrap()
@@ -86,6 +86,73 @@ fn a_request_keeps_its_number_from_leader_to_leader() {
         };
         futures_util::join!(put, die).0.unwrap();
         assert_eq!(fake.changes(), 2, "it took effect once");
+    });
+}
+
+/// The answer was lost with the link, and whoever opened the next one was told that the server's clock is off: that was taken for
+/// the answer to the request, which had long been done. It goes to the successor, and that one knows the answer.
+#[test]
+fn a_target_that_lets_nobody_in_has_not_answered() {
+    rt::block_on(async {
+        let fake = Fake::cluster(3, 1).await;
+        let container = fake.container().await;
+        let kv = kv(&container, "RP_3G1").await;
+        kv.put("a", b"1").await.unwrap();
+        let then = container.create_snapshot(None).await.unwrap().epoch;
+        let oid = kv.object().id();
+        let old = fake.leader_of(oid);
+        fake.fenced.borrow_mut().insert(old, Fence::Targets);
+        // What was is with others, too, and nobody waits for a map that says so.
+        for _ in 0..16 {
+            let past = fake.container().await.at(then).kv(oid);
+            assert_eq!(past.get("a").await.unwrap().unwrap(), &b"1"[..]);
+        }
+        assert!(!fake.ranks_asked(Opcode::Fetch).contains(&old));
+        assert_eq!(fake.seen(Opcode::PoolMapSince), 0);
+        fake.fail(Opcode::Update, Fault::BreakAfter);
+        let put = kv.put("b", b"2");
+        let exclude = async {
+            // It looks for a newer map more than once.
+            while fake.seen(Opcode::PoolMapSince) < 2 {
+                rt::yield_now().await;
+            }
+            fake.happen(Event::Exclude, &[old]);
+        };
+        futures_util::join!(put, exclude).0.unwrap();
+        assert_ne!(fake.leader_of(oid), old);
+        assert_eq!((fake.seen(Opcode::Update), fake.changes()), (3, 2), "it took effect once");
+    });
+}
+
+/// Nobody takes its place before the time is up: a request that was sent may have been done, and one that never was has not;
+/// neither was refused for a clock.
+#[test]
+fn who_is_let_in_nowhere_hears_whether_its_request_was_sent() {
+    rt::block_on(async {
+        let fake = Fake::start(1).await;
+        let oid = kv(&fake.container().await, "S1").await.object().id();
+        let pool = fake.connect_with(hasty(300)).await.pool("tank").await.unwrap();
+        let kv = pool.container("box").await.unwrap().kv(oid);
+        fake.fenced.borrow_mut().insert(0, Fence::All);
+        let error = kv.put("a", b"1").await.unwrap_err();
+        assert!(!error.message.contains("unknown"), "it was never sent: {error}");
+        assert!(error.message.contains("clock is off") && error.message.contains("gave up after"), "{error}");
+        fake.fenced.borrow_mut().clear();
+        kv.put("a", b"1").await.unwrap();
+        fake.fail(Opcode::Update, Fault::BreakAfter);
+        fake.fail(Opcode::ContainerCreate, Fault::BreakAfter);
+        fake.fenced.borrow_mut().insert(0, Fence::All);
+        let to_a_target = kv.put("b", b"2").await.unwrap_err();
+        fake.fenced.borrow_mut().clear();
+        pool.containers().await.unwrap();
+        fake.fenced.borrow_mut().insert(0, Fence::All);
+        let to_a_service = pool.create_container(ContainerSpec::labelled("crate")).await.unwrap_err();
+        for error in [to_a_target, to_a_service] {
+            assert_eq!(error.code, Code::TimedOut, "{error}");
+            assert!(error.message.contains("clock is off"), "{error}");
+            assert!(error.message.contains("whether it took effect is unknown"), "{error}");
+        }
+        assert_eq!(fake.changes(), 2);
     });
 }
 

@@ -7,7 +7,8 @@ use rt::fault::When;
 use rt::sim::DiskFault;
 use types::{Code, Rank};
 use wire::control::{
-    ContainerInfo, ContainerName, MemberState, PoolCreate, PoolInfo, SystemInfo, TargetState, Token, TokenCreate,
+    ContainerInfo, ContainerName, MemberState, PoolCreate, PoolInfo, SnapshotCreate, SnapshotInfo, SystemInfo,
+    TargetState, Token, TokenCreate,
 };
 use wire::{Opcode, Wire};
 
@@ -114,6 +115,62 @@ fn a_server_that_starts_with_a_wrong_clock_waits_until_it_is_right() {
             cluster.settle("it is in", &all, |info| states(info) == [MemberState::Joined; 4]).await;
         });
     }
+}
+
+/// A calendar was set while nobody answered and what others had said was old: that nobody could judge it woke the server again and
+/// again, and it did nothing else any more. It goes on by the time that was right, and is fenced once it hears of the others.
+#[test]
+fn a_calendar_that_is_set_while_nobody_answers_keeps_nobody_busy() {
+    for (seed, seconds) in [(1, 3600), (2, -3600)] {
+        run(seed, async move |cluster: Cluster| {
+            let all = [0, 1, 2];
+            let (victim, left) = three_with_a_victim(&cluster, seed % 2 == 0).await;
+            let node = |number: u32| cluster.node(number).node;
+            left.iter().for_each(|other| cluster.sim.partition(node(victim), node(*other)));
+            // Readings count for a minute.
+            rt::sleep(Duration::from_secs(70)).await;
+            set_clock(&cluster, victim, seconds);
+            rt::sleep(Duration::from_secs(70)).await;
+            assert!(serves(&cluster, victim).await, "nobody said that it is wrong");
+            left.iter().for_each(|other| cluster.sim.heal(node(victim), node(*other)));
+            is_fenced(&cluster, victim, &left).await;
+            set_clock(&cluster, victim, 0);
+            cluster.settle("it is back", &all, |info| states(info) == [MemberState::Joined; 3]).await;
+            cluster.map_settles(&all, |map| states_of(map, victim) == [TargetState::UpIn; 2]).await;
+            assert!(serves(&cluster, victim).await);
+            cluster.agree(&all).await;
+        });
+    }
+}
+
+/// The only other server is stopped, and off. Who starts beside it waits for its time in vain, and takes its own clock for right:
+/// its services went on, and the clock that its targets go by stood for ever.
+#[test]
+fn a_server_that_nobody_tells_the_time_goes_by_its_own() {
+    run(1, async |cluster: Cluster| {
+        form(&cluster, 2).await;
+        cluster.settle("both are in", &[0], |info| states(info) == [MemberState::Joined; 2]).await;
+        let here = PoolCreate { servers: super::on(&[0]), ..pool("tank") };
+        cluster.ask::<PoolInfo>(&[0], (7, 1), Opcode::PoolCreate, &here).await.unwrap();
+        cluster.ask::<ContainerInfo>(&[0], (7, 2), Opcode::ContainerCreate, &container("box")).await.unwrap();
+        cluster.ask::<()>(&[0], (7, 3), Opcode::SystemStop, &super::stop(&[1], true)).await.unwrap();
+        cluster.crash(1);
+        cluster.crash(0);
+        cluster.start(0, None).await.unwrap();
+        assert!(serves(&cluster, 0).await);
+        let info = cluster.settle("it leads", &[0], |info| info.leader.is_some()).await;
+        assert_eq!(states(&info), [MemberState::Joined, MemberState::Stopped], "it counts, and says nothing");
+        let snapshot = async |number: u64| {
+            let name = format!("s{number}");
+            let wanted = SnapshotCreate { pool: "tank".into(), container: "box".into(), name };
+            cluster.ask::<SnapshotInfo>(&[0], (7, number), Opcode::SnapshotCreate, &wanted).await.unwrap().epoch
+        };
+        let first = snapshot(4).await;
+        let pause = Duration::from_secs(10);
+        rt::sleep(pause).await;
+        let second = snapshot(5).await;
+        assert!(second.micros() - first.micros() >= pause.as_micros() as u64, "{first} {second}: the clock stands");
+    });
 }
 
 /// All are started at once, and nobody knows yet whose clock is right: those who agree go on without the one who is off.

@@ -22,7 +22,7 @@ use crate::target::{Target, is_pressure};
 /// How often a group is begun again, when holds end on the way or sums differ.
 const ATTEMPTS: u32 = 4;
 /// How often they may differ before nothing of what is here is believed.
-const UNLIKE_MAX: u32 = 2;
+pub(super) const UNLIKE_MAX: u32 = 2;
 /// Records here that are compared together.
 const RANGE: usize = 256;
 /// Records that are taken out together: their keys, 3 KiB each at worst, make one record of the log.

@@ -248,6 +248,63 @@ fn a_hold_that_ends_on_the_way_costs_a_new_beginning() {
     });
 }
 
+/// Each part took longer than a container is held, however often it was begun: that was called damage, and is none.
+#[test]
+fn a_source_that_lets_go_every_time_is_asked_again_and_not_taken_for_damaged() {
+    simulated(async {
+        let (full, empty) = two().await;
+        // As if it had begun anew before each answer; what came is nothing, so that no try is the last.
+        let lapses = |asked, response: &mut CopyResponse, _: &mut IoBuf| {
+            response.hold += 1 + u64::from(asked);
+            response.records.clear();
+            Duration::ZERO
+        };
+        let refused = pull(&full, &empty, lapses).await.unwrap_err();
+        assert!(refused.code == Code::Again && refused.is_transient(), "{refused}");
+        assert!(refused.message.contains("was let go of 4 times"), "{refused}");
+        // As it is tried again.
+        pull(&full, &empty, nothing).await.unwrap();
+        is_whole(&empty).await;
+    });
+}
+
+/// Sums differed, and all was dropped, with what had come to the member since the pull began. It was compared up to that
+/// moment all the same, and found whole: a value that the member had acknowledged was gone.
+#[test]
+fn a_group_that_is_copied_anew_has_what_was_written_meanwhile() {
+    simulated(async {
+        let machines = [Machine::new().await, Machine::named("member").await];
+        let keys = 8;
+        for n in 0..keys {
+            machines[0].put(7, n + 1, &format!("k{n}"), &text(n, 0)).await.unwrap();
+        }
+        let [full, member] = machines.map(|machine| Rc::new(RefCell::new(machine)));
+        // A record is left out until they differed so often that nothing is believed; each answer takes a while.
+        let leave_out = |asked, response: &mut CopyResponse, _: &mut IoBuf| {
+            if asked < super::pull::UNLIKE_MAX {
+                response.records.pop();
+            }
+            Duration::from_secs(1)
+        };
+        let (from, to) = (full.clone(), member.clone());
+        let copying = rt::spawn_local(async move { pull(&from, &to, leave_out).await });
+        rt::sleep(Duration::from_millis(500)).await;
+        // As a leader has all members write it.
+        for machine in [&full, &member] {
+            life(machine).put(8, 1, "meanwhile", "acknowledged").await.unwrap();
+        }
+        let pulled = copying.await.unwrap().unwrap();
+        assert_eq!(pulled.anew, 1, "{pulled:?}");
+        assert_eq!(read(&member, "meanwhile".into()).await, "acknowledged");
+        for n in 0..keys {
+            assert!(read(&member, format!("k{n}")).await == text(n, 0), "k{n}");
+        }
+        // It has that and no more.
+        let again = pull(&full, &member, nothing).await.unwrap();
+        assert_eq!(again, Pulled { same: keys + 1, ..Pulled::default() });
+    });
+}
+
 /// A bit that flips on the way is seen before anything is kept; a record that is left out, by the sums.
 #[test]
 fn what_arrives_damaged_or_not_at_all_is_noticed() {
