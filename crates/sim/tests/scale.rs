@@ -2,6 +2,7 @@
 
 use std::time::Duration;
 
+use net::membership::Settings;
 use placement::Layout;
 use sim::scale::detection::{self, Question};
 use sim::scale::rebuild::{self, Assumed};
@@ -52,6 +53,29 @@ fn a_hundred_servers_know_of_a_death_in_seconds_and_wrong_nobody() {
         );
         assert_eq!((answer.missed, answer.wronged), (0, 0), "{question:?}: {answer:?}");
         assert!(answer.messages > 3.0 && answer.messages < 35.0, "{question:?}: {answer:?}");
+    }
+}
+
+/// Four times as many servers hear of a death later by what they are more patient, two fifths of a second, and by less than a
+/// period of gossip more; each sends as many messages as before. That is why ten thousand can be asked at all.
+#[test]
+fn four_times_as_many_servers_know_hardly_later_and_send_no_more() {
+    for loss in [0.0, 0.01] {
+        let asked = |servers| {
+            // A round of announcements, which are 9 s apart.
+            let calm = Duration::from_millis(9_100);
+            let starved_for = Duration::from_millis(1);
+            let answer =
+                detection::ask(Question { servers, loss, starved: 0.0, starved_for, calm, deaths: 4, seed: 7 });
+            assert_eq!((answer.missed, answer.wronged), (0, 0), "{servers} servers: {answer:?}");
+            answer
+        };
+        let (few, many) = (asked(80), asked(320));
+        let settings = Settings::default();
+        let patience = settings.suspicion_of(320) - settings.suspicion_of(80);
+        assert_eq!(patience, Duration::from_millis(400));
+        assert!(many.p50 < few.p50 + patience + settings.period, "{few:?} {many:?}");
+        assert!(many.messages < few.messages * 1.1 && many.bytes < few.bytes * 1.5, "{few:?} {many:?}");
     }
 }
 
