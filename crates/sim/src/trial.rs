@@ -14,7 +14,7 @@ use client::{ContainerSpec, System};
 use placement::PoolMap;
 use rt::Rng;
 use rt::sim::{NetworkConfig, NodeId, Sim, SimConfig};
-use types::{ObjectClass, ObjectId, ObjectType};
+use types::{Code, ObjectClass, ObjectId, ObjectType};
 
 use crate::cluster::{Cluster, Domains, voters};
 use crate::contents::Contents;
@@ -167,7 +167,14 @@ async fn play(plan: Plan, servers: usize, copies: usize, network: NetworkConfig,
 /// A pool, a container that keeps all history, an object in all its groups.
 async fn set_up(system: &System, servers: usize, copies: usize) -> ObjectId {
     let bytes = servers as u64 * POOL_BYTES_PER_SERVER;
-    system.create_pool("tank", bytes, Vec::new()).await.expect("there is room for a pool");
+    // One frame that is lost may cost many servers' maker all of a client's patience.
+    while let Err(error) = system.create_pool("tank", bytes, Vec::new()).await {
+        match error.code {
+            Code::Exists => break,
+            Code::TimedOut => {}
+            _ => panic!("there is room for a pool: {error}"),
+        }
+    }
     let pool = patiently(|| system.pool("tank")).await;
     let properties =
         vec![("rd_fac".to_string(), (copies - 1).to_string()), ("retention".to_string(), "forever".to_string())];

@@ -37,7 +37,7 @@ Usage: cargo xtask <command>
                          of the design attacked and checked, or one scenario; what fails says how to run it again
   sim server [--seeds N] [--seed S]
                          one simulated server and its clients, the same way
-  sim scale [table]      placement, detection of failures, changes of maps and healing with up to 10,000 servers
+  sim scale [table ...]  placement, detection of failures, changes of maps and healing with up to 10,000 servers
 ";
 
 fn main() -> ExitCode {

@@ -335,9 +335,9 @@ impl Service {
                 continue;
             }
             self.ask_for_time().await;
-            if self.judge_clock() == standing {
-                let _ = rt::timeout(ASK_EVERY, changed).await;
-            }
+            // By how much it is off differs a little each time it is asked; only another kind of standing ends the pause.
+            self.judge_clock();
+            let _ = rt::timeout(ASK_EVERY, changed).await;
         }
     }
 

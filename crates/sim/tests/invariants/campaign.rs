@@ -1,12 +1,25 @@
 //! Many seeds, over all processors: what `cargo xtask sim` runs.
 //!
 //! `SIM_SEEDS`: how many; `SIM_FIRST`: from which on; `SIM_SCENARIO`: of one scenario only. Every seed is run with
-//! every scenario. `SIM_LOG=info,engine=debug` shows how far a run is, and what its servers log. What fails is said at once, with the command that runs it again, and the others go on.
+//! every scenario. `SIM_LOG=info,engine=debug` shows how far a run is, and what its servers log, with the virtual time. What
+//! fails is said at once, with the command that runs it again, and the others go on.
 
 use std::sync::Mutex;
 use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
 
+use tracing_subscriber::fmt::format::Writer;
+use tracing_subscriber::fmt::time::FormatTime;
+
 use super::{SCENARIOS, Scenario, Totals, report, run};
+
+/// Seconds by the clock of who logs: of a run, virtual ones.
+struct VirtualTime;
+
+impl FormatTime for VirtualTime {
+    fn format_time(&self, line: &mut Writer<'_>) -> std::fmt::Result {
+        write!(line, "{:>11.6}", rt::now().as_micros() as f64 / 1e6)
+    }
+}
 
 /// Lines of progress.
 const STEPS: u64 = 20;
@@ -30,7 +43,7 @@ fn chosen() -> Vec<&'static Scenario> {
 #[ignore = "a campaign takes as long as one likes: cargo xtask sim"]
 fn campaign() {
     if let Ok(filter) = std::env::var("SIM_LOG") {
-        tracing_subscriber::fmt().with_env_filter(filter).without_time().with_ansi(false).init();
+        tracing_subscriber::fmt().with_env_filter(filter).with_timer(VirtualTime).with_ansi(false).init();
     }
     let (first, seeds, scenarios) = (number("SIM_FIRST", 0), number("SIM_SEEDS", 10), chosen());
     let count = seeds * scenarios.len() as u64;
