@@ -119,3 +119,11 @@ fn a_server_that_dies_right_after_it_joined_finds_the_others() {
 fn a_server_that_knows_nothing_yet_is_not_alone() {
     run(&clock_off::SCENARIO, 7008);
 }
+
+/// A server was taken for dead, and led a group yet to be written all the same. The other member knew that, had told who was to
+/// take the place what it held, which was nothing, and then took a write from the old leader: it had never met the new one. The
+/// write was acknowledged; who had taken the place led next, without it, and all others went by that. (K1, K14)
+#[test]
+fn who_knows_that_a_reign_is_over_takes_nothing_from_its_leader() {
+    run(&k21_in_time::SCENARIO, 9032);
+}
