@@ -69,7 +69,7 @@ thread_local! {
 
 /// True on a thread that is inside [`Sim::run`].
 #[inline]
-pub(crate) fn is_active() -> bool {
+pub fn is_active() -> bool {
     IS_ACTIVE.get()
 }
 

@@ -48,7 +48,8 @@ use std::rc::Rc;
 use std::sync::Arc;
 use std::time::Duration;
 
-pub(crate) use executor::{SimJoin, here, is_active, spawn_here};
+pub use executor::is_active;
+pub(crate) use executor::{SimJoin, here, spawn_here};
 pub(crate) use world::{EventKey, Shared};
 
 use crate::fault::When;
@@ -321,7 +322,7 @@ impl Sim {
         self.shared.world().random()
     }
 
-    /// Virtual time since the simulation was made.
+    /// Virtual time since the simulation was made. To look at it takes none, unlike [`crate::now`].
     pub fn elapsed(&self) -> Duration {
         Duration::from_nanos(self.shared.world().elapsed_nanos())
     }

@@ -129,7 +129,7 @@ impl Target {
     /// By the map as it is here at this moment, no later reign than the leader's has begun. A member may not have met the later
     /// leader yet, nor even have the group: what it took from the earlier one after it told others, by the later map, what it
     /// holds, they would lack.
-    fn is_of_this_reign(&self, asked: &Asked<'_>) -> Result<(), Undone> {
+    fn check_reign(&self, asked: &Asked<'_>) -> Result<(), Undone> {
         let Asked { group, .. } = *asked;
         let reign = self.groups.view(group.pool).and_then(|view| view.reign(group.number).ok());
         match reign.filter(|reign| reign.since > asked.term().interval) {
@@ -141,7 +141,7 @@ impl Target {
     /// A leader begins.
     async fn recover(&self, asked: &Asked<'_>, since: u32) -> Result<GroupResponse, Undone> {
         let (group, from, term) = (asked.group, asked.from, asked.term());
-        self.is_of_this_reign(asked)?;
+        self.check_reign(asked)?;
         let own = group.lead.borrow().as_ref().map(|lead| lead.term());
         if own.is_some_and(|own| own < term) {
             // Before this target's member follows: its leader must not count on it any more.
@@ -179,7 +179,7 @@ impl Target {
     fn decide(&self, asked: &Asked<'_>) -> Result<media::Lsn, Undone> {
         let Asked { group, message, from, .. } = *asked;
         let term = asked.term();
-        self.is_of_this_reign(asked)?;
+        self.check_reign(asked)?;
         let decisions = Decisions { decided: decisions_in(&message.decided), settled: change_in(message.settled) };
         let ((), lsn) = group.step(self, |member, ledger| member.decide(term, &decisions, ledger))?;
         group.grants.borrow_mut().grant(from, rt::now());
