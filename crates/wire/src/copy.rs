@@ -96,6 +96,8 @@ message! {
     /// Target to target: the sum of the fingerprints of a span's records.
     pub struct CopyDigestRequest {
         pub container: ContainerId,
+        /// By which the target leads the group.
+        pub map_version: u32,
         pub span: CopySpan,
     }
 }

@@ -205,7 +205,7 @@ impl Target {
             Opcode::Diff => Ok(self.diff(&request)?.to_bytes()),
             Opcode::CopyList => Ok(self.copy_list(&request).await?.to_bytes()),
             Opcode::CopyMemory => Ok(self.copy_memory(&request).await?.to_bytes()),
-            Opcode::CopyDigest => Ok(self.copy_digest(&request)?.to_bytes()),
+            Opcode::CopyDigest => Ok(self.copy_digest(&request).await?.to_bytes()),
             Opcode::QueryKeys => Ok(self.query_keys(&request).await?.to_bytes()),
             other => {
                 let text = format!("{} is a request for the control service, not for a target", other.name());

@@ -156,7 +156,7 @@ fn copy_samples(check: &mut impl Check) {
     let records = values.into_iter().map(record).collect();
     let (hold, horizon, undone) = (6, Epoch(7), Epoch(8));
     check.one("copy_response", CopyResponse { hold, horizon, undone, records, same: known, next: next.clone() });
-    check.one("copy_digest_request", CopyDigestRequest { container, span });
+    check.one("copy_digest_request", CopyDigestRequest { container, map_version: 4, span });
     check.one("copy_digest_response", CopyDigestResponse { hold, sum: 0x0102_0304, next });
     check.one("copy_memory_request", CopyMemoryRequest { pool: pool_id(), map_version: 4, after: Some(9) });
     let effects = SessionEffects { floor: 6, list: vec![(7, Epoch(8))] };

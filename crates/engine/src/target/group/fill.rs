@@ -92,6 +92,7 @@ impl Source for Leader<'_> {
     }
 
     async fn digest(&self, request: CopyDigestRequest) -> Result<CopyDigestResponse, Error> {
+        let request = CopyDigestRequest { map_version: self.view.version(), ..request };
         Ok(self.ask(Opcode::CopyDigest, request.to_bytes()).await?.0)
     }
 

@@ -240,7 +240,7 @@ impl Target {
         let behind = |next: Option<Vec<u8>>| next.map(|from| Front { from: Some(from), here: None });
         // Of a range that was looked at before it is known that it differs.
         if is_fresh && !here.found.is_empty() {
-            let theirs = source.digest(CopyDigestRequest { container, span: asked(&span) }).await?;
+            let theirs = source.digest(CopyDigestRequest { container, map_version: 0, span: asked(&span) }).await?;
             let ours = here.found.iter().fold(0u64, |sum, (_, print)| sum.wrapping_add(*print));
             if theirs.next.0.is_empty() && theirs.sum == ours {
                 let found = Found::Same(here.found.len() as u64);
@@ -449,7 +449,8 @@ impl Target {
         loop {
             self.hold(wanted.container)?;
             let span = asked(&wanted.span(from.as_deref(), None));
-            let part = source.digest(CopyDigestRequest { container: wanted.container, span }).await?;
+            let request = CopyDigestRequest { container: wanted.container, map_version: 0, span };
+            let part = source.digest(request).await?;
             sum = sum.wrapping_add(part.sum);
             let next = anchor(part.next);
             if next.is_some() && next <= from {

@@ -5,7 +5,7 @@ use std::rc::Rc;
 use futures_util::StreamExt;
 use net::{Reply, Request};
 use rt::disk::IoBuf;
-use types::{Code, Error, ObjectId};
+use types::{Code, ContainerId, Error, ObjectId};
 use vos::{CopiedPayload, CopiedValue, Span};
 use wire::Wire;
 use wire::copy::{
@@ -54,9 +54,7 @@ impl Target {
     /// Records of a group, their bulk data behind them.
     pub(in crate::target) async fn copy(self: &Rc<Self>, request: &Request) -> Result<Reply, Error> {
         let CopyRequest { container, map_version, span, known } = parse(&request.body)?;
-        // Whoever is to have the group is a member for all that comes from now on.
-        let place = Place { container, oid: ObjectId { hi: 0, lo: 0 }, group: span.group, map_version };
-        self.leads(&place, span.upto, request.deadline).await?;
+        self.has_all_of(container, &span, map_version, request.deadline).await?;
         let hold = self.hold(container)?;
         // Before the look: whatever is named stays where it is.
         let pin = self.media.pin();
@@ -96,12 +94,30 @@ impl Target {
         Ok(Reply { body, bulk: Some(bulk).filter(|bulk| !bulk.is_empty()) })
     }
 
-    pub(in crate::target) fn copy_digest(&self, request: &Request) -> Result<CopyDigestResponse, Error> {
-        let CopyDigestRequest { container, span } = parse(&request.body)?;
+    /// The sum over a span. It may be all the proof that another has the group, so it waits for as much as a copy.
+    pub(in crate::target) async fn copy_digest(
+        self: &Rc<Self>,
+        request: &Request,
+    ) -> Result<CopyDigestResponse, Error> {
+        let CopyDigestRequest { container, map_version, span } = parse(&request.body)?;
+        self.has_all_of(container, &span, map_version, request.deadline).await?;
         let hold = self.hold(container)?;
         let summed = self.store.borrow_mut().digest(container, &lent(&span));
         let (sum, next) = summed.map_err(|e| self.refusal(container, e))?;
         Ok(CopyDigestResponse { hold, sum, next: Bytes(next.unwrap_or_default()) })
+    }
+
+    /// Waits until what a span covers is decided and done here. Whoever asks is a member for all that comes from then on, and for
+    /// nothing that came before: what earlier leaders left undecided would never come to it.
+    async fn has_all_of(
+        self: &Rc<Self>,
+        container: ContainerId,
+        span: &CopySpan,
+        map_version: u32,
+        deadline: rt::Instant,
+    ) -> Result<(), Error> {
+        let place = Place { container, oid: ObjectId { hi: 0, lo: 0 }, group: span.group, map_version };
+        self.leads(&place, span.upto, deadline).await
     }
 
     /// A payload as it travels; of one in blocks it is noted what is to be read, to lie behind `bulk_bytes` others. Whoever
