@@ -21,6 +21,8 @@
 //! 1. A server whose calendar is beyond [`rt::EPSILON`] of what a majority of the others agree on hands out no epochs, once
 //!    it knows; until then its epochs go on as if the calendar had not been set ([`rt::Hlc::steady`]).
 //! 2. Nobody is fenced for what a minority says, unless that was right until our own calendar was set.
+//! 3. Whom a majority of the others outvoted is right again when more than half of them say so: two that are off by the same are
+//!    no majority of three.
 //!
 //! # Not here
 //! Setting clocks: that is chrony's or ntpd's.
@@ -105,6 +107,8 @@ enum Verdict {
 pub(super) struct Clocks {
     readings: BTreeMap<Rank, Reading>,
     standing: Standing,
+    /// It is off, and a majority of the others said so.
+    is_outvoted: bool,
 }
 
 /// How the clock stands, and whether epochs are to go by the calendar as it stands now, wherever it was set to: a majority
@@ -145,7 +149,7 @@ impl Reading {
 impl Clocks {
     /// Of a server that starts at `now`, by its monotonic clock.
     pub(super) fn new(now: u64) -> Clocks {
-        Clocks { readings: BTreeMap::new(), standing: Standing::Starting { since: now } }
+        Clocks { readings: BTreeMap::new(), standing: Standing::Starting { since: now }, is_outvoted: false }
     }
 
     pub(super) fn standing(&self) -> Standing {
@@ -175,6 +179,11 @@ impl Clocks {
         };
         let verdict = self.verdict(lead, bound, others.len());
         let follows = matches!(verdict, Verdict::Right) || self.standing != Standing::Right;
+        self.is_outvoted = match verdict {
+            Verdict::Right => false,
+            Verdict::Off(_) => true,
+            Verdict::Disputed(_) | Verdict::Unknown => self.is_outvoted,
+        };
         self.standing = match (self.standing, verdict) {
             (_, Verdict::Right) => Standing::Right,
             (_, Verdict::Off(ahead_micros)) => Standing::Off { ahead_micros },
@@ -204,7 +213,9 @@ impl Clocks {
         let asked = if self.readings.len() >= ENOUGH { self.readings.len() } else { others };
         // Of these and this server.
         let majority = asked.div_ceil(2) + 1;
-        if 1 + self.readings.len() - apart.len() >= majority {
+        // Who was outvoted is no witness for itself.
+        let needed = if self.is_outvoted { asked / 2 + 1 } else { majority - 1 };
+        if self.readings.len() - apart.len() >= needed {
             return Verdict::Right;
         }
         let together =

@@ -127,3 +127,18 @@ fn a_server_that_knows_nothing_yet_is_not_alone() {
 fn who_knows_that_a_reign_is_over_takes_nothing_from_its_leader() {
     run(&k21_in_time::SCENARIO, 9032);
 }
+
+/// A server came back and had what its leader had, which was not serving yet: a change of the reign before was prepared and not
+/// decided. The sums were the same, so the group counted as here; decided, the change went to those who had prepared it. Who
+/// says a sum waits for what is undecided, as who sends records does. (K1, K12)
+#[test]
+fn a_group_is_not_compared_before_what_is_undecided_is_decided() {
+    run(&k21_in_time::SCENARIO, 9022);
+}
+
+/// A server was fenced, with a calendar seven hours ahead; then another's was set to the same hour. Of three that counted, two agreed:
+/// the first served again, and its epochs were hours ahead ever after. (Every cluster that heals)
+#[test]
+fn two_clocks_that_are_off_by_the_same_hour_are_not_right() {
+    run(&clock_off::SCENARIO, 7031);
+}

@@ -29,6 +29,28 @@ fn stands(was: Standing, mine: i64, step: i64, ahead: &[i64], servers: u32) -> S
     clocks.judge(now as u64, LEAD + mine, step, &others(servers - 1)).standing
 }
 
+/// A server was outvoted, and then another's calendar was set to the same wrong hour. The two agreed, and were the majority
+/// of three: it counted as right, and its epochs were hours ahead from then on. Seed 7031 of `clock_off`.
+#[test]
+fn who_was_outvoted_is_no_witness_for_itself() {
+    let hour = 3600 * SECOND;
+    let mut clocks = Clocks { standing: Standing::Right, ..Clocks::new(0) };
+    let mut stands = |second: i64, mine: i64, ahead: &[i64]| {
+        let now = second * SECOND;
+        hear(&mut clocks, now, ahead);
+        clocks.judge(now as u64, LEAD + mine, mine, &others(2)).standing
+    };
+    assert_eq!(stands(100, hour, &[0, 0]), off(hour));
+    assert_eq!(stands(120, hour, &[hour, 0]), off(hour));
+    // Set right while the other is still wrong: who is right is open until that one is out.
+    assert_eq!(stands(140, 0, &[hour, 0]), off(-hour));
+    assert_eq!(stands(160, 0, &[0, 0]), Standing::Right);
+    // Three that start together, one of them wrong: nobody is outvoted, and two agree.
+    let starting = Standing::Starting { since: 0 };
+    assert_eq!(self::stands(starting, 0, 0, &[hour], 3), off(-hour));
+    assert_eq!(self::stands(off(-hour), 0, 0, &[hour, 0], 3), Standing::Right);
+}
+
 fn off(ahead_micros: i64) -> Standing {
     Standing::Off { ahead_micros }
 }
