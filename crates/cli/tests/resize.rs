@@ -111,3 +111,15 @@ fn sizes_that_cannot_be_are_refused_with_figures() {
     reach.dmg(&["pool", "resize", "tank", "1MiB"]).failed(1).says("at least");
     reach.dmg(&["pool", "resize", "tnak", "1GiB"]).failed(1).says("did you mean 'tank'?");
 }
+
+/// Room for copies of all pages that fit in memory is kept from pools: of storage of 300 MB that was all but 9.
+#[test]
+fn storage_that_is_small_beside_the_memory_is_for_pools_all_the_same() {
+    let at = tempfile::tempdir().unwrap();
+    let config = at.path().join("daos_server.yml");
+    std::fs::write(&config, "memory: 8GiB\n").unwrap();
+    let storage = at.path().join("storage");
+    let server = Server::start_with(&storage, &["-o", config.to_str().unwrap()]);
+    let total: u64 = devices(&server).iter().map(|device| device["total_bytes"].as_u64().unwrap()).sum();
+    assert!(total > file_bytes(&storage) * 2 / 3, "{total} of {} are for pools", file_bytes(&storage));
+}

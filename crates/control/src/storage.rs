@@ -32,6 +32,9 @@ use crate::layout::{
     Layout, Phase, RegionLayout, TargetLayout, agree, is_own_file, new_layout, read_layout, resized, write_layout,
 };
 
+/// Pages in memory are at most this part of a target's data, if they lie there, too.
+const PAGES_SHARE: u64 = 4;
+
 /// Storage that this process owns until it drops it.
 pub struct Owned {
     directory: PathBuf,
@@ -84,7 +87,7 @@ impl Owned {
         self.directory.join("service")
     }
 
-    /// The targets, each with an even share of `memory`.
+    /// The targets, each with an even share of `memory`; of less, where its pages would leave pools too little of a small device.
     ///
     /// # Errors
     /// `Io`, when a target's directory cannot be made.
@@ -100,7 +103,11 @@ impl Owned {
                 log: self.region(&target.log)?,
                 metadata: target.metadata.as_ref().map(|region| self.region(region)).transpose()?,
                 data: RegionConfig { own_file, ..self.region(&target.data)? },
-                memory: memory / count,
+                memory: match target.metadata {
+                    Some(_) => memory / count,
+                    // What a checkpoint may have to write is kept from pools.
+                    None => (memory / count).min(target.data.bytes / PAGES_SHARE),
+                },
                 io_timeout: self.io_timeout,
                 format: layout.phase == Phase::Formatting,
             });

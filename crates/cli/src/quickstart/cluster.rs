@@ -62,6 +62,11 @@ pub(super) struct Killed {
     pub(super) after_bytes: u64,
 }
 
+/// The machine's cores are shared by all servers.
+pub(super) fn targets_of_each(count: usize) -> u32 {
+    (rt::cores() / count as u32).clamp(1, TARGETS_MAX)
+}
+
 impl Cluster {
     /// A system of `count` servers below `path`, each of which gets storage of `bytes` if it has none. Nothing runs yet.
     ///
@@ -76,7 +81,7 @@ impl Cluster {
         let path = path.canonicalize().map_err(|e| failure::local("read", path, &e))?;
         let sockets = (0..count).map(|number| socket(&path, number)).collect();
         let are_new = (0..count).map(|number| !holds_a_system(&directory(&path, number))).collect();
-        let targets = (rt::cores() / count as u32).clamp(1, TARGETS_MAX);
+        let targets = targets_of_each(count);
         Ok(Cluster { sockets, are_new, children: (0..count).map(|_| None).collect(), path, bytes, targets })
     }
 

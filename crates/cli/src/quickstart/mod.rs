@@ -43,10 +43,14 @@ const CONTAINER: &str = "files";
 const DIRECTORY_DEFAULT: &str = "./daos-data";
 /// Of several servers: another system, so another place.
 const SERVERS_DIRECTORY_DEFAULT: &str = "./daos-servers";
-/// Storage of a new system, or of each of several servers: this much beside the source, which is stored with room for some more
-/// runs.
-const STORAGE_BYTES_MIN: u64 = 2 << 30;
+/// Storage of a new system: this much beside the source, which is stored with room for some more runs. It is taken from the
+/// file system at once.
+const STORAGE_BYTES_MIN: u64 = 1 << 30;
+/// Of each of several servers, for each of its targets.
+const TARGET_BYTES_MIN: u64 = 256 << 20;
 const RUNS_WORTH: u64 = 4;
+/// What a file takes beside its bytes.
+const FILE_BYTES: u64 = 4 << 10;
 /// The pool's share of the system's storage, in percent: the rest is for a pool of the user's own.
 const POOL_PERCENT: u64 = 75;
 
@@ -96,7 +100,7 @@ impl Quickstart {
         let teller = Teller::new(json);
         teller.title(&source, &tree);
 
-        let bytes = storage_bytes(tree.bytes, &path, &way)?;
+        let bytes = storage_bytes(&tree, &path, &way)?;
         let place = Place { way: &way, path: &path, source: &source, tree: &tree };
         let report = match &way {
             Way::Embedded => {
@@ -121,7 +125,7 @@ impl Quickstart {
                 finished(report, child.stop().await)
             }
             Way::Cluster(count) => {
-                let mut cluster = Cluster::prepare(&path, *count, bytes.unwrap_or(STORAGE_BYTES_MIN))?;
+                let mut cluster = Cluster::prepare(&path, *count, bytes.unwrap_or(TARGET_BYTES_MIN))?;
                 let report = unless_interrupted(async {
                     let session = cluster.start().await?;
                     let report = tour(&session, &place, Some(&mut cluster), &teller).await;
@@ -166,8 +170,13 @@ fn workspace() -> Result<PathBuf> {
 }
 
 /// Storage for a new system; nothing for one that exists, which stays as it is.
-fn storage_bytes(source: u64, path: &Path, way: &Way) -> Result<Option<u64>> {
-    let wanted = STORAGE_BYTES_MIN + source.saturating_mul(RUNS_WORTH);
+fn storage_bytes(source: &transfer::Survey, path: &Path, way: &Way) -> Result<Option<u64>> {
+    let least = match way {
+        Way::Cluster(count) => u64::from(cluster::targets_of_each(*count)) * TARGET_BYTES_MIN,
+        Way::Embedded | Way::Child | Way::Running(_) => STORAGE_BYTES_MIN,
+    };
+    let one_run = source.bytes.saturating_add(source.files.len() as u64 * FILE_BYTES);
+    let wanted = least.saturating_add(one_run.saturating_mul(RUNS_WORTH));
     let servers = match way {
         Way::Running(_) => return Ok(None),
         // A run that was broken off may have left some of them without storage.

@@ -274,7 +274,7 @@ impl Service {
             slot.hand_over(self.rank).await;
             return Ok(());
         }
-        slot.tend(&wanted).await;
+        let tended = slot.tend(&wanted).await;
         if row.phase == Phase::Creating {
             match made {
                 // A pool that whoever asked was told of does not go with the one server that made it.
@@ -296,7 +296,7 @@ impl Service {
             tracing::info!(pool = %id, ?step, "the pool's leader goes on");
             self.tell_system(None, step).await?;
         }
-        Ok(())
+        tended
     }
 
     /// Ends holds for snapshots that nobody makes any more: their leader lost its office between hold and snapshot.
@@ -348,8 +348,7 @@ impl Service {
         for step in steps {
             self.system.propose(Some(term), None, &step).await??;
         }
-        self.system.tend(&wanted(&system, system.members.keys().copied(), &self.living())).await;
-        Ok(())
+        self.system.tend(&wanted(&system, system.members.keys().copied(), &self.living())).await
     }
 
     /// Waits until all who are up have done what came with `version`.

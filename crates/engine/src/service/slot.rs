@@ -7,8 +7,8 @@ use std::rc::Rc;
 use std::time::Duration;
 
 use raft::{
-    Candidate, Config, Group, GroupId, OpenError, Peer, ProposeError, ReadError, Request, Role, StateMachine,
-    choose_voters,
+    Candidate, ChangeError, Config, Group, GroupId, OpenError, Peer, ProposeError, ReadError, Request, Role,
+    StateMachine, choose_voters,
 };
 use tokio::sync::{Mutex, Notify, watch};
 use types::{Code, ContainerId, Error, Rank};
@@ -214,11 +214,20 @@ impl<S: StateMachine> Slot<S> {
 
     /// Brings the members of the group nearer to what they should be: of `wanted`, those that are there and fail apart vote, and
     /// nobody else is a member. Who is to vote is a learner first, until it has the log. One step at a time.
-    pub(super) async fn tend(&self, wanted: &BTreeMap<Rank, Wanted>) {
+    ///
+    /// # Errors
+    /// `Again`, why it was not done: wait before the next turn. That it was tried is news of the replica by itself.
+    pub(super) async fn tend(&self, wanted: &BTreeMap<Rank, Wanted>) -> Result<(), Error> {
+        self.tend_once(wanted)
+            .await
+            .map_err(|why| Error::new(Code::Again, format!("the members stay as they are: {why}")))
+    }
+
+    async fn tend_once(&self, wanted: &BTreeMap<Rank, Wanted>) -> Result<(), ChangeError> {
         let members = self.group.members();
         self.is_tended.set(false);
         if !members.is_settled {
-            return;
+            return Ok(());
         }
         let has_log = |rank: &Rank| {
             members.voters.contains(rank)
@@ -236,25 +245,24 @@ impl<S: StateMachine> Slot<S> {
         let best = choose_voters(&candidates(&|rank| !late.contains(rank)), &members.voters, VOTERS_WANTED);
         let new: Vec<&Rank> = best.iter().filter(|rank| !members.addresses.contains_key(rank)).collect();
         if !new.is_empty() {
+            let mut added = Ok(());
             for rank in new {
                 let Some(want) = wanted.get(rank) else { continue };
                 let peer = Peer { rank: *rank, address: raft::Address(want.address.clone()) };
-                // Whatever it is, the next turn tries again.
-                let _ = self.group.add_learner(&peer).await;
+                added = added.and(self.group.add_learner(&peer).await);
             }
-            return;
+            return added;
         }
         let voters = choose_voters(&candidates(&has_log), &members.voters, VOTERS_WANTED);
         if voters != members.voters {
-            let _ = self.group.set_voters(&voters).await;
-            return;
+            return self.group.set_voters(&voters).await;
         }
         let is_idle = |rank: &&Rank| !voters.contains(rank) && !best.contains(rank);
         if let Some(gone) = members.addresses.keys().find(is_idle) {
-            let _ = self.group.remove(*gone).await;
-            return;
+            return self.group.remove(*gone).await;
         }
         self.is_tended.set(best == voters);
+        Ok(())
     }
 
     /// Of these learners, those that were waited for in vain: others are to be tried, and they again some time later.
