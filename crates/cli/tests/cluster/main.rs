@@ -9,6 +9,7 @@
 #[allow(unused_imports)]
 mod support;
 
+mod cables;
 mod disk;
 mod network;
 mod servers;
@@ -17,6 +18,7 @@ mod workload;
 use std::sync::{Mutex, MutexGuard};
 use std::time::Duration;
 
+use cables::Faults;
 use client::Code;
 use disk::SmallDisk;
 use network::Network;
@@ -254,18 +256,37 @@ fn a_way_that_is_cut_in_one_direction_makes_nothing_wrong() {
     all_is_there(&servers, workload, 3);
 }
 
-/// Every link loses packets all the time: everything takes longer, and nothing else happens.
+/// All the time packets are lost, come twice, or come late; and one server dies meanwhile, and comes back. Everything takes
+/// longer, and nothing else happens: no client hears of it, and in the end all are there.
 #[test]
 fn packets_that_are_lost_cost_time_only() {
     let _alone = alone();
-    let Some(network) = Network::make(3, "loss of packets") else { return };
+    let Some(network) = Network::make_of_cables(0x10_55, 3, "loss of packets") else { return };
     let at = tempfile::tempdir().unwrap();
-    let servers = on_network(at.path(), &network);
+    let mut servers = on_network(at.path(), &network);
     let workload = Workload::start(servers.addresses(), 3);
-    let loss = network.lose_some();
-    workload.until_more(3 * PUTS);
-    drop(loss);
+    let began = std::time::Instant::now();
+    let step = |what: &str| eprintln!("{:?} {what} {:?}", began.elapsed(), network.counts());
+    network.set_faults(Faults { lost: 30, doubled: 10, late: 20 });
+    workload.until_more(PUTS);
+    step("3 %");
+    network.set_faults(Faults { lost: 100, doubled: 10, late: 20 });
+    workload.until_more(PUTS / 2);
+    step("10 %");
+    let victim = servers.leader();
+    servers.kill(victim);
+    step("killed");
+    workload.until_more(PUTS / 3);
+    step("puts");
+    servers.until_missed();
+    step("missed");
+    servers.start_again(victim);
+    step("started");
+    workload.until_more(PUTS / 3);
+    step("puts");
+    network.set_faults(Faults::default());
     all_is_there(&servers, workload, 3).check_no_failures();
+    step("end");
 }
 
 fn on_network(at: &std::path::Path, network: &std::sync::Arc<Network>) -> Servers {

@@ -3,42 +3,41 @@
 
 use std::process::{Command, Stdio};
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, AtomicU32, Ordering};
-use std::thread::JoinHandle;
-use std::time::Duration;
+use std::sync::atomic::{AtomicU32, Ordering};
 
+use crate::cables::{Cables, Counts, Faults};
 use crate::servers::Ground;
 
 const PORT: u16 = 10001;
 /// A network for measurements of networks (RFC 2544): nobody's.
 const SUBNET: &str = "198.18";
-/// What is lost where the kernel can lose packets one by one.
-const LOSS_PERCENT: u32 = 8;
-/// Where it cannot, links are down for so long, one after the other; 8 % of the time.
-const LOST: Duration = Duration::from_millis(24);
-const KEPT: Duration = Duration::from_millis(76);
 
 /// A bridge and namespaces.
 pub struct Network {
     name: String,
     subnet: String,
     servers: usize,
+    ways: Ways,
+}
+
+/// What joins servers and bridge.
+enum Ways {
+    /// The kernel's own.
+    Pairs,
+    /// Ours, laid with a seed.
+    Cables { seed: u64, laid: Option<Cables> },
 }
 
 /// The network as the ground that servers stand on.
 pub struct OnNetwork(pub Arc<Network>);
 
 fn ip(words: &str) -> Result<String, String> {
-    run("ip", words)
-}
-
-fn run(program: &str, words: &str) -> Result<String, String> {
-    let mut command = Command::new(program);
+    let mut command = Command::new("ip");
     let output = command.args(words.split_whitespace()).stdin(Stdio::null()).output();
-    let output = output.map_err(|error| format!("{program}: {error}"))?;
+    let output = output.map_err(|error| format!("ip: {error}"))?;
     match output.status.success() {
         true => Ok(String::from_utf8_lossy(&output.stdout).into_owned()),
-        false => Err(format!("{program} {words}: {}", String::from_utf8_lossy(&output.stderr).trim())),
+        false => Err(format!("ip {words}: {}", String::from_utf8_lossy(&output.stderr).trim())),
     }
 }
 
@@ -52,32 +51,43 @@ pub fn left_out(what: &str, why: &str) {
 impl Network {
     /// A network for so many servers; `None`, and it says so, where that is not permitted.
     pub fn make(servers: usize, what: &str) -> Option<Arc<Network>> {
+        Network::make_of(Ways::Pairs, servers, what)
+    }
+
+    /// The same, of cables on which packets may meet [`Faults`], which the seed decides.
+    pub fn make_of_cables(seed: u64, servers: usize, what: &str) -> Option<Arc<Network>> {
+        Network::make_of(Ways::Cables { seed, laid: None }, servers, what)
+    }
+
+    fn make_of(ways: Ways, servers: usize, what: &str) -> Option<Arc<Network>> {
         static MADE: AtomicU32 = AtomicU32::new(0);
         remove_remains();
         let (process, number) = (std::process::id(), MADE.fetch_add(1, Ordering::Relaxed));
-        let network = Network {
+        let mut network = Network {
             name: format!("{process}-{number}"),
             subnet: format!("{SUBNET}.{}", (process * 8 + number) % 250 + 1),
             servers,
+            ways,
         };
         match network.build() {
             Ok(()) => Some(Arc::new(network)),
             Err(why) => {
-                left_out(what, &format!("no network namespaces of its own ({why})"));
+                left_out(what, &format!("no network of its own ({why})"));
                 None
             }
         }
     }
 
-    fn build(&self) -> Result<(), String> {
-        let (bridge, subnet) = (self.bridge(), &self.subnet);
+    fn build(&mut self) -> Result<(), String> {
+        let (bridge, subnet) = (self.bridge(), self.subnet.clone());
         ip(&format!("link add {bridge} type bridge"))?;
         ip(&format!("address add {subnet}.1/24 dev {bridge}"))?;
         ip(&format!("link set {bridge} up"))?;
-        for number in 0..self.servers {
-            let (space, outer, inner) = (self.space(number), self.link(number), format!("di{}{number}", self.name));
+        let ends: Vec<_> = (0..self.servers).map(|number| (self.link(number), self.inner(number))).collect();
+        self.ways.lay(&ends)?;
+        for (number, (outer, inner)) in ends.iter().enumerate() {
+            let space = self.space(number);
             ip(&format!("netns add {space}"))?;
-            ip(&format!("link add {outer} type veth peer name {inner}"))?;
             ip(&format!("link set {inner} netns {space} name eth0"))?;
             ip(&format!("link set {outer} master {bridge} up"))?;
             ip(&format!("-n {space} address add {}/24 dev eth0", self.host(number)))?;
@@ -97,6 +107,11 @@ impl Network {
 
     fn link(&self, number: usize) -> String {
         format!("dv{}{number}", self.name)
+    }
+
+    /// What becomes a server's `eth0`, before it is moved to its namespace.
+    fn inner(&self, number: usize) -> String {
+        format!("di{}{number}", self.name)
     }
 
     fn host(&self, number: usize) -> String {
@@ -121,57 +136,46 @@ impl Network {
         ip(&format!("-n {} route del blackhole {}/32", self.space(from), self.host(to))).unwrap();
     }
 
-    /// Every link loses some of what goes over it, until the answer is dropped.
-    pub fn lose_some(self: &Arc<Network>) -> Loss {
-        let by_kernel = || {
-            (0..self.servers).try_for_each(|number| {
-                run("tc", &format!("qdisc add dev {} root netem loss {LOSS_PERCENT}%", self.link(number))).map(drop)
-            })
-        };
-        let over = Arc::new(AtomicBool::new(false));
-        let links = match by_kernel() {
-            Ok(()) => None,
-            Err(why) => {
-                left_out("losing packets one by one; links are down for moments instead", &why);
-                let (network, over) = (self.clone(), over.clone());
-                Some(std::thread::spawn(move || {
-                    for number in (0..network.servers).cycle() {
-                        if over.load(Ordering::Acquire) {
-                            return;
-                        }
-                        network.cut(number);
-                        std::thread::sleep(LOST);
-                        network.mend(number);
-                        std::thread::sleep(KEPT / network.servers as u32);
-                    }
-                }))
-            }
-        };
-        Loss { network: self.clone(), over, links }
+    /// From now on packets meet these on every way.
+    ///
+    /// # Panics
+    /// If the network is not of cables.
+    pub fn set_faults(&self, faults: Faults) {
+        self.cables().set(faults);
+    }
+
+    /// What packets met so far. Panics as [`Network::set_faults`].
+    pub fn counts(&self) -> Counts {
+        self.cables().counts()
+    }
+
+    fn cables(&self) -> &Cables {
+        match &self.ways {
+            Ways::Cables { laid, .. } => laid.as_ref().expect("a network that was made has its cables"),
+            Ways::Pairs => panic!("the kernel's own ways lose nothing: make the network of cables"),
+        }
     }
 }
 
-/// While it lives, packets are lost.
-pub struct Loss {
-    network: Arc<Network>,
-    over: Arc<AtomicBool>,
-    links: Option<JoinHandle<()>>,
-}
-
-impl Drop for Loss {
-    fn drop(&mut self) {
-        self.over.store(true, Ordering::Release);
-        match self.links.take() {
-            Some(links) => links.join().expect("links go up and down"),
-            None => (0..self.network.servers).for_each(|number| {
-                let _ = run("tc", &format!("qdisc del dev {} root", self.network.link(number)));
+impl Ways {
+    /// Makes a way for each two names; both ends are still here.
+    fn lay(&mut self, ends: &[(String, String)]) -> Result<(), String> {
+        match self {
+            Ways::Pairs => ends.iter().try_for_each(|(outer, inner)| {
+                ip(&format!("link add {outer} type veth peer name {inner}")).map(drop)
             }),
+            Ways::Cables { seed, laid } => {
+                *laid = Some(Cables::lay(ends, *seed)?);
+                Ok(())
+            }
         }
     }
 }
 
 impl Drop for Network {
     fn drop(&mut self) {
+        // Cables first: whoever carries must not find an end gone.
+        self.ways = Ways::Pairs;
         // What was never made is not there to be removed.
         for number in 0..self.servers {
             let _ = ip(&format!("link del {}", self.link(number)));
