@@ -35,9 +35,9 @@ const LATE_LEAST: Duration = Duration::from_millis(1);
 const LATE_MOST: Duration = Duration::from_millis(20);
 const THOUSAND: u64 = 1000;
 
-/// What befalls packets, in so many of a thousand, on each cable and in each direction. So what goes from one server to another
-/// meets it twice, and what goes between a server and a client once.
-#[derive(Clone, Copy, Default)]
+/// What befalls packets of a cable, in so many of a thousand, in each direction. If all cables are alike, what goes from one
+/// server to another meets it twice, and what goes between a server and a client once.
+#[derive(Clone, Copy, Debug, Default)]
 pub struct Faults {
     pub lost: u64,
     pub doubled: u64,
@@ -61,9 +61,9 @@ pub struct Cables {
     carrier: Option<JoinHandle<()>>,
 }
 
-#[derive(Default)]
 struct State {
-    faults: Mutex<Faults>,
+    /// By cable.
+    faults: Vec<Mutex<Faults>>,
     carried: AtomicU64,
     lost: AtomicU64,
     doubled: AtomicU64,
@@ -90,15 +90,17 @@ impl Cables {
             taps.extend([tap(one)?, tap(other)?]);
         }
         let (stopped, stop) = std::io::pipe().map_err(|error| format!("a pipe: {error}"))?;
-        let state = Arc::new(State::default());
+        let count = AtomicU64::default;
+        let faults = ends.iter().map(|_| Mutex::default()).collect();
+        let state = Arc::new(State { faults, carried: count(), lost: count(), doubled: count(), late: count() });
         let carrier = Carrier { taps, late: BTreeMap::new(), rng: Rng::seeded(seed), state: state.clone() };
         let carrier = std::thread::spawn(move || carrier.run(&stopped));
         Ok(Cables { state, stop: Some(stop), carrier: Some(carrier) })
     }
 
     /// From now on.
-    pub fn set(&self, faults: Faults) {
-        *self.state.faults.lock().unwrap() = faults;
+    pub fn set(&self, cable: usize, faults: Faults) {
+        *self.state.faults[cable].lock().unwrap() = faults;
     }
 
     pub fn counts(&self) -> Counts {
@@ -167,7 +169,7 @@ impl Carrier {
                 Err(error) => panic!("an end of a cable is gone: {error}"),
             };
             let count = |count: &AtomicU64| count.fetch_add(1, Ordering::Relaxed);
-            match self.fate() {
+            match self.fate(from / 2) {
                 Fate::Lost => {
                     count(&self.state.lost);
                     continue;
@@ -188,8 +190,8 @@ impl Carrier {
     }
 
     /// One draw for each packet, whatever it is about: so a fate does not hang on those before.
-    fn fate(&mut self) -> Fate {
-        let faults = *self.state.faults.lock().unwrap();
+    fn fate(&mut self, cable: usize) -> Fate {
+        let faults = *self.state.faults[cable].lock().unwrap();
         let (drawn, late) = (self.rng.below(THOUSAND), self.rng.between(micros(LATE_LEAST), micros(LATE_MOST)));
         match drawn {
             _ if drawn < faults.lost => Fate::Lost,

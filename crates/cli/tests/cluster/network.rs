@@ -136,12 +136,17 @@ impl Network {
         ip(&format!("-n {} route del blackhole {}/32", self.space(from), self.host(to))).unwrap();
     }
 
-    /// From now on packets meet these on every way.
+    /// From now on packets meet these on the way to and from each server.
     ///
     /// # Panics
     /// If the network is not of cables.
     pub fn set_faults(&self, faults: Faults) {
-        self.cables().set(faults);
+        (0..self.servers).for_each(|number| self.set_faults_of(number, faults));
+    }
+
+    /// The same, for one server.
+    pub fn set_faults_of(&self, number: usize, faults: Faults) {
+        self.cables().set(number, faults);
     }
 
     /// What packets met so far. Panics as [`Network::set_faults`].

@@ -122,6 +122,11 @@ impl Servers {
         self.processes.len()
     }
 
+    /// Where a server keeps its data.
+    pub fn storage(&self, number: usize) -> &Path {
+        &self.processes[number].storage
+    }
+
     /// Starts a server again, at whatever address it gets.
     pub fn start_again(&mut self, number: usize) {
         let others: Vec<String> = self
@@ -244,6 +249,15 @@ impl Servers {
     /// Waits until the pool has noticed that a server is gone.
     pub fn until_missed(&self) {
         until("the others to notice that a server is gone", || self.out_of_service() > 0);
+    }
+
+    /// Waits until the system does not count on a server any more.
+    pub fn until_excluded(&self, number: usize) {
+        until(&format!("server {number} to be excluded"), || {
+            let info = self.ask(async |system| system.info().await);
+            let is_it = |member: &&client::Member| member.rank.0 as usize == number;
+            info.members.iter().find(is_it).is_some_and(|member| member.state == MemberState::Excluded)
+        });
     }
 
     /// Waits until every target of the pool has all its data and serves.

@@ -4,6 +4,7 @@
 //! this can be said, and must: it is not older than the last that was acknowledged when a read began, and not newer than
 //! the last that was begun when it ended. A put without an answer may have happened or not.
 
+use std::collections::BTreeMap;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex};
 use std::thread::JoinHandle;
@@ -143,6 +144,21 @@ impl Oracle {
     pub fn check(&self) {
         let wrong = self.wrong.lock().unwrap();
         assert!(wrong.is_empty(), "{} wrong reads, the first: {:?}", wrong.len(), &wrong[..wrong.len().min(5)]);
+    }
+
+    /// One copy of all keys, when nobody writes any more: of each there is what was acknowledged last, or what was begun after.
+    ///
+    /// # Panics
+    /// If anything else is there, of any key.
+    pub fn check_copy(&self, whose: &str, copy: &BTreeMap<String, Vec<u8>>) {
+        for key in 0..self.acknowledged.len() {
+            let least = self.acknowledged[key].load(Ordering::Acquire);
+            let most = self.begun[key].load(Ordering::Acquire);
+            let found = copy.get(&name(key)).map_or(Some(0), |bytes| number(key, bytes));
+            let is_right = found.is_some_and(|found| (least..=most).contains(&found));
+            assert!(is_right, "{} of {whose} is value {found:?}, and must be {least} to {most}", name(key));
+        }
+        assert!(copy.len() <= self.acknowledged.len(), "{whose} has keys that nobody wrote");
     }
 
     /// # Panics
