@@ -41,7 +41,8 @@ impl AtRest {
         };
         let metadata = target.metadata.as_ref().map(region);
         let regions = media::Regions { log: region(&target.log), metadata, data: region(&target.data) };
-        let (media, recovery, damaged) = media::Store::open_damaged(regions, MEMORY).expect("a store that was formatted");
+        let (media, recovery, damaged) =
+            media::Store::open_damaged(regions, MEMORY).expect("a store that was formatted");
         let opened = vos::Store::inspect(media, recovery).expect("a store that was formatted");
         assert!(damaged.is_empty() && opened.findings.is_empty(), "{damaged:?} {:?}", opened.findings);
         let mut store = opened.store;
@@ -63,7 +64,8 @@ impl AtRest {
             let records = store.stored_records(container, branch, None, LIST_MAX).expect("it is whole");
             assert!(records.next.is_none(), "{name} has more than {LIST_MAX} versions");
             let singles = records.entries.into_iter().filter(|record| matches!(record.what, Stored::Single(_)));
-            let Some(newest) = singles.max_by_key(|record| record.version.map(|version| (version.epoch, version.minor)))
+            let Some(newest) =
+                singles.max_by_key(|record| record.version.map(|version| (version.epoch, version.minor)))
             else {
                 return;
             };

@@ -138,7 +138,8 @@ impl Carrier {
             let ready = {
                 let taps = self.taps.iter().map(|tap| PollFd::new(tap, PollFlags::IN));
                 let mut all: Vec<PollFd> = [PollFd::new(stop, PollFlags::IN)].into_iter().chain(taps).collect();
-                let due = self.late.first_key_value().map(|((due, _), _)| due.saturating_duration_since(Instant::now()));
+                let due =
+                    self.late.first_key_value().map(|((due, _), _)| due.saturating_duration_since(Instant::now()));
                 let due = due.map(|due| Timespec::try_from(due).expect("packets are late by milliseconds"));
                 match poll(&mut all, due.as_ref()) {
                     Ok(_) | Err(Errno::INTR) => {}

@@ -166,9 +166,9 @@ impl Ways {
     /// Makes a way for each two names; both ends are still here.
     fn lay(&mut self, ends: &[(String, String)]) -> Result<(), String> {
         match self {
-            Ways::Pairs => ends.iter().try_for_each(|(outer, inner)| {
-                ip(&format!("link add {outer} type veth peer name {inner}")).map(drop)
-            }),
+            Ways::Pairs => ends
+                .iter()
+                .try_for_each(|(outer, inner)| ip(&format!("link add {outer} type veth peer name {inner}")).map(drop)),
             Ways::Cables { seed, laid } => {
                 *laid = Some(Cables::lay(ends, *seed)?);
                 Ok(())
