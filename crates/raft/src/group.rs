@@ -30,7 +30,7 @@ use crate::log::{self, Log, Room};
 use crate::machine::{Replicated, StateMachine};
 use crate::network::{Network, Peers};
 use crate::news::{Subscription, Told};
-use crate::runtime::WatchReceiver;
+use crate::runtime::{WatchReceiver, tick_every};
 use crate::snapshot::{self, Driven};
 
 mod files;
@@ -187,6 +187,7 @@ impl<S: StateMachine> Group<S> {
         let settings = settings(&config)?;
         let mut flusher = rt::TaskSet::new();
         flusher.spawn_local(log.clone().run());
+        tick_every(config.tick);
         let is_alone = last_members(&log, &state.members).voter_ids().eq([me.rank]);
         let state = Rc::new(RefCell::new(state));
         let changed = watch::Sender::new(());

@@ -11,7 +11,7 @@ use std::time::Duration;
 use futures_util::future::{Either, join_all, select};
 use net::Address;
 use placement::{PoolMap, TargetState};
-use raft::{Config, Group, GroupId, StateMachine};
+use raft::{Group, GroupId, StateMachine};
 use rt::disk::fs;
 use types::{Code, ContainerId, Epoch, Error, PoolId, Rank, Span};
 use wire::control::PoolName;
@@ -85,7 +85,8 @@ impl Service {
         let me = raft::Peer { rank: self.rank, address: raft::Address(self.config.address.clone()) };
         let group = GroupId(id.to_bytes());
         let empty = PoolState::empty(id);
-        let group = open_group(&directory, group, me, empty, &self.peers, is_maker, Config::default()).await?;
+        let config = self.config.detection.replicas();
+        let group = open_group(&directory, group, me, empty, &self.peers, is_maker, config).await?;
         group.may_lead(self.clock.is_right());
         let slot = Rc::new(Slot::new(group));
         self.pools.borrow_mut().insert(id, Rc::clone(&slot));
