@@ -290,11 +290,13 @@ impl Service {
 
     /// Waits until the replica here knows all that was answered before.
     async fn catch_up<S: StateMachine>(&self, slot: &Slot<S>, group: GroupId) {
+        let mut watch = slot.group.watch();
+        let rank_that_leads = || slot.group.standing().leader.map(|leader| leader.rank);
         loop {
+            let leader = rank_that_leads();
             if slot.confirm().await.is_ok() {
                 return;
             }
-            let leader = slot.group.standing().leader.map(|leader| leader.rank);
             if let Some(leader) = leader.filter(|leader| *leader != self.rank) {
                 let nothing = Followed::default();
                 // One that follows no more, or is far behind, asks again: there may be another leader.
@@ -304,7 +306,9 @@ impl Service {
                     return;
                 }
             }
-            rt::sleep(Duration::from_millis(50)).await;
+            // A server that is alone elects itself within a millisecond.
+            let another_leads = async { while rank_that_leads() == leader && watch.changed().await.is_some() {} };
+            let _ = rt::timeout(Duration::from_millis(50), another_leads).await;
         }
     }
 
