@@ -28,10 +28,10 @@ pub struct Cluster {
 }
 
 impl Cluster {
-    /// Three servers with their data in `directory`, and a pool on all of them.
-    pub fn three(directory: &Path) -> Result<Cluster> {
+    /// Three servers with their data in `directory`, and a pool on all of them. `more`: arguments of all servers.
+    pub fn three(directory: &Path, more: &[&str]) -> Result<Cluster> {
         let process = std::process::id().to_string();
-        let settings: Vec<&str> = SETTINGS.into_iter().chain([&process[..]]).collect();
+        let settings: Vec<&str> = SETTINGS.into_iter().chain([&process[..]]).chain(more.iter().copied()).collect();
         let cluster = Cluster::start(directory, SERVERS, &settings)?;
         cluster.create_pool(POOL, POOL_BYTES)?;
         Ok(cluster)

@@ -12,17 +12,27 @@ use crate::measure::{Plan, key};
 use crate::place::Place;
 
 const BENCH: &str = "failover";
+/// How long it may be felt, in microseconds.
+const FELT: f64 = 3e6;
+const FELT_TUNED: f64 = 1e6;
+const TUNED: &str = "failure_detection: 500ms\n";
 /// The longest wait for a put that succeeds again.
 const FELT_MAX: Duration = Duration::from_secs(60);
 
 pub fn run(plan: &Plan) -> Result<Vec<Figure>> {
     let directory = Place::Memory.directory(plan)?;
-    deaths(plan, &mut Cluster::three(directory.path())?)
+    let mut figures = deaths(plan, &mut Cluster::three(directory.path(), &[])?, "", FELT)?;
+    let directory = Place::Memory.directory(plan)?;
+    let settings = directory.path().join("tuned.yml");
+    std::fs::write(&settings, TUNED)?;
+    let settings = ["-o", settings.to_str().context("a directory whose name is no text")?];
+    figures.extend(deaths(plan, &mut Cluster::three(directory.path(), &settings)?, ", tuned", FELT_TUNED)?);
+    Ok(figures)
 }
 
 /// From kill -9 of the server that leads the services, and a third of the groups, until a client that puts on and on has
 /// its next success, in the group that is worst off; and until a pool's service takes a change.
-fn deaths(plan: &Plan, cluster: &mut Cluster) -> Result<Vec<Figure>> {
+fn deaths(plan: &Plan, cluster: &mut Cluster, how: &str, felt: f64) -> Result<Vec<Figure>> {
     let (mut data, mut service) = (Samples::default(), Samples::default());
     for round in 0..plan.rounds {
         let victim = cluster.leader()?;
@@ -36,12 +46,11 @@ fn deaths(plan: &Plan, cluster: &mut Cluster) -> Result<Vec<Figure>> {
         cluster.start_again(victim)?;
         cluster.until_whole(POOL)?;
     }
-    let figure = |name: &str, samples| Figure::new(BENCH, name, Unit::Microseconds, samples);
-    Ok(vec![
-        figure("kill -9 of the leader until every group takes puts again", data).budget(Budget::Ceiling(3e6)),
-        figure("kill -9 of the leader until the pool's service takes changes again", service)
-            .budget(Budget::Ceiling(3e6)),
-    ])
+    let figure = |what: &str, samples| {
+        let name = format!("kill -9 of the leader until {what} again{how}");
+        Figure::new(BENCH, &name, Unit::Microseconds, samples).budget(Budget::Ceiling(felt))
+    };
+    Ok(vec![figure("every group takes puts", data), figure("the pool's service takes changes", service)])
 }
 
 /// The last success of a task: when it was asked for and when it was answered, in microseconds since the beginning.

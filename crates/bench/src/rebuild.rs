@@ -32,7 +32,7 @@ const CALM: Duration = Duration::from_secs(5);
 
 pub fn run(plan: &Plan) -> Result<Vec<Figure>> {
     let directory = Place::Memory.directory(plan)?;
-    let mut cluster = Cluster::three(directory.path())?;
+    let mut cluster = Cluster::three(directory.path(), &[])?;
     let mut figures = Vec::new();
     for stored in COPIED {
         figures.extend(copies_made_anew(plan, &mut cluster, directory.path(), stored)?);

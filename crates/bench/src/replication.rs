@@ -22,7 +22,7 @@ const ROWS: [(usize, usize, usize); 4] = [(64, 1, 2_000), (64, 64, 30_000), (409
 
 pub fn run(plan: &Plan) -> Result<Vec<Figure>> {
     let directory = Place::Memory.directory(plan)?;
-    let cluster = Cluster::three(directory.path())?;
+    let cluster = Cluster::three(directory.path(), &[])?;
     let mut figures = Vec::new();
     for row in ROWS {
         figures.extend(copies(plan, &cluster, row)?);

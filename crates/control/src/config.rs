@@ -7,6 +7,7 @@ use std::fmt;
 use std::path::PathBuf;
 use std::time::Duration;
 
+use engine::detection::Detection;
 pub use engine::service::JoinConfig;
 use serde::de::value::MapAccessDeserializer;
 use serde::de::{MapAccess, SeqAccess, Visitor};
@@ -47,6 +48,8 @@ pub struct Config {
     pub force: bool,
     /// A device that has not answered for so long has failed.
     pub io_timeout: Duration,
+    /// How soon a server that falls silent is taken for dead.
+    pub detection: Detection,
     /// Bytes of all page pools together.
     pub memory: u64,
     /// What fails together with this server; absent: it fails by itself.
@@ -105,6 +108,7 @@ struct File {
     storage: Option<StorageFile>,
     memory: Option<String>,
     fault_path: Option<String>,
+    failure_detection: Option<String>,
     join: Option<Listen>,
     token: Option<String>,
 }
@@ -196,6 +200,7 @@ const KEYS: &[&str] = &[
     "storage",
     "memory",
     "fault_path",
+    "failure_detection",
     "join",
     "token",
     "path",
@@ -297,6 +302,13 @@ fn resolve(file: File) -> Result<Config, Error> {
             })?
         }
     };
+    let detection = match file.failure_detection {
+        None => Detection::default(),
+        Some(text) => silence(&text).and_then(Detection::new).ok_or_else(|| {
+            invalid(format!("failure_detection: {text} is not between 300ms and 1min"))
+                .remedy("leave it out, or try 500ms on machines that have processors to spare")
+        })?,
+    };
     let storage = match section.devices {
         None => Storage::Directory { path, bytes },
         Some(paths) if paths.is_empty() => return Err(invalid("devices: at least one is needed".to_string())),
@@ -320,6 +332,7 @@ fn resolve(file: File) -> Result<Config, Error> {
         io_timeout,
         memory: size("memory", file.memory)?.unwrap_or(DEFAULT_MEMORY),
         fault_path: file.fault_path,
+        detection,
         join,
     })
 }
@@ -399,6 +412,14 @@ fn default_targets() -> u32 {
     rt::cores().min(TARGETS_MAX)
 }
 
+/// Seconds and their parts: `500ms`, `2s`.
+fn silence(text: &str) -> Option<Duration> {
+    match text.trim().strip_suffix("ms") {
+        Some(millis) => millis.trim_end().parse().ok().map(Duration::from_millis),
+        None => text.parse::<Span>().ok()?.duration(),
+    }
+}
+
 /// Storage of a directory whose size nobody chose: most of what is free.
 pub fn default_bytes(free: u64) -> u64 {
     (free as f64 * DEFAULT_SHARE_OF_FREE) as u64
@@ -419,11 +440,12 @@ mod tests {
 
     #[test]
     fn everything_may_be_said() {
-        let text = "name: lab\nlisten: [0.0.0.0:10001, unix:///run/daos.sock]\ntargets: 4\nmemory: 1GiB\nstorage:\n  path: /srv/daos\n  size: 100GB\n  io_timeout: 5s\nfault_path: /rack1/host2\n";
+        let text = "name: lab\nlisten: [0.0.0.0:10001, unix:///run/daos.sock]\ntargets: 4\nmemory: 1GiB\nstorage:\n  path: /srv/daos\n  size: 100GB\n  io_timeout: 5s\nfault_path: /rack1/host2\nfailure_detection: 500 ms\n";
         let config = Config::parse(text).unwrap();
         assert_eq!((config.name.as_str(), config.targets, config.memory), ("lab", 4, 1 << 30));
         assert_eq!(config.storage, Storage::Directory { path: "/srv/daos".into(), bytes: Some(100_000_000_000) });
         assert_eq!(config.io_timeout, Duration::from_secs(5));
+        assert_eq!(Some(config.detection), Detection::new(Duration::from_millis(500)));
         let text = "storage:\n  devices:\n    - /dev/sdb\n    - /dev/sdc\n";
         let Storage::Devices { paths, .. } = Config::parse(text).unwrap().storage else { panic!("devices were named") };
         assert_eq!(paths.len(), 2);
@@ -480,6 +502,11 @@ mod tests {
             "targets: 0",
             "targets: 100000",
             "memory: lots",
+            "failure_detection: 299ms",
+            "failure_detection: 61s",
+            "failure_detection: 0s",
+            "failure_detection: soon",
+            "failure_detection: forever",
             "listen: []",
             "listen: ftp://x",
             "targets: [1",

@@ -48,6 +48,7 @@ impl Server {
                 fault_path: config.fault_path.clone().unwrap_or_default(),
                 devices: storage.devices(),
                 layout: storage.clone(),
+                detection: config.detection,
                 join: config.join.clone(),
             },
             targets: storage.targets(config.memory)?,

@@ -16,6 +16,7 @@
 
 #![forbid(unsafe_code)]
 
+pub mod detection;
 pub mod hold;
 pub mod replication;
 pub mod service;
@@ -64,7 +65,8 @@ impl Engine {
         let (hold, widths) = (HorizonHold::default(), WantedWidths::default());
         let incarnation = rt::random_u64();
         let (hlc, limits) = (config.hlc.clone(), config.limits);
-        let shared = Shared { hlc, hold: hold.clone(), widths: widths.clone(), limits, incarnation };
+        let lease = config.service.detection.lease();
+        let shared = Shared { hlc, hold: hold.clone(), widths: widths.clone(), limits, incarnation, lease };
         let opening = config.targets.into_iter().map(|target| target::open::start(target, shared.clone()));
         let mut targets = Vec::new();
         let mut threads = Vec::new();

@@ -187,7 +187,7 @@ impl State {
             // A member answers the leader it follows only.
             Message::Renew { asked, reign } if self.follows[to] <= term(OLD) => {
                 self.follows[to] = term(OLD);
-                self.grants[to].grant(peer(from), now);
+                self.grants[to].grant(peer(from), now, LEASE);
                 self.net.insert((to, from, Message::Renewed { asked, reign }));
             }
             Message::Renew { .. } => {}
@@ -199,7 +199,7 @@ impl State {
             Message::Ask => {
                 self.follows[to] = term(NEW);
                 let granted = self.grants[to].left(peer(from), now);
-                self.grants[to].grant(peer(from), now);
+                self.grants[to].grant(peer(from), now, LEASE);
                 self.net.insert((to, from, Message::Report { granted }));
             }
             Message::Report { granted } => {
@@ -218,8 +218,8 @@ impl State {
                 };
                 if self.flaw != Some(Flaw::ServesAfterGivingUp) {
                     match to {
-                        OLDER => self.older = Lease::default(),
-                        _ => (self.lease, self.reign) = (Lease::default(), self.reign + 1),
+                        OLDER => self.older = Lease::of(LEASE),
+                        _ => (self.lease, self.reign) = (Lease::of(LEASE), self.reign + 1),
                     }
                 }
                 self.net.insert((to, from, Message::GaveUp { served }));
@@ -248,10 +248,10 @@ impl Model for Group {
             grants: vec![Grants::begin(start, Grants::ANY); NODES],
             is_asked: false,
             follows: vec![term(if self.has_older { OLDER } else { OLD }); NODES],
-            lease: Lease::default(),
+            lease: Lease::of(LEASE),
             reign: 0,
             old_served: !self.has_older || self.flaw == Some(Flaw::ServesTooEarly),
-            older: Lease::default(),
+            older: Lease::of(LEASE),
             reports: BTreeSet::new(),
             former: Former::default(),
             flaw: self.flaw,
@@ -260,12 +260,12 @@ impl Model for Group {
         };
         if self.members == Members::NewOneWasAway {
             let now = state.at(state.now);
-            state.grants[NEW].grant(peer(OLD), now);
+            state.grants[NEW].grant(peer(OLD), now, LEASE);
         }
         if self.has_older {
             let now = state.at(state.now);
             for member in self.members.of_older() {
-                state.grants[*member].grant(peer(OLDER), now);
+                state.grants[*member].grant(peer(OLDER), now, LEASE);
                 state.older.renewed(peer(*member), now);
             }
         }
@@ -308,7 +308,7 @@ impl Model for Group {
                     state.lease.renewed(peer(OLD), now);
                 } else if state.follows[OLD] <= term(OLD) {
                     state.follows[OLD] = term(OLD);
-                    state.grants[OLD].grant(peer(OLD), now);
+                    state.grants[OLD].grant(peer(OLD), now, LEASE);
                     state.lease.renewed(peer(OLD), now);
                 }
             }
@@ -325,10 +325,10 @@ impl Model for Group {
                 state.grants[node] = Grants::begin(state.at(state.now), state.follows[node]);
                 match node {
                     OLD => {
-                        (state.lease, state.reign) = (Lease::default(), state.reign + 1);
+                        (state.lease, state.reign) = (Lease::of(LEASE), state.reign + 1);
                         state.old_served = false;
                     }
-                    OLDER => state.older = Lease::default(),
+                    OLDER => state.older = Lease::of(LEASE),
                     // What it led with is gone, too; another life of it begins anew, which is another run.
                     _ => (state.reports, state.former) = Default::default(),
                 }

@@ -6,7 +6,6 @@ use std::path::Path;
 use std::pin::pin;
 use std::rc::Rc;
 use std::sync::Arc;
-use std::time::Duration;
 
 use futures_util::future::{Either, select};
 use openraft::errors::{
@@ -21,19 +20,21 @@ use types::Rank;
 use wire::Wire;
 use wire::peer::LogId;
 
+use self::hand_over::{HandingOver, lead_with_room, resign};
 use crate::error::{ChangeError, OpenError, ProposeError, ReadError};
 use crate::kinds::{Address, Answer, Command, GroupId, Leading, Peer, Request, Types};
 use crate::limits::{
     ADDRESS_BYTES_MAX, APPEND_ENTRIES_MAX, COMMAND_BYTES_MAX, Config, IN_FLIGHT_MAX, MEMBERS_MAX, VOTERS_MAX,
 };
-use crate::log::{self, Log, Room};
+use crate::log::{self, Log};
 use crate::machine::{Replicated, StateMachine};
 use crate::network::{Network, Peers};
 use crate::news::{Subscription, Told};
-use crate::runtime::WatchReceiver;
+use crate::runtime::{WatchReceiver, tick_every};
 use crate::snapshot::{self, Driven};
 
 mod files;
+mod hand_over;
 mod receive;
 mod subscribe;
 
@@ -52,9 +53,6 @@ pub enum Role {
     /// It does nothing any more.
     Stopped,
 }
-
-/// How long a leader whose disk is full waits for the one it asked to lead, before it asks again.
-const HAND_OVER_AGAIN: Duration = Duration::from_secs(2);
 
 /// How a replica stands, at a moment.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -103,6 +101,7 @@ pub struct Group<S: StateMachine> {
     may_lead: Cell<bool>,
     /// When a leader was heard of last.
     heard: Cell<rt::Instant>,
+    handing_over: Rc<HandingOver>,
     _flusher: rt::TaskSet,
     _lock: Disk,
 }
@@ -187,6 +186,7 @@ impl<S: StateMachine> Group<S> {
         let settings = settings(&config)?;
         let mut flusher = rt::TaskSet::new();
         flusher.spawn_local(log.clone().run());
+        tick_every(config.tick);
         let is_alone = last_members(&log, &state.members).voter_ids().eq([me.rank]);
         let state = Rc::new(RefCell::new(state));
         let changed = watch::Sender::new(());
@@ -201,7 +201,9 @@ impl<S: StateMachine> Group<S> {
             let _ = raft.trigger().elect(false).await;
         }
         flusher.spawn_local(tick_for_others(me.rank, raft.clone()));
-        flusher.spawn_local(lead_with_room(me.rank, raft.clone(), log.room().clone()));
+        let handing_over = Rc::new(HandingOver::default());
+        flusher.spawn_local(lead_with_room(me.rank, raft.clone(), log.room().clone(), Rc::clone(&handing_over)));
+        flusher.spawn_local(resign(raft.clone(), log.clone(), Rc::clone(&handing_over), 3 * config.election_max));
         Ok(Group {
             me,
             id,
@@ -217,6 +219,7 @@ impl<S: StateMachine> Group<S> {
             relieved: Cell::new(0),
             may_lead: Cell::new(true),
             heard: Cell::new(rt::now()),
+            handing_over,
             _flusher: flusher,
             _lock: files.lock,
         })
@@ -498,8 +501,7 @@ impl<S: StateMachine> Group<S> {
     /// Asks `rank` to lead from now on; it does so when it has the whole log. Before a planned stop, so that nobody waits
     /// for an election timeout. Watch the [`Standing`] to see it happen.
     pub async fn hand_over(&self, rank: Rank) {
-        // A replica that has stopped leads no more.
-        let _ = self.raft.trigger().transfer_leader(rank).await;
+        self.handing_over.begin(&self.raft, rank).await;
     }
 
     /// Makes a snapshot soon, and shortens the log behind it.
@@ -536,27 +538,6 @@ async fn tick_for_others<S: StateMachine>(me: Rank, raft: Raft<Types, Driven<S>>
         if metrics.changed().await.is_err() {
             return;
         }
-    }
-}
-
-/// Has somebody else lead when the disk here is full: the log of a leader would grow in memory, and what it must write to be one
-/// waits.
-async fn lead_with_room<S: StateMachine>(me: Rank, raft: Raft<Types, Driven<S>>, room: Room) {
-    loop {
-        room.until_full().await;
-        let heir = {
-            let metrics = raft.metrics();
-            let metrics = metrics.borrow_watched();
-            let voters = metrics.membership_config.voter_ids();
-            let known = metrics.replication.as_ref();
-            let has = |rank: &Rank| known.and_then(|known| known.get(rank).copied().flatten());
-            voters.filter(|rank| *rank != me && metrics.state == ServerState::Leader).max_by_key(has)
-        };
-        if let Some(heir) = heir {
-            // A replica that has stopped leads no more.
-            let _ = raft.trigger().transfer_leader(heir).await;
-        }
-        rt::sleep(HAND_OVER_AGAIN).await;
     }
 }
 

@@ -45,13 +45,12 @@ pub(crate) const LOG_SLACK_BYTES: u64 = 4 << 20;
 /// Records behind one checksum, in bytes; only a single larger record goes beyond.
 pub(crate) const FRAME_BYTES: usize = 1 << 20;
 
-/// Replicas of a machine look at their clocks so often, all at once: five times a second.
-pub(crate) const GRID: Duration = Duration::from_millis(200);
-
 /// How a group behaves in time, and how long its log becomes.
 #[derive(Clone, Debug)]
 pub struct Config {
-    /// How often a leader says that it is there: at the first tick ([`GRID`]) after that.
+    /// All replicas of a server look at their clocks at once, so often; the same for all of them.
+    pub tick: Duration,
+    /// How often a leader says that it is there: at the first tick after that.
     pub heartbeat: Duration,
     /// A follower that hears nothing waits for the leader's lease (`election_max`) to end, and then for a time drawn
     /// between these two, before it asks for votes.
@@ -68,6 +67,7 @@ pub struct Config {
 impl Default for Config {
     fn default() -> Config {
         Config {
+            tick: Duration::from_millis(200),
             // Every other tick, with something to spare.
             heartbeat: Duration::from_millis(380),
             // One that is late does not matter. A leader that died has a successor after 1.2 to 1.6 seconds.

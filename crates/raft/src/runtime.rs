@@ -3,15 +3,15 @@
 //!
 //! # One tick for all groups
 //! Each replica has a clock in the library, which ticks five times a heartbeat, at moments of its own. Here all of a
-//! machine's tick together, [`GRID`] apart, so that an idle server of many groups wakes as often as one of one. Machines
+//! machine's tick together, [`tick_every`] so often, so that an idle server of many groups wakes as often as one of one. Machines
 //! tick at different moments: of two that miss the same leader, one stands for election before the other.
 
+use std::cell::Cell;
 use std::convert::Infallible;
 use std::future::Future;
 use std::ops::{Add, AddAssign, Sub, SubAssign};
 use std::time::Duration;
 
-use crate::limits::GRID;
 use openraft::OptionalSend;
 use openraft::rt as seam;
 use tokio::sync;
@@ -46,7 +46,7 @@ impl seam::AsyncRuntime for Runtime {
     }
 
     fn sleep_until(deadline: Instant) -> rt::Sleep {
-        rt::sleep_until(on_grid(deadline.0, rt::now(), rt::machine_u64()))
+        rt::sleep_until(on_grid(deadline.0, rt::now(), rt::machine_u64(), TICK.get()))
     }
 
     fn timeout<R, F: Future<Output = R> + OptionalSend>(limit: Duration, future: F) -> rt::Timeout<F> {
@@ -80,12 +80,22 @@ impl seam::AsyncRuntime for Runtime {
 /// What ends sooner is no tick: the library gathers what it heard of the disk for a microsecond.
 const SOON: Duration = Duration::from_millis(1);
 
+thread_local! {
+    /// Between ticks. The library makes its runtimes itself, so that none can be told.
+    static TICK: Cell<Duration> = const { Cell::new(Duration::from_millis(200)) };
+}
+
+/// Replicas on this thread, which are all of a server's, tick so often from now on.
+pub(crate) fn tick_every(tick: Duration) {
+    TICK.set(tick.max(SOON));
+}
+
 /// The next moment at which this machine's replicas tick, at `deadline` or later; what is soon stays as it is.
-fn on_grid(deadline: rt::Instant, now: rt::Instant, machine: u64) -> rt::Instant {
+fn on_grid(deadline: rt::Instant, now: rt::Instant, machine: u64, tick: Duration) -> rt::Instant {
     if deadline - now < SOON {
         return deadline;
     }
-    let (step, at) = (GRID.as_nanos() as u64, deadline.as_nanos());
+    let (step, at) = (tick.as_nanos() as u64, deadline.as_nanos());
     let past = (at % step + step - machine % step) % step;
     if past == 0 { deadline } else { deadline + Duration::from_nanos(step - past) }
 }
@@ -310,6 +320,8 @@ impl<T: OptionalSend + 'static> seam::Mutex<T> for Mutex<T> {
 mod tests {
     use super::*;
 
+    const GRID: Duration = Duration::from_millis(200);
+
     fn at(micros: u64) -> rt::Instant {
         rt::Instant::from_nanos(10_000_000_000 + micros * 1000)
     }
@@ -319,7 +331,7 @@ mod tests {
         for machine in [0, 1, 77_777_777, u64::MAX] {
             let mut moments = std::collections::BTreeSet::new();
             for deadline in (5000..1_005_000).step_by(777) {
-                let tick = on_grid(at(deadline), at(0), machine);
+                let tick = on_grid(at(deadline), at(0), machine, GRID);
                 assert!(tick >= at(deadline) && tick < at(deadline) + GRID);
                 moments.insert(tick);
             }
@@ -329,15 +341,15 @@ mod tests {
 
     #[test]
     fn machines_tick_at_moments_of_their_own() {
-        let tick = |machine| on_grid(at(5000), at(0), machine);
+        let tick = |machine| on_grid(at(5000), at(0), machine, GRID);
         assert_ne!(tick(1), tick(50_000_000));
-        assert_eq!(tick(7), on_grid(tick(7), at(0), 7));
+        assert_eq!(tick(7), on_grid(tick(7), at(0), 7, GRID));
     }
 
     /// Rounded up, each write to a log would take as long as a tick.
     #[test]
     fn what_ends_at_once_is_not_put_off() {
-        assert_eq!(on_grid(at(1), at(0), 5), at(1));
-        assert_eq!(on_grid(at(0), at(9), 5), at(0));
+        assert_eq!(on_grid(at(1), at(0), 5, GRID), at(1));
+        assert_eq!(on_grid(at(0), at(9), 5, GRID), at(0));
     }
 }

@@ -258,3 +258,30 @@ fn who_decides_for_an_old_term_is_fenced() {
         assert_eq!(old.read(|list| list.items.clone()).await, Ok(vec![1]));
     });
 }
+
+/// A leader handed over, and heard of no other: cut off at that moment, it was no member any more when it could be reached
+/// again, so nobody spoke to it. It counted itself as leader for ever, and a server that led its system's service so never
+/// heard that it had been excluded. (Seed 12021 of the simulator's `k14_one_leader`)
+#[test]
+fn a_leader_that_handed_over_and_is_forgotten_leads_no_more() {
+    run(5, async move |cluster: Cluster| {
+        cluster.of(3).await;
+        let old = cluster.leader().expect("it was just made");
+        let rank = old.me().rank;
+        let heir = (0..3).map(Rank).find(|other| *other != rank).expect("two follow");
+        // Else it tries again to tell them of entries, and hears who leads.
+        rt::sleep(ms(2000)).await;
+        cluster.isolate(rank.0);
+        old.hand_over(heir).await;
+        let leader =
+            cluster.settle("another leads", async || cluster.leader().filter(|group| group.me().rank != rank)).await;
+        cluster
+            .settle("it is no member", async || {
+                cluster.leader()?.remove(rank).await.ok()?;
+                (!leader.members().addresses.contains_key(&rank)).then_some(())
+            })
+            .await;
+        cluster.heal();
+        cluster.settle("it leads no more", async || (old.standing().role != Role::Leader).then_some(())).await;
+    });
+}

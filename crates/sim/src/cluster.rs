@@ -8,6 +8,7 @@ use std::time::Duration;
 use client::{System, SystemOptions};
 use control::config::{Config, Storage};
 use control::server::Server;
+use engine::detection::Detection;
 use engine::service::JoinConfig;
 use net::{Address, Caller, Connection};
 use rt::sim::{NodeId, Sim};
@@ -49,6 +50,18 @@ pub struct Cluster {
     sim: Sim,
     nodes: Vec<Node>,
     domains: Domains,
+    detection: fn(usize) -> Detection,
+}
+
+/// As servers come.
+pub fn usual(_: usize) -> Detection {
+    Detection::default()
+}
+
+/// Each server has its own idea of how long silence means death: some are hasty, some slow.
+pub fn mixed(rank: usize) -> Detection {
+    let millis = [500, 1700, 900, 3000][rank % 4];
+    Detection::new(Duration::from_millis(millis)).expect("within bounds")
 }
 
 /// Where the server of this rank answers.
@@ -61,7 +74,7 @@ pub fn voters(servers: usize) -> usize {
     (servers - (servers + 1) % 2).min(5)
 }
 
-fn config(rank: usize, domains: Domains, join: Option<JoinConfig>) -> Config {
+fn config(rank: usize, domains: Domains, detection: Detection, join: Option<JoinConfig>) -> Config {
     let fault_path = match domains {
         Domains::Servers => None,
         Domains::Racks(racks) => Some(format!("/rack{}/server{rank}", rank % racks)),
@@ -72,6 +85,7 @@ fn config(rank: usize, domains: Domains, join: Option<JoinConfig>) -> Config {
         targets: TARGETS,
         storage: Storage::Directory { path: "/daos".into(), bytes: Some(STORAGE_BYTES) },
         memory: MEMORY_BYTES,
+        detection,
         join,
         ..Config::default()
     }
@@ -80,15 +94,15 @@ fn config(rank: usize, domains: Domains, join: Option<JoinConfig>) -> Config {
 impl Cluster {
     /// A system of `count` servers, which bears the death of any. Panics when it does not form.
     pub async fn form(count: usize) -> Cluster {
-        Cluster::form_in(count, Domains::Servers).await
+        Cluster::form_in(count, Domains::Servers, usual).await
     }
 
     /// The same, with servers that fail together.
-    pub async fn form_in(count: usize, domains: Domains) -> Cluster {
+    pub async fn form_in(count: usize, domains: Domains, detection: fn(usize) -> Detection) -> Cluster {
         let sim = rt::sim::current();
         let nodes = (0..count).map(|rank| sim.node(&format!("server-{rank}")));
         let nodes = nodes.map(|node| Node { node, server: Rc::default() }).collect();
-        let cluster = Cluster { sim, nodes, domains };
+        let cluster = Cluster { sim, nodes, domains, detection };
         cluster.begin(0, None).await;
         let first = cluster.connect(Duration::from_secs(20)).await;
         for rank in 1..count {
@@ -136,7 +150,7 @@ impl Cluster {
 
     async fn begin(&self, rank: usize, join: Option<JoinConfig>) {
         let Node { node, server } = &self.nodes[rank];
-        let config = config(rank, self.domains, join);
+        let config = config(rank, self.domains, (self.detection)(rank), join);
         let life = self.sim.restart(*node, async move { Server::start(&config).await });
         let started = life.await.expect("nobody cuts the power of a server that starts");
         *server.borrow_mut() = Some(started.expect("a server starts from whatever a crash leaves"));
@@ -204,7 +218,7 @@ impl Cluster {
         if self.nodes[rank].server.borrow().is_some() {
             self.kill(rank);
         }
-        let config = config(rank, self.domains, None);
+        let config = config(rank, self.domains, (self.detection)(rank), None);
         let node = self.nodes[rank].node;
         let read = self.sim.restart(node, async move { read(&config) }).await;
         let contents = read.expect("a store that is not whole was named");

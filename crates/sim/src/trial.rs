@@ -11,6 +11,7 @@ use std::rc::Rc;
 use std::time::Duration;
 
 use client::{ContainerSpec, System};
+use engine::detection::Detection;
 use placement::PoolMap;
 use rt::Rng;
 use rt::sim::{NetworkConfig, NodeId, Sim, SimConfig};
@@ -37,6 +38,8 @@ pub struct Plan {
     /// As the seed chooses.
     pub servers: RangeInclusive<usize>,
     pub domains: Domains,
+    /// By rank.
+    pub detection: fn(usize) -> Detection,
     pub copies: RangeInclusive<usize>,
     pub load: Load,
     pub menu: Menu,
@@ -109,7 +112,7 @@ fn pick(range: &RangeInclusive<usize>, dice: &mut Rng) -> usize {
 
 async fn play(plan: Plan, servers: usize, copies: usize, network: NetworkConfig, mut dice: Rng) -> Evidence {
     let sim = rt::sim::current();
-    let cluster = Rc::new(Cluster::form_in(servers, plan.domains).await);
+    let cluster = Rc::new(Cluster::form_in(servers, plan.domains, plan.detection).await);
     let system = cluster.connect(DEADLINE).await;
     tracing::info!(seconds = rt::sim::current().elapsed().as_secs_f64(), "formed");
     let object = set_up(&system, servers, copies).await;

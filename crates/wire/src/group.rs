@@ -59,6 +59,8 @@ message! {
         pub settled: GroupChange,
         /// No change that has yet to be decided, or begins later, has an epoch up to here.
         pub closed: Epoch,
+        /// How long the leader asks the member to keep to it, in milliseconds.
+        pub lease_ms: u32,
         pub step: GroupStep,
     }
 }

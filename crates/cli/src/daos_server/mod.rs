@@ -84,6 +84,7 @@ fn shown(config: &Config) -> Outcome {
     }
     rows.push(("I/O timeout", format!("{} s", config.io_timeout.as_secs())));
     rows.push(("Memory", ByteSize(config.memory).to_string()));
+    rows.push(("Failure detection", format!("{} ms", config.detection.silence().as_millis())));
     rows.push(("Fault domain", config.fault_path.clone().unwrap_or_else(|| "of its own".to_string())));
     if let Some(join) = &config.join {
         rows.push(("Joins", join.addresses.join(", ")));
@@ -99,6 +100,7 @@ fn shown(config: &Config) -> Outcome {
         },
         "memory": config.memory,
         "fault_path": config.fault_path.as_deref().unwrap_or_default(),
+        "failure_detection_ms": config.detection.silence().as_millis() as u64,
     });
     Outcome::new(response, pairs(&rows))
 }

@@ -29,11 +29,9 @@ use rt::Instant;
 
 use super::{Peer, Term};
 
-/// How long a member keeps to the leader that it heard from. Less than a dead server takes to be found out, so that
-/// failing over does not wait for it.
+/// The longest that a member keeps to the leader that it heard from; a leader may ask for less. Less than a dead server takes to
+/// be found out, so that failing over does not wait for it.
 pub const LEASE: Duration = Duration::from_secs(1);
-/// What of it a leader counts on.
-const TRUSTED: Duration = Duration::from_millis(900);
 
 /// Leaders that a member remembers by name; of further ones it remembers until when some lease runs. Leaders that took
 /// over from one another within a lease.
@@ -68,10 +66,11 @@ impl Grants {
     /// Above all terms: who has left a group has forgotten what it followed.
     pub const ANY: Term = Term { interval: u32::MAX, round: u32::MAX };
 
-    /// The leader that this member follows asked for it.
-    pub fn grant(&mut self, leader: Peer, now: Instant) {
+    /// The leader that this member follows asked for it, for so long; [`LEASE`] at most.
+    pub fn grant(&mut self, leader: Peer, now: Instant, lease: Duration) {
+        let over = now + lease.min(LEASE);
         if let Some(until) = self.until.get_mut(&leader) {
-            *until = (*until).max(now + LEASE);
+            *until = (*until).max(over);
             return;
         }
         self.until.retain(|_, until| *until > now);
@@ -81,7 +80,7 @@ impl Grants {
             let until = self.until.remove(&first).expect("just seen");
             (self.unknown, self.unknown_upto) = (self.unknown.max(until), Grants::ANY);
         }
-        self.until.insert(leader, now + LEASE);
+        self.until.insert(leader, over);
     }
 
     /// What others than `leader` may count on.
@@ -155,16 +154,27 @@ impl Former {
 }
 
 /// What a leader was granted by the members, its own among them.
-#[derive(Clone, Debug, Default, PartialEq, Eq, Hash)]
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub struct Lease {
+    asked_for: Duration,
     until: BTreeMap<Peer, Instant>,
 }
 
 impl Lease {
+    /// Of a leader that asks for so long, [`LEASE`] at most.
+    pub fn of(asked_for: Duration) -> Lease {
+        Lease { asked_for: asked_for.min(LEASE), until: BTreeMap::new() }
+    }
+
+    /// What members are asked for, each time.
+    pub fn asked_for(&self) -> Duration {
+        self.asked_for
+    }
+
     /// A member answered what it was asked at `asked`.
     pub fn renewed(&mut self, from: Peer, asked: Instant) {
         let until = self.until.entry(from).or_insert(asked);
-        *until = (*until).max(asked + TRUSTED);
+        *until = (*until).max(asked + self.asked_for * 9 / 10);
     }
 
     /// Whether all of `members`, the leader's own included, keep to this leader.

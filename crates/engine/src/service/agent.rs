@@ -11,7 +11,7 @@ use std::time::Duration;
 use futures_util::future::{Either, join_all, select};
 use net::Address;
 use placement::{PoolMap, TargetState};
-use raft::{Config, Group, GroupId, StateMachine};
+use raft::{Group, GroupId, StateMachine};
 use rt::disk::fs;
 use types::{Code, ContainerId, Epoch, Error, PoolId, Rank, Span};
 use wire::control::PoolName;
@@ -85,7 +85,8 @@ impl Service {
         let me = raft::Peer { rank: self.rank, address: raft::Address(self.config.address.clone()) };
         let group = GroupId(id.to_bytes());
         let empty = PoolState::empty(id);
-        let group = open_group(&directory, group, me, empty, &self.peers, is_maker, Config::default()).await?;
+        let config = self.config.detection.replicas();
+        let group = open_group(&directory, group, me, empty, &self.peers, is_maker, config).await?;
         group.may_lead(self.clock.is_right());
         let slot = Rc::new(Slot::new(group));
         self.pools.borrow_mut().insert(id, Rc::clone(&slot));
@@ -289,11 +290,13 @@ impl Service {
 
     /// Waits until the replica here knows all that was answered before.
     async fn catch_up<S: StateMachine>(&self, slot: &Slot<S>, group: GroupId) {
+        let mut watch = slot.group.watch();
+        let rank_that_leads = || slot.group.standing().leader.map(|leader| leader.rank);
         loop {
+            let leader = rank_that_leads();
             if slot.confirm().await.is_ok() {
                 return;
             }
-            let leader = slot.group.standing().leader.map(|leader| leader.rank);
             if let Some(leader) = leader.filter(|leader| *leader != self.rank) {
                 let nothing = Followed::default();
                 // One that follows no more, or is far behind, asks again: there may be another leader.
@@ -303,7 +306,9 @@ impl Service {
                     return;
                 }
             }
-            rt::sleep(Duration::from_millis(50)).await;
+            // A server that is alone elects itself within a millisecond.
+            let another_leads = async { while rank_that_leads() == leader && watch.changed().await.is_some() {} };
+            let _ = rt::timeout(Duration::from_millis(50), another_leads).await;
         }
     }
 

@@ -9,7 +9,8 @@
 //! ```text
 //!             most agree, or this server is alone              most are elsewhere, or some
 //!  Starting ------------------------------------> Right ----> Off    are and our calendar was set
-//!     |  nobody answers for PATIENCE               ^  most agree |
+//!     |  nobody answers for PATIENCE,              ^  most agree |
+//!     |  and its vote alone decides                |             |
 //!     |                                            +-------------+
 //!     +------ somebody disagrees, and no majority agrees --------^
 //! ```
@@ -42,7 +43,8 @@ use wire::{Opcode, Wire};
 use super::Service;
 use crate::target::parse;
 
-/// How long a server that starts looks for others to compare with, when nobody answers.
+/// How long a server that starts looks for others to compare with, when nobody answers and it is the only one that votes: the system
+/// could not even exclude the dead without it. Who needs others to decide anything needs them for this.
 const PATIENCE: Duration = Duration::from_secs(5);
 /// How often others are asked for the time by whoever is not sure of his.
 const ASK_EVERY: Duration = Duration::from_secs(1);
@@ -169,8 +171,15 @@ impl Clocks {
     }
 
     /// Decides anew. `now`: the monotonic clock, `lead`: how far our calendar is ahead of it; `step`: by how much it was set
-    /// since it was right, if it was.
-    pub(super) fn judge(&mut self, now: u64, lead: i64, step: i64, others: &BTreeSet<Rank>) -> Judgement {
+    /// since it was right, if it was; `decides`: this server's vote alone is the system's majority.
+    pub(super) fn judge(
+        &mut self,
+        now: u64,
+        lead: i64,
+        step: i64,
+        others: &BTreeSet<Rank>,
+        decides: bool,
+    ) -> Judgement {
         self.readings.retain(|rank, reading| others.contains(rank) && reading.age(now) <= micros(FRESH) as u64);
         // Who is off must be nearer to be right again: else it would come and go.
         let bound = match self.standing {
@@ -190,7 +199,9 @@ impl Clocks {
             (Standing::Right, Verdict::Disputed(ahead_micros)) if step != 0 => Standing::Off { ahead_micros },
             (Standing::Right, Verdict::Disputed(_) | Verdict::Unknown) => Standing::Right,
             (_, Verdict::Disputed(ahead_micros)) => Standing::Off { ahead_micros },
-            (Standing::Starting { since }, Verdict::Unknown) if now.saturating_sub(since) > micros(PATIENCE) as u64 => {
+            (Standing::Starting { since }, Verdict::Unknown)
+                if decides && now.saturating_sub(since) > micros(PATIENCE) as u64 =>
+            {
                 Standing::Right
             }
             (known, Verdict::Unknown) => known,
@@ -240,7 +251,7 @@ pub(super) fn ahead_of(sent: rt::Instant, answer: &[u8]) -> Option<i64> {
     let mut clocks = Clocks::new(came);
     clocks.note(Rank(0), Exchange { sent: sent.as_micros(), came, received, answered });
     let lead = rt::wall_micros() as i64 - came as i64;
-    match clocks.judge(came, lead, 0, &BTreeSet::from([Rank(0)])).standing {
+    match clocks.judge(came, lead, 0, &BTreeSet::from([Rank(0)]), false).standing {
         Standing::Off { ahead_micros } => Some(ahead_micros),
         Standing::Starting { .. } | Standing::Right => None,
     }
@@ -285,12 +296,13 @@ impl Service {
     /// waits comes between a change and that.
     pub(super) fn judge_clock(&self) -> Standing {
         let others = self.known_others();
+        let decides = self.system.group.voters().iter().eq([&self.rank]);
         let step = self.hlc.step_micros();
         let now = rt::now().as_micros();
         let lead = rt::wall_micros() as i64 - now as i64;
         let mut clocks = self.clock.clocks.borrow_mut();
         let before = clocks.standing();
-        let Judgement { standing, follows } = clocks.judge(now, lead, step, &others);
+        let Judgement { standing, follows } = clocks.judge(now, lead, step, &others, decides);
         drop(clocks);
         match standing {
             Standing::Starting { .. } | Standing::Off { .. } => self.hlc.halt(),
@@ -400,7 +412,7 @@ impl Service {
             Standing::Off { ahead_micros } => Some(clock_off(ahead_micros)),
             Standing::Starting { .. } => {
                 let starting = Error::new(Code::Again, "this server starts, and compares its clock with the others'");
-                Some(starting.remedy("it serves in a moment; `dmg system query` says who answers"))
+                Some(starting.remedy("it serves as soon as some answer; `dmg system query` says who does"))
             }
         };
         let code = refusal.as_ref().map(|refusal| refusal.code);

@@ -10,7 +10,7 @@ use std::rc::Rc;
 use std::time::Duration;
 
 use net::CallError;
-use net::membership::{Event, Life, Membership, Settings};
+use net::membership::{Event, Life, Membership};
 use tokio::sync::Notify;
 use types::{Code, Error, Rank};
 use wire::control::MemberState;
@@ -474,7 +474,7 @@ impl Service {
         self.life.missing.borrow_mut().clear();
         let start = self.kept.borrow().identity.incarnation;
         let me = Life { rank: self.rank, start, renewed: 0 };
-        Membership::new(me, &Settings::default(), others + 1, rt::random_u64())
+        Membership::new(me, &self.config.detection.membership(), others + 1, rt::random_u64())
     }
 
     /// The other servers that the state counts as there; those that were stopped live, too.

@@ -56,12 +56,13 @@ use std::rc::Rc;
 use std::time::Duration;
 
 use net::{Handler, Reply, Request};
-use raft::{Config, GroupId};
+use raft::GroupId;
 use rt::Hlc;
 use rt::disk::fs;
 use types::{Code, Error, PoolId, Rank, SessionId, SystemId};
 use wire::control as msg;
 
+use crate::detection::Detection;
 use crate::hold::HorizonHold;
 use crate::sessions::Sessions;
 use crate::target::order::TargetHandle;
@@ -89,6 +90,7 @@ pub struct ServiceConfig {
     /// Where each target keeps its data, by target.
     pub devices: Vec<(String, msg::DeviceKind)>,
     pub layout: Rc<dyn Layout>,
+    pub detection: Detection,
     /// The system to join, for a server that is in none.
     pub join: Option<JoinConfig>,
 }
@@ -200,7 +202,7 @@ impl Service {
             SystemState::empty(),
             &peers,
             place.is_founder,
-            Config::default(),
+            config.detection.replicas(),
         )
         .await?;
         let service = Rc::new(Service {

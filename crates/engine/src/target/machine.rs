@@ -70,7 +70,14 @@ impl Machine {
             format,
         };
         let (hold, limits) = (HorizonHold::default(), Limits::default());
-        let shared = Shared { hlc: Hlc::new(), hold, widths: Default::default(), limits, incarnation: 1 };
+        let shared = Shared {
+            hlc: Hlc::new(),
+            hold,
+            widths: Default::default(),
+            limits,
+            incarnation: 1,
+            lease: crate::replication::LEASE,
+        };
         let target = open::open(config, &shared, &Default::default()).await.unwrap();
         // As the service says to whoever has just started.
         let pools = target.store.borrow().pools();

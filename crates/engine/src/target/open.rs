@@ -85,6 +85,8 @@ pub struct Shared {
     pub widths: WantedWidths,
     pub limits: Limits,
     pub incarnation: u64,
+    /// For what leaders of placement groups ask their members.
+    pub lease: Duration,
 }
 
 /// Starts a target's thread and waits until its store is recovered.
@@ -167,7 +169,7 @@ pub(super) async fn open(config: TargetConfig, shared: &Shared, watches: &Watche
         pace: Default::default(),
         scrubber: Default::default(),
         resizer,
-        groups: Groups::new(shared.hlc.clone()),
+        groups: Groups::new(shared.hlc.clone(), shared.lease),
     }))
 }
 

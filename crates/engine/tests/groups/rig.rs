@@ -139,7 +139,8 @@ impl Cluster {
         let hlc = Hlc::new();
         let limits = Limits::default();
         let (hold, widths) = (HorizonHold::default(), self.wanted[n].clone());
-        let shared = Shared { hlc: hlc.clone(), hold, widths, limits, incarnation: life };
+        let shared =
+            Shared { hlc: hlc.clone(), hold, widths, limits, incarnation: life, lease: engine::replication::LEASE };
         let (handle, _thread) = open::start(Cluster::config(n, format), shared).await.expect("a target opens");
         if format {
             let share = PoolShare { quota: 16 << 20, reserve: 0, scrub: Span::FOREVER, is_alone: false };

@@ -19,6 +19,7 @@ pub(crate) const SCENARIO: Scenario = Scenario {
         name: "clock_off",
         servers: 3..=5,
         domains: Domains::Servers,
+        detection: sim::cluster::usual,
         copies: 2..=3,
         load: Load { clients: 4, operations: 20, pause_ms: 200, commands: 2 },
         menu: Menu {

@@ -18,6 +18,7 @@ pub(crate) const SCENARIO: Scenario = Scenario {
         name: "k10_decided",
         servers: 3..=5,
         domains: Domains::Servers,
+        detection: sim::cluster::usual,
         copies: 3..=3,
         load: Load { clients: 4, operations: 14, pause_ms: 120, commands: 0 },
         menu: Menu {

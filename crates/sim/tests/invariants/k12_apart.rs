@@ -18,6 +18,7 @@ pub(crate) const SCENARIO: Scenario = Scenario {
         name: "k12_apart",
         servers: 4..=5,
         domains: Domains::Racks(3),
+        detection: sim::cluster::usual,
         copies: 2..=2,
         load: Load { clients: 2, operations: 10, pause_ms: 500, commands: 0 },
         menu: Menu {

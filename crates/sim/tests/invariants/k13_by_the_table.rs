@@ -20,6 +20,7 @@ pub(crate) const SCENARIO: Scenario = Scenario {
         name: "k13_by_the_table",
         servers: 3..=5,
         domains: Domains::Servers,
+        detection: sim::cluster::usual,
         copies: 2..=3,
         load: Load { clients: 2, operations: 15, pause_ms: 400, commands: 0 },
         menu: Menu {

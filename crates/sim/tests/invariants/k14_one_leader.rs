@@ -18,6 +18,7 @@ pub(crate) const SCENARIO: Scenario = Scenario {
         name: "k14_one_leader",
         servers: 3..=5,
         domains: Domains::Servers,
+        detection: sim::cluster::usual,
         copies: 2..=3,
         load: Load { clients: 4, operations: 18, pause_ms: 250, commands: 0 },
         menu: Menu {

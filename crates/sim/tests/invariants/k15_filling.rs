@@ -19,6 +19,7 @@ pub(crate) const SCENARIO: Scenario = Scenario {
         name: "k15_filling",
         servers: 3..=5,
         domains: Domains::Servers,
+        detection: sim::cluster::usual,
         copies: 2..=3,
         load: Load { clients: 2, operations: 18, pause_ms: 400, commands: 0 },
         menu: Menu {

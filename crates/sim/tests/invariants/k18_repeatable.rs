@@ -19,6 +19,7 @@ pub(crate) const SCENARIO: Scenario = Scenario {
         name: "k18_repeatable",
         servers: 3..=4,
         domains: Domains::Servers,
+        detection: sim::cluster::usual,
         copies: 2..=3,
         load: Load { clients: 4, operations: 25, pause_ms: 80, commands: 0 },
         menu: Menu {

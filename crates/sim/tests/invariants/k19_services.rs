@@ -18,6 +18,7 @@ pub(crate) const SCENARIO: Scenario = Scenario {
         name: "k19_services",
         servers: 3..=5,
         domains: Domains::Servers,
+        detection: sim::cluster::usual,
         copies: 2..=2,
         load: Load { clients: 1, operations: 5, pause_ms: 500, commands: 6 },
         menu: Menu {

@@ -19,6 +19,7 @@ pub(crate) const SCENARIO: Scenario = Scenario {
         name: "k21_in_time",
         servers: 3..=3,
         domains: Domains::Servers,
+        detection: sim::cluster::usual,
         copies: 2..=3,
         load: Load { clients: 8, operations: 10, pause_ms: 30, commands: 1 },
         menu: Menu {

@@ -18,6 +18,7 @@ pub(crate) const SCENARIO: Scenario = Scenario {
         name: "k24_stops",
         servers: 3..=4,
         domains: Domains::Servers,
+        detection: sim::cluster::usual,
         copies: 2..=3,
         load: Load { clients: 3, operations: 15, pause_ms: 250, commands: 2 },
         menu: Menu {

@@ -19,6 +19,7 @@ pub(crate) const SCENARIO: Scenario = Scenario {
         name: "k2_all_or_none",
         servers: 3..=4,
         domains: Domains::Servers,
+        detection: sim::cluster::usual,
         copies: 3..=3,
         load: Load { clients: 3, operations: 20, pause_ms: 150, commands: 0 },
         menu: Menu {

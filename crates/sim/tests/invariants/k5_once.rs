@@ -19,6 +19,7 @@ pub(crate) const SCENARIO: Scenario = Scenario {
         name: "k5_once",
         servers: 3..=4,
         domains: Domains::Servers,
+        detection: sim::cluster::usual,
         copies: 2..=3,
         load: Load { clients: 3, operations: 20, pause_ms: 150, commands: 3 },
         menu: Menu {

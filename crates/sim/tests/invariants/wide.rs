@@ -2,7 +2,8 @@
 //! Everything that holds of small clusters holds of these.
 //!
 //! *To break it*: those who vote die and are replaced by those who did not, who knew the state by what they were told; all lose
-//! power at once, and who has no vote begins with nothing but addresses; servers go out and come back meanwhile.
+//! power at once, and who has no vote begins with nothing but addresses; servers go out and come back meanwhile. How long a silence
+//! means death each server has an idea of its own of, and so of leases and elections.
 //! *Checked*: by all; who votes and who does not end with the same states.
 
 use std::time::Duration;
@@ -19,6 +20,7 @@ pub(crate) const SCENARIO: Scenario = Scenario {
         name: "wide",
         servers: 6..=9,
         domains: Domains::Racks(3),
+        detection: sim::cluster::mixed,
         copies: 2..=3,
         load: Load { clients: 3, operations: 12, pause_ms: 400, commands: 3 },
         menu: Menu {

@@ -112,6 +112,7 @@ fn group_samples(check: &mut impl Check) {
         decided: vec![decision],
         settled: change,
         closed: Epoch(0x66),
+        lease_ms: 0x0304,
         step: GroupStep::Tell,
     };
     check.one("group_request", request);

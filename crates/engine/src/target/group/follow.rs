@@ -31,6 +31,10 @@ impl Asked<'_> {
         term_in(self.message.term)
     }
 
+    fn lease(&self) -> Duration {
+        Duration::from_millis(self.message.lease_ms.into())
+    }
+
     fn name(&self, change: &GroupPrepare) -> Change {
         Change { term: self.term(), number: change.number }
     }
@@ -155,7 +159,7 @@ impl Target {
         let left = {
             let mut grants = group.grants.borrow_mut();
             let left = grants.left(from, rt::now());
-            grants.grant(from, rt::now());
+            grants.grant(from, rt::now(), asked.lease());
             left
         };
         self.on_device(lsn).await?;
@@ -182,7 +186,7 @@ impl Target {
         self.check_reign(asked)?;
         let decisions = Decisions { decided: decisions_in(&message.decided), settled: change_in(message.settled) };
         let ((), lsn) = group.step(self, |member, ledger| member.decide(term, &decisions, ledger))?;
-        group.grants.borrow_mut().grant(from, rt::now());
+        group.grants.borrow_mut().grant(from, rt::now(), asked.lease());
         group.closed.set(group.closed.get().max(message.closed));
         group.moved.notify_waiters();
         Ok(lsn)

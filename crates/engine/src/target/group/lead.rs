@@ -199,6 +199,7 @@ impl Lead {
             decided: decisions_out(&decided),
             settled: change_out(settled),
             closed,
+            lease_ms: self.lease.asked_for().as_millis() as u32,
             step,
         };
         let decided = decided.into_iter().map(|(change, _)| change).collect();
@@ -250,7 +251,7 @@ impl Target {
         let (machine, actions) = Leader::begin(term, reign.seats.clone(), machine);
         *slot = Some(Lead {
             machine,
-            lease: Lease::default(),
+            lease: Lease::of(self.groups.lease),
             view: view.clone(),
             former: Former::begin(group.served.get()),
             waiting,
@@ -650,6 +651,7 @@ impl Group {
             decided: Vec::new(),
             settled: change_out(Change::default()),
             closed: Epoch::ZERO,
+            lease_ms: 0,
             step,
         }
     }

@@ -82,6 +82,8 @@ pub(super) struct Groups {
     fills: RefCell<BTreeMap<PoolId, Rc<fill::Fill>>>,
     /// An earlier life of the target may have granted leases until then.
     opened: Instant,
+    /// For what leaders here ask their members.
+    lease: Duration,
 }
 
 /// One group.
@@ -122,7 +124,7 @@ pub(super) enum Door {
 }
 
 impl Groups {
-    pub(super) fn new(clock: Hlc) -> Groups {
+    pub(super) fn new(clock: Hlc, lease: Duration) -> Groups {
         Groups {
             views: RefCell::default(),
             alone: RefCell::default(),
@@ -133,6 +135,7 @@ impl Groups {
             peers: Peers::new(clock),
             fills: RefCell::default(),
             opened: rt::now(),
+            lease,
         }
     }
 

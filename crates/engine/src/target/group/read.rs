@@ -15,10 +15,7 @@ use wire::data::Place;
 
 use super::lead::{Reach, undone};
 use super::{Door, Group, Target, stale};
-use crate::replication::{LEASE, Peer};
-
-/// A lease that is older is asked for anew while there are reads, so that none of them has to wait for it.
-const FRESH: Duration = Duration::from_millis(LEASE.as_millis() as u64 / 2);
+use crate::replication::Peer;
 
 /// The least wait for a clock.
 const TICK: Duration = Duration::from_micros(1);
@@ -99,13 +96,15 @@ impl Target {
                 let lead = slot.as_mut().ok_or_else(undone)?;
                 let me = lead.view.me;
                 // Its own member is asked like any other.
+                let asked_for = lead.lease.asked_for();
                 if group.member.borrow().term() == lead.term() {
-                    group.grants.borrow_mut().grant(me, now);
+                    group.grants.borrow_mut().grant(me, now, asked_for);
                     lead.lease.renewed(me, now);
                 }
                 let members: Vec<Peer> = lead.machine.members().collect();
                 let holds = lead.lease.holds(members.iter().copied(), now);
-                let is_old = |peer: &Peer| *peer != me && !lead.lease.holds([*peer], now + FRESH);
+                // Asked for anew while there are reads, so that none of them has to wait for it.
+                let is_old = |peer: &Peer| *peer != me && !lead.lease.holds([*peer], now + asked_for / 2);
                 (lead.term(), members.into_iter().filter(is_old).collect::<Vec<_>>(), holds)
             };
             lacking.into_iter().for_each(|peer| self.beat(group, peer, term));
