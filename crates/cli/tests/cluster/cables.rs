@@ -190,7 +190,7 @@ impl Carrier {
         }
     }
 
-    /// One draw for each packet, whatever it is about: so a fate does not hang on those before.
+    /// As many draws for each packet, whatever becomes of it: so the fates of others stay the same when the shares change.
     fn fate(&mut self, cable: usize) -> Fate {
         let faults = *self.state.faults[cable].lock().unwrap();
         let (drawn, late) = (self.rng.below(THOUSAND), self.rng.between(micros(LATE_LEAST), micros(LATE_MOST)));
