@@ -296,13 +296,12 @@ impl Service {
     /// waits comes between a change and that.
     pub(super) fn judge_clock(&self) -> Standing {
         let others = self.known_others();
-        let decides = self.system.group.voters().iter().eq([&self.rank]);
         let step = self.hlc.step_micros();
         let now = rt::now().as_micros();
         let lead = rt::wall_micros() as i64 - now as i64;
         let mut clocks = self.clock.clocks.borrow_mut();
         let before = clocks.standing();
-        let Judgement { standing, follows } = clocks.judge(now, lead, step, &others, decides);
+        let Judgement { standing, follows } = clocks.judge(now, lead, step, &others, self.decides());
         drop(clocks);
         match standing {
             Standing::Starting { .. } | Standing::Off { .. } => self.hlc.halt(),

@@ -489,13 +489,26 @@ impl Service {
         })
     }
 
-    /// The other servers, as far as this one knows: those of [`Service::others`], or, as long as no state is here, all that were
-    /// kept from the life before. Without them a server that starts would take itself for one that is alone.
+    /// The other servers, as far as this one knows: those of [`Service::others`]; if there are none, or no state is here yet, all of
+    /// which it ever heard. Without them a server that starts would take itself for one that is alone, when all others were out
+    /// in what it knew last.
     pub(super) fn known_others(&self) -> BTreeSet<Rank> {
-        match self.system.group.local(|system| system.members.contains_key(&self.rank)) {
+        let mut others: BTreeSet<Rank> = match self.system.group.local(|system| system.members.contains_key(&self.rank))
+        {
             true => self.others().into_iter().map(|life| life.rank).collect(),
-            false => self.peers.ranks().into_iter().filter(|rank| *rank != self.rank).collect(),
+            false => BTreeSet::new(),
+        };
+        if others.is_empty() {
+            others.extend(self.system.group.local(|system| system.members.keys().copied().collect::<Vec<_>>()));
+            others.extend(self.peers.ranks());
+            others.remove(&self.rank);
         }
+        others
+    }
+
+    /// This server's vote alone is the system's majority.
+    pub(super) fn decides(&self) -> bool {
+        self.system.group.voters().iter().eq([&self.rank])
     }
 
     /// Who lives, as far as this server heard, itself included.

@@ -238,7 +238,7 @@ impl Service {
         while place.is_founder && self.system.group.members().addresses.is_empty() && begun.elapsed() < STOP_PATIENCE {
             rt::sleep(Duration::from_millis(1)).await;
         }
-        let is_alone = self.system.group.members().voters.iter().eq([&self.rank]) && self.others().is_empty();
+        let is_alone = self.decides() && self.others().is_empty();
         // Alone, the clock is right by itself; else nobody is served before it was compared, and nobody elected.
         self.system.group.may_lead(false);
         let standing = self.judge_clock();

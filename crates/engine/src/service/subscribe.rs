@@ -118,7 +118,7 @@ impl Service {
         }
         let is_known = newer != Newer::Unknown;
         let voters = voters.into_iter().map(|(rank, ..)| rank).collect();
-        let taken = slot.group.take_news(voters, leader, term, newer);
+        let taken = slot.group.take_news(voters, leader, term, have, newer);
         match taken.map_err(|error| Error::new(Code::Protocol, error.to_string()))? {
             Taken::Nothing if !is_known => Err(Error::new(Code::Again, format!("rank {rank} does not know either"))),
             Taken::Nothing | Taken::Part | Taken::State => Ok(()),

@@ -52,7 +52,8 @@ impl<S: StateMachine> Group<S> {
         (self.log_id(), self.subscription.borrow().part())
     }
 
-    /// Takes what a voter told: who votes, who leads in which term, and what became of the state since [`Group::wanted`].
+    /// Takes what a voter told: who votes, who leads in which term, and what became of the state since `asked`, which
+    /// [`Group::wanted`] said then. Consensus may have brought more meanwhile: then it is to be asked again.
     ///
     /// # Errors
     /// It cannot be read; the whole state is wanted next.
@@ -61,6 +62,7 @@ impl<S: StateMachine> Group<S> {
         voters: BTreeSet<Rank>,
         leader: Option<Rank>,
         term: u64,
+        asked: Option<LogId>,
         newer: Newer,
     ) -> Result<Taken, DecodeError> {
         let replica = self.state.borrow();
@@ -69,7 +71,7 @@ impl<S: StateMachine> Group<S> {
         if !matches!(newer, Newer::Unknown) || subscription.term <= term {
             (subscription.leader, subscription.term, subscription.voters) = (leader, term, voters);
         }
-        let taken = subscription.take((replica.log_id(), &replica.machine), newer);
+        let taken = subscription.take((replica.log_id(), &replica.machine), asked, newer);
         if taken == Ok(Taken::State) || before != (subscription.leader, subscription.term, subscription.voters.clone())
         {
             self.changed.send_replace(());

@@ -8,7 +8,7 @@ use sim::cluster::Cluster;
 
 use super::{
     clock_off, k1_durable, k5_once, k10_decided, k14_one_leader, k15_filling, k18_repeatable, k21_in_time, k24_stops,
-    run,
+    run, wide,
 };
 
 /// A server that had just started, and did not know its pool's map yet, took a write of an object with three copies for one of
@@ -141,4 +141,18 @@ fn a_group_is_not_compared_before_what_is_undecided_is_decided() {
 #[test]
 fn two_clocks_that_are_off_by_the_same_hour_are_not_right() {
     run(&clock_off::SCENARIO, 7031);
+}
+
+/// Servers that were never heard of again by a leader that had handed over (`raft::group`), that served after a while by a clock that
+/// nobody had compared, that took themselves for alone because all others were out, and one that did a command twice
+/// (`raft::news`). Each has a test of its own where it was mended. (K19, and every cluster that heals)
+#[test]
+fn what_long_campaigns_found_heals() {
+    for seed in [12014, 12057] {
+        run(&clock_off::SCENARIO, seed);
+    }
+    for seed in [12021, 13035] {
+        run(&k14_one_leader::SCENARIO, seed);
+    }
+    run(&wide::SCENARIO, 13047);
 }
