@@ -164,6 +164,7 @@ impl Store {
             log_start: 1,
             metadata_bytes: regions.metadata.as_ref().map_or(0, Region::bytes),
             bitmaps,
+            closed: 0,
         };
         // Slot 1 as the present one, so that the first checkpoint writes slot 0.
         let bitmaps = vec![Part { at: 1, crc: 0 }; page_count(area.blocks) as usize];
@@ -210,7 +211,9 @@ impl Store {
         for (_, region) in regions.each() {
             region.sync_now().map_err(|cause| device_error(region, cause))?;
         }
-        let (anchor, rewrite) = read_anchor(&regions)?;
+        let (mut anchor, rewrite) = read_anchor(&regions)?;
+        // Whatever is written from here on says nothing of it.
+        let closed = std::mem::take(&mut anchor.closed);
         check_roles(&regions, &anchor, judge)?;
         let regions = fit(regions, &anchor)?;
         let tag = codec::crc32c(&anchor.store);
@@ -226,8 +229,10 @@ impl Store {
         let space = Space::new(area, image);
         let log = Log::new(anchor.log_bytes, anchor.store);
         let (start, area) = (Lsn(anchor.checkpoint), log.area());
-        let scanner =
-            || Scanner::new(regions.log.clone(), area, anchor.store, start, anchor.log_start, anchor.sequence);
+        let scanner = || {
+            let (incarnation, sequence) = (anchor.log_start, anchor.sequence);
+            Scanner::new(regions.log.clone(), area, anchor.store, start, incarnation, sequence, closed)
+        };
         let (scanner, ahead) = (scanner(), scanner());
         let recovery = Recovery { root: root.owner.clone(), scanner, ahead, records: 0, rewrite };
         Ok((Store::assemble(regions, watch, anchor, log, pages, space, (root, root_blocks)), recovery))
@@ -244,19 +249,42 @@ impl Store {
         let from = Lsn(anchor.checkpoint);
         anchor.incarnation += 1;
         anchor.sequence += 1;
-        for copy in recovery.rewrite {
-            let (pages, device) = (shared.regions.pages(), shared.regions.page_device());
+        self.write_anchor(&anchor, recovery.rewrite)?;
+        shared.catalog.borrow_mut().anchor = anchor;
+        shared.log.borrow_mut().resume(from, end, anchor.incarnation, anchor.sequence);
+        shared.space.borrow_mut().go_live();
+        shared.set_phase(Phase::Running);
+        Ok(Recovered { records: recovery.records, from, to: end })
+    }
+
+    /// Writes that the log ends here, so that the next open need not look for more behind it; if all of it is durable, and no
+    /// checkpoint was broken off, whose writes may still be on their way.
+    ///
+    /// # Errors
+    /// `Failed`: the superblock cannot be written.
+    pub(crate) fn write_closed(&self) -> Result<()> {
+        let (end, counts) = (self.shared.log.borrow().end(), self.shared.checkpoints.get());
+        if self.shared.log.borrow().durable() < end || counts.begun > counts.done {
+            return Ok(());
+        }
+        let mut anchor = self.shared.catalog.borrow().anchor;
+        anchor.sequence += 1;
+        anchor.closed = end.0;
+        self.write_anchor(&anchor, [0, 1])
+    }
+
+    /// Writes both superblocks, one after the other: one of them is whole at any time.
+    fn write_anchor(&self, anchor: &Anchor, order: [u32; 2]) -> Result<()> {
+        let shared = &*self.shared;
+        let (pages, device) = (shared.regions.pages(), shared.regions.page_device());
+        for copy in order {
             let bytes = rt::disk::IoBuf::from_slice(anchor.encode(copy).as_bytes());
             pages
                 .write_now(copy as u64 * BLOCK_BYTES as u64, &bytes)
                 .and_then(|()| pages.sync_now())
                 .map_err(|cause| shared.fail(device, cause))?;
         }
-        shared.catalog.borrow_mut().anchor = anchor;
-        shared.log.borrow_mut().resume(from, end, anchor.incarnation, anchor.sequence);
-        shared.space.borrow_mut().go_live();
-        shared.set_phase(Phase::Running);
-        Ok(Recovered { records: recovery.records, from, to: end })
+        Ok(())
     }
 }
 
@@ -631,6 +659,35 @@ mod tests {
             store.flush_now().unwrap();
             drop(store);
             assert_eq!(reopen().1, [&b"acknowledged"[..], b"new"]);
+        });
+    }
+
+    /// The last batch of a log proves nothing of itself, and nothing comes behind it: rotten, it was taken for the torn end of a
+    /// crash, although it had been acknowledged. Of a store that was closed it is known.
+    #[test]
+    fn the_last_batch_of_a_closed_store_is_missed() {
+        on_a_machine(|| {
+            let store = format();
+            for payload in [&b"first"[..], b"last"] {
+                store.append(1, &[payload], Reserve::Normal).unwrap();
+                store.flush_now().unwrap();
+            }
+            store.write_closed().unwrap();
+            drop(store);
+            let block = 2 * BLOCK_BYTES as u64;
+            let mut last = vec![0; BLOCK_BYTES];
+            regions().log.read_now(block, &mut last).unwrap();
+            let rot = |bytes: &[u8]| regions().log.write_now(block, &rt::disk::IoBuf::from_slice(bytes)).unwrap();
+            rot(&[0; BLOCK_BYTES]);
+            let (_, mut recovery) = Store::open(regions(), 0).unwrap();
+            assert_eq!(recovery.next_record().unwrap().unwrap().payload, b"first");
+            assert!(matches!(recovery.next_record(), Err(Error::Corrupt(Corrupt { fault: Fault::Gap { .. }, .. }))));
+            // Whole again, it is read, and whoever opens writes that the store is not closed any more.
+            rot(&last);
+            assert_eq!(reopen().1, [&b"first"[..], b"last"]);
+            assert_eq!(read_anchor(&regions()).unwrap().0.closed, 0);
+            rot(&[0; BLOCK_BYTES]);
+            assert_eq!(reopen().1, [b"first"]);
         });
     }
 

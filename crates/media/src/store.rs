@@ -411,7 +411,7 @@ impl Store {
         }
         self.shared.set_phase(Phase::Stopped);
         self.tasks.borrow_mut().abort_all();
-        Ok(())
+        self.write_closed()
     }
 
     /// What the store holds now.

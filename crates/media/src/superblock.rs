@@ -44,7 +44,8 @@ pub(crate) const COPIES: u32 = 2;
 /// |    104 |     4 | log_start     | incarnation at the checkpoint: no log batch behind carries less  |
 /// |    108 |     8 | metadata_bytes | size of the metadata region; 0: pages share the data region    |
 /// |    116 |     4 | bitmaps       | bitmap pages that have room before the first block: so far a region can grow |
-/// |    120 |  3976 | reserved      | zero                                                             |
+/// |    120 |     8 | closed        | log position: the store was closed there, and not opened since; 0: it was not closed |
+/// |    128 |  3968 | reserved      | zero                                                             |
 ///
 /// Guards against: torn write (crc), stale copy (sequence), misdirected write (copy), wrong device (store).
 #[derive(Clone, Copy, Debug, PartialEq, Eq, FromBytes, IntoBytes, KnownLayout, Immutable)]
@@ -70,7 +71,8 @@ pub struct Superblock {
     pub log_start: U32,
     pub metadata_bytes: U64,
     pub bitmaps: U32,
-    pub reserved: [u8; 3976],
+    pub closed: U64,
+    pub reserved: [u8; 3968],
 }
 const _: () = assert!(size_of::<Superblock>() == BLOCK_BYTES);
 const _: () = assert!(offset_of!(Superblock, store) == 16);
@@ -79,7 +81,8 @@ const _: () = assert!(offset_of!(Superblock, log_bytes) == 72);
 const _: () = assert!(offset_of!(Superblock, root_crc) == 92);
 const _: () = assert!(offset_of!(Superblock, metadata_bytes) == 108);
 const _: () = assert!(offset_of!(Superblock, bitmaps) == 116);
-const _: () = assert!(offset_of!(Superblock, reserved) == 120);
+const _: () = assert!(offset_of!(Superblock, closed) == 120);
+const _: () = assert!(offset_of!(Superblock, reserved) == 128);
 
 /// What a superblock says, without the constants and checks around it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -99,6 +102,8 @@ pub(crate) struct Anchor {
     /// 0: pages share the data region.
     pub(crate) metadata_bytes: u64,
     pub(crate) bitmaps: u32,
+    /// The log ends there, and nothing behind it needs to be looked at; 0: that is not known.
+    pub(crate) closed: u64,
 }
 
 impl Anchor {
@@ -124,6 +129,7 @@ impl Anchor {
         block.log_start.set(self.log_start);
         block.metadata_bytes.set(self.metadata_bytes);
         block.bitmaps.set(self.bitmaps);
+        block.closed.set(self.closed);
         block.crc.set(codec::crc32c(&block.as_bytes()[12..]));
         block
     }
@@ -154,6 +160,7 @@ impl Anchor {
             log_start: block.log_start.get(),
             metadata_bytes: block.metadata_bytes.get(),
             bitmaps: block.bitmaps.get(),
+            closed: block.closed.get(),
         }
     }
 }
@@ -221,6 +228,7 @@ mod tests {
             log_start: 5,
             metadata_bytes: 1 << 28,
             bitmaps: 17,
+            closed: 0x4000,
         }
     }
 

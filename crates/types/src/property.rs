@@ -277,7 +277,7 @@ impl PoolProperty {
         row(
             "rebuild_budget",
             "Rebuild budget",
-            "50",
+            "30",
             Change::Always,
             "a percentage from 1 to 100: of a target's time, while it has requests to serve",
             budget,

@@ -419,7 +419,7 @@ impl PoolState {
     /// The share of a target's time that moving data may take while requests come, in percent.
     pub(super) fn rebuild_budget(&self) -> u32 {
         // Whatever is in the state was checked when it came.
-        self.property("rebuild_budget").parse().unwrap_or(50).clamp(1, 100)
+        self.property("rebuild_budget").parse().unwrap_or(30).clamp(1, 100)
     }
 
     /// The value of a property of the table, set or by default.

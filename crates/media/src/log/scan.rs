@@ -4,7 +4,8 @@
 //! tail of a crash, which nobody was told is durable, or damage to something acknowledged. They are told
 //! apart by looking ahead: each batch says up to where the log was known durable when it was written, so a
 //! later batch that says "durable beyond this place" proves that it was whole once. Writes of one flush may
-//! reach the device in any order, so a later batch alone proves nothing.
+//! reach the device in any order, so a later batch alone proves nothing. Of a store that was closed the superblock says
+//! where the log ends: nothing is looked for behind that, and all before it was durable.
 
 use super::Lsn;
 use super::flush::offset;
@@ -35,6 +36,8 @@ pub(crate) struct Scanner {
     /// No batch from here on may be of an earlier incarnation: such a one was cut off by a recovery.
     incarnation: u32,
     sequence: u64,
+    /// Where the store was closed; 0: it was not.
+    closed: u64,
     /// The present batch, from its header on.
     batch: Vec<u8>,
     batch_lsn: u64,
@@ -44,7 +47,7 @@ pub(crate) struct Scanner {
 }
 
 impl Scanner {
-    /// Begins at `start`, with what the superblock says of incarnation and sequence.
+    /// Begins at `start`, with what the superblock says of incarnation and sequence, and of where the log was `closed`.
     pub(crate) fn new(
         region: Region,
         area: u64,
@@ -52,6 +55,7 @@ impl Scanner {
         start: Lsn,
         incarnation: u32,
         sequence: u64,
+        closed: u64,
     ) -> Scanner {
         Scanner {
             region,
@@ -61,6 +65,7 @@ impl Scanner {
             position: start.0,
             incarnation,
             sequence,
+            closed,
             batch: Vec::new(),
             batch_lsn: 0,
             batch_length: 0,
@@ -160,8 +165,11 @@ impl Scanner {
         Ok(*header)
     }
 
-    /// Position of a batch beyond the present place which proves that the place was durable.
+    /// Position of a batch beyond the present place which proves that the place was durable; or that of the end.
     fn acknowledged_beyond(&mut self) -> Result<Option<u64>> {
+        if self.closed > 0 && self.position <= self.closed {
+            return Ok(Some(self.closed).filter(|closed| self.position < *closed));
+        }
         let end = self.start + self.area;
         let mut position = self.position + BLOCK_BYTES as u64;
         while position < end {

@@ -18,7 +18,7 @@ const REST_MIN: Duration = Duration::from_millis(2);
 /// Longest rest at once: all groups that are under way have one each, well before a hold ends.
 const REST_MAX: Duration = Duration::from_millis(HOLD.as_millis() as u64 / (2 * GROUPS_UNDER_WAY as u64));
 /// The share of a pool that nobody knows of, in percent.
-const BUDGET: u32 = 50;
+const BUDGET: u32 = 30;
 
 #[derive(Default)]
 pub(in crate::target) struct Pace {
