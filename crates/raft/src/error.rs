@@ -89,6 +89,9 @@ pub enum ChangeError {
     NoMember(Rank),
     #[error("the members cannot be these: {0}")]
     Invalid(String),
+    /// Nothing was begun. Ask again in a moment, or for others.
+    #[error("of the {voters} that are to vote {answering} answer")]
+    Silent { answering: usize, voters: usize },
     /// It may take effect or not: look at the members, then ask again if need be.
     #[error("the outcome is not known: {cause}")]
     Unknown { cause: String },

@@ -12,7 +12,7 @@ use openraft::errors::{
     ChangeMembershipError, ClientWriteError, Fatal, ForwardToLeader, InitializeError, LinearizableReadError, RaftError,
 };
 use openraft::impls::OneshotResponder;
-use openraft::rt::WatchReceiver as _;
+use openraft::rt::{Instant as _, WatchReceiver as _};
 use openraft::{ChangeMembers, Raft, RaftMetrics, ReadPolicy, ServerState, SnapshotPolicy};
 use rt::disk::{Disk, fs};
 use tokio::sync::{Semaphore, watch};
@@ -30,7 +30,7 @@ use crate::log::{self, Log};
 use crate::machine::{Replicated, StateMachine};
 use crate::network::{Network, Peers};
 use crate::news::{Subscription, Told};
-use crate::runtime::{WatchReceiver, tick_every};
+use crate::runtime::{Instant, WatchReceiver, tick_every};
 use crate::snapshot::{self, Driven};
 
 mod files;
@@ -422,6 +422,20 @@ impl<S: StateMachine> Group<S> {
         Some(metrics.last_log_index.unwrap_or(0).saturating_sub(has.index))
     }
 
+    /// Of `ranks`, those that answered this leader lately: within the time after which they would look for another. `None`: it does
+    /// not lead.
+    fn answering(&self, ranks: &BTreeSet<Rank>) -> Option<usize> {
+        let metrics = self.raft.metrics();
+        let metrics = metrics.borrow_watched();
+        let heard = metrics.heartbeat.as_ref()?;
+        let now = Instant::now();
+        let is_recent = |rank: &&Rank| {
+            let last = heard.get(*rank).copied().flatten();
+            **rank == self.me.rank || last.is_some_and(|last| now - *last <= self.config.election_max)
+        };
+        Some(ranks.iter().filter(is_recent).count())
+    }
+
     /// Makes a replica, which has joined or will, a learner: it gets the log, and does not vote. Fine if it is a member.
     ///
     /// # Errors
@@ -441,11 +455,24 @@ impl<S: StateMachine> Group<S> {
     /// Makes exactly these members vote; those that voted before become learners. Both majorities, of before and after,
     /// agree to it. Wait until [`Group::lag`] is small before a learner votes: the group waits for it else.
     ///
+    /// What is begun cannot be taken back: the leader decides nothing more until both majorities agree. So it is not begun while
+    /// most of `voters` are silent, whoever else is there.
+    ///
     /// # Errors
-    /// [`ChangeError`].
+    /// [`ChangeError`]; `Silent`: ask again in a moment.
     pub async fn set_voters(&self, voters: &BTreeSet<Rank>) -> Result<(), ChangeError> {
         if voters.is_empty() || voters.len() > VOTERS_MAX {
             return Err(ChangeError::Invalid(format!("a group has 1 to {VOTERS_MAX} voters")));
+        }
+        // One that does not lead is refused below.
+        if let Some(answering) = self.answering(voters) {
+            let members = self.members();
+            if let Some(stranger) = voters.iter().find(|rank| !members.addresses.contains_key(rank)) {
+                return Err(ChangeError::NoMember(*stranger));
+            }
+            if answering <= voters.len() / 2 {
+                return Err(ChangeError::Silent { answering, voters: voters.len() });
+            }
         }
         self.change(ChangeMembers::ReplaceAllVoters(voters.clone()), true).await
     }

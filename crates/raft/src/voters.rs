@@ -17,7 +17,9 @@ pub struct Candidate {
 }
 
 /// Chooses the voters of a group: an odd number, 1, 3 or 5 (but who votes stays), at most `wanted`, in as many fault domains as possible. Who votes
-/// already goes on when that costs no domain; lower ranks come first. Without any available candidate, `current` stays.
+/// already goes on when that costs no domain; lower ranks come first. Without any available candidate, `current` stays. Whoever
+/// is away, and a candidate, keeps its vote when nobody takes its place and the others need as many for a majority without it:
+/// nothing would be won, and who is taken for dead may be the one that answers.
 ///
 /// The same arguments give the same choice everywhere.
 pub fn choose_voters(candidates: &[Candidate], current: &BTreeSet<Rank>, wanted: usize) -> BTreeSet<Rank> {
@@ -43,7 +45,11 @@ pub fn choose_voters(candidates: &[Candidate], current: &BTreeSet<Rank>, wanted:
     let staying = order.iter().take(count).filter(|(_, is_new, _)| !is_new).count();
     let is_odd_one_new = staying < count;
     let count = count - usize::from(count.is_multiple_of(2) && is_odd_one_new);
-    order.into_iter().take(count).map(|(_, _, rank)| rank).collect()
+    let chosen: BTreeSet<Rank> = order.into_iter().take(count).map(|(_, _, rank)| rank).collect();
+    let majority = |voters: &BTreeSet<Rank>| voters.len() / 2 + 1;
+    let is_candidate = |rank: &Rank| candidates.iter().any(|candidate| candidate.rank == *rank);
+    let keeps = chosen.is_subset(current) && majority(&chosen) == majority(current) && current.iter().all(is_candidate);
+    if keeps && current.len() <= wanted { current.clone() } else { chosen }
 }
 
 #[cfg(test)]
@@ -76,5 +82,22 @@ mod tests {
         check(&[(0, 0), (2, 2)], &[0, 1, 2], 3, &[0, 2]);
         check(&[(0, 0), (3, 3)], &[0, 1, 2], 3, &[0]);
         check(&[], &[0, 1, 2], 3, &[0, 1, 2]);
+    }
+
+    #[test]
+    fn who_is_away_keeps_its_vote_while_that_costs_nothing() {
+        let choose = |away: &[u32], others: &[u32], current: &[u32]| {
+            let all = away.iter().chain(others).map(|rank| Candidate {
+                rank: Rank(*rank),
+                domain: u64::from(*rank),
+                is_available: others.contains(rank),
+            });
+            let current = current.iter().copied().map(Rank).collect();
+            choose_voters(&all.collect::<Vec<_>>(), &current, 5).into_iter().map(|rank| rank.0).collect::<Vec<_>>()
+        };
+        assert_eq!(choose(&[1], &[0, 2], &[0, 1, 2]), [0, 1, 2], "two of three decide, as two of two would");
+        assert_eq!(choose(&[1, 2], &[0], &[0, 1, 2]), [0], "one that is there decides alone");
+        assert_eq!(choose(&[3, 4], &[0, 1, 2], &[0, 1, 2, 3, 4]), [0, 1, 2], "two of three, not three of five");
+        assert_eq!(choose(&[1], &[0, 2, 3], &[0, 1, 2]), [0, 2, 3], "somebody takes its place");
     }
 }

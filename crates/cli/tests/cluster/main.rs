@@ -307,6 +307,29 @@ fn packets_that_are_lost_cost_time_only() {
     assert!(met.carried > 2000 && met.lost > 200 && met.doubled > 20 && met.late > 20, "{met:?}");
 }
 
+/// Every other packet of the server that leads is lost, and none of the others'. It is neither there nor gone; the others do
+/// without it until its cable is whole again.
+#[test]
+fn a_leader_with_a_bad_cable_is_done_without() {
+    let _alone = alone();
+    let Some(network) = Network::make_of_cables(0xbad, 3, "a bad cable") else { return };
+    let at = tempfile::tempdir().unwrap();
+    let mut servers = on_network(at.path(), &network);
+    let workload = Workload::start(servers.addresses(), 3);
+    let victim = servers.leader();
+    network.set_faults_of(victim, Faults { lost: 500, ..Faults::default() });
+    workload.until_more(PUTS);
+    servers.until_excluded(victim);
+    workload.until_more(PUTS);
+    network.set_faults_of(victim, Faults::default());
+    let met = network.counts();
+    let oracle = all_is_there(&servers, workload, 3);
+    oracle.check_no_failures();
+    each_has_all(&mut servers, &oracle);
+    println!("{met:?}, and {} puts", oracle.puts());
+    assert!(met.lost > 50, "{met:?}");
+}
+
 fn on_network(at: &std::path::Path, network: &std::sync::Arc<Network>) -> Servers {
     let storage: Vec<_> = (0..3).map(|number| at.join(format!("storage-{number}"))).collect();
     Servers::start(at, network::OnNetwork(network.clone()), &storage, 3)

@@ -341,7 +341,14 @@ impl Service {
                 steps.push(SystemCommand::PoolDestroyed { id });
             }
         }
-        steps.extend(self.lost(&system).into_iter().map(|(rank, incarnation)| {
+        let mut lost = self.lost(&system);
+        // A majority of the voters has to agree that they are dead, so that most of them live. Who hears of so few hears badly
+        // itself, and decides it at a moment at which it hears better, of those that it is wrong about.
+        let (voters, living) = (self.system.group.members().voters, self.living());
+        if voters.intersection(&living).count() <= voters.len() / 2 {
+            lost.retain(|(rank, _)| !voters.contains(rank));
+        }
+        steps.extend(lost.into_iter().map(|(rank, incarnation)| {
             tracing::warn!(%rank, "it is taken for dead, and excluded");
             SystemCommand::Lost { rank, incarnation }
         }));
