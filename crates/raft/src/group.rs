@@ -30,7 +30,7 @@ use crate::log::{self, Log};
 use crate::machine::{Replicated, StateMachine};
 use crate::network::{Network, Peers};
 use crate::news::{Subscription, Told};
-use crate::runtime::{Instant, WatchReceiver, tick_every};
+use crate::runtime::{WatchReceiver, tick_every};
 use crate::snapshot::{self, Driven};
 
 mod files;
@@ -428,10 +428,9 @@ impl<S: StateMachine> Group<S> {
         let metrics = self.raft.metrics();
         let metrics = metrics.borrow_watched();
         let heard = metrics.heartbeat.as_ref()?;
-        let now = Instant::now();
         let is_recent = |rank: &&Rank| {
             let last = heard.get(*rank).copied().flatten();
-            **rank == self.me.rank || last.is_some_and(|last| now - *last <= self.config.election_max)
+            **rank == self.me.rank || last.is_some_and(|last| last.elapsed() <= self.config.election_max)
         };
         Some(ranks.iter().filter(is_recent).count())
     }
