@@ -67,6 +67,7 @@ impl Default for Detection {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::replication::Lease;
 
     #[test]
     fn unless_told_otherwise_all_is_as_usual() {
@@ -90,6 +91,8 @@ mod tests {
             assert!(settings.period + settings.suspicion < silence, "{settings:?}");
             assert!(config.heartbeat < config.election_min && config.election_min < config.election_max);
             assert!(detection.lease() <= LEASE && detection.lease() < silence);
+            // There is something to count on.
+            assert!(Lease::of(detection.lease()).trusted() > Duration::from_millis(70));
         }
         assert_eq!(Detection::new(Duration::from_millis(100)), None);
         assert_eq!(Detection::new(Duration::from_secs(61)), None);

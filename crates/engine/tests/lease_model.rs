@@ -434,3 +434,15 @@ fn a_former_leader_that_is_asked_before_all_follow_is_found_out() {
 fn a_former_leader_that_speaks_for_others_is_found_out() {
     finds(Members::OthersStay, Flaw::OneForAll, true, 1);
 }
+
+/// A lease of 0.3 s, a tenth of it left out, would have left 30 ms between a leader and the next, whose clock may be 50 ms behind,
+/// or 100 behind that of the first: what was read at a moment that was told could have been changed at that moment.
+#[test]
+fn a_short_lease_leaves_as_much_for_clocks_as_a_long_one() {
+    for millis in [180, 300, 700, 1000, 5000] {
+        let lease = Lease::of(Duration::from_millis(millis));
+        assert!(lease.asked_for() <= LEASE && lease.trusted() > Duration::ZERO);
+        assert!(lease.asked_for() - lease.trusted() >= 2 * rt::EPSILON, "{millis} ms");
+        assert!(lease.asked_for() - lease.trusted() >= lease.asked_for() / 10, "{millis} ms");
+    }
+}

@@ -17,7 +17,7 @@
 //! # Clocks
 //! Nobody compares moments of two machines. A member counts from when it grants; a leader from when it asked, which
 //! was earlier; a successor from when it hears the answer, which is later. All that clocks have to do is to run
-//! at about the same speed: a leader counts a tenth less.
+//! at about the same speed: a leader counts a tenth less, and [`MARGIN`] less at least.
 //!
 //! # Not here
 //! Who asks whom, and when.
@@ -32,6 +32,9 @@ use super::{Peer, Term};
 /// The longest that a member keeps to the leader that it heard from; a leader may ask for less. Less than a dead server takes to
 /// be found out, so that failing over does not wait for it.
 pub const LEASE: Duration = Duration::from_secs(1);
+/// So much sooner the leader stops to count on it: whoever leads next, by a clock that is behind by as much as two that count as
+/// right may differ, is past all that the leader said of its moments. However short the lease is.
+const MARGIN: Duration = Duration::from_millis(2 * rt::EPSILON.as_millis() as u64);
 
 /// Leaders that a member remembers by name; of further ones it remembers until when some lease runs. Leaders that took
 /// over from one another within a lease.
@@ -171,10 +174,16 @@ impl Lease {
         self.asked_for
     }
 
+    /// What of it the leader counts on: less by a tenth, for clocks that do not run alike, and by [`MARGIN`] at least.
+    pub fn trusted(&self) -> Duration {
+        self.asked_for.saturating_sub(MARGIN.max(self.asked_for / 10))
+    }
+
     /// A member answered what it was asked at `asked`.
     pub fn renewed(&mut self, from: Peer, asked: Instant) {
+        let over = asked + self.trusted();
         let until = self.until.entry(from).or_insert(asked);
-        *until = (*until).max(asked + self.asked_for * 9 / 10);
+        *until = (*until).max(over);
     }
 
     /// Whether all of `members`, the leader's own included, keep to this leader.

@@ -104,7 +104,8 @@ impl Target {
                 let members: Vec<Peer> = lead.machine.members().collect();
                 let holds = lead.lease.holds(members.iter().copied(), now);
                 // Asked for anew while there are reads, so that none of them has to wait for it.
-                let is_old = |peer: &Peer| *peer != me && !lead.lease.holds([*peer], now + asked_for / 2);
+                let fresh = lead.lease.trusted() / 2;
+                let is_old = |peer: &Peer| *peer != me && !lead.lease.holds([*peer], now + fresh);
                 (lead.term(), members.into_iter().filter(is_old).collect::<Vec<_>>(), holds)
             };
             lacking.into_iter().for_each(|peer| self.beat(group, peer, term));
