@@ -305,7 +305,7 @@ fn resolve(file: File) -> Result<Config, Error> {
     let detection = match file.failure_detection {
         None => Detection::default(),
         Some(text) => silence(&text).and_then(Detection::new).ok_or_else(|| {
-            invalid(format!("failure_detection: {text} is not between 300ms and 1min"))
+            invalid(format!("failure_detection: {text} is not between 300ms and 1m"))
                 .remedy("leave it out, or try 500ms on machines that have processors to spare")
         })?,
     };
