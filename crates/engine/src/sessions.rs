@@ -77,24 +77,28 @@ enum Entry {
 
 impl Sessions {
     /// Runs `work` unless this request ran before, and answers it.
+    pub async fn once(&self, session: u64, sequence: u64, work: impl Future<Output = Answer>) -> Answer {
+        match self.turn(session, sequence).await {
+            Turn::Ran(answer) => answer,
+            Turn::First(run) => run.end(work.await),
+        }
+    }
+
+    /// Whether a request is to run, or the answer of its first run; that one is waited for.
     ///
     /// Session 0 has no memory: its requests always run.
-    pub async fn once(&self, session: u64, sequence: u64, work: impl Future<Output = Answer>) -> Answer {
-        if session == 0 {
-            return work.await;
-        }
-        loop {
-            match self.enter(session, sequence) {
-                Entry::Answer(answer) => return answer,
-                Entry::Wait(done) => done.notified().await,
-                Entry::Run => break,
+    pub async fn turn(&self, session: u64, sequence: u64) -> Turn<'_> {
+        if session != 0 {
+            loop {
+                match self.enter(session, sequence) {
+                    Entry::Answer(answer) => return Turn::Ran(answer),
+                    Entry::Wait(done) => done.notified().await,
+                    Entry::Run => break,
+                }
             }
         }
-        // Leaves the table right even if this future is dropped at the await.
-        let mut run = Run { sessions: self, session, sequence, answer: None };
-        let answer = work.await;
-        run.answer = Some(answer.clone());
-        answer
+        // Leaves the table right even if it is dropped without an end.
+        Turn::First(Run { sessions: self, session, sequence, answer: None })
     }
 
     fn enter(&self, session: u64, sequence: u64) -> Entry {
@@ -151,11 +155,29 @@ impl Session {
     }
 }
 
-struct Run<'a> {
+/// What becomes of a request that arrived.
+pub enum Turn<'a> {
+    /// It ran before.
+    Ran(Answer),
+    First(Run<'a>),
+}
+
+/// A run under way. Dropped without its end, it leaves the table as if it had not been.
+pub struct Run<'a> {
     sessions: &'a Sessions,
     session: u64,
     sequence: u64,
     answer: Option<Answer>,
+}
+
+impl Run<'_> {
+    /// Keeps the answer for repeats.
+    pub fn end(mut self, answer: Answer) -> Answer {
+        if self.session != 0 {
+            self.answer = Some(answer.clone());
+        }
+        answer
+    }
 }
 
 impl Drop for Run<'_> {

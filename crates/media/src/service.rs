@@ -5,6 +5,7 @@
 //! What a flush takes from the log (`log`), and in which order a checkpoint writes (`checkpoint`).
 
 use std::rc::Rc;
+use std::time::Duration;
 
 use crate::checkpoint::{Checkpoint, Step};
 use crate::error::{Device, Failed};
@@ -13,6 +14,9 @@ use crate::log::flush::FlushWork;
 use crate::region::BLOCK_BYTES;
 use crate::room::Synced;
 use crate::store::{CHECKPOINT_INTERVAL, Durable, Phase, Shared};
+
+/// How long what nobody waits for may stay off the device.
+const FLUSH_INTERVAL: Duration = Duration::from_millis(100);
 
 impl Shared {
     pub(crate) fn flush_now(&self) -> std::result::Result<(), Failed> {
@@ -157,14 +161,20 @@ impl Shared {
     }
 }
 
-/// The flusher: group commit. While one flush is under way, what comes gathers for the next.
+/// The flusher: group commit. While one flush is under way, what comes gathers for the next. What nobody waits for goes
+/// with what somebody does, or in a while.
 pub(crate) async fn flush_always(shared: Rc<Shared>) {
     loop {
         let go_on = shared.flusher.until(|| match shared.is_over() {
             true => Some(false),
             false => shared.log.borrow().is_pending().then_some(true),
         });
-        if !go_on.await || shared.flush().await.is_err() {
+        if !go_on.await {
+            return;
+        }
+        let wanted = shared.flusher.until(|| (shared.is_over() || shared.log.borrow().wants_flush()).then_some(()));
+        let _ = rt::timeout(FLUSH_INTERVAL, wanted).await;
+        if shared.flush().await.is_err() {
             return;
         }
     }

@@ -85,7 +85,7 @@ pub(crate) struct Shared {
     pub(crate) full: RefCell<Option<(Device, Cause)>>,
     /// It is being stopped: nobody waits for room.
     pub(crate) is_ending: Cell<bool>,
-    /// Something was appended.
+    /// Something was appended, or somebody waits for that.
     pub(crate) flusher: Waiters,
     /// Something changed that a checkpoint will write.
     pub(crate) changed: Waiters,
@@ -202,7 +202,7 @@ impl Store {
     }
 
     /// Appends a record whose payload is `parts` end to end, and returns its position. It is in the order
-    /// of the log at once, and durable when [`Store::durable`] says so.
+    /// of the log at once, and durable when [`Store::durable`] says so: soon, if somebody waits for it.
     ///
     /// Append before changing pages, in the same synchronous step: when this succeeds, there is room for
     /// the pages too, and only a failing page read can come in between (load what you need before).
@@ -487,6 +487,7 @@ impl Future for Durable {
         if self.shared.log.borrow_mut().poll_durable(self.lsn, cx).is_ready() {
             return Poll::Ready(Ok(()));
         }
+        self.shared.flusher.wake();
         match &*self.shared.phase.borrow() {
             Phase::Failed(failed) => Poll::Ready(Err(failed.clone())),
             Phase::Stopped => Poll::Ready(Err(Failed { device: Device::Log, cause: "the store was stopped".into() })),

@@ -5,6 +5,7 @@ mod ledger;
 use std::cell::RefCell;
 use std::future::Future;
 use std::rc::Rc;
+use std::time::Duration;
 
 use ledger::{Action, Dice, Ledger, Model, Op};
 use media::{CHECKPOINT_INTERVAL, Error, FRAMES_MIN, PAGE_BYTES, Reserve};
@@ -47,6 +48,25 @@ fn pages_beyond_the_memory_budget_read_back_the_same() {
         let (ledger, recovered) = Ledger::open(FRAMES_MIN as usize * PAGE_BYTES).unwrap();
         assert_eq!(recovered.records, 0, "a clean stop leaves nothing to replay");
         ledger.verify(&model.borrow(), 4000);
+    });
+}
+
+/// A record that somebody waits for is on the device at once, with all before it; one that nobody waits for is in a while.
+#[test]
+fn nobody_waits_for_a_flush_in_vain_and_no_record_waits_for_ever() {
+    on_a_machine(|| async {
+        let ledger = Ledger::format(ledger::regions(LOG_BYTES, DATA_BYTES), 1 << 20);
+        ledger.store.start();
+        let append = || ledger.store.append(1, &[b"record"], Reserve::Normal).unwrap();
+        let began = rt::now();
+        let (first, second) = (append(), append());
+        rt::sleep(Duration::from_millis(20)).await;
+        assert!(ledger.store.durable_lsn() <= first, "nobody waits for it");
+        ledger.store.durable(second).await.unwrap();
+        assert!(rt::now() - began < Duration::from_millis(60));
+        let last = append();
+        rt::sleep(Duration::from_millis(300)).await;
+        assert!(ledger.store.durable_lsn() > last);
     });
 }
 

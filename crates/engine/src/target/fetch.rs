@@ -35,7 +35,7 @@ impl Target {
                         Some(self.inline_piece(&mut answer, payload.clone(), checksums, part)?)
                     }
                     Source::Bulk { extents, bytes, checksums, part } => {
-                        Some(self.bulk_piece(&mut answer, &plan, extents, *bytes, checksums, part).await?)
+                        Some(Box::pin(self.bulk_piece(&mut answer, &plan, extents, *bytes, checksums, part)).await?)
                     }
                 };
                 pieces.push(Piece { extent: piece.extent, payload });

@@ -77,10 +77,18 @@ impl Target {
         bulk: IoBuf,
         deadline: rt::Instant,
     ) -> Result<Placed, Error> {
-        let container = update.place.container;
         for payload in payloads(update) {
             check_payload(payload, &bulk)?;
         }
+        match large(update).next() {
+            None => Ok(Placed { bulk: Bytes::from(bulk), blocks: payloads(update).map(|_| None).collect() }),
+            // The task of a small one has no room for it.
+            Some(_) => Box::pin(self.place_large(update, bulk, deadline)).await,
+        }
+    }
+
+    async fn place_large(&self, update: &UpdateRequest, bulk: IoBuf, deadline: rt::Instant) -> Result<Placed, Error> {
+        let container = update.place.container;
         let (mut blocks, mut looked) = (Vec::new(), false);
         for payload in large(update) {
             let reservation = loop {

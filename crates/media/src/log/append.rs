@@ -188,6 +188,11 @@ impl Log {
         !self.current.is_empty() || !self.sealed.is_empty()
     }
 
+    /// Whether a flush is to begin at once: somebody waits for what has gathered, or a batch is full.
+    pub(crate) fn wants_flush(&self) -> bool {
+        !self.sealed.is_empty() || (!self.current.is_empty() && !self.waiters.is_empty())
+    }
+
     /// Whether a flush is under way.
     pub(crate) fn is_flushing(&self) -> bool {
         self.in_flight.is_some()

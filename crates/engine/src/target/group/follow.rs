@@ -211,7 +211,7 @@ impl Target {
         };
         let lsn = match kept {
             // Refused before anything was done: not even what was decided before.
-            Err(Undone::Refused(error)) => self.refuse(asked, change, error).await?,
+            Err(Undone::Refused(error)) => Box::pin(self.refuse(asked, change, error)).await?,
             kept => kept?,
         };
         self.upkeep.written();

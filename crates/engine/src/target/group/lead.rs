@@ -1,10 +1,11 @@
 //! Leading a group: what the leader's machine wants done is done, by tasks that ask until they are answered or another
 //! leads.
 //!
-//! Decisions ride with whatever goes to a member; alone they go after [`TELL_AFTER`]. The mark costs members a
+//! Decisions ride with whatever goes to a member; alone they go at the next of the target's turns, which are
+//! [`TELL_EVERY`] apart: those of all its groups together, so that nobody is woken for each. The mark costs members a
 //! record of their own each time, so it goes every [`MARK_AFTER`].
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeMap;
 use std::rc::Rc;
 use std::time::Duration;
 
@@ -23,8 +24,13 @@ use crate::replication::{
     Action, Change, DecideError, Decisions, Former, Granted, Leader, Lease, Peer, Phase, RecoverError, Request, Term,
 };
 
-/// How long decisions wait for something to ride with.
-const TELL_AFTER: Duration = Duration::from_millis(1);
+/// How often decisions go that found nothing to ride with. Whoever waits for one has it from the leader; members keep what
+/// is undecided meanwhile, of which they have room for thousands.
+const TELL_EVERY: Duration = Duration::from_millis(10);
+/// How long what this target's own member has done waits for a flush of the log that somebody else waits for.
+const KEEP_EVERY: Duration = Duration::from_millis(2);
+/// How long they wait for others when somebody waits for them.
+const TELL_SOON: Duration = Duration::from_millis(1);
 /// How long a mark does.
 const MARK_AFTER: Duration = Duration::from_millis(200);
 /// Decisions in one message; more go with the next.
@@ -52,6 +58,8 @@ pub(super) struct Lead {
     marked: BTreeMap<Peer, Instant>,
     /// Members that are being asked for a lease.
     beats: Vec<Peer>,
+    /// The store did not do what was decided when it was to.
+    is_behind: bool,
 }
 
 /// What a change is to do, as its client sent it.
@@ -128,9 +136,9 @@ impl Lead {
         *self.machine.phase() == Phase::Serving && self.former.over().is_none_or(|over| over <= rt::now())
     }
 
-    /// Decisions that this target's own member has yet to do.
-    pub(super) fn undone(&self) -> BTreeSet<Change> {
-        self.machine.decisions_for(self.view.me).decided.into_iter().map(|(change, _)| change).collect()
+    /// This target's own member has yet to do what was decided.
+    pub(super) fn is_behind(&self) -> bool {
+        self.is_behind
     }
 
     /// The newest term of which is known that its leader served: leases of earlier ones are over.
@@ -260,6 +268,7 @@ impl Target {
             tellers: BTreeMap::new(),
             marked: BTreeMap::new(),
             beats: Vec::new(),
+            is_behind: false,
         });
         drop(slot);
         self.act(group, actions);
@@ -299,6 +308,7 @@ impl Target {
         let is_done = self.decide_own(group, term, Change::default()).is_ok();
         let mut slot = group.lead.borrow_mut();
         let Some(lead) = slot.as_mut().filter(|lead| lead.term() == term) else { return };
+        lead.is_behind = !is_done;
         if is_done {
             for (request, answer) in std::mem::take(&mut lead.answers) {
                 if let Some(waiting) = lead.waiting.remove(&request) {
@@ -341,9 +351,9 @@ impl Target {
                 if lack == Lack::Nothing {
                     lead.tellers.remove(&peer);
                 }
-                (lack, lead.marked.get(&peer).copied(), lead.view.me)
+                (lack, lead.marked.get(&peer).copied(), lead.view.me, lead.machine.is_waiting_for_members())
             };
-            let Some((lack, marked, me)) = group.with_lead(term, lack) else { return };
+            let Some((lack, marked, me, is_awaited)) = group.with_lead(term, lack) else { return };
             match lack {
                 Lack::Nothing => return,
                 Lack::Mark => {
@@ -352,13 +362,17 @@ impl Target {
                         continue;
                     }
                 }
-                Lack::Decisions if peer != me => {
-                    rt::sleep(TELL_AFTER).await;
+                Lack::Decisions => {
+                    let turn = match (is_awaited, peer == me) {
+                        (true, _) => rt::now() + TELL_SOON,
+                        (false, true) => self.groups.next_turn(KEEP_EVERY),
+                        (false, false) => self.groups.next_turn(TELL_EVERY),
+                    };
+                    rt::sleep_until(turn).await;
                     if group.with_lead(term, |lead| lead.lack(peer)) != Some(Lack::Decisions) {
                         continue;
                     }
                 }
-                Lack::Decisions => {}
             }
             let told = match peer == me {
                 true => self.tell_own(&group, term).await,

@@ -161,6 +161,13 @@ impl Groups {
         self.elsewhere.borrow().contains(&container)
     }
 
+    /// When all leaders here next do what each does `every` so often: at the same moment.
+    fn next_turn(&self, every: Duration) -> Instant {
+        let (now, every) = (rt::now(), every.as_nanos());
+        let since = (now - self.opened).as_nanos();
+        now + Duration::from_nanos((every - since % every) as u64)
+    }
+
     /// The share of its time that this target may spend on getting data of a pool while requests come, in percent.
     pub(super) fn budget(&self, pool: PoolId) -> Option<u32> {
         self.view(pool).map(|view| view.budget)
@@ -289,8 +296,7 @@ impl Target {
         while group.lead.borrow().as_ref().is_some_and(|lead| !lead.is_closed(upto)) {
             group.moves(deadline, "a change that is to be copied has yet to be decided").await?;
         }
-        let decided = group.lead.borrow().as_ref().map_or_else(BTreeSet::new, Lead::undone);
-        while group.lead.borrow().as_ref().is_some_and(|lead| !lead.undone().is_disjoint(&decided)) {
+        while group.lead.borrow().as_ref().is_some_and(Lead::is_behind) {
             group.moves(deadline, "its leader has yet to do what it decided").await?;
         }
         self.serving(&group, deadline).await
@@ -372,6 +378,13 @@ impl Target {
     /// # Errors
     /// `Again`: it has not come.
     async fn view_of(&self, pool: PoolId, version: u32, deadline: Instant) -> Result<Rc<View>, Error> {
+        match self.groups.view(pool).filter(|view| view.version() >= version) {
+            Some(view) => Ok(view),
+            None => Box::pin(self.await_view(pool, version, deadline)).await,
+        }
+    }
+
+    async fn await_view(&self, pool: PoolId, version: u32, deadline: Instant) -> Result<Rc<View>, Error> {
         let until = deadline.min(rt::now() + MAP_PATIENCE);
         loop {
             let mapped = self.groups.mapped.notified();
@@ -399,7 +412,7 @@ impl Target {
         // Whoever knows another map than the first knows that there are others by now.
         while version > 1 || !self.groups.alone.borrow().contains(&pool) {
             let mapped = self.groups.mapped.notified();
-            if self.groups.view(pool).is_some() || rt::timeout(until - rt::now(), mapped).await.is_err() {
+            if self.groups.view(pool).is_some() || Box::pin(rt::timeout(until - rt::now(), mapped)).await.is_err() {
                 return self.view_of(pool, version, deadline).await.map(Some);
             }
         }
@@ -519,7 +532,7 @@ impl Group {
     /// # Errors
     /// `Again`.
     async fn moves(&self, deadline: Instant, what: &str) -> Result<(), Error> {
-        rt::timeout(deadline - rt::now(), self.moved.notified()).await.map_err(|_| {
+        Box::pin(rt::timeout(deadline - rt::now(), self.moved.notified())).await.map_err(|_| {
             Error::new(Code::Again, format!("placement group {:#x}: {what}", self.number))
                 .remedy("try again in a moment")
         })

@@ -34,6 +34,12 @@ struct Link {
     opening: tokio::sync::Mutex<()>,
 }
 
+impl Link {
+    fn working(&self) -> Option<Connection> {
+        self.current.borrow().clone().filter(|connection| !connection.is_closed())
+    }
+}
+
 impl Peers {
     pub(super) fn new(clock: Hlc) -> Peers {
         // Of any system: its addresses come from the service, which knows.
@@ -74,7 +80,10 @@ impl Peers {
             return Err(Error::new(Code::Unreachable, format!("nobody knows where server {} listens", peer.rank)));
         };
         let link = self.links.borrow_mut().entry((address.clone(), peer.target.0)).or_default().clone();
-        let connection = self.open(&link, address, peer).await?;
+        let connection = match link.working() {
+            Some(connection) => connection,
+            None => Box::pin(self.open(&link, address, peer)).await?,
+        };
         let reply = connection.call_with(opcode, 0, body, bulk.map(Bulk::Shared), ANSWER_MAX).await;
         let reply = reply.inspect_err(|error| {
             if !matches!(error, net::CallError::Refused(_)) {
@@ -93,12 +102,8 @@ impl Peers {
     }
 
     async fn open(&self, link: &Link, address: &Address, peer: Peer) -> Result<Connection, Error> {
-        let working = || link.current.borrow().clone().filter(|connection| !connection.is_closed());
-        if let Some(connection) = working() {
-            return Ok(connection);
-        }
         let _opening = link.opening.lock().await;
-        if let Some(connection) = working() {
+        if let Some(connection) = link.working() {
             return Ok(connection);
         }
         let service = Service::Target { index: peer.target.0 };

@@ -112,7 +112,7 @@ impl Target {
         while !is_in_use() {
             let mapped = self.groups.mapped.notified();
             self.widths.want(group.pool, width);
-            if rt::timeout(until - rt::now(), mapped).await.is_err() && !is_in_use() {
+            if Box::pin(rt::timeout(until - rt::now(), mapped)).await.is_err() && !is_in_use() {
                 let text = format!("the pool's service has yet to note that the pool has objects of {width} copies");
                 return Err(Error::new(Code::Again, text).remedy("try again in a moment; see `dmg pool query`"));
             }
