@@ -218,6 +218,7 @@ fn inspections(storage: &Path) -> BTreeSet<String> {
         inspect("info", &[]),
         inspect("log", &[]),
         inspect("space", &[]),
+        inspect("services", &[]),
         inspect("check", &["--data"]),
     ]
     .into()

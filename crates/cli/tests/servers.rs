@@ -6,7 +6,7 @@ use std::path::Path;
 use std::time::{Duration, Instant};
 
 use serde_json::{Value, json};
-use support::{Ran, Reach, Server};
+use support::{DDB, Ran, Reach, Server, run};
 
 /// How long anything may take to come about before the test calls it lost.
 const PATIENCE: Duration = Duration::from_secs(60);
@@ -211,4 +211,52 @@ fn a_rank_is_stopped_and_started() {
     read("daos://tank/files/before/README.md");
     read("daos://tank/files/meanwhile/README.md");
     assert_eq!(dmg(&reach, &["pool", "query", "tank"])["version"], map, "nobody was taken for lost");
+}
+
+/// Two of three servers are gone for good, their storage too. What is left refuses commands, says who is missing, and goes on by
+/// itself when `ddb` is told; what had three copies is all there.
+#[test]
+fn the_last_of_three_servers_goes_on_when_ddb_is_told_that_the_others_are_lost() {
+    let at = tempfile::tempdir().unwrap();
+    let mut servers = system(at.path(), 3);
+    let reach = servers[0].reach();
+    until(&reach, &["system", "leader-query"], |info| info["replicas"].as_array().unwrap().len() == 3);
+    dmg(&reach, &["pool", "create", "tank", "--size", "384MiB"]);
+    reach.daos(&["container", "create", "tank", "data", "--properties", "rd_fac:2"]).ok();
+    for key in ["one", "two", "three", "four", "five"] {
+        reach.daos(&["kv", "put", "tank", "data", key, key]).ok();
+    }
+    // The last of them is on all disks.
+    std::thread::sleep(Duration::from_secs(1));
+    for number in [2, 1] {
+        servers.remove(number).kill();
+        std::fs::remove_dir_all(at.path().join(format!("storage{number}"))).unwrap();
+    }
+    let storage = at.path().join("storage0");
+    let ddb = |words: &[&str]| run(DDB, &[&[storage.to_str().unwrap(), "services"], words].concat());
+    refused(ddb(&[]), "is in use", "stop that process first");
+    servers.remove(0).kill();
+
+    let tells = |words: &[&str], told: &str| {
+        let table = ddb(words).ok().stdout;
+        let rows = ["system", "pool tank"].map(|name| table.lines().find(|line| line.contains(name)).unwrap());
+        assert!(rows.iter().all(|row| row.contains(told)), "{told:?}: {table}");
+    };
+    tells(&["--lost", "1"], "has a majority");
+    tells(&["--lost", "1,2"], "lost its majority; left: 0");
+    tells(&["--lost", "1,2", "--dictate"], "dictates, in term");
+    tells(&["--lost", "1,2"], "has a majority");
+
+    let server = Server::start(&storage);
+    let reach = server.reach();
+    until(&reach, &["system", "query"], |info| {
+        let members = info["members"].as_array().unwrap();
+        members[1..].iter().all(|member| member["state"] != "joined")
+    });
+    for key in ["one", "two", "three", "four", "five"] {
+        let got = reach.daos(&["kv", "get", "tank", "data", key]).ok();
+        assert_eq!(got.stdout.trim(), key);
+        reach.daos(&["kv", "put", "tank", "data", key, "anew"]).ok();
+    }
+    reach.daos(&["container", "create", "tank", "more"]).ok();
 }

@@ -18,5 +18,6 @@ mod device;
 pub mod embedded;
 mod layout;
 pub mod offline;
+pub mod recovery;
 pub mod server;
 pub mod storage;

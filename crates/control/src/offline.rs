@@ -83,10 +83,15 @@ impl Offline {
         Ok(all.filter(|target| only.is_none_or(|only| only == target.index)).collect())
     }
 
+    /// Where the services' replicas lie.
+    pub(crate) fn service_directory(&self) -> PathBuf {
+        self.directory.join("service")
+    }
+
     /// What the service calls its pools and containers.
     pub fn labels(&self) -> Labels {
         let mut labels = Labels::default();
-        let service = self.directory.join("service");
+        let service = self.service_directory();
         let system = match raft::look_at(&service.join("system"), SystemState::empty()) {
             Ok(system) => system,
             Err(fault) => {

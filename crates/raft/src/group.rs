@@ -38,7 +38,7 @@ mod hand_over;
 mod receive;
 mod subscribe;
 
-pub use self::files::{Dictated, look_at};
+pub use self::files::{AtRest, Dictated, at_rest, look_at};
 use self::files::{Files, last_members, read_files};
 use self::receive::Incoming;
 

@@ -55,7 +55,7 @@ mod snapshot;
 mod voters;
 
 pub use error::{ChangeError, OpenError, ProposeError, ReadError};
-pub use group::{Dictated, Group, Members, Role, Standing, Watch, look_at};
+pub use group::{AtRest, Dictated, Group, Members, Role, Standing, Watch, at_rest, look_at};
 pub use kinds::{Address, GroupId, Peer, Request};
 pub use limits::Config;
 pub use log::kept::read_log;

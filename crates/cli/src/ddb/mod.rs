@@ -5,7 +5,7 @@
 //! Each verb is a file: it answers for one target, and the answers of all are put together here.
 //!
 //! # Always true
-//! Without `check --repair` not a byte of the storage changes.
+//! Without `check --repair`, `services --dictate` or `services --forget` not a byte of the storage changes.
 
 mod at_rest;
 mod check;
@@ -14,6 +14,7 @@ mod info;
 mod log;
 mod ls;
 mod path;
+mod services;
 mod space;
 
 use std::path::PathBuf;
@@ -64,6 +65,8 @@ enum Verb {
     Space,
     /// Verify everything; mend it when asked
     Check(check::Check),
+    /// Show replicas of the system's and the pools' services; go on with what is left of them when most are lost
+    Services(services::Services),
     /// Show the version
     Version,
     #[command(flatten)]
@@ -80,7 +83,7 @@ pub(crate) struct Session {
     /// The answer will be JSON.
     pub(crate) json: bool,
     /// Holds the lock.
-    _offline: Offline,
+    pub(crate) offline: Offline,
 }
 
 /// What a verb has to say of one target.
@@ -109,7 +112,7 @@ impl Ddb {
             storage,
             json: self.print.json,
             memory: usize::try_from(self.memory.0).unwrap_or(usize::MAX),
-            _offline: offline,
+            offline,
         };
         match verb {
             Verb::Info => info::run(&session),
@@ -118,6 +121,7 @@ impl Ddb {
             Verb::Log(verb) => verb.run(&session),
             Verb::Space => space::run(&session),
             Verb::Check(verb) => verb.run(&session),
+            Verb::Services(verb) => verb.run(&session),
             Verb::Version | Verb::Manual(_) => unreachable!("answered above, without storage"),
         }
     }

@@ -1,6 +1,7 @@
 //! The control services over consensus, on servers of one simulation: a system forms and grows, commands go on when a leader
 //! dies, and take effect once (K5); in the end all replicas have the same state (K19).
 
+mod survivors;
 mod withdrawn;
 
 use std::cell::{Cell, RefCell};

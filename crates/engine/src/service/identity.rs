@@ -79,6 +79,21 @@ impl Kept {
     }
 }
 
+/// Where a server that does not run keeps its replicas: it is not to make the system's first one again, when that is removed
+/// because others go on without it.
+///
+/// # Errors
+/// `Io`; `BadFormat`.
+pub fn renounce(directory: &Path) -> Result<(), Error> {
+    let mut kept = Kept::take(directory)?;
+    match &kept.identity.place {
+        Some(place) if place.is_founder => {
+            kept.change(|identity| identity.place.iter_mut().for_each(|place| place.is_founder = false))
+        }
+        _ => Ok(()),
+    }
+}
+
 fn encode(identity: &Identity) -> Vec<u8> {
     let body = identity.to_bytes();
     let mut file = format!("daos-server {VERSION} {:08x}\n", codec::crc32c(&body)).into_bytes();

@@ -9,8 +9,9 @@ use types::Rank;
 
 use super::{Group, check_address};
 use crate::error::OpenError;
-use crate::kinds::{Entry, GroupId, Membership, Peer, StoredMembership, Vote, log_id};
+use crate::kinds::{Address, Entry, GroupId, Membership, Peer, StoredMembership, Vote, log_id};
 use crate::log::format::Record;
+use crate::log::kept::Kept;
 use crate::log::{self, Log};
 use crate::machine::{Replicated, StateMachine};
 use crate::snapshot;
@@ -26,6 +27,21 @@ pub struct Dictated {
     pub unconfirmed: u64,
     /// The term in which it speaks. What the others say in this term or an earlier one does not count any more.
     pub term: u64,
+}
+
+/// What the files of a replica that does not run say of its group.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct AtRest {
+    pub id: GroupId,
+    pub rank: Rank,
+    /// Where it was reached, if it was a member as far as it knows.
+    pub address: Option<Address>,
+    /// Sets of voters, in each of which a majority has to agree: two while they change.
+    pub voters: Vec<BTreeSet<Rank>>,
+    /// Term and index of its last entry. Of two replicas the one with the higher pair has all that both know to be committed.
+    pub last: (u64, u64),
+    /// Entries up to here it knows to be committed.
+    pub committed: u64,
 }
 
 /// A replica's files, locked.
@@ -129,6 +145,30 @@ pub(super) fn read_files<S: StateMachine>(
     Ok((log, state, body))
 }
 
+/// How far a replica that does not run has got, and with whom; nothing is changed. For tools.
+///
+/// # Errors
+/// `Missing`, `Corrupt`, `Disk`.
+pub fn at_rest<S: StateMachine>(directory: &Path, machine: S) -> Result<AtRest, OpenError> {
+    let (id, rank) = log::owner(directory)?;
+    let kept = log::read(directory, id, rank)?.kept;
+    let state = match snapshot::load(directory, id)? {
+        Some((state, _)) => state,
+        None => Replicated::new(machine),
+    };
+    let last = kept.last().max(state.applied);
+    let committed = kept.committed.max(state.applied);
+    let members = members_of(&kept, &state.members);
+    Ok(AtRest {
+        id,
+        rank,
+        address: members.get_node(&rank).cloned(),
+        voters: members.get_joint_config().clone(),
+        last: last.map_or((0, 0), |last| (last.leader_id.term, last.index)),
+        committed: committed.map_or(0, |committed| committed.index),
+    })
+}
+
 /// The state of a replica that does not run, as far as it knows it to be committed; nothing is changed. For tools.
 ///
 /// # Errors
@@ -153,11 +193,13 @@ pub fn look_at<S: StateMachine>(directory: &Path, machine: S) -> Result<S, OpenE
 
 /// The members that the log says last, or else the snapshot.
 pub(super) fn last_members(log: &Log, stored: &StoredMembership) -> Membership {
-    let in_log = log.look(|kept| {
-        kept.entries().rev().find_map(|entry| match &entry.payload {
-            EntryPayload::Membership(members) => Some(members.clone()),
-            _ => None,
-        })
+    log.look(|kept| members_of(kept, stored))
+}
+
+fn members_of(kept: &Kept, stored: &StoredMembership) -> Membership {
+    let in_log = kept.entries().rev().find_map(|entry| match &entry.payload {
+        EntryPayload::Membership(members) => Some(members.clone()),
+        _ => None,
     });
     in_log.unwrap_or_else(|| stored.membership().clone())
 }
