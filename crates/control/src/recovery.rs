@@ -2,10 +2,11 @@
 //!
 //! # Shape
 //! [`Offline::replicas`] says what a server has; an operator who knows which servers are lost compares what all survivors
-//! have ([`Replica::last`]), has the one that got furthest dictate, and the others forget.
+//! have ([`AtRest::last`]), has the one that got furthest dictate, and the others forget.
 //!
 //! # Always true
-//! A replica whose group has a majority without the lost neither dictates nor is forgotten: that group needs no help.
+//! 1. A replica whose group has a majority without the lost neither dictates nor is forgotten: that group needs no help.
+//! 2. The only voter that is left is not forgotten.
 //!
 //! # Not here
 //! How it is done to a log (`raft`). Data: what targets have is not touched; what survives of each object its pool's map says, once
@@ -120,9 +121,13 @@ impl Offline {
     /// Removes a replica, since another one dictates: it gets the other's state when this server has started.
     ///
     /// # Errors
-    /// `Busy`: a majority is left. `Io`.
+    /// `Busy`: a majority is left. `Invalid`: it is the only one that is left. `Io`.
     pub fn forget(&self, replica: &Replica, lost: &BTreeSet<Rank>) -> Result<(), Error> {
-        replica.has_lost(lost)?;
+        let me = replica.at_rest.rank;
+        if replica.has_lost(lost)? == BTreeSet::from([me]) {
+            return Err(Error::new(Code::Invalid, format!("rank {me} is the only voter that is left"))
+                .remedy("have it dictate"));
+        }
         match replica.service {
             Service::System => {
                 // First: else this server would make the system anew, beside the one that goes on.

@@ -42,19 +42,20 @@ impl Services {
         for replica in &replicas {
             let left = replica.without(&lost).filter(|_| !lost.is_empty());
             let said = match (&left, self.dictate, self.forget) {
-                (None, _, _) if lost.is_empty() => String::new(),
-                (None, _, _) => "has a majority".to_string(),
-                (Some(_), true, _) => match session.offline.dictate(replica, &lost) {
-                    Ok(dictated) => format!("dictates, in term {}", dictated.term),
-                    Err(error) if error.code == Code::Invalid => error.message,
-                    Err(error) => return Err(error.into()),
-                },
-                (Some(_), _, true) => {
-                    session.offline.forget(replica, &lost)?;
-                    "is removed".to_string()
+                (None, _, _) if lost.is_empty() => Ok(String::new()),
+                (None, _, _) => Ok("has a majority".to_string()),
+                (Some(_), true, _) => {
+                    let dictated = session.offline.dictate(replica, &lost);
+                    dictated.map(|dictated| format!("dictates, in term {}", dictated.term))
                 }
-                (Some(left), false, false) => format!("lost its majority; left: {}", ranks(left)),
+                (Some(_), _, true) => session.offline.forget(replica, &lost).map(|()| "is removed".to_string()),
+                (Some(left), false, false) => Ok(format!("lost its majority; left: {}", ranks(left))),
             };
+            // Of one that may not, the others do not wait.
+            let said = said.or_else(|error| match error.code {
+                Code::Invalid => Ok(format!("stays: {}", error.message)),
+                _ => Err(error),
+            })?;
             rows.push(row(replica, &session.labels, &said));
             responses.push(in_json(replica, &session.labels, left.as_ref(), &said));
         }

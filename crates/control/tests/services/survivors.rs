@@ -82,6 +82,8 @@ fn one_of_three_goes_on_alone_when_it_is_told_to() {
             let gone = lost.clone();
             at_rest(&cluster, left, move |offline| {
                 for replica in offline.replicas().unwrap().0 {
+                    let refused = offline.forget(&replica, &gone).unwrap_err();
+                    assert_eq!(refused.code, Code::Invalid, "nobody else has it: {refused}");
                     let dictated = offline.dictate(&replica, &gone).unwrap();
                     assert_eq!(dictated.voters, (0..3).map(Rank).collect());
                     assert!(offline.dictate(&replica, &gone).is_ok(), "what was read before may be told again");
