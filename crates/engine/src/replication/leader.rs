@@ -231,11 +231,6 @@ impl<E: Clone> Leader<E> {
         self.untold.get(&peer).is_some_and(|news| !news.decided.is_empty() || news.settled < self.settled)
     }
 
-    /// Serving, or a request's refusal, waits until members have confirmed what they were told.
-    pub fn is_waiting_for_members(&self) -> bool {
-        self.phase != Phase::Serving || !self.failed.is_empty()
-    }
-
     /// This member has yet to prepare it, as far as is known.
     pub fn is_missing(&self, peer: Peer, change: Change) -> bool {
         self.open.get(&change).is_some_and(|open| open.missing.contains(&peer))

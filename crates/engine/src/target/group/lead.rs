@@ -24,13 +24,9 @@ use crate::replication::{
     Action, Change, DecideError, Decisions, Former, Granted, Leader, Lease, Peer, Phase, RecoverError, Request, Term,
 };
 
-/// How often decisions go that found nothing to ride with. Whoever waits for one has it from the leader; members keep what
-/// is undecided meanwhile, of which they have room for thousands.
-const TELL_EVERY: Duration = Duration::from_millis(10);
-/// How long what this target's own member has done waits for a flush of the log that somebody else waits for.
-const KEEP_EVERY: Duration = Duration::from_millis(2);
-/// How long they wait for others when somebody waits for them.
-const TELL_SOON: Duration = Duration::from_millis(1);
+/// How often decisions go that found nothing to ride with; and how long what this target's own member has done waits for a flush
+/// of the log that somebody else waits for.
+const TELL_EVERY: Duration = Duration::from_millis(1);
 /// How long a mark does.
 const MARK_AFTER: Duration = Duration::from_millis(200);
 /// Decisions in one message; more go with the next.
@@ -351,9 +347,9 @@ impl Target {
                 if lack == Lack::Nothing {
                     lead.tellers.remove(&peer);
                 }
-                (lack, lead.marked.get(&peer).copied(), lead.view.me, lead.machine.is_waiting_for_members())
+                (lack, lead.marked.get(&peer).copied(), lead.view.me)
             };
-            let Some((lack, marked, me, is_awaited)) = group.with_lead(term, lack) else { return };
+            let Some((lack, marked, me)) = group.with_lead(term, lack) else { return };
             match lack {
                 Lack::Nothing => return,
                 Lack::Mark => {
@@ -363,12 +359,7 @@ impl Target {
                     }
                 }
                 Lack::Decisions => {
-                    let turn = match (is_awaited, peer == me) {
-                        (true, _) => rt::now() + TELL_SOON,
-                        (false, true) => self.groups.next_turn(KEEP_EVERY),
-                        (false, false) => self.groups.next_turn(TELL_EVERY),
-                    };
-                    rt::sleep_until(turn).await;
+                    rt::sleep_until(self.groups.next_turn(TELL_EVERY)).await;
                     if group.with_lead(term, |lead| lead.lack(peer)) != Some(Lack::Decisions) {
                         continue;
                     }
