@@ -74,8 +74,8 @@ const MESSAGES: &[fn(&[u8])] = messages![
         GossipHeader, News,
         // control
         StorageInfo, StorageResize, TokenCreate, Token, SystemExclude, SystemStop, SystemChangeTargets, SetLogMasks,
-        SystemSetAttributes, SystemAttributes, PoolCreate, PoolName, PoolDestroy, PoolSetProperties, Properties,
-        PoolList, PoolInfo, PoolMapSince, PoolMapNews, PoolChangeTargets, PoolExtend, PoolRebuild, PoolQueryTargets,
+        SystemSetAttributes, SystemSetProperties, SystemAttributes, PoolCreate, PoolName, PoolDestroy,
+        PoolSetProperties, Properties, PoolList, PoolInfo, PoolMapSince, PoolMapNews, PoolChangeTargets, PoolExtend, PoolRebuild, PoolQueryTargets,
         PoolTargets, PoolResize, ContainerCreate, ContainerName, ContainerList, ContainerInfo, ContainerDestroy,
         ContainerSetProperties, ContainerRollback, AttributeNames, SetAttributes, Attributes, SnapshotCreate,
         SnapshotDestroy, SnapshotInfo, SnapshotList, AllocateObjectIds, ObjectIdRange,

@@ -167,6 +167,17 @@ fn administer(c: &mut Checker) {
     let (last, before) = states.split_last().unwrap();
     assert!(last == "idle" && before.iter().all(|state| state == "busy"), "{states:?}");
     c.dmg("pool destroy", &["side"]);
+    assert_eq!(c.dmg("system leader-query", &[]), json!({ "current_leader": 0, "replicas": [0] }));
+    assert_eq!(c.dmg("system token", &["--expires", "90s"])["seconds"], 90);
+    c.dmg("system set-prop", &["self_heal:exclude;pool_exclude"]);
+    let properties = c.dmg("system get-prop", &[]);
+    let values: Vec<_> = properties.as_array().unwrap().iter().map(|row| row["value"].clone()).collect();
+    assert_eq!(values, ["daos_server", env!("CARGO_PKG_VERSION"), "exclude;pool_exclude"]);
+    c.dmg("system get-prop", &["self_heal"]);
+    c.dmg("system set-attr", &["site:north,rack:7"]);
+    assert_eq!(c.dmg("system get-attr", &[]), json!({ "site": "north", "rack": "7" }));
+    c.dmg("system del-attr", &["site"]);
+    assert_eq!(c.dmg("system get-attr", &["rack"]), json!({ "rack": "7" }));
     c.dmg("server set-logmasks", &["--masks", "WARN,engine=DEBUG"]);
     c.dmg("server set-logmasks", &[]);
     assert_eq!(c.dmg("system stop", &["--ranks", "0"])["results"], json!([{ "rank": 0, "state": "stopped" }]));

@@ -12,7 +12,8 @@ use wire::control::{
     LogMasksSet, PoolChangeTargets, PoolCreate, PoolDestroy, PoolExtend, PoolInfo, PoolList, PoolMap, PoolName,
     PoolQueryTargets, PoolRebuild, PoolResize, PoolServers, PoolSetProperties, PoolTarget, PoolTargets,
     PoolTargetsChanged, Properties, SetLogMasks, StorageInfo, StorageResize, SystemAttributes, SystemChangeTargets,
-    SystemExclude, SystemInfo, SystemSetAttributes, SystemStop, SystemTargetsChanged, TargetChange, Token, TokenCreate,
+    SystemExclude, SystemInfo, SystemSetAttributes, SystemSetProperties, SystemStop, SystemTargetsChanged,
+    TargetChange, Token, TokenCreate,
 };
 use wire::{Opcode, Wire};
 
@@ -117,6 +118,20 @@ impl System {
     pub async fn attributes(&self) -> Result<Vec<(String, String)>> {
         let answer: SystemAttributes = self.control(Opcode::SystemGetAttributes, &()).await?;
         Ok(answer.attributes)
+    }
+
+    /// Changes properties of the system.
+    ///
+    /// # Errors
+    /// `Invalid`: an unknown property or a bad value; `NoPermission`: one that is fixed.
+    pub async fn set_properties(&self, properties: Vec<(String, String)>) -> Result<()> {
+        self.control(Opcode::SystemSetProperties, &SystemSetProperties { properties }).await
+    }
+
+    /// Properties of the system: those that are its own, and those that were set.
+    pub async fn properties(&self) -> Result<Vec<(String, String)>> {
+        let answer: Properties = self.control(Opcode::SystemGetProperties, &()).await?;
+        Ok(answer.values)
     }
 
     /// Devices and targets of the servers.

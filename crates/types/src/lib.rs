@@ -32,7 +32,7 @@ pub use io::{
 pub use key::{KEY_BYTES_MAX, Key, KeyError};
 pub use property::{
     Change, ContainerProperty, LABEL_BYTES_MAX, Label, LabelError, Layout, PoolProperty, Property, PropertyError,
-    SelfHeal, check_property, find_property, nearest,
+    SelfHeal, SystemHeal, SystemProperty, check_property, find_property, nearest,
 };
 pub use size::{ByteSize, SizeError};
 pub use span::{Span, SpanError};

@@ -165,6 +165,40 @@ impl FromStr for SelfHeal {
     }
 }
 
+/// What a system does by itself when a server dies: upstream's property `self_heal` of systems.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct SystemHeal {
+    /// Servers that are taken for dead are excluded.
+    pub exclude: bool,
+    /// Pools exclude the targets of who does not take part, if their own policy says so, too.
+    pub pool_exclude: bool,
+    /// Pools make anew what failed targets held, if their own policy says so, too.
+    pub pool_rebuild: bool,
+}
+
+const SYSTEM_HEAL: &str = "exclude, pool_exclude and pool_rebuild, with ; between them, or none";
+
+impl FromStr for SystemHeal {
+    type Err = PropertyError;
+    fn from_str(text: &str) -> Result<SystemHeal, PropertyError> {
+        let mut heal = SystemHeal { exclude: false, pool_exclude: false, pool_rebuild: false };
+        let words: Vec<&str> = text.split(';').map(str::trim).collect();
+        for word in &words {
+            match *word {
+                "exclude" => heal.exclude = true,
+                "pool_exclude" => heal.pool_exclude = true,
+                "pool_rebuild" => heal.pool_rebuild = true,
+                "none" if words.len() == 1 => {}
+                _ => {
+                    let (value, expected) = (text.to_string(), SYSTEM_HEAL);
+                    return Err(PropertyError::Value { name: "self_heal", value, expected });
+                }
+            }
+        }
+        Ok(heal)
+    }
+}
+
 /// A property could not be set.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum PropertyError {
@@ -240,6 +274,9 @@ fn health(text: &str) -> bool {
 fn self_heal(text: &str) -> bool {
     text.parse::<SelfHeal>().is_ok()
 }
+fn system_heal(text: &str) -> bool {
+    text.parse::<SystemHeal>().is_ok()
+}
 fn span(text: &str) -> bool {
     text.parse::<crate::Span>().is_ok()
 }
@@ -256,6 +293,24 @@ const fn row(
     check: fn(&str) -> bool,
 ) -> Property {
     Property { name, title, default, change, expected, check }
+}
+
+/// The properties of a system that this release honours.
+pub struct SystemProperty;
+
+impl SystemProperty {
+    pub const TABLE: &[Property] = &[
+        row("daos_system", "System name", "", Change::Never, "a label", label),
+        row("daos_version", "Release", "", Change::Never, "a release", any),
+        row(
+            "self_heal",
+            "Self-heal policy",
+            "exclude;pool_exclude;pool_rebuild",
+            Change::Always,
+            SYSTEM_HEAL,
+            system_heal,
+        ),
+    ];
 }
 
 /// The properties of a pool that this release honours.
@@ -373,6 +428,19 @@ fn edit_distance(a: &str, b: &str) -> usize {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    /// Each word is one, in any order; a slip is an error that names them.
+    #[test]
+    fn a_system_heals_as_far_as_its_words_say() {
+        let heal = |exclude, pool_exclude, pool_rebuild| Ok(SystemHeal { exclude, pool_exclude, pool_rebuild });
+        assert_eq!("exclude;pool_exclude;pool_rebuild".parse(), heal(true, true, true));
+        assert_eq!("pool_rebuild; exclude".parse(), heal(true, false, true));
+        assert_eq!("none".parse(), heal(false, false, false));
+        for wrong in ["", "all", "none;exclude", "exclude,pool_rebuild"] {
+            let refused = wrong.parse::<SystemHeal>().unwrap_err();
+            assert!(refused.to_string().contains("pool_exclude and pool_rebuild"), "{refused}");
+        }
+    }
 
     #[test]
     fn a_label_is_short_plain_and_not_a_uuid() {

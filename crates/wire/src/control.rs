@@ -124,6 +124,12 @@ message! {
 }
 
 message! {
+    pub struct SystemSetProperties {
+        pub properties: Vec<NamedValue>,
+    }
+}
+
+message! {
     /// An empty value removes.
     pub struct SystemSetAttributes {
         pub attributes: Vec<NamedValue>,

@@ -47,6 +47,8 @@ opcodes! {
     SystemGetAttributes = 0x0107, "Attributes of the system.", Harmless;
     SystemStop = 0x0108, "Has ranks stop serving, or serve again.", Once;
     SystemChangeTargets = 0x0109, "Drains or reintegrates ranks in all pools that they are in.", Once;
+    SystemSetProperties = 0x010b, "Changes properties of the system.", Once;
+    SystemGetProperties = 0x010c, "Properties of the system.", Harmless;
     SetLogMasks = 0x010a, "What servers log, from now on.", Once;
     PoolCreate = 0x0110, "Reserves space on every target.", Once;
     PoolList = 0x0111, "All pools.", Harmless;

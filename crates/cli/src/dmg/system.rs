@@ -2,12 +2,13 @@
 
 use clap::{Args, Subcommand};
 use serde_json::json;
-use types::{Code, Error, Rank, Span};
+use types::{Code, Error, Rank, Span, SystemProperty};
 use wire::control::{PoolTargetsChanged, TargetChange};
 
 use crate::failure::Result;
 use crate::options::{Names, Numbers, Pairs, SystemOptions};
 use crate::output::Outcome;
+use crate::properties;
 use crate::session::{self, Missing, Session};
 use crate::show;
 use crate::table::table;
@@ -58,6 +59,18 @@ pub(crate) enum Verb {
     Reintegrate {
         #[command(flatten)]
         ranks: Ranks,
+    },
+    /// Change properties of the system
+    #[command(visible_alias = "setprop")]
+    SetProp {
+        /// key:value[,key:value...]
+        properties: Pairs,
+    },
+    /// Show properties of the system
+    #[command(visible_alias = "getprop")]
+    GetProp {
+        /// key[,key...]; left out: all
+        names: Option<Names>,
     },
     /// Set attributes of the system
     SetAttr {
@@ -129,6 +142,15 @@ impl Verb {
             Verb::Reintegrate { ranks } => {
                 let pools = session.change_ranks(TargetChange::Reintegrate, self::ranks([ranks.ranks])).await?;
                 Ok(in_pools(&pools, "on their way back"))
+            }
+            Verb::SetProp { properties } => {
+                session.set_properties(properties::checked(SystemProperty::TABLE, properties, false)?).await?;
+                Ok(Outcome::new(json!(null), "Set\n"))
+            }
+            Verb::GetProp { names } => {
+                let values = session.properties().await?;
+                let (response, text) = properties::shown(SystemProperty::TABLE, &values, names.as_ref())?;
+                Ok(Outcome::new(response, text))
             }
             Verb::SetAttr { attributes } => {
                 session.set_attributes(attributes.0).await?;

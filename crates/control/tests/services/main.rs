@@ -750,3 +750,35 @@ fn whatever_happens_a_command_takes_effect_once() {
         });
     }
 }
+
+/// With a policy of `none` nobody is taken for dead, and pools stay as they are; when it is as it was before, the dead are excluded.
+#[test]
+fn the_systems_policy_says_whether_the_dead_are_excluded() {
+    run(4, async |cluster: Cluster| {
+        form(&cluster, 3).await;
+        let all = [0, 1, 2];
+        cluster.settle("three voters", &all, |info| info.voters.len() == 3).await;
+        let big = PoolCreate { bytes: 3 * POOL_BYTES, ..pool("tank") };
+        cluster.ask::<PoolInfo>(&all, (7, 1), Opcode::PoolCreate, &big).await.unwrap();
+        cluster.pool_settles("all are in", &all, |info| info.disabled_targets == 0).await;
+        let policy = |text: &str| SystemSetProperties { properties: vec![("self_heal".into(), text.into())] };
+        let wrong = cluster.ask::<()>(&all, (7, 2), Opcode::SystemSetProperties, &policy("never")).await.unwrap_err();
+        assert!(wrong.code == Code::Invalid && wrong.message.contains("pool_rebuild"), "{wrong}");
+        cluster.ask::<()>(&all, (7, 3), Opcode::SystemSetProperties, &policy("none")).await.unwrap();
+        let leader = cluster.settle("a leader", &all, |info| info.leader.is_some()).await.leader.expect("looked for").0;
+        let dead = (leader + 1) % 3;
+        let left: Vec<u32> = all.into_iter().filter(|number| *number != dead).collect();
+        cluster.crash(dead);
+        rt::sleep(Duration::from_secs(20)).await;
+        cluster.settle("nobody is taken for dead", &left, |info| states(info) == [MemberState::Joined; 3]).await;
+        let is_as_it_was = |info: &PoolInfo| info.map_version == 1 && info.silent_ranks == [Rank(dead)];
+        cluster.pool_settles("the pool's map says nothing of it", &left, is_as_it_was).await;
+        let told: Properties = cluster.ask(&left, (0, 0), Opcode::SystemGetProperties, &()).await.unwrap();
+        assert!(told.values.contains(&("self_heal".into(), "none".into())), "{told:?}");
+        let usual = policy("exclude;pool_exclude;pool_rebuild");
+        cluster.ask::<()>(&left, (7, 4), Opcode::SystemSetProperties, &usual).await.unwrap();
+        let is_excluded = |info: &SystemInfo| info.members[dead as usize].state == MemberState::Excluded;
+        cluster.settle("it is excluded", &left, is_excluded).await;
+        cluster.map_settles(&left, |map| states_of(map, dead).into_iter().all(is_out)).await;
+    });
+}

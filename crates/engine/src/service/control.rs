@@ -35,6 +35,18 @@ impl Service {
                 let msg::SystemSetAttributes { attributes } = parse(body)?;
                 self.change_system(call, term, SystemCommand::SetAttributes { attributes }).await
             }
+            Opcode::SystemSetProperties => {
+                let msg::SystemSetProperties { properties: values } = parse(body)?;
+                self.change_system(call, term, SystemCommand::SetProperties { values }).await
+            }
+            Opcode::SystemGetProperties => {
+                let mut values = vec![
+                    ("daos_system".to_string(), self.system_name()),
+                    ("daos_version".to_string(), env!("CARGO_PKG_VERSION").to_string()),
+                ];
+                self.system.group.local(|system| values.extend(system.properties.clone()));
+                Ok(msg::Properties { values }.to_bytes())
+            }
             Opcode::SystemGetAttributes => {
                 let attributes = self.system.group.local(|system| system.attributes.clone().into_iter().collect());
                 Ok(msg::SystemAttributes { attributes }.to_bytes())

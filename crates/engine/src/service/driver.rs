@@ -108,6 +108,10 @@ pub(super) fn map_steps(
     is_served: bool,
 ) -> Vec<PoolCommand> {
     let Some(map) = pool.map() else { return Vec::new() };
+    let rebuild = system.self_heal().pool_rebuild;
+    if rebuild == pool.is_rebuild_off {
+        return vec![PoolCommand::FollowPolicy { rebuild }];
+    }
     let means = |rank: Rank, event: Event| {
         let mut targets = (0..).zip(map.targets()).filter(|(_, target)| target.rank == rank);
         targets.any(|(position, target)| pool.may_happen(event, target.state(), position))
@@ -155,10 +159,12 @@ pub(super) fn map_steps(
     }
 }
 
-/// Whether servers that do not take part are excluded from the pool: if its policy says so, and anybody is left to go on.
+/// Whether servers that do not take part are excluded from the pool: if its policy and the system's say so, and anybody is left to
+/// go on.
 /// When a whole system is stopped nobody writes, so that nobody misses anything.
 fn may_lose(pool: &PoolState, system: &SystemState) -> bool {
-    pool.self_heal().exclude && pool.servers().iter().any(|server| system.is_joined(server.rank))
+    let is_wanted = pool.self_heal().exclude && system.self_heal().pool_exclude;
+    is_wanted && pool.servers().iter().any(|server| system.is_joined(server.rank))
 }
 
 /// Whether the targets of a server that is new to the pool have all made their shares of it, and its containers.
@@ -347,6 +353,9 @@ impl Service {
         let (voters, living) = (self.system.group.members().voters, self.living());
         if voters.intersection(&living).count() <= voters.len() / 2 {
             lost.retain(|(rank, _)| !voters.contains(rank));
+        }
+        if !system.self_heal().exclude {
+            lost.clear();
         }
         steps.extend(lost.into_iter().map(|(rank, incarnation)| {
             tracing::warn!(%rank, "it is taken for dead, and excluded");
@@ -589,6 +598,30 @@ mod tests {
 
     fn lose(system: &mut SystemState, rank: u32) {
         system.apply(SystemCommand::Lost { rank: Rank(rank), incarnation: 1 }).unwrap();
+    }
+
+    /// The system's policy says it for all pools, and theirs for each.
+    #[test]
+    fn the_systems_policy_keeps_pools_from_what_theirs_would_do() {
+        let (mut pool, mut system) = (pool(), system_of(2));
+        let say = |system: &mut SystemState, policy: &str| {
+            let values = vec![("self_heal".to_string(), policy.to_string())];
+            system.apply(SystemCommand::SetProperties { values })
+        };
+        let steps = |pool: &PoolState, system: &SystemState| map_steps(pool, system, &BTreeMap::new(), true);
+        assert_eq!((pool.heal(), steps(&pool, &system)), (Heal::All, vec![]));
+        assert!(say(&mut system, "exclude,rebuild").is_err_and(|error| error.code == types::Code::Invalid));
+        say(&mut system, "exclude").unwrap();
+        lose(&mut system, 1);
+        let (follow, version) = (PoolCommand::FollowPolicy { rebuild: false }, pool.version);
+        assert_eq!(steps(&pool, &system), vec![follow.clone()]);
+        pool.apply(follow).unwrap();
+        assert_eq!((pool.heal(), pool.version), (Heal::Wanted, version + 1), "targets must hear of it");
+        assert_eq!(steps(&pool, &system), [], "the dead one stays in");
+        say(&mut system, "exclude;pool_exclude").unwrap();
+        assert_eq!(steps(&pool, &system), [PoolCommand::Exclude { version: 1, ranks: vec![Rank(1)] }]);
+        say(&mut system, "exclude;pool_exclude;pool_rebuild").unwrap();
+        assert_eq!(steps(&pool, &system), [PoolCommand::FollowPolicy { rebuild: true }]);
     }
 
     #[test]

@@ -59,6 +59,8 @@ message! {
         /// Positions of targets that an administrator drains, or has drained. One that fails meanwhile comes back, for what only
         /// it has, and goes on.
         pub drained: BTreeSet<u32>,
+        /// The system's policy is that pools make nothing anew by themselves.
+        pub is_rebuild_off: bool,
     }
 }
 
@@ -169,6 +171,8 @@ message! {
         UseWidths { widths: Vec<u32> } = 27,
         /// An administrator stops what is on its way, or has it go on.
         Rebuild { start: bool } = 28,
+        /// What the system's policy says of making anew what failed targets held.
+        FollowPolicy { rebuild: bool } = 29,
     }
 }
 
@@ -314,6 +318,11 @@ impl raft::StateMachine for PoolState {
             PoolCommand::Extend { version, ranks } => self.change_map(version, &ranks, Event::Extend)?,
             PoolCommand::UseWidths { widths } => self.use_widths(&widths),
             PoolCommand::Rebuild { start } => self.order_rebuild(start)?,
+            PoolCommand::FollowPolicy { rebuild } => {
+                let before = self.heal();
+                self.is_rebuild_off = !rebuild;
+                self.version += u64::from(self.heal() != before);
+            }
         }
         Ok(PoolDone::Version { version: self.version })
     }
@@ -337,6 +346,7 @@ impl PoolState {
             rebuild: RebuildWord::None,
             wanted_back: BTreeSet::new(),
             drained: BTreeSet::new(),
+            is_rebuild_off: false,
         }
     }
 
@@ -411,7 +421,8 @@ impl PoolState {
         match self.rebuild {
             RebuildWord::Stop => Heal::Nothing,
             RebuildWord::Start => Heal::All,
-            RebuildWord::None if self.self_heal().rebuild || !self.given_up.is_empty() => Heal::All,
+            RebuildWord::None if self.self_heal().rebuild && !self.is_rebuild_off => Heal::All,
+            RebuildWord::None if !self.given_up.is_empty() => Heal::All,
             RebuildWord::None => Heal::Wanted,
         }
     }

@@ -88,6 +88,8 @@ impl Call {
             | Opcode::SystemChangeTargets
             | Opcode::SystemSetAttributes
             | Opcode::SystemGetAttributes
+            | Opcode::SystemSetProperties
+            | Opcode::SystemGetProperties
             | Opcode::StorageQuery
             | Opcode::PoolCreate
             | Opcode::PoolList

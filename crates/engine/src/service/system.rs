@@ -2,10 +2,11 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use types::{Code, Error, Label, PoolId, Rank, ServerId, SystemId};
+use types::{Code, Error, Label, PoolId, Rank, ServerId, SystemHeal, SystemId, SystemProperty};
 use wire::control::MemberState;
 use wire::message;
 
+use super::pool::checked;
 use super::state::Format;
 
 /// Most pools in a system; each has a group of replicas and a row on every target.
@@ -33,6 +34,8 @@ message! {
         pub tokens: BTreeMap<Hash, Token>,
         pub attributes: BTreeMap<String, String>,
         pub pools: BTreeMap<PoolId, PoolRow>,
+        /// Only those that were set; the table has the defaults.
+        pub properties: BTreeMap<String, String>,
     }
 }
 
@@ -125,6 +128,7 @@ message! {
         Withdraw { rank: Rank, incarnation: u64, trouble: Error } = 15,
         /// Servers have no part in a pool any more.
         ShrinkPool { id: PoolId, servers: Vec<Rank> } = 16,
+        SetProperties { values: Vec<(String, String)> } = 17,
     }
 }
 
@@ -216,6 +220,7 @@ impl raft::StateMachine for SystemState {
             }
             SystemCommand::Stop { ranks, stop } => self.stop(&ranks, stop)?,
             SystemCommand::ShrinkPool { id, servers } => self.shrink_pool(id, &servers)?,
+            SystemCommand::SetProperties { values } => self.set_properties(values)?,
         }
         Ok(SystemDone::Nothing)
     }
@@ -234,7 +239,25 @@ impl SystemState {
             tokens: BTreeMap::new(),
             attributes: BTreeMap::new(),
             pools: BTreeMap::new(),
+            properties: BTreeMap::new(),
         }
+    }
+
+    /// What it does by itself when a server dies.
+    pub fn self_heal(&self) -> SystemHeal {
+        // Whatever is in the state was checked when it came.
+        let set = self.properties.get("self_heal").and_then(|text| text.parse().ok());
+        set.unwrap_or(SystemHeal { exclude: true, pool_exclude: true, pool_rebuild: true })
+    }
+
+    fn set_properties(&mut self, values: Vec<(String, String)>) -> Result<(), Error> {
+        for (name, value) in &values {
+            checked(SystemProperty::TABLE, name, value, false)?;
+        }
+        self.properties.extend(values);
+        // Pools' leaders act upon it.
+        self.version += 1;
+        Ok(())
     }
 
     /// The ready pool called `name`, a label or a UUID.

@@ -277,6 +277,7 @@ fn control_samples(check: &mut impl Check) {
     check.one("set_log_masks", SetLogMasks { ranks: vec![Rank(2)], masks: text("info,engine=debug") });
     let silent = Error::new(Code::Unreachable, "it does not answer");
     check.one("log_masks_set", LogMasksSet { servers: vec![(Rank(1), None), (Rank(2), Some(silent))] });
+    check.one("system_set_properties", SystemSetProperties { properties: vec![pair("self_heal", "none")] });
     check.one("system_set_attributes", SystemSetAttributes { attributes: vec![pair("a", "b")] });
     check.one("system_attributes", SystemAttributes { attributes: vec![pair("a", "b")] });
     let device = DeviceInfo {
