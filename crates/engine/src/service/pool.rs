@@ -15,7 +15,7 @@ use wire::{DecodeError, Reader, Wire, message};
 use super::healing;
 use super::state::Format;
 use super::system::{Phase, unknown};
-use crate::target::order::{Heal, PoolShare};
+use crate::target::order::PoolShare;
 
 /// Most containers in a pool, snapshots of a container and attributes of a container: all of it is in the memory of every
 /// replica, and in a snapshot of the log.
@@ -413,18 +413,6 @@ impl PoolState {
     /// and go the shorter way.
     pub(super) fn is_alone(&self) -> bool {
         self.map().is_none_or(|map| map.servers().len() == 1 && map.version() == 1)
-    }
-
-    /// What targets do about what they are to have: by an administrator's word, by the pool's policy, or because somebody has
-    /// given up what is out.
-    pub(super) fn heal(&self) -> Heal {
-        match self.rebuild {
-            RebuildWord::Stop => Heal::Nothing,
-            RebuildWord::Start => Heal::All,
-            RebuildWord::None if self.self_heal().rebuild && !self.is_rebuild_off => Heal::All,
-            RebuildWord::None if !self.given_up.is_empty() => Heal::All,
-            RebuildWord::None => Heal::Wanted,
-        }
     }
 
     /// The share of a target's time that moving data may take while requests come, in percent.

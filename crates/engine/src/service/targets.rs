@@ -22,6 +22,7 @@ use wire::control::TargetChange;
 
 use super::healing;
 use super::pool::{Container, Map, PoolServer, PoolState, RebuildWord, server_of};
+use crate::target::order::Heal;
 
 impl PoolState {
     /// Whether a target that is out, and whose server is there, comes back by itself.
@@ -43,6 +44,18 @@ impl PoolState {
     pub fn self_heal(&self) -> SelfHeal {
         // Whatever is in the state was checked when it came.
         self.property("self_heal").parse().unwrap_or(SelfHeal { exclude: true, rebuild: true })
+    }
+
+    /// What targets do about what they are to have: by an administrator's word, by the pool's policy, or because somebody has
+    /// given up what is out.
+    pub(super) fn heal(&self) -> Heal {
+        match self.rebuild {
+            RebuildWord::Stop => Heal::Nothing,
+            RebuildWord::Start => Heal::All,
+            RebuildWord::None if self.self_heal().rebuild && !self.is_rebuild_off => Heal::All,
+            RebuildWord::None if !self.given_up.is_empty() => Heal::All,
+            RebuildWord::None => Heal::Wanted,
+        }
     }
 
     /// Carries out what an administrator wants of targets: all of `ranks`, or, if `indices` names some, these of each.
