@@ -242,6 +242,7 @@ fn the_last_of_three_servers_goes_on_when_ddb_is_told_that_the_others_are_lost()
         let rows = ["system", "pool tank"].map(|name| table.lines().find(|line| line.contains(name)).unwrap());
         assert!(rows.iter().all(|row| row.contains(told)), "{told:?}: {table}");
     };
+    refused(ddb(&["tnak"]), "no replica of a service 'tnak'", "lists those that are");
     tells(&["--lost", "1"], "has a majority");
     tells(&["--lost", "1,2"], "lost its majority; left: 0");
     tells(&["--lost", "1,2", "--dictate"], "dictates, in term");

@@ -174,7 +174,8 @@ pub(crate) async fn flush_always(shared: Rc<Shared>) {
         }
         let wanted = shared.flusher.until(|| (shared.is_over() || shared.log.borrow().wants_flush()).then_some(()));
         let _ = rt::timeout(FLUSH_INTERVAL, wanted).await;
-        if shared.flush().await.is_err() {
+        // Stopped or failed meanwhile, nothing more is written.
+        if shared.is_over() || shared.flush().await.is_err() {
             return;
         }
     }

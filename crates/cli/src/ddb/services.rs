@@ -34,6 +34,11 @@ impl Services {
     pub(crate) fn run(self, session: &Session) -> Result<Outcome> {
         let lost: BTreeSet<Rank> = self.lost.iter().copied().map(Rank).collect();
         let (mut replicas, faults) = session.offline.replicas()?;
+        let is_here = |wanted: &&String| replicas.iter().any(|one| is_named(one.service, &session.labels, wanted));
+        if let Some(missing) = self.only.iter().find(|wanted| !is_here(wanted)) {
+            let error = Error::new(Code::NotFound, format!("no replica of a service '{missing}' is here"));
+            return Err(error.remedy("`ddb STORAGE services` lists those that are").into());
+        }
         if !self.only.is_empty() {
             replicas
                 .retain(|replica| self.only.iter().any(|wanted| is_named(replica.service, &session.labels, wanted)));
@@ -64,7 +69,7 @@ impl Services {
             true => "no replica of any service is here\n".to_string(),
             false => table(header, rows),
         };
-        if self.dictate {
+        if self.dictate && responses.iter().any(|one| !one["left"].is_null()) {
             text.push_str(AFTER_DICTATING);
         }
         let response = json!({ "storage": session.storage.display().to_string(), "services": responses });
