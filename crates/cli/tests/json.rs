@@ -184,6 +184,20 @@ fn administer(c: &mut Checker) {
     assert_eq!(c.dmg("system start", &[])["results"], json!([{ "rank": 0, "state": "joined" }]));
 }
 
+/// Commands that need a second server.
+fn of_two_servers(at: &Path) -> BTreeSet<String> {
+    let first = Server::start(&at.join("first"));
+    let mut c = Checker { reach: first.reach(), seen: BTreeSet::new() };
+    c.dmg("pool create", &["tank", "--size", "128MiB"]);
+    let _second = first.start_joining(&at.join("second"));
+    assert_eq!(c.dmg("pool extend", &["tank", "--ranks", "1"])["ranks"], json!([0, 1]));
+    let out = c.dmg("system exclude", &["--ranks", "1"]);
+    assert_eq!(out["results"], json!([{ "rank": 1, "state": "adminexcluded" }]));
+    let back = c.dmg("system clear-exclude", &["--ranks", "1"]);
+    assert_eq!(back["results"][0]["rank"], 1, "{back}");
+    c.seen
+}
+
 /// Commands that need no system.
 fn without_a_system(at: &Path) -> BTreeSet<String> {
     let at = &at.join("alone");
@@ -241,6 +255,7 @@ fn every_command_keeps_its_schema_embedded() {
     let system = at.path().join("system");
     let mut seen = every_command(Reach::embedded(&system), at.path());
     seen.append(&mut inspections(&system));
+    seen.append(&mut of_two_servers(at.path()));
     seen.append(&mut without_a_system(at.path()));
     let schemas = std::fs::read_dir(Path::new(env!("CARGO_MANIFEST_DIR")).join("schemas")).unwrap();
     let known: BTreeSet<String> =

@@ -16,12 +16,8 @@ fn system(at: &Path, count: u32) -> Vec<Server> {
     let first = Server::start(&at.join("storage0"));
     let mut servers = vec![first];
     for number in 1..count {
-        let reach = servers[0].reach();
-        let token = reach.dmg(&["system", "token", "--json"]).ok().json()["response"]["token"].clone();
-        let token = token.as_str().expect("a token is text").to_string();
-        let join = servers[0].address.trim_start_matches("tcp://").to_string();
-        let storage = at.join(format!("storage{number}"));
-        servers.push(Server::start_with(&storage, &["--join", &join, "--token", &token]));
+        let next = servers[0].start_joining(&at.join(format!("storage{number}")));
+        servers.push(next);
     }
     servers
 }

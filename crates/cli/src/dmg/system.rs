@@ -126,15 +126,25 @@ impl Verb {
                 Ok(Outcome::new(response, format!("{}\n", token.token)))
             }
             Verb::Exclude { ranks } => {
-                session.exclude(self::ranks([ranks.ranks]), true).await?;
-                Ok(Outcome::new(json!(null), "Excluded\n"))
+                let ranks = self::ranks([ranks.ranks]);
+                session.exclude(ranks.clone(), true).await?;
+                states(session, &ranks).await
             }
             Verb::ClearExclude { ranks } => {
-                session.exclude(self::ranks([ranks.ranks]), false).await?;
-                Ok(Outcome::new(json!(null), "They may come back\n"))
+                let ranks = self::ranks([ranks.ranks]);
+                session.exclude(ranks.clone(), false).await?;
+                states(session, &ranks).await
             }
-            Verb::Stop { ranks } => stop(session, self::ranks(ranks.ranks), true).await,
-            Verb::Start { ranks } => stop(session, self::ranks(ranks.ranks), false).await,
+            Verb::Stop { ranks } => {
+                let ranks = self::ranks(ranks.ranks);
+                session.stop_ranks(ranks.clone(), true).await?;
+                states(session, &ranks).await
+            }
+            Verb::Start { ranks } => {
+                let ranks = self::ranks(ranks.ranks);
+                session.stop_ranks(ranks.clone(), false).await?;
+                states(session, &ranks).await
+            }
             Verb::Drain { ranks } => {
                 let pools = session.change_ranks(TargetChange::Drain, self::ranks([ranks.ranks])).await?;
                 Ok(in_pools(&pools, "draining"))
@@ -207,9 +217,8 @@ async fn query(session: &Session, verbose: bool) -> Result<Outcome> {
     Ok(Outcome::new(json!({ "name": info.name, "release": info.release, "members": members }), text))
 }
 
-/// Stops or starts ranks, and shows how they stand then.
-async fn stop(session: &Session, ranks: Vec<Rank>, stop: bool) -> Result<Outcome> {
-    session.stop_ranks(ranks.clone(), stop).await?;
+/// How ranks stand now: these, or, of an empty list, all.
+async fn states(session: &Session, ranks: &[Rank]) -> Result<Outcome> {
     let info = session.info().await?;
     let named: Vec<_> = info.members.iter().filter(|m| ranks.is_empty() || ranks.contains(&m.rank)).collect();
     let results: Vec<_> =

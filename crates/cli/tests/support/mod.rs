@@ -115,6 +115,13 @@ impl Server {
         Server::start_with(storage, &[])
     }
 
+    /// Starts one more server of this one's system.
+    pub fn start_joining(&self, storage: &Path) -> Server {
+        let token = self.reach().dmg(&["system", "token", "--json"]).ok().json()["response"]["token"].clone();
+        let token = token.as_str().expect("a token is text");
+        Server::start_with(storage, &["--join", self.address.trim_start_matches("tcp://"), "--token", token])
+    }
+
     pub fn start_with(storage: &Path, options: &[&str]) -> Server {
         let mut command = Command::new(DAOS_SERVER);
         command.args(["start", "--size", STORAGE, "--targets", "2", "--port", "0", "--storage"]).arg(storage);
