@@ -11,10 +11,12 @@ use std::ops::ControlFlow;
 use std::path::Path;
 
 use anyhow::{Context, Result};
-use media::{Existing, Identity, Region, Regions};
+use media::{Existing, Identity, Lsn, Region, Regions};
 use rt::disk::{Disk, OpenMode};
 use types::{Conditions, ContainerId, Epoch, Key, ObjectClass, ObjectId, ObjectType, PoolId, SessionId};
-use vos::{AkeyWrite, ListPart, Origin, Payload, Update, ValueRead, ValueWrite, WalkedValue};
+use vos::{
+    AkeyWrite, ChangeId, ListPart, Op, Origin, Payload, Prepare, Term, Update, ValueRead, ValueWrite, WalkedValue,
+};
 
 use crate::figure::{Budget, Figure, Samples, Unit};
 use crate::measure::{Plan, timed};
@@ -35,6 +37,7 @@ pub fn run(plan: &Plan) -> Result<Vec<Figure>> {
         }
     }
     figures.push(staged_again(plan)?);
+    figures.push(prepared(plan)?);
     if plan.full {
         let once = Plan { rounds: 1, ..plan.clone() };
         figures.extend(small(&once, Place::Memory, Workload { records: 10_000_000, value_bytes: 64, batch: 256 })?);
@@ -202,6 +205,23 @@ impl Vos {
     }
 
     pub(crate) fn update(&mut self, dkey: &Key, value: &[u8]) -> Result<()> {
+        self.write_with(dkey, value, |store, epoch, origin, update| store.update(CONTAINER, epoch, origin, update))
+    }
+
+    /// Prepares an update of one dkey as a member of a placement group that follows its leader.
+    fn prepare(&mut self, change: ChangeId, dkey: &Key, value: &[u8]) -> Result<()> {
+        self.write_with(dkey, value, |store, epoch, origin, update| {
+            let prepare = Prepare { change, container: CONTAINER, origin, note: &[], ops: &[Op::Update(*update)] };
+            store.prepare_judged(&prepare, epoch)
+        })
+    }
+
+    fn write_with(
+        &mut self,
+        dkey: &Key,
+        value: &[u8],
+        write: impl Fn(&mut vos::Store, Epoch, Origin, &Update<'_>) -> vos::Result<Lsn>,
+    ) -> Result<()> {
         self.epoch += 1;
         if self.checksums.is_empty() {
             self.checksums = codec::checksum::of_chunks(value);
@@ -212,7 +232,7 @@ impl Vos {
         loop {
             // As a client's: the store remembers that it was done.
             let origin = Origin { session: SessionId(1), seq: self.epoch };
-            match self.store.update(CONTAINER, Epoch(self.epoch), origin, &update) {
+            match write(&mut self.store, Epoch(self.epoch), origin, &update) {
                 Ok(_) => return Ok(()),
                 // No task makes checkpoints here, so it is done in the middle, and its time counts.
                 Err(vos::Error::Media(media::Error::Busy { .. } | media::Error::LogFull { .. })) => {
@@ -244,6 +264,72 @@ impl Vos {
             }
         }
     }
+}
+
+/// A store as the member of a placement group has it: every update is prepared, made durable, and then committed; now and
+/// then all members know of all, and how changes ended is forgotten.
+struct Member {
+    vos: Vos,
+    /// Changes so far.
+    number: u64,
+}
+
+impl Member {
+    /// Changes between two moments at which all members know of all.
+    const UNSETTLED: u64 = 4096;
+
+    fn last(&self) -> ChangeId {
+        ChangeId { group: 3, term: Term { interval: 1, round: 1 }, number: self.number }
+    }
+}
+
+impl Engine for Member {
+    fn name(&self) -> &'static str {
+        "a member"
+    }
+
+    fn write(&mut self, keys: &[Key], value: &[u8]) -> Result<()> {
+        let mut changes = Vec::with_capacity(keys.len());
+        for key in keys {
+            self.number += 1;
+            self.vos.prepare(self.last(), key, value)?;
+            changes.push(self.last());
+        }
+        let last = self.last();
+        let store = &mut self.vos.store;
+        store.media().flush_now()?;
+        for change in changes {
+            store.commit(POOL, change)?;
+        }
+        if last.number % Self::UNSETTLED == 0 {
+            store.settle_upto(POOL, last)?;
+        }
+        Ok(())
+    }
+
+    fn read(&mut self, keys: &[Key]) -> Result<usize> {
+        self.vos.read(keys)
+    }
+
+    fn scan(&mut self) -> Result<usize> {
+        self.vos.scan()
+    }
+}
+
+/// Updates of one of two or more copies, beside plain ones.
+fn prepared(plan: &Plan) -> Result<Figure> {
+    let workload = Workload { records: 256 << 10, value_bytes: 64, batch: 64 };
+    let mut plain = || {
+        let directory = Place::Memory.directory(plan)?;
+        workload.load(&mut Vos::create(directory.path(), Sizes::of(workload))?, 0)
+    };
+    let mut member = || {
+        let directory = Place::Memory.directory(plan)?;
+        workload.load(&mut Member { vos: Vos::create(directory.path(), Sizes::of(workload))?, number: 0 }, 0)
+    };
+    let [plain, member] = plan.in_turns([&mut plain, &mut member])?;
+    let figure = Figure::new("store", "update 64 B, prepared and committed, tmpfs", Unit::PerSecond, member);
+    Ok(figure.beside("plain", plain))
 }
 
 impl Engine for Vos {
