@@ -6,7 +6,7 @@
 //!
 //! # Always true
 //! 1. A replica whose group has a majority without the lost neither dictates nor is forgotten: that group needs no help.
-//! 2. The only voter that is left is not forgotten.
+//! 2. The only voter that is left is not forgotten, nor, where none is, whoever has the log beside.
 //!
 //! # Not here
 //! How it is done to a log (`raft`). Data: what targets have is not touched; what survives of each object its pool's map says, once
@@ -15,9 +15,9 @@
 use std::collections::BTreeSet;
 use std::path::PathBuf;
 
-use engine::service::identity;
 use engine::service::pool::PoolState;
 use engine::service::system::SystemState;
+use engine::service::{book, identity};
 use raft::{AtRest, Dictated, Group, OpenError, Peer};
 use rt::disk::fs;
 use types::{Code, Error, PoolId, Rank};
@@ -46,7 +46,12 @@ impl Replica {
         self.at_rest.voters.iter().flatten().copied().collect()
     }
 
-    /// Voters that are left when some are lost, if they are no majority.
+    /// Whether it has anything: most servers' replicas lie there empty, and are given the log when they are to vote.
+    pub fn is_empty(&self) -> bool {
+        self.at_rest.voters.is_empty()
+    }
+
+    /// Voters that are left when some are lost, if they are no majority. `None`, too, of a replica that knows no voters.
     pub fn without(&self, lost: &BTreeSet<Rank>) -> Option<BTreeSet<Rank>> {
         let has_lost = |voters: &BTreeSet<Rank>| voters.difference(lost).count() * 2 <= voters.len();
         let left = &self.voters() - lost;
@@ -54,8 +59,11 @@ impl Replica {
     }
 
     /// # Errors
-    /// `Busy`: a majority is left.
+    /// `Invalid`: it is empty. `Busy`: a majority is left.
     fn has_lost(&self, lost: &BTreeSet<Rank>) -> Result<BTreeSet<Rank>, Error> {
+        if self.is_empty() {
+            return Err(Error::new(Code::Invalid, "this replica is empty").remedy("have another server's dictate"));
+        }
         self.without(lost).ok_or_else(|| {
             Error::new(Code::Busy, "the service has a majority without those servers")
                 .remedy("start the servers that are left: it goes on by itself")
@@ -121,17 +129,26 @@ impl Offline {
     /// Removes a replica, since another one dictates: it gets the other's state when this server has started.
     ///
     /// # Errors
-    /// `Busy`: a majority is left. `Invalid`: it is the only one that is left. `Io`.
+    /// `Busy`: a majority is left. `Invalid`: it may be the only one that is left. `Io`.
     pub fn forget(&self, replica: &Replica, lost: &BTreeSet<Rank>) -> Result<(), Error> {
-        let me = replica.at_rest.rank;
-        if replica.has_lost(lost)? == BTreeSet::from([me]) {
+        let (left, me) = (replica.has_lost(lost)?, replica.at_rest.rank);
+        if left.is_empty() {
+            return Err(Error::new(Code::Invalid, "no voter is left, and this may be the last that has the log")
+                .remedy("have it dictate"));
+        }
+        if left == BTreeSet::from([me]) {
             return Err(Error::new(Code::Invalid, format!("rank {me} is the only voter that is left"))
                 .remedy("have it dictate"));
         }
         match replica.service {
             Service::System => {
+                let directory = self.service_directory();
+                // It is to find the one that goes on, and perhaps nothing else here says where that is.
+                if let Ok(known) = raft::look_at(&replica.directory, SystemState::empty()) {
+                    book::keep_members(&directory, &known)?;
+                }
                 // First: else this server would make the system anew, beside the one that goes on.
-                identity::renounce(&self.service_directory())?;
+                identity::renounce(&directory)?;
                 Group::<SystemState>::erase(&replica.directory)
             }
             Service::Pool(_) => Group::<PoolState>::erase(&replica.directory),

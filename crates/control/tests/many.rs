@@ -245,3 +245,33 @@ fn forty_servers_are_a_system_and_most_of_them_subscribe() {
         cluster.agree(&all).await;
     });
 }
+
+/// Three servers went down, and came back at three other addresses: none was where anybody knew, so that they had neither a leader
+/// nor other clocks to compare theirs with, and `--join` was not looked at before that. Now one place that two of them are told is
+/// enough.
+#[test]
+fn servers_that_all_moved_find_each_other_at_the_one_place_that_they_are_told() {
+    let sim = Sim::new(SimConfig { time_limit: Duration::from_secs(3600), ..SimConfig::seeded(2) });
+    let cluster = Cluster { sim: sim.clone(), nodes: Rc::default(), client: sim.node("client") };
+    sim.run(async move {
+        cluster.start(0, "mem://server-0", None).await;
+        for number in 1..3 {
+            let token: Token =
+                cluster.ask(&[0], number.into(), Opcode::SystemToken, &TokenCreate { seconds: 60 }).await;
+            let join = JoinConfig { addresses: vec!["mem://server-0".into()], token: token.token };
+            cluster.start(number, &format!("mem://server-{number}"), Some(join)).await;
+        }
+        cluster.system(&[0], |info| info.voters.len() == 3).await;
+        rt::sleep(Duration::from_secs(6)).await;
+        (0..3).for_each(|number| cluster.crash(number));
+        for number in 0..3 {
+            let told = JoinConfig { addresses: vec!["mem://moved-0".into()], token: String::new() };
+            cluster.start(number, &format!("mem://moved-{number}"), Some(told).filter(|_| number > 0)).await;
+        }
+        let is_there = |number: u32, info: &SystemInfo| {
+            let member = &info.members[number as usize];
+            member.state == MemberState::Joined && member.address == format!("mem://moved-{number}")
+        };
+        cluster.system(&[0, 1, 2], |info| (0..3).all(|number| is_there(number, info))).await;
+    });
+}

@@ -64,4 +64,4 @@ pub use message::Message;
 pub use network::{CallError, Calling, Peers};
 pub use news::Taken;
 pub use snapshot::decode_file as read_snapshot;
-pub use voters::{Candidate, choose_voters};
+pub use voters::{Candidate, choose_spare, choose_voters};

@@ -52,9 +52,46 @@ pub fn choose_voters(candidates: &[Candidate], current: &BTreeSet<Rank>, wanted:
     if keeps && current.len() <= wanted { current.clone() } else { chosen }
 }
 
+/// Who has the log beside an only voter, and decides nothing: what was answered is on a second disk then, and can be had from
+/// there should the first be lost for good. Members stay; of others, who fails apart and has a lower rank comes first. Nobody, where
+/// more than one vote.
+pub fn choose_spare(
+    candidates: &[Candidate],
+    voters: &BTreeSet<Rank>,
+    is_member: impl Fn(&Rank) -> bool,
+) -> Option<Rank> {
+    let domains: BTreeSet<u64> =
+        candidates.iter().filter(|one| voters.contains(&one.rank)).map(|one| one.domain).collect();
+    let others =
+        candidates.iter().filter(|one| !voters.contains(&one.rank) && (one.is_available || is_member(&one.rank)));
+    let order = |one: &&Candidate| (!one.is_available, domains.contains(&one.domain), !is_member(&one.rank), one.rank);
+    others.min_by_key(order).map(|one| one.rank).filter(|_| voters.len() == 1)
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    /// A pool on two ranks had its service on one of them: when that disk was lost, the data was whole on the other, and nothing
+    /// there knew of it.
+    #[test]
+    fn an_only_voter_has_somebody_beside_it() {
+        let spare = |available: &[(u32, u64)], away: &[(u32, u64)], voters: &[u32], member: Option<u32>| {
+            let candidate =
+                |is_available| move |&(rank, domain): &(u32, u64)| Candidate { rank: Rank(rank), domain, is_available };
+            let all: Vec<_> = available.iter().map(candidate(true)).chain(away.iter().map(candidate(false))).collect();
+            let voters = voters.iter().copied().map(Rank).collect();
+            choose_spare(&all, &voters, |rank| Some(rank.0) == member).map(|rank| rank.0)
+        };
+        assert_eq!(spare(&[(0, 0)], &[], &[0], None), None, "there is nobody");
+        assert_eq!(spare(&[(0, 0), (1, 1)], &[], &[0], None), Some(1));
+        assert_eq!(spare(&[(0, 0), (1, 0), (2, 2)], &[], &[0], None), Some(2), "it fails apart");
+        assert_eq!(spare(&[(0, 0), (1, 1), (2, 2)], &[], &[0], Some(2)), Some(2), "who has the log stays");
+        assert_eq!(spare(&[(0, 0)], &[(1, 1)], &[0], Some(1)), Some(1), "also while it is away");
+        assert_eq!(spare(&[(0, 0)], &[(1, 1)], &[0], None), None, "who is away does not begin");
+        assert_eq!(spare(&[(0, 0), (2, 2)], &[(1, 1)], &[0], Some(1)), Some(2));
+        assert_eq!(spare(&[(0, 0), (1, 1), (2, 2)], &[], &[0, 1, 2], None), None);
+    }
 
     fn check(available: &[(u32, u64)], current: &[u32], wanted: usize, chosen: &[u32]) {
         let candidates: Vec<_> = available

@@ -33,7 +33,7 @@ pub(crate) struct Start {
     /// Port to answer on, at the default address; 0: any free one
     #[arg(short, long, conflicts_with = "listen")]
     port: Option<u16>,
-    /// A server of the system to join, host:port; may be repeated. Only for the first start
+    /// A server of the system to join, host:port; may be repeated. For the first start; and when all servers have moved
     #[arg(long, value_name = "ADDR")]
     join: Vec<String>,
     /// What `dmg system token` gave, to join with

@@ -47,6 +47,7 @@ impl Services {
         for replica in &replicas {
             let left = replica.without(&lost).filter(|_| !lost.is_empty());
             let said = match (&left, self.dictate, self.forget) {
+                (None, _, _) if replica.is_empty() => Ok("empty".to_string()),
                 (None, _, _) if lost.is_empty() => Ok(String::new()),
                 (None, _, _) => Ok("has a majority".to_string()),
                 (Some(_), true, _) => {
@@ -58,7 +59,10 @@ impl Services {
             };
             // Of one that may not, the others do not wait.
             let said = said.or_else(|error| match error.code {
-                Code::Invalid => Ok(format!("stays: {}", error.message)),
+                Code::Invalid => {
+                    let remedy = error.remedy.as_ref().map(|remedy| format!("; {remedy}")).unwrap_or_default();
+                    Ok(format!("stays: {}{remedy}", error.message))
+                }
                 _ => Err(error),
             })?;
             rows.push(row(replica, &session.labels, &said));
@@ -80,7 +84,8 @@ impl Services {
     }
 }
 
-const AFTER_DICTATING: &str = "\nOn every other server that is left: `ddb STORAGE services --lost RANKS --forget`. Then start all of them. \
+const AFTER_DICTATING: &str = "\nOn every other server that is left: `ddb STORAGE services --lost RANKS --forget`. What it says stays there has no other \
+    replica, and dictates there. Then start all of them. \
     The lost may not come back with their replicas: remove their storage, or run `--forget` on it, first.\n";
 
 fn ranks(ranks: &BTreeSet<Rank>) -> String {

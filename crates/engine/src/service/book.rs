@@ -6,11 +6,14 @@
 //! # File, version 1
 //! One line of header, then [`Book`] in the encoding of [`wire`]: `daos-servers 1 <crc-32c of the rest, 8 hex digits>\n`
 
+use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 
 use rt::disk::fs;
 use types::{Code, Error, Rank};
 use wire::{Wire, message};
+
+use super::system::SystemState;
 
 const FILE: &str = "servers";
 const VERSION: u32 = 1;
@@ -44,6 +47,24 @@ pub(super) fn read(path: &Path) -> Book {
 pub(super) fn keep(path: &Path, book: &Book) -> Result<(), Error> {
     fs::write_atomic(path, &encode(book))
         .map_err(|error| Error::new(Code::Io, format!("writing {}: {error}", path.display())))
+}
+
+/// Adds where the members of a system are to what is kept in `directory`; what is known of a later incarnation stays.
+///
+/// # Errors
+/// `Io`.
+pub fn keep_members(directory: &Path, system: &SystemState) -> Result<(), Error> {
+    let path = path(directory);
+    let known = read(&path).entries.into_iter().map(|(rank, incarnation, address)| (rank, (incarnation, address)));
+    let mut entries: BTreeMap<Rank, (u64, String)> = known.collect();
+    for (rank, member) in &system.members {
+        let entry = entries.entry(*rank).or_insert_with(|| (0, String::new()));
+        if entry.0 < member.incarnation {
+            *entry = (member.incarnation, member.address.clone());
+        }
+    }
+    let entries = entries.into_iter().map(|(rank, (incarnation, address))| (rank, incarnation, address));
+    keep(&path, &Book { entries: entries.collect() })
 }
 
 fn encode(book: &Book) -> Vec<u8> {

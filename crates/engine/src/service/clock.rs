@@ -369,8 +369,11 @@ impl Service {
         while others.len() > ASKED_MAX {
             others.swap_remove(rt::random_u64() as usize % others.len());
         }
+        // Who is asked may know this server from where it was.
+        let address = Some((self.incarnation(), self.config.address.clone()));
+        let body = msg::Gossip { from: self.rank, address, message: Bytes(Vec::new()) }.to_bytes();
         let asking = others.into_iter().map(async |rank| {
-            let body = msg::Gossip { from: self.rank, address: None, message: Bytes(Vec::new()) }.to_bytes();
+            let body = body.clone();
             let sent = rt::now();
             if let Ok(answer) = self.peers.ask(rank, Opcode::Gossip, body, ASK_MAX).await {
                 self.note_clock(rank, sent, &answer);

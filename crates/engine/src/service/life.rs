@@ -168,6 +168,7 @@ impl Service {
                 continue;
             }
             if !self.clock.is_right() || self.is_full() {
+                self.greet_told().await;
                 let _ = rt::timeout(GREET_EVERY, self.clock_changes()).await;
                 continue;
             }
@@ -183,6 +184,19 @@ impl Service {
                 }
             };
             rt::sleep(pause).await;
+        }
+    }
+
+    /// Tells whoever this server is told to ask where it answers. When all have moved, nobody is where anybody knows, and there are
+    /// neither votes nor others to compare a clock with until they are greeted at their new places.
+    async fn greet_told(&self) {
+        let Some(join) = &self.config.join else { return };
+        let address = Some((self.incarnation(), self.config.address.clone()));
+        let body = msg::Gossip { from: self.rank, address, message: Bytes(Vec::new()) }.to_bytes();
+        for told in join.addresses.iter().take(GREETED_MAX).filter(|told| **told != self.config.address) {
+            if let Err(error) = self.peers.call(told, Opcode::Gossip, body.clone(), GOSSIP_MAX).await {
+                tracing::debug!(%told, %error, "nobody is greeted there");
+            }
         }
     }
 

@@ -27,7 +27,7 @@
 mod administer;
 mod agent;
 mod answers;
-mod book;
+pub mod book;
 mod clock;
 mod containers;
 mod control;

@@ -8,7 +8,7 @@ use std::time::Duration;
 
 use raft::{
     Candidate, ChangeError, Config, Group, GroupId, OpenError, Peer, ProposeError, ReadError, Request, Role,
-    StateMachine, choose_voters,
+    StateMachine, choose_spare, choose_voters,
 };
 use tokio::sync::{Mutex, Notify, watch};
 use types::{Code, ContainerId, Error, Rank};
@@ -213,7 +213,8 @@ impl<S: StateMachine> Slot<S> {
     }
 
     /// Brings the members of the group nearer to what they should be: of `wanted`, those that are there and fail apart vote, and
-    /// nobody else is a member. Who is to vote is a learner first, until it has the log. One step at a time.
+    /// nobody else is a member, but one beside an only voter. Who is to vote is a learner first, until it has the log. One step at
+    /// a time.
     ///
     /// # Errors
     /// `Again`, why it was not done: wait before the next turn. That it was tried is news of the replica by itself.
@@ -242,8 +243,11 @@ impl<S: StateMachine> Slot<S> {
             };
             wanted.iter().map(candidate).collect()
         };
-        let best = choose_voters(&candidates(&|rank| !late.contains(rank)), &members.voters, VOTERS_WANTED);
-        let new: Vec<&Rank> = best.iter().filter(|rank| !members.addresses.contains_key(rank)).collect();
+        let is_member = |rank: &Rank| members.addresses.contains_key(rank);
+        let possible = candidates(&|rank| !late.contains(rank));
+        let best = choose_voters(&possible, &members.voters, VOTERS_WANTED);
+        let spare = choose_spare(&possible, &best, is_member);
+        let new: Vec<&Rank> = best.iter().chain(&spare).filter(|rank| !is_member(rank)).collect();
         if !new.is_empty() {
             let mut added = Ok(());
             for rank in new {
@@ -257,11 +261,12 @@ impl<S: StateMachine> Slot<S> {
         if voters != members.voters {
             return self.group.set_voters(&voters).await;
         }
-        let is_idle = |rank: &&Rank| !voters.contains(rank) && !best.contains(rank);
+        let is_idle = |rank: &&Rank| !voters.contains(rank) && !best.contains(rank) && spare != Some(**rank);
         if let Some(gone) = members.addresses.keys().find(is_idle) {
             return self.group.remove(*gone).await;
         }
-        self.is_tended.set(best == voters);
+        let is_spare_ready = spare.is_none_or(|rank| has_log(&rank) || late.contains(&rank));
+        self.is_tended.set(best == voters && is_spare_ready);
         Ok(())
     }
 
