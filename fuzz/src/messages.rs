@@ -87,7 +87,7 @@ const MESSAGES: &[fn(&[u8])] = messages![
         GroupRequest, CopyListRequest, CopyListResponse, CopyRequest, CopyResponse, CopyDigestRequest,
         CopyDigestResponse, CopyMemoryRequest, CopyMemoryResponse,
         // subscriptions
-        Subscribe, Told, Newer, LogId,
+        Subscribe, Told, Newer, LogId, Placing,
     ],
     [types::Error, SystemInfo, SystemTargetsChanged, PoolTargetsChanged, LogMasksSet, Report, GroupResponse],
     [pool_map, pool_map_delta]

@@ -49,12 +49,24 @@ message! {
         /// The sender's incarnation, and the moment of its monotonic clock, in microseconds: which of two is the later.
         pub said: (u64, u64),
         pub version: u64,
+        /// Of a pool: by what its targets place.
+        pub placing: Placing,
         /// Of a pool: how far each of its targets has got with what it is to have. Empty: nothing is on its way.
         pub filling: Vec<Filling>,
         /// Of a pool: widths of groups that its targets are to write, and that the pool does not have in use yet.
         pub widths: Vec<u32>,
         /// Why it got no further, if something stood in the way: with a container, or with the pool itself.
         pub trouble: Vec<(Option<ContainerId>, Error)>,
+    }
+}
+
+message! {
+    /// By what a server places the data of a pool: two that go by the same version have the same digest.
+    #[derive(Copy, Default)]
+    pub struct Placing {
+        /// The version of the pool's map; zero for none.
+        pub version: u32,
+        pub digest: u64,
     }
 }
 

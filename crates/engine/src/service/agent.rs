@@ -16,7 +16,7 @@ use rt::disk::fs;
 use types::{Code, ContainerId, Epoch, Error, PoolId, Rank, Span};
 use wire::control::PoolName;
 use wire::encoding::Bytes;
-use wire::peer::{self as msg, Filling};
+use wire::peer::{self as msg, Filling, Placing};
 use wire::{Opcode, Wire};
 
 use super::Service;
@@ -44,6 +44,7 @@ const LET_GO: Duration = Duration::from_secs(5);
 struct Told {
     share: Option<PoolShare>,
     map: Option<PoolView>,
+    placing: Placing,
     containers: BTreeMap<ContainerId, ToldContainer>,
     /// What no state knows was removed.
     is_swept: bool,
@@ -243,7 +244,7 @@ impl Service {
                 for (container, error) in &trouble {
                     tracing::warn!(pool = %id, ?container, %error, "the targets do not agree with the pool's state");
                 }
-                last = Followed { version, trouble, ..last };
+                last = Followed { version, trouble, placing: told.placing, ..last };
                 slot.is_settled.set(last.trouble.is_empty());
                 sent = None;
             } else if version == 0 {
@@ -383,7 +384,9 @@ impl Service {
         if told.map.as_ref() == Some(&view) {
             return Ok(());
         }
-        self.tell_all(|done| Order::SetMap { pool, view: view.clone(), done }).await?;
+        for placing in self.tell(|done| Order::SetMap { pool, view: view.clone(), done }).await {
+            told.placing = placing?;
+        }
         told.map = Some(view);
         Ok(())
     }
@@ -503,10 +506,10 @@ impl Service {
     }
 
     async fn send_report(&self, leader: Rank, group: GroupId, followed: &Followed) -> Option<u64> {
-        let Followed { version, filling, widths, trouble, .. } = followed.clone();
+        let Followed { version, placing, filling, widths, trouble, .. } = followed.clone();
         let said = self.moment();
         let (group, widths) = (Bytes(group.0.to_vec()), widths.into_iter().collect());
-        let report = msg::Report { group, rank: self.rank, said, version, filling, widths, trouble };
+        let report = msg::Report { group, rank: self.rank, said, version, placing, filling, widths, trouble };
         let answer = self.peers.ask(leader, Opcode::Report, report.to_bytes(), REPORT_MAX).await;
         let body = answer.inspect_err(|error| tracing::debug!(%leader, %error, "a report was not heard")).ok()?;
         msg::Reported::from_bytes(&body).ok().map(|reported| reported.applied)
@@ -519,8 +522,9 @@ impl Service {
     pub(super) async fn reported(&self, body: &[u8]) -> Result<Vec<u8>, Error> {
         let report: msg::Report = parse(body)?;
         let id = super::route::group_id(&report.group.0)?;
-        let msg::Report { said, version, filling, trouble, .. } = report;
-        let followed = Followed { said, version, filling, widths: report.widths.into_iter().collect(), trouble };
+        let msg::Report { said, version, placing, filling, trouble, .. } = report;
+        let widths = report.widths.into_iter().collect();
+        let followed = Followed { said, version, placing, filling, widths, trouble };
         let applied = if id == self.system_group() {
             hear(&self.system, report.rank, followed).await?
         } else {

@@ -256,6 +256,7 @@ impl Service {
         }
         let state = slot.snapshot();
         let up = self.up(&state);
+        slot.compare_placing(self.rank);
         let (mut steps, made) = {
             let heard = Heard { up: &up, reports: &slot.reports.borrow() };
             (next_steps(&state, &heard), heard.progress(1, None))

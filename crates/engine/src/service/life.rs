@@ -230,8 +230,23 @@ impl Service {
             }
             rt::sleep(Duration::from_millis(5)).await;
         }
-        self.is_current.set(true);
+        if !self.is_current.replace(true) {
+            self.compare_fault_path();
+        }
         Ok(())
+    }
+
+    /// Says so when the configuration has this server in another place than the system.
+    fn compare_fault_path(&self) {
+        let path = self.system.group.local(|system| Some(system.members.get(&self.rank)?.fault_path.clone()));
+        let (Some(stands), wanted) = (path, &self.config.fault_path) else { return };
+        if !wanted.is_empty() && *wanted != stands {
+            tracing::warn!(
+                "fault_path {wanted} is not taken: rank {} stays at {stands}, by which pools placed their data, or the path is not as \
+                 deep as those of the others; drain it from all pools first, and restart it",
+                self.rank
+            );
+        }
     }
 
     /// Who was taken for dead goes on as another.

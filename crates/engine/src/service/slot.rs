@@ -12,7 +12,7 @@ use raft::{
 };
 use tokio::sync::{Mutex, Notify, watch};
 use types::{Code, ContainerId, Error, Rank};
-use wire::peer::{Filling, LogId};
+use wire::peer::{Filling, LogId, Placing};
 
 use super::peers::{GroupPeers, Peers};
 use super::pool::PoolState;
@@ -34,6 +34,8 @@ pub(super) struct Followed {
     /// In which life of the server, and at which moment of its monotonic clock.
     pub(super) said: (u64, u64),
     pub(super) version: u64,
+    /// By what its targets place the pool's data.
+    pub(super) placing: Placing,
     /// How far each of its targets has got with what it is to have, while something is on its way.
     pub(super) filling: Vec<Filling>,
     /// Widths that its targets want in use.
@@ -46,6 +48,12 @@ impl Followed {
     /// All its targets have what they are to have by that version of the pool's map.
     pub(super) fn is_full(&self, version: u32) -> bool {
         !self.filling.is_empty() && self.filling.iter().all(|filling| filling.version == version)
+    }
+
+    /// By the same map, its targets place otherwise than those of `other`.
+    fn disagrees(&self, other: &Followed) -> bool {
+        let (mine, theirs) = (self.placing, other.placing);
+        mine.version == theirs.version && mine.version != 0 && mine.digest != theirs.digest
     }
 
     /// Takes another report in its place, unless that was so long under way that this one was said later. True if it did.
@@ -192,6 +200,26 @@ impl<S: StateMachine> Slot<S> {
         if reports.entry(rank).or_default().replace(followed) {
             self.heard.set(self.heard.get() + 1);
             self.reported.notify_waiters();
+        }
+    }
+
+    /// Of servers that place otherwise than this one by the same map nothing that they report counts, and whoever waits for them
+    /// hears why.
+    pub(super) fn compare_placing(&self, me: Rank) {
+        let mut reports = self.reports.borrow_mut();
+        let Some(mine) = reports.get(&me).cloned() else { return };
+        for (rank, other) in reports.iter_mut().filter(|(_, other)| other.disagrees(&mine)) {
+            let Placing { version, digest } = other.placing;
+            let text = format!(
+                "rank {rank} places data otherwise than rank {me} by map {version}: digest {digest:016x}, not {:016x}",
+                mine.placing.digest
+            );
+            if other.trouble.iter().all(|(_, known)| known.message != text) {
+                tracing::error!("{text}");
+                let remedy = "run the same release on all servers, and restart that one";
+                other.trouble.push((None, Error::new(Code::Mismatch, text).remedy(remedy)));
+            }
+            other.filling.clear();
         }
     }
 
@@ -379,6 +407,15 @@ fn not_proposed(error: ProposeError) -> Error {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn who_places_otherwise_by_the_same_map_disagrees() {
+        let places = |version, digest| Followed { placing: Placing { version, digest }, ..Followed::default() };
+        assert!(places(7, 1).disagrees(&places(7, 2)));
+        for (one, other) in [((7, 1), (7, 1)), ((7, 1), (8, 2)), ((0, 0), (7, 1)), ((0, 1), (0, 2))] {
+            assert!(!places(one.0, one.1).disagrees(&places(other.0, other.1)), "{one:?} {other:?}");
+        }
+    }
 
     /// "Half of it is here" was sent, its link hung, "all of it is here" came by another: and then the first one, late. The
     /// leader went by that, the server had nothing new to say, and a drain hung until another led.

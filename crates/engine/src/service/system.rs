@@ -331,6 +331,7 @@ impl SystemState {
     }
 
     fn come_back(&mut self, rank: Rank, member: Member) -> Result<Rank, Error> {
+        let fault_path = self.path_of_back(rank, &member.fault_path);
         let Some(known) = self.members.get_mut(&rank) else { return Ok(rank) };
         if known.state == MemberState::AdminExcluded {
             let text = format!("rank {rank} was excluded by an administrator");
@@ -351,8 +352,7 @@ impl SystemState {
         if member.incarnation < known.incarnation {
             return Ok(rank);
         }
-        // Where it stands is where its data lies, and stays.
-        let member = Member { fault_path: known.fault_path.clone(), ..member };
+        let member = Member { fault_path, ..member };
         if *known != member {
             *known = member;
             self.version += 1;
@@ -396,6 +396,14 @@ impl SystemState {
         }
     }
 
+    /// Where a server that is back stands: where its data lies, if pools have any there; else where it says, if that can be.
+    fn path_of_back(&self, rank: Rank, wanted: &str) -> String {
+        let known = self.members.get(&rank).map_or("", |member| &member.fault_path);
+        let has_data = self.pools.values().any(|row| row.servers.contains(&rank));
+        let other = Some(wanted).filter(|wanted| !wanted.is_empty() && !has_data);
+        other.and_then(|wanted| self.fault_path(rank, wanted).ok()).unwrap_or_else(|| known.to_string())
+    }
+
     /// Where a new server stands. One that says nothing fails by itself.
     fn fault_path(&self, rank: Rank, wanted: &str) -> Result<String, Error> {
         if wanted.is_empty() {
@@ -405,7 +413,8 @@ impl SystemState {
         let path: placement::FaultPath =
             wanted.parse().map_err(|e: placement::PathError| Error::new(Code::Invalid, e.to_string()))?;
         let depth = path.parts().count();
-        match self.members.iter().find(|(_, m)| m.fault_path.matches('/').count() != depth) {
+        let mut others = self.members.iter().filter(|(other, _)| **other != rank);
+        match others.find(|(_, m)| m.fault_path.matches('/').count() != depth) {
             Some((other, m)) => {
                 let text = format!("the fault path {path} is not as deep as {} of rank {other}", m.fault_path);
                 Err(Error::new(Code::Invalid, text).remedy("give all servers paths of as many names (`fault_path`)"))
@@ -640,6 +649,35 @@ mod tests {
         system.apply(SystemCommand::PoolCreated { id: id(1) }).unwrap();
         system.apply(SystemCommand::DestroyPool { id: id(1), trouble: None }).unwrap();
         assert_eq!((system.pools[&id(1)].phase, system.pools[&id(1)].trouble.clone()), (Phase::Destroying, Some(full)));
+    }
+
+    /// The first server said nothing of where it stands, and the second was refused for ever because it did.
+    #[test]
+    fn a_server_that_holds_nothing_may_stand_elsewhere_when_it_is_back() {
+        let mut system = system();
+        let at = |server: u8, incarnation: u64, path: &str| match join(server, Some(server), incarnation, 5) {
+            SystemCommand::Join { server, token, address, targets, incarnation, now, .. } => {
+                let fault_path = path.to_string();
+                SystemCommand::Join { server, token, address, fault_path, targets, incarnation, now }
+            }
+            other => other,
+        };
+        let stands = |system: &SystemState, rank: u32| system.members[&Rank(rank)].fault_path.clone();
+        system.apply(at(10, 1, "")).unwrap();
+        system.apply(token(11)).unwrap();
+        assert_eq!(system.apply(at(11, 1, "/rack/b")).unwrap_err().code, Code::Invalid);
+        system.apply(at(10, 2, "/rack/a")).unwrap();
+        assert_eq!(stands(&system, 0), "/rack/a");
+        system.apply(at(11, 1, "/rack/b")).unwrap();
+        for (wanted, what) in [("/hall/rack/a", "others are not as deep"), ("rack", "no path"), ("", "nothing said")] {
+            system.apply(at(10, 3, wanted)).unwrap();
+            assert_eq!(stands(&system, 0), "/rack/a", "{what}");
+        }
+        system.apply(create(1, "tank")).unwrap();
+        system.apply(at(10, 4, "/shed/a")).unwrap();
+        assert_eq!(stands(&system, 0), "/rack/a", "a pool's data lies there");
+        system.apply(at(11, 2, "/shed/b")).unwrap();
+        assert_eq!(stands(&system, 1), "/shed/b", "no pool is there");
     }
 
     /// What is asked for a pool on rank 0 in a system of three, and what is said.

@@ -9,7 +9,7 @@ use std::time::Duration;
 use media::DeviceWatch;
 use tokio::sync::{mpsc, oneshot};
 use types::{Code, ContainerId, Epoch, Error, PoolId, Span, TargetIndex};
-use wire::peer::Filling;
+use wire::peer::{Filling, Placing};
 
 pub use super::group::{Heal, PoolView};
 pub use super::resize::ResizeReport;
@@ -37,11 +37,12 @@ pub enum Order {
         is_elsewhere: bool,
         done: Done<()>,
     },
-    /// Who holds what of a pool, and where they are; an older map than it has changes nothing.
+    /// Who holds what of a pool, and where they are; an older map than it has changes nothing. The answer is by what the target
+    /// places from now on.
     SetMap {
         pool: PoolId,
         view: PoolView,
-        done: Done<()>,
+        done: Done<Placing>,
     },
     /// How far the target has got with what it is to have of a pool.
     Filling {

@@ -171,7 +171,7 @@ impl Cluster {
 
     async fn tell(&self, n: usize, view: PoolView) -> Result<(), Error> {
         let handle = self.handles.borrow()[n].clone().expect("it lives");
-        handle.ask(|done| Order::SetMap { pool: POOL, view, done }).await
+        handle.ask(|done| Order::SetMap { pool: POOL, view, done }).await.map(drop)
     }
 
     /// Gives the pool less room on one server than on the others.

@@ -23,6 +23,8 @@ fn peer_samples(check: &mut impl Check) {
     let trouble = vec![(Some(container_id()), Error::new(Code::NoSpace, "full")), (None, Error::new(Code::Io, "bad"))];
     let filling =
         Filling { version: 3, groups: 40, left: 2, records: 9000, bytes: 1 << 30, same: 7000, anew: 1, spent_ms: 2500 };
+    let placing = Placing { version: 3, digest: 0x0102_0304_0506_0708 };
+    check.one("placing", placing);
     check.one(
         "report",
         Report {
@@ -30,6 +32,7 @@ fn peer_samples(check: &mut impl Check) {
             rank: Rank(2),
             said: (3, 5_000_000),
             version: 9,
+            placing,
             filling: vec![filling],
             widths: vec![2, 3],
             trouble,

@@ -40,6 +40,7 @@ use rt::{Hlc, Instant};
 use tokio::sync::Notify;
 use types::{Code, ContainerId, Epoch, Error, PoolId};
 use wire::data::Place;
+use wire::peer::Placing;
 
 pub(super) use self::lead::Kind;
 use self::lead::Lead;
@@ -209,10 +210,10 @@ impl Groups {
 
 impl Target {
     /// Takes a pool's map, and does what follows from it: begins to lead, ceases to, leaves.
-    pub(super) fn set_map(self: &Rc<Self>, pool: PoolId, view: PoolView) -> Result<(), Error> {
+    pub(super) fn set_map(self: &Rc<Self>, pool: PoolId, view: PoolView) -> Result<Placing, Error> {
         let before = self.groups.view(pool);
-        if before.as_ref().is_some_and(|before| view.map.version() < before.version()) {
-            return Ok(());
+        if let Some(before) = before.as_ref().filter(|before| view.map.version() < before.version()) {
+            return Ok(before.placing());
         }
         let known = self.store.borrow().groups(pool);
         let stored = known.map_err(|e| self.refusal(types::ContainerId::from_bytes([0; 16]), e))?;
@@ -238,7 +239,7 @@ impl Target {
             }
         }
         self.begin_to_fill(pool);
-        Ok(())
+        Ok(view.placing())
     }
 
     /// Waits until this target knows a map.

@@ -7,6 +7,7 @@ use std::rc::Rc;
 use net::Address;
 use placement::{GroupNumber, Layout, PoolMap, TargetState};
 use types::{Code, Error, Rank, TargetIndex};
+use wire::peer::Placing;
 
 use crate::replication::{Peer, Seat};
 
@@ -96,6 +97,13 @@ impl View {
             me,
             reigns: RefCell::default(),
         }
+    }
+
+    /// What other servers compare with theirs.
+    ///
+    /// Cost: a walk over the targets of the map.
+    pub(super) fn placing(&self) -> Placing {
+        Placing { version: self.version(), digest: self.layout.digest() }
     }
 
     pub(super) fn version(&self) -> u32 {
