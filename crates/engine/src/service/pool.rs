@@ -5,10 +5,10 @@ use std::ops::RangeInclusive;
 
 use placement::{Event, PoolMap, SLOTS_MAX, Server, TargetState};
 use types::{
-    Code, ContainerId, ContainerProperty, Epoch, Error, Label, Layout, PoolId, PoolProperty, Property, PropertyError,
-    Rank, Span, TargetIndex, check_property,
+    Acl, AclOf, Code, ContainerId, ContainerProperty, Epoch, Error, Label, Layout, PoolId, PoolProperty, PrincipalName,
+    Property, PropertyError, Rank, Span, TargetIndex, check_property,
 };
-use wire::control::TargetChange;
+use wire::control::{AclChange, TargetChange};
 use wire::encoding::Bytes;
 use wire::{DecodeError, Reader, Wire, message};
 
@@ -61,6 +61,8 @@ message! {
         pub drained: BTreeSet<u32>,
         /// The system's policy is that pools make nothing anew by themselves.
         pub is_rebuild_off: bool,
+        /// Who may do what, once somebody proves who he is.
+        pub acl: Acl,
     }
 }
 
@@ -110,6 +112,7 @@ message! {
         pub is_held: bool,
         /// Why it is taken away again.
         pub trouble: Option<Error>,
+        pub acl: Acl,
     }
 }
 
@@ -125,7 +128,13 @@ message! {
 message! {
     /// A change of the pool. What it needs of the outside (ids, epochs) its proposer put into it.
     pub enum PoolCommand {
-        Create { label: String, bytes_per_target: u64, servers: Vec<PoolServer>, properties: Vec<(String, String)> } = 1,
+        Create {
+            label: String,
+            bytes_per_target: u64,
+            servers: Vec<PoolServer>,
+            properties: Vec<(String, String)>,
+            acl: Option<Acl>,
+        } = 1,
         Resize { bytes_per_target: u64 } = 2,
         SetProperties { values: Vec<(String, String)> } = 3,
         CreateContainer {
@@ -135,6 +144,7 @@ message! {
             created: Epoch,
             properties: Vec<(String, String)>,
             attributes: Vec<(String, Bytes)>,
+            acl: Option<Acl>,
         } = 4,
         ContainerCreated { id: ContainerId } = 5,
         DestroyContainer { id: ContainerId, trouble: Option<Error> } = 6,
@@ -173,6 +183,10 @@ message! {
         Rebuild { start: bool } = 28,
         /// What the system's policy says of making anew what failed targets held.
         FollowPolicy { rebuild: bool } = 29,
+        /// Of a container, or of the pool.
+        ChangeAcl { container: Option<ContainerId>, change: AclChange } = 30,
+        /// Whoever is not named stays.
+        SetOwner { id: ContainerId, user: Option<PrincipalName>, group: Option<PrincipalName> } = 31,
     }
 }
 
@@ -224,11 +238,12 @@ impl raft::StateMachine for PoolState {
     fn apply(&mut self, command: PoolCommand) -> Result<PoolDone, Error> {
         // Every refusal comes before the first change.
         match command {
-            PoolCommand::Create { label, bytes_per_target, servers, properties } => {
+            PoolCommand::Create { label, bytes_per_target, servers, properties, acl } => {
                 if !self.is_created() {
                     self.map = Some(Map(first_map(servers)?));
                     (self.label, self.bytes_per_target, self.version) = (label, bytes_per_target, 1);
                     self.properties = properties.into_iter().collect();
+                    self.acl = acl.unwrap_or_else(|| AclOf::Pool.default_acl());
                 }
             }
             PoolCommand::Resize { bytes_per_target } => {
@@ -236,8 +251,10 @@ impl raft::StateMachine for PoolState {
                 self.version += 1;
             }
             PoolCommand::SetProperties { values } => self.set_properties(values)?,
-            PoolCommand::CreateContainer { id, label, layout, created, properties, attributes } => {
-                self.create_container(id, label, layout, created, properties, attributes)?;
+            PoolCommand::CreateContainer { id, label, layout, created, properties, attributes, acl } => {
+                let acl = self.first_acl(acl)?;
+                let made = Container { layout, acl, ..Container::new(created, self.version + 1) };
+                self.create_container(id, label, made, properties, attributes)?;
                 return Ok(PoolDone::Container { id });
             }
             PoolCommand::ContainerCreated { id } => {
@@ -323,6 +340,16 @@ impl raft::StateMachine for PoolState {
                 self.is_rebuild_off = !rebuild;
                 self.version += u64::from(self.heal() != before);
             }
+            PoolCommand::ChangeAcl { container, change } => {
+                self.change_acl(container, change)?;
+                return Ok(
+                    container.map_or(PoolDone::Version { version: self.version }, |id| PoolDone::Container { id })
+                );
+            }
+            PoolCommand::SetOwner { id, user, group } => {
+                self.set_owner(id, user, group)?;
+                return Ok(PoolDone::Container { id });
+            }
         }
         Ok(PoolDone::Version { version: self.version })
     }
@@ -347,6 +374,7 @@ impl PoolState {
             wanted_back: BTreeSet::new(),
             drained: BTreeSet::new(),
             is_rebuild_off: false,
+            acl: Acl::default(),
         }
     }
 
@@ -470,7 +498,7 @@ impl PoolState {
         self.containers.get(&id).ok_or_else(|| Error::new(Code::NotFound, format!("no container {id}")))
     }
 
-    fn container_mut(&mut self, id: ContainerId) -> Result<&mut Container, Error> {
+    pub(super) fn container_mut(&mut self, id: ContainerId) -> Result<&mut Container, Error> {
         self.containers.get_mut(&id).ok_or_else(|| Error::new(Code::NotFound, format!("no container {id}")))
     }
 
@@ -515,8 +543,7 @@ impl PoolState {
         &mut self,
         id: ContainerId,
         label: Option<Label>,
-        layout: Layout,
-        created: Epoch,
+        mut container: Container,
         properties: Vec<(String, String)>,
         attributes: Vec<(String, Bytes)>,
     ) -> Result<(), Error> {
@@ -530,25 +557,11 @@ impl PoolState {
             )
             .remedy("destroy a container first"));
         }
-        let mut set = BTreeMap::new();
         for (name, value) in properties {
             let property = checked(ContainerProperty::TABLE, &name, &value, true)?;
-            set.insert(property.name.to_string(), value);
+            container.properties.insert(property.name.to_string(), value);
         }
-        let mut container = Container {
-            label: label.map(|l| l.to_string()),
-            layout,
-            created,
-            phase: Phase::Creating,
-            since: self.version + 1,
-            properties: set,
-            attributes: BTreeMap::new(),
-            snapshots: BTreeMap::new(),
-            next_object_id: FIRST_OBJECT_ID,
-            rollback: None,
-            is_held: false,
-            trouble: None,
-        };
+        container.label = label.map(|label| label.to_string());
         container.set_attributes(attributes)?;
         self.containers.insert(id, container);
         self.version += 1;
@@ -580,6 +593,25 @@ impl PoolState {
 }
 
 impl Container {
+    /// One that is being made, with nothing in it.
+    fn new(created: Epoch, since: u64) -> Container {
+        Container {
+            label: None,
+            layout: Layout::Unknown,
+            created,
+            phase: Phase::Creating,
+            since,
+            properties: BTreeMap::new(),
+            attributes: BTreeMap::new(),
+            snapshots: BTreeMap::new(),
+            next_object_id: FIRST_OBJECT_ID,
+            rollback: None,
+            is_held: false,
+            trouble: None,
+            acl: Acl::default(),
+        }
+    }
+
     /// How much history stays readable beside the snapshots.
     pub fn retention(&self) -> Span {
         self.properties.get("retention").and_then(|text| text.parse().ok()).unwrap_or_default()
@@ -649,7 +681,7 @@ pub(super) fn checked(
 pub(super) fn property_error(error: PropertyError) -> Error {
     let code = match error {
         PropertyError::Unknown { .. } | PropertyError::Value { .. } => Code::Invalid,
-        PropertyError::Fixed { .. } | PropertyError::ReadOnly { .. } => Code::NoPermission,
+        PropertyError::Fixed { .. } | PropertyError::By { .. } | PropertyError::ReadOnly { .. } => Code::NoPermission,
     };
     Error::new(code, error.to_string())
 }

@@ -7,7 +7,8 @@ fn id(n: u8) -> ContainerId {
 fn pool_with(label: &str) -> PoolState {
     let mut pool = PoolState::empty(PoolId::from_bytes([9; 16]));
     let servers = vec![PoolServer { rank: Rank(0), fault_path: "/server0".into(), targets: 2, weight: 1 }];
-    let create = PoolCommand::Create { label: "tank".into(), bytes_per_target: 1 << 30, servers, properties: vec![] };
+    let create =
+        PoolCommand::Create { label: "tank".into(), bytes_per_target: 1 << 30, servers, properties: vec![], acl: None };
     pool.apply(create).unwrap();
     pool.apply(create_container(1, label)).unwrap();
     pool.apply(PoolCommand::ContainerCreated { id: id(1) }).unwrap();
@@ -21,6 +22,7 @@ fn create_container(n: u8, label: &str) -> PoolCommand {
         created: Epoch(5),
         properties: vec![],
         attributes: vec![],
+        acl: None,
     }
 }
 
@@ -128,4 +130,132 @@ fn a_state_of_another_release_is_refused_by_name() {
     bytes[0] = 9;
     let error = PoolState::from_bytes(&bytes).unwrap_err();
     assert_eq!(error.to_string(), "the version of the state has the unknown value 9");
+}
+
+fn acl(text: &str) -> Acl {
+    text.replace(' ', "\n").parse().unwrap()
+}
+fn change_acl(container: Option<u8>, change: AclChange) -> PoolCommand {
+    PoolCommand::ChangeAcl { container: container.map(id), change }
+}
+
+/// Of the pool and of a container, by the same words.
+#[test]
+fn a_list_is_overwritten_updated_and_loses_an_entry() {
+    let mut pool = pool_with("home");
+    assert_eq!(pool.acl, AclOf::Pool.default_acl());
+    assert_eq!(pool.containers[&id(1)].acl, AclOf::Container.default_acl());
+    let (version, since) = (pool.version, pool.containers[&id(1)].since);
+    for container in [None, Some(1)] {
+        let list = |pool: &PoolState| container.map_or(&pool.acl, |n| &pool.containers[&id(n)].acl).clone();
+        let mut change = |change| {
+            let done = pool.apply(change_acl(container, change));
+            (done, list(&pool))
+        };
+        let first = acl("A::OWNER@:rw A::bob@:r A:G:GROUP@:r");
+        assert_eq!(change(AclChange::Overwrite { acl: first.clone() }).1, first);
+        let (_, updated) = change(AclChange::Update { acl: acl("A::bob@:rw A::EVERYONE@:t") });
+        assert_eq!(updated, acl("A::OWNER@:rw A::bob@:rw A:G:GROUP@:r A::EVERYONE@:t"));
+        let delete = || AclChange::Delete { principal: "u:bob@".parse().unwrap() };
+        let (_, left) = change(delete());
+        assert_eq!(left, acl("A::OWNER@:rw A:G:GROUP@:r A::EVERYONE@:t"));
+        let (refused, after) = change(delete());
+        let refused = refused.unwrap_err();
+        assert_eq!((refused.code, after), (Code::NotFound, left));
+        assert!(refused.message.contains("no entry for u:bob@") && refused.remedy.unwrap().contains("get-acl"));
+        assert!(change(AclChange::Overwrite { acl: Acl::default() }).1.is_empty());
+    }
+    assert_eq!((pool.version, pool.containers[&id(1)].since), (version, since), "no target acts upon it");
+    assert_eq!(
+        pool.apply(change_acl(Some(9), AclChange::Update { acl: Acl::default() })).unwrap_err().code,
+        Code::NotFound
+    );
+}
+
+#[test]
+fn a_pool_and_a_container_refuse_what_they_cannot_permit() {
+    let mut pool = pool_with("home");
+    let before = pool.clone();
+    for (container, letter) in [(None, "T"), (None, "o"), (Some(1), "c")] {
+        let wrong = acl(&format!("A::bob@:r{letter}"));
+        for change in [AclChange::Overwrite { acl: wrong.clone() }, AclChange::Update { acl: wrong.clone() }] {
+            let refused = pool.apply(change_acl(container, change)).unwrap_err();
+            assert_eq!(refused.code, Code::Invalid);
+            assert!(refused.message.contains(&format!("'{letter}'")), "{refused}");
+        }
+    }
+    let PoolCommand::CreateContainer { id: two, label, layout, created, properties, attributes, .. } =
+        create_container(2, "work")
+    else {
+        panic!("it makes one")
+    };
+    let with = |list| PoolCommand::CreateContainer {
+        id: two,
+        label: label.clone(),
+        layout,
+        created,
+        properties: properties.clone(),
+        attributes: attributes.clone(),
+        acl: Some(acl(list)),
+    };
+    assert_eq!(pool.apply(with("A::bob@:c")).unwrap_err().code, Code::Invalid);
+    assert_eq!(pool, before);
+    pool.apply(with("A::bob@:d")).unwrap();
+    assert_eq!(pool.containers[&two].acl, acl("A::bob@:d"));
+}
+
+#[test]
+fn a_container_gets_another_owner_and_keeps_what_is_not_named() {
+    let mut pool = pool_with("home");
+    let own = |user: Option<&str>, group: Option<&str>| PoolCommand::SetOwner {
+        id: id(1),
+        user: user.map(|name| name.parse().unwrap()),
+        group: group.map(|name| name.parse().unwrap()),
+    };
+    for (command, owner, group) in [
+        (own(Some("ann@"), None), "ann@", ""),
+        (own(None, Some("staff@")), "ann@", "staff@"),
+        (own(Some("bob@"), Some("dev@")), "bob@", "dev@"),
+    ] {
+        pool.apply(command).unwrap();
+        let owned = pool.containers[&id(1)].owned_acl();
+        assert_eq!((owned.owner.as_str(), owned.group.as_str()), (owner, group));
+    }
+    // It is a property, which is set in one way alone.
+    let values = vec![("owner".to_string(), "eve@".to_string())];
+    let refused = pool.apply(PoolCommand::SetContainerProperties { id: id(1), values }).unwrap_err();
+    assert_eq!(refused.code, Code::NoPermission);
+    assert!(refused.message.contains("set-owner"), "{refused}");
+}
+
+/// However many containers have however long lists, the state stays within what a snapshot of it may have.
+#[test]
+fn the_lists_of_a_pool_are_bounded_together() {
+    let mut pool = pool_with("home");
+    let long = |letters: &str| acl(&(0..240).map(|n| format!("A::{n:0>250}@:{letters} ")).collect::<String>());
+    let mut n = 0;
+    let full = loop {
+        n += 1;
+        if n > 1 {
+            pool.apply(PoolCommand::CreateContainer {
+                id: id(n),
+                label: None,
+                layout: Layout::Posix,
+                created: Epoch(5),
+                properties: vec![],
+                attributes: vec![],
+                acl: None,
+            })
+            .unwrap();
+        }
+        let change = AclChange::Overwrite { acl: long("r") };
+        if let Err(error) = pool.apply(change_acl(Some(n), change)) {
+            break error;
+        }
+    };
+    assert_eq!(full.code, Code::Quota);
+    assert!((130..140).contains(&n), "8 MiB have room for some 130 lists of 62 KB: {n}");
+    assert_eq!(pool.apply(change_acl(Some(1), AclChange::Update { acl: long("rw") })).unwrap_err().code, Code::Quota);
+    pool.apply(change_acl(Some(1), AclChange::Overwrite { acl: acl("A::OWNER@:rw") })).unwrap();
+    pool.apply(change_acl(Some(2), AclChange::Update { acl: long("rw") })).unwrap();
 }
