@@ -18,8 +18,8 @@
 use std::collections::{BTreeMap, BTreeSet};
 
 use types::{
-    Ace, Acl, Code, Conditions, ContainerId, Epoch, Error, Extent, Key, Label, Layout, ObjectId, Permissions, PoolId,
-    Principal, PrincipalName, Rank, ServerId, SystemId, TargetIndex,
+    ACL_ENTRIES_MAX, Ace, Acl, Code, Conditions, ContainerId, Epoch, Error, Extent, Key, Label, Layout, ObjectId,
+    Permissions, PoolId, Principal, PrincipalName, Rank, ServerId, SystemId, TargetIndex,
 };
 
 /// Why bytes are not the message they were taken for.
@@ -431,13 +431,20 @@ impl Wire for Acl {
         }
     }
     fn decode(from: &mut Reader<'_>) -> Result<Self, DecodeError> {
-        let entries: Vec<(Principal, Permissions)> = Vec::decode(from)?;
-        if !entries.is_sorted_by(|a, b| a.0 < b.0) {
-            return Err(DecodeError::Invalid { what: "the order of an ACL" });
+        let too_long = DecodeError::Invalid { what: "the size of an ACL" };
+        let count = u32::decode(from)? as usize;
+        if count > ACL_ENTRIES_MAX {
+            return Err(too_long);
         }
-        let ace = |(principal, permissions)| Ace { principal, permissions };
-        let acl = Acl::new(entries.into_iter().map(ace).collect());
-        acl.map_err(|_| DecodeError::Invalid { what: "the size of an ACL" })
+        let mut entries: Vec<Ace> = Vec::new();
+        for _ in 0..count {
+            let ace = Ace { principal: Wire::decode(from)?, permissions: Wire::decode(from)? };
+            if entries.last().is_some_and(|last| last.principal >= ace.principal) {
+                return Err(DecodeError::Invalid { what: "the order of an ACL" });
+            }
+            entries.push(ace);
+        }
+        Acl::new(entries).map_err(|_| too_long)
     }
 }
 
@@ -553,6 +560,7 @@ mod tests {
         assert_eq!(of(&[(0, 3), (0, 3)]), Err(DecodeError::Invalid { what: "the order of an ACL" }));
         assert!(matches!(of(&[(5, 3)]), Err(DecodeError::Unknown { value: 5, .. })));
         assert!(matches!(of(&[(0, 512)]), Err(DecodeError::Unknown { value: 512, .. })));
+        assert_eq!(Acl::from_bytes(&[255; 4]), Err(DecodeError::Invalid { what: "the size of an ACL" }));
         let no_name = [&[1, 0, 0, 0, 1][..], &Bytes(b"bob".to_vec()).to_bytes(), &[0, 0]].concat();
         assert!(matches!(Acl::from_bytes(&no_name), Err(DecodeError::Invalid { .. })));
     }

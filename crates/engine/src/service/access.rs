@@ -48,7 +48,8 @@ impl PoolState {
         Ok(())
     }
 
-    /// Whether there is room for a list in place of another. What makes them smaller is always taken.
+    /// Whether there is room for a list in place of another. What makes them smaller is always taken. Cost: a look at every entry
+    /// of the pool.
     fn check_room(&self, new: &Acl, old: &Acl) -> Result<(), Error> {
         let others = self.containers.values().map(|container| container.acl.bytes()).sum::<usize>() + self.acl.bytes();
         if new.bytes() > old.bytes() && others - old.bytes() + new.bytes() > ACLS_BYTES_MAX {
