@@ -33,7 +33,7 @@ fn simulate(seed: u64, drop: f64, test: impl AsyncFnOnce(Rc<Cluster>, System) + 
     sim(seed, drop).run(async move {
         let cluster = Rc::new(Cluster::form(SERVERS).await);
         let system = cluster.connect(DEADLINE).await;
-        system.create_pool("tank", POOL_BYTES, Vec::new(), None).await.expect("there is room for a pool");
+        system.create_pool("tank", POOL_BYTES, Vec::new()).await.expect("there is room for a pool");
         test(cluster, system).await;
     });
 }

@@ -1,3 +1,5 @@
+//! What is an entry and a list, and what is none, as tables; that text comes back as it was, at random.
+
 use proptest::prelude::*;
 
 use super::*;

@@ -1,3 +1,5 @@
+//! Commands of a pool, as tables.
+
 use super::*;
 use raft::StateMachine;
 
