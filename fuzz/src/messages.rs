@@ -57,13 +57,13 @@ fn pool_map_delta(data: &[u8]) {
 }
 
 macro_rules! messages {
-    ([$($message:ty),* $(,)?], [$($faulty:ty),* $(,)?], [$($worked:ident),*]) => {
-        &[$(round_trip::<$message>,)* $(with_errors::<$faulty>,)* $($worked),*]
+    ([$($message:ty),* $(,)?], [$($faulty:ty),* $(,)?], [$($worked:ident),*], [$($later:ty),* $(,)?]) => {
+        &[$(round_trip::<$message>,)* $(with_errors::<$faulty>,)* $($worked,)* $(round_trip::<$later>),*]
     };
 }
 
 /// An input names its message by the place in all lists together. One more in a list moves those of the lists behind it, and the
-/// first byte of what is kept of these in `found/message` is to be moved with them.
+/// first byte of what is kept of these in `found/message` is to be moved with them. The last list grows without that.
 #[rustfmt::skip]
 const MESSAGES: &[fn(&[u8])] = messages![
     [
@@ -90,7 +90,9 @@ const MESSAGES: &[fn(&[u8])] = messages![
         Subscribe, Told, Newer, LogId, Placing,
     ],
     [types::Error, SystemInfo, SystemTargetsChanged, PoolTargetsChanged, LogMasksSet, Report, GroupResponse],
-    [pool_map, pool_map_delta]
+    [pool_map, pool_map_delta],
+    // access control lists
+    [PoolChangeAcl, ContainerChangeAcl, ContainerSetOwner, OwnedAcl]
 ];
 
 pub(crate) fn any(data: &[u8]) {

@@ -19,6 +19,7 @@
 //! What operations mean (`client`, `dfs`), configuration keys (`control`).
 #![forbid(unsafe_code)]
 
+mod acl;
 pub mod daos;
 pub mod daos_server;
 pub mod ddb;

@@ -68,6 +68,7 @@ fn every_command(reach: Reach, at: &Path) -> BTreeSet<String> {
     c.dmg("storage resize", &["3GiB"]);
     assert_eq!(c.dmg("pool resize", &["tank", "600MiB"])["tier_stats"][0]["total"], 600 << 20);
     administer(&mut c);
+    permit(&mut c, at);
     c.daos("system query", &[]);
     c.daos("pool list", &[]);
     c.daos("pool query", &["tank"]);
@@ -132,6 +133,39 @@ fn every_command(reach: Reach, at: &Path) -> BTreeSet<String> {
     assert_eq!(c.dmg("system drain", &["--ranks", "0"])["responses"], json!([]));
     assert_eq!(c.dmg("system reintegrate", &["--ranks", "0"])["responses"], json!([]));
     c.seen
+}
+
+/// Access control lists of a pool and of a container, which are made with one and get others.
+fn permit(c: &mut Checker, at: &Path) {
+    let file = at.join("acl");
+    std::fs::write(&file, "# ours\nA:G:staff@:r\nA::OWNER@:wr\n").unwrap();
+    let file = file.to_str().unwrap();
+    c.dmg("pool create", &["held", "--size", "64MiB", "--acl-file", file, "--properties", "owner:ann@,group:staff@"]);
+    c.daos("container create", &["held", "box", "--acl-file", file]);
+    c.daos("container set-owner", &["held", "box", "--user", "ann", "--group", "staff@"]);
+    c.dmg("container set-owner", &["held", "box", "--user", "bob@"]);
+    let out = at.join("acl-out");
+    let out = out.to_str().unwrap();
+    let both: [(_, &str, &[&str], [&str; 3], _); 2] = [
+        (DMG, "pool", &["held"], ["-O", "-a", "-p"], "ann@"),
+        (DAOS, "container", &["held", "box"], ["-O", "-f", "-P"], "bob@"),
+    ];
+    for (program, kind, named, [outfile, acl_file, principal], owner) in both {
+        let mut run = |verb: &str, more: &[&str]| {
+            let answer = c.check(program, &format!("{kind} {verb}"), &[named, more].concat());
+            assert_eq!((&answer["owner_user"], &answer["owner_group"]), (&json!(owner), &json!("staff@")));
+            answer["entries"].clone()
+        };
+        assert_eq!(run("get-acl", &[]), json!(["A::OWNER@:rw", "A:G:staff@:r"]));
+        let updated = run("update-acl", &["-e", "A:G:staff@:rw,A::mallory@:"]);
+        assert_eq!(updated, json!(["A::OWNER@:rw", "A::mallory@:", "A:G:staff@:rw"]));
+        assert_eq!(run("update-acl", &[acl_file, file]), json!(["A::OWNER@:rw", "A::mallory@:", "A:G:staff@:r"]));
+        assert_eq!(run("delete-acl", &[principal, "u:mallory@"]), json!(["A::OWNER@:rw", "A:G:staff@:r"]));
+        run("get-acl", &["--verbose", outfile, out, "--force"]);
+        run("update-acl", &["-e", "A::EVERYONE@:r"]);
+        assert_eq!(run("overwrite-acl", &[acl_file, out]), json!(["A::OWNER@:rw", "A:G:staff@:r"]));
+    }
+    c.dmg("pool destroy", &["held", "--recursive"]);
 }
 
 /// An administrator's commands, with a pool of their own.

@@ -84,6 +84,53 @@ fn kill_9_in_a_stream_of_puts_loses_none_that_was_acknowledged() {
     });
 }
 
+/// What lists say and whose a container is, over a restart; and what is refused, with the way to say it.
+#[test]
+fn access_control_lists_are_kept_and_nothing_is_refused_by_them_yet() {
+    let at = tempfile::tempdir().unwrap();
+    let storage = at.path().join("storage");
+    let file = at.path().join("acl");
+    std::fs::write(&file, "A::OWNER@:rwdtTaAo\nA::ann@:\n").unwrap();
+    let file = file.to_str().unwrap();
+    let server = Server::start(&storage);
+    let reach = server.reach();
+    reach.dmg(&["pool", "create", "tank", "--size", "256MiB"]).ok();
+    reach.daos(&["container", "create", "tank", "data", "--acl-file", file]).ok();
+    reach.dmg(&["pool", "update-acl", "tank", "--entry", "A::ann@:r"]).ok();
+    reach.daos(&["container", "set-owner", "tank", "data", "--user", "bob@"]).ok();
+    let help = reach.daos(&["container", "overwrite-acl", "--help"]).ok().stdout;
+    assert!(help.contains("not enforced"), "{help}");
+    server.stop();
+
+    let server = Server::start(&storage);
+    let reach = server.reach();
+    let kept = "# Kept, and not enforced yet: nobody proves who he is\n# Entries:\n";
+    let pool = format!("# Owner: none\n# Owner Group: none\n{kept}A::OWNER@:rw\nA::ann@:r\nA:G:GROUP@:rw\n");
+    assert_eq!(reach.dmg(&["pool", "get-acl", "tank"]).ok().stdout, pool);
+    let container = format!("# Owner: bob@\n# Owner Group: none\n{kept}A::OWNER@:rwdtTaAo\nA::ann@:\n");
+    assert_eq!(reach.daos(&["container", "get-acl", "tank", "data"]).ok().stdout, container);
+    // To nobody is anything permitted here, and everybody does it.
+    std::fs::write(file, "").unwrap();
+    reach.daos(&["container", "overwrite-acl", "tank", "data", "--acl-file", file]).ok();
+    reach.daos(&["kv", "put", "tank", "data", "key", "value"]).ok();
+
+    let refused = |arguments: &[&str], status, cause: &str, remedy: &str| {
+        let ran = if arguments[0] == "pool" { reach.dmg(arguments) } else { reach.daos(arguments) };
+        ran.failed(status).says(cause).says(remedy);
+    };
+    refused(&["pool", "delete-acl", "tank", "-p", "u:eve@"], 1, "no entry for u:eve@", "get-acl");
+    refused(&["pool", "delete-acl", "tnak", "-p", "u:eve@"], 1, "no pool 'tnak'", "'tank'");
+    refused(&["pool", "delete-acl", "tank", "-p", "eve@"], 2, "no principal", "u:bob@");
+    refused(&["pool", "update-acl", "tank", "-e", "A::eve@:rT"], 1, "cannot permit 'T'", "rwcdt");
+    refused(&["pool", "update-acl", "tank", "-e", "U:S:eve@:r"], 2, "only A (allow)", "permit nothing");
+    refused(&["container", "get-acl", "tank", "data", "-O", file], 1, "acl", "--force");
+    refused(&["container", "set-owner", "tank", "data"], 2, "--user", "--help");
+    refused(&["container", "set-prop", "tank", "data", "owner:eve@"], 1, "owner is changed with", "set-owner");
+    assert_eq!(reach.dmg(&["pool", "get-acl", "tank"]).ok().stdout, pool);
+    reach.dmg(&["pool", "delete-acl", "tank", "-p", "u:ann@"]).ok();
+    assert!(!reach.dmg(&["pool", "get-acl", "tank"]).ok().stdout.contains("ann@"));
+}
+
 fn object() -> types::ObjectId {
     types::ObjectId::new(types::ObjectType::KvLexical, types::ObjectClass::SX, 7, 7)
 }

@@ -9,11 +9,11 @@ use bytes::Bytes;
 use futures_util::{StreamExt, TryStreamExt, stream};
 use placement::GroupNumber;
 use types::{
-    Chosen, Code, ContainerId, Epoch, Error, Hints, ObjectClass, ObjectId, ObjectType, Rank, Redundancy, Result,
-    SymbolicClass,
+    Chosen, Code, ContainerId, Epoch, Error, Hints, ObjectClass, ObjectId, ObjectType, PrincipalName, Rank, Redundancy,
+    Result, SymbolicClass,
 };
 use wire::Opcode;
-use wire::control::{self, ContainerInfo, ObjectIdRange, SnapshotInfo};
+use wire::control::{self, AclChange, ContainerInfo, ObjectIdRange, OwnedAcl, SnapshotInfo};
 use wire::data::{
     DiffRequest, DiffResponse, Difference, Direction, LIST_ENTRIES_MAX, ListObjectsRequest, ListObjectsResponse,
 };
@@ -98,6 +98,30 @@ impl Container {
         let control::ContainerName { pool, container } = self.name();
         let request = control::ContainerSetProperties { pool, container, properties };
         self.control(Opcode::ContainerSetProperties, &request).await
+    }
+
+    /// Its access control list, which is kept and not enforced yet; whoever may reach the system may do all of this.
+    pub async fn acl(&self) -> Result<OwnedAcl> {
+        self.control(Opcode::ContainerGetAcl, &self.name()).await
+    }
+
+    /// Changes the access control list, and returns what has become of it.
+    ///
+    /// # Errors
+    /// `NotFound`: no entry of whose is to be deleted. `Invalid`: a permission that a container cannot give, or a list that
+    /// is too long; `Quota`: with the others of the pool it is.
+    pub async fn change_acl(&self, change: AclChange) -> Result<OwnedAcl> {
+        let control::ContainerName { pool, container } = self.name();
+        self.control(Opcode::ContainerChangeAcl, &control::ContainerChangeAcl { pool, container, change }).await
+    }
+
+    /// Gives the container another owner, or owner's group; whoever is not named stays.
+    ///
+    /// # Errors
+    /// `Invalid`: neither is named.
+    pub async fn set_owner(&self, user: Option<PrincipalName>, group: Option<PrincipalName>) -> Result<()> {
+        let control::ContainerName { pool, container } = self.name();
+        self.control(Opcode::ContainerSetOwner, &control::ContainerSetOwner { pool, container, user, group }).await
     }
 
     /// Values of the user attributes named; of all when none is.

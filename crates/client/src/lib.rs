@@ -53,11 +53,12 @@ pub use bytes::Bytes;
 pub use net::Address;
 pub use rt::disk::IoBuf;
 pub use types::{
-    Code, Conditions, ContainerId, Epoch, Error, Extent, Key, Layout, ObjectClass, ObjectId, ObjectType, PoolId, Result,
+    Ace, Acl, AclError, AclOf, Code, Conditions, ContainerId, Epoch, Error, Extent, Key, Layout, ObjectClass, ObjectId,
+    ObjectType, Permissions, PoolId, Principal, PrincipalName, Result,
 };
 pub use wire::control::{
-    ContainerInfo, DeviceInfo, DeviceKind, Member, MemberState, ObjectIdRange, PoolInfo, PoolServers, PoolTarget,
-    Rebuild, RebuildState, SnapshotInfo, Space, StorageInfo, SystemInfo, TargetChange,
+    AclChange, ContainerInfo, DeviceInfo, DeviceKind, Member, MemberState, ObjectIdRange, OwnedAcl, PoolInfo,
+    PoolServers, PoolTarget, Rebuild, RebuildState, SnapshotInfo, Space, StorageInfo, SystemInfo, TargetChange,
 };
 pub use wire::data::{Difference, DifferenceKind, Direction};
 

@@ -7,9 +7,9 @@ use ::object::map::{AddressedDelta, AddressedMap};
 use ::object::retry::{self, Failure};
 use futures_util::future::{Either, select};
 use net::Reply;
-use types::{Code, Error, Layout, ObjectClass, PoolId, Result, SymbolicClass, UNDER_WAY_MAX};
+use types::{Acl, Code, Error, Layout, ObjectClass, PoolId, Result, SymbolicClass, UNDER_WAY_MAX};
 use wire::Opcode;
-use wire::control::{self, ContainerInfo, PoolInfo};
+use wire::control::{self, AclChange, ContainerInfo, OwnedAcl, PoolInfo};
 use wire::opcode::Repeat;
 
 use crate::call::{Again, Operation, Outgoing};
@@ -25,6 +25,8 @@ pub struct ContainerSpec {
     pub layout: Layout,
     pub properties: Vec<(String, String)>,
     pub attributes: Vec<(String, bytes::Bytes)>,
+    /// `None`: the default one.
+    pub acl: Option<Acl>,
 }
 
 impl ContainerSpec {
@@ -91,6 +93,17 @@ impl Pool {
         self.located(self.inner.system.pool_info(&self.name()).await)
     }
 
+    /// Its access control list, which is kept and not enforced yet; whoever may reach the system may do all of this.
+    pub async fn acl(&self) -> Result<OwnedAcl> {
+        self.located(self.inner.system.pool_acl(&self.name()).await)
+    }
+
+    /// # Errors
+    /// As of [`System::change_pool_acl`].
+    pub async fn change_acl(&self, change: AclChange) -> Result<OwnedAcl> {
+        self.located(self.inner.system.change_pool_acl(&self.name(), change).await)
+    }
+
     pub async fn containers(&self) -> Result<Vec<ContainerInfo>> {
         let list: control::ContainerList =
             self.control(Opcode::ContainerList, &control::PoolName { pool: self.name() }).await?;
@@ -98,7 +111,7 @@ impl Pool {
     }
 
     /// # Errors
-    /// `Exists`: a container has this label. `Invalid`: label, properties or attributes; or a class or redundancy factor
+    /// `Exists`: a container has this label. `Invalid`: label, properties, attributes or access control list; or a class or redundancy factor
     /// that the pool has too few fault domains for.
     pub async fn create_container(&self, spec: ContainerSpec) -> Result<ContainerInfo> {
         self.located(check_redundancy(&self.view(), &spec.properties))?;
@@ -109,6 +122,7 @@ impl Pool {
             layout: spec.layout,
             properties: spec.properties,
             attributes: spec.attributes.into_iter().map(attribute).collect(),
+            acl: spec.acl,
         };
         self.control(Opcode::ContainerCreate, &request).await
     }

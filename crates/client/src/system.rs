@@ -7,13 +7,13 @@ use std::time::Duration;
 
 use ::object::retry::Failure;
 use net::{Address, Caller};
-use types::{Code, Error, Rank, Result, SessionId, TargetIndex};
+use types::{Acl, Code, Error, Rank, Result, SessionId, TargetIndex};
 use wire::control::{
-    LogMasksSet, PoolChangeTargets, PoolCreate, PoolDestroy, PoolExtend, PoolInfo, PoolList, PoolMap, PoolName,
-    PoolQueryTargets, PoolRebuild, PoolResize, PoolServers, PoolSetProperties, PoolTarget, PoolTargets,
-    PoolTargetsChanged, Properties, SetLogMasks, StorageInfo, StorageResize, SystemAttributes, SystemChangeTargets,
-    SystemExclude, SystemInfo, SystemSetAttributes, SystemSetProperties, SystemStop, SystemTargetsChanged,
-    TargetChange, Token, TokenCreate,
+    AclChange, LogMasksSet, OwnedAcl, PoolChangeAcl, PoolChangeTargets, PoolCreate, PoolDestroy, PoolExtend, PoolInfo,
+    PoolList, PoolMap, PoolName, PoolQueryTargets, PoolRebuild, PoolResize, PoolServers, PoolSetProperties, PoolTarget,
+    PoolTargets, PoolTargetsChanged, Properties, SetLogMasks, StorageInfo, StorageResize, SystemAttributes,
+    SystemChangeTargets, SystemExclude, SystemInfo, SystemSetAttributes, SystemSetProperties, SystemStop,
+    SystemTargetsChanged, TargetChange, Token, TokenCreate,
 };
 use wire::{Opcode, Wire};
 
@@ -144,10 +144,10 @@ impl System {
     /// # Errors
     /// `Exists`: a pool has this label. `NoSpace`: more than is free. `Invalid`: label or properties.
     pub async fn create_pool(&self, label: &str, bytes: u64, properties: Vec<(String, String)>) -> Result<PoolInfo> {
-        self.create_pool_on(PoolServers::All, label, bytes, properties).await
+        self.create_pool_on(PoolServers::All, label, bytes, properties, None).await
     }
 
-    /// As [`System::create_pool`], on some of the servers.
+    /// As [`System::create_pool`], on some of the servers, and with an access control list instead of the default one.
     ///
     /// # Errors
     /// Further: `NotFound`: no such rank; `Invalid`: one does not take part, or there are not so many.
@@ -157,8 +157,9 @@ impl System {
         label: &str,
         bytes: u64,
         properties: Vec<(String, String)>,
+        acl: Option<Acl>,
     ) -> Result<PoolInfo> {
-        self.control(Opcode::PoolCreate, &PoolCreate { label: label.into(), bytes, servers, properties }).await
+        self.control(Opcode::PoolCreate, &PoolCreate { label: label.into(), bytes, servers, properties, acl }).await
     }
 
     /// Excludes, drains or reintegrates targets of a pool: of each rank those that `targets` names, or all if it names none.
@@ -269,6 +270,23 @@ impl System {
     /// `NotFound`; `Invalid`: an unknown property or a bad value; `NoPermission`: one that is fixed.
     pub async fn set_pool_properties(&self, name: &str, properties: Vec<(String, String)>) -> Result<()> {
         self.control(Opcode::PoolSetProperties, &PoolSetProperties { pool: name.into(), properties }).await
+    }
+
+    /// The access control list of a pool. It is kept and not enforced yet.
+    ///
+    /// # Errors
+    /// `NotFound`.
+    pub async fn pool_acl(&self, name: &str) -> Result<OwnedAcl> {
+        self.control(Opcode::PoolGetAcl, &pool_name(name)).await
+    }
+
+    /// Changes the access control list of a pool, and returns what has become of it.
+    ///
+    /// # Errors
+    /// `NotFound`: no such pool, or no entry of whose is to be deleted. `Invalid`: a permission that a pool cannot give, or
+    /// a list that is too long; `Quota`: with those of the containers it is.
+    pub async fn change_pool_acl(&self, name: &str, change: AclChange) -> Result<OwnedAcl> {
+        self.control(Opcode::PoolChangeAcl, &PoolChangeAcl { pool: name.into(), change }).await
     }
 
     /// Gives the targets' data `bytes` in all; `None`: what their devices have now. Returns when it is durable what is

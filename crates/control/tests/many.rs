@@ -172,6 +172,7 @@ fn forty_servers_are_a_system_and_most_of_them_subscribe() {
             bytes: u64::from(SERVERS) * (64 << 20),
             servers: PoolServers::All,
             properties: vec![],
+            acl: None,
         };
         let made: PoolInfo = cluster.ask(&[38], 100, Opcode::PoolCreate, &wanted).await;
         assert_eq!((made.targets, made.ranks.len()), (SERVERS, SERVERS as usize));
@@ -184,6 +185,7 @@ fn forty_servers_are_a_system_and_most_of_them_subscribe() {
             layout: Layout::Posix,
             properties: vec![],
             attributes: vec![],
+            acl: None,
         };
         cluster.ask::<ContainerInfo>(&[36], 101, Opcode::ContainerCreate, &container).await;
         cluster.agree(&all).await;

@@ -47,11 +47,12 @@
 mod system;
 
 pub use client::{
-    Address, AkeyQuery, AkeyResult, AkeyUpdate, Array, ArrayInfo, ArrayShape, Bytes, Code, Conditions, Container,
-    ContainerId, ContainerInfo, ContainerSpec, DeviceInfo, DeviceKind, Difference, DifferenceKind, Direction, Epoch,
-    Error, Extent, Extents, IntoKey, IoBuf, Key, KeyCursor, KeyEnds, Kv, Layout, Member, MemberState, NewValue, Object,
-    ObjectClass, ObjectId, ObjectIdRange, ObjectType, Pool, PoolId, PoolInfo, Query, Result, ShardInfo, ShardState,
-    SnapshotInfo, Space, StorageInfo, SystemInfo, SystemOptions,
+    Ace, Acl, AclChange, AclError, AclOf, Address, AkeyQuery, AkeyResult, AkeyUpdate, Array, ArrayInfo, ArrayShape,
+    Bytes, Code, Conditions, Container, ContainerId, ContainerInfo, ContainerSpec, DeviceInfo, DeviceKind, Difference,
+    DifferenceKind, Direction, Epoch, Error, Extent, Extents, IntoKey, IoBuf, Key, KeyCursor, KeyEnds, Kv, Layout,
+    Member, MemberState, NewValue, Object, ObjectClass, ObjectId, ObjectIdRange, ObjectType, OwnedAcl, Permissions,
+    Pool, PoolId, PoolInfo, Principal, PrincipalName, Query, Result, ShardInfo, ShardState, SnapshotInfo, Space,
+    StorageInfo, SystemInfo, SystemOptions,
 };
 pub use control::embedded::EmbeddedOptions;
 pub use dfs;

@@ -4,8 +4,8 @@ use std::future::Future;
 use std::path::Path;
 
 use daos::{
-    AkeyQuery, AkeyUpdate, Array, ArrayShape, Bytes, Code, Conditions, Container, ContainerSpec, DeviceInfo, Direction,
-    EmbeddedOptions, Extent, IoBuf, Key, Kv, ObjectClass, ObjectType, Result, System,
+    Acl, AclChange, AclOf, AkeyQuery, AkeyUpdate, Array, ArrayShape, Bytes, Code, Conditions, Container, ContainerSpec,
+    DeviceInfo, Direction, EmbeddedOptions, Extent, IoBuf, Key, Kv, ObjectClass, ObjectType, Result, System,
 };
 
 const POOL_BYTES: u64 = 512 << 20;
@@ -425,4 +425,33 @@ fn pools_and_containers_are_made_described_and_removed() {
         system.shutdown().await
     });
     outcome.unwrap();
+}
+
+#[test]
+fn pools_and_containers_have_owners_and_access_control_lists() {
+    with_container(async |container: Container| {
+        let pool = container.pool();
+        assert_eq!(pool.acl().await?.acl, AclOf::Pool.default_acl());
+        let more: Acl = "A::ann@:rw\nA:G:staff@:r".parse()?;
+        let changed = pool.change_acl(AclChange::Update { acl: more.clone() }).await?;
+        assert_eq!(changed.acl, AclOf::Pool.default_acl().updated(&more)?);
+        assert_eq!(pool.acl().await?, changed);
+
+        let spec = ContainerSpec { acl: Some(more.clone()), ..ContainerSpec::labelled("crate") };
+        pool.create_container(spec).await?;
+        let other = pool.container("crate").await?;
+        other.set_owner(Some("ann@".parse()?), None).await?;
+        let held = other.change_acl(AclChange::Delete { principal: "g:staff@".parse()? }).await?;
+        assert_eq!((held.owner.as_str(), held.acl.to_string().as_str()), ("ann@", "A::ann@:rw\n"));
+        assert_eq!(other.acl().await?, held);
+        assert_eq!(container.acl().await?.acl, AclOf::Container.default_acl());
+
+        let error = other.set_owner(None, None).await.unwrap_err();
+        assert_eq!(error.code, Code::Invalid, "{error}");
+        let wrong = "A::ann@:c".parse()?;
+        let spec = ContainerSpec { acl: Some(wrong), ..ContainerSpec::labelled("chest") };
+        let error = pool.create_container(spec).await.unwrap_err();
+        assert!(error.code == Code::Invalid && error.message.contains("create containers"), "{error}");
+        Ok(())
+    });
 }

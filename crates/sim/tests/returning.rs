@@ -264,7 +264,7 @@ fn hears_late_that_it_left(seed: u64) {
         }
         let system = cluster.connect(DEADLINE).await;
         let servers = PoolServers::Ranks { ranks: ranks.clone().map(|rank| Rank(rank as u32)).collect() };
-        system.create_pool_on(servers, "tank", POOL_BYTES, Vec::new()).await.unwrap();
+        system.create_pool_on(servers, "tank", POOL_BYTES, Vec::new(), None).await.unwrap();
         let kv = store_as(&system, "box", "forever", "1", "RP_2GX").await;
         let keys = 60;
         put(&kv, 0..keys, 0).await;

@@ -8,6 +8,7 @@
 //! lives in `rt`.
 #![forbid(unsafe_code)]
 
+mod acl;
 mod class;
 mod epoch;
 mod error;
@@ -18,6 +19,10 @@ mod property;
 mod size;
 mod span;
 
+pub use acl::{
+    ACL_BYTES_MAX, ACL_ENTRIES_MAX, Ace, Acl, AclError, AclOf, PRINCIPAL_BYTES_MAX, Permissions, Principal,
+    PrincipalName,
+};
 pub use class::{
     Chosen, ClassError, Hints, ObjectClass, ObjectType, Protection, REDUNDANCY_FACTOR_MAX, Redundancy, Spread,
     SymbolicClass, TooFewDomains, Width,

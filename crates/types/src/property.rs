@@ -6,6 +6,8 @@
 use std::fmt;
 use std::str::FromStr;
 
+use crate::acl::PrincipalName;
+
 /// Longest label, in bytes.
 pub const LABEL_BYTES_MAX: usize = 127;
 
@@ -208,6 +210,8 @@ pub enum PropertyError {
     Value { name: &'static str, value: String, expected: &'static str },
     #[error("property {name} is fixed at creation")]
     Fixed { name: &'static str },
+    #[error("property {name} is changed with `{command}`, and not as others are")]
+    By { name: &'static str, command: &'static str },
     #[error("property {name} is read-only: the system sets it")]
     ReadOnly { name: &'static str },
 }
@@ -217,6 +221,8 @@ pub enum PropertyError {
 pub enum Change {
     Always,
     AtCreation,
+    /// Later by this command, which is about nothing else.
+    By(&'static str),
     /// The system sets it.
     Never,
 }
@@ -266,7 +272,7 @@ fn on_off(text: &str) -> bool {
     matches!(text, "on" | "off")
 }
 fn principal(text: &str) -> bool {
-    text.ends_with('@') && text.len() <= 256
+    PrincipalName::parse(text).is_ok()
 }
 fn health(text: &str) -> bool {
     matches!(text, "healthy" | "unclean")
@@ -294,6 +300,9 @@ const fn row(
 ) -> Property {
     Property { name, title, default, change, expected, check }
 }
+
+const PRINCIPAL: &str = "a name with an @, such as bob@";
+const SET_OWNER: Change = Change::By("daos container set-owner");
 
 /// The properties of a system that this release honours.
 pub struct SystemProperty;
@@ -340,8 +349,8 @@ impl PoolProperty {
         row("scrub_freq", "Scrub frequency", "7d", Change::Always, "a span such as 7d, or forever for never", span),
         row("ec_cell_sz", "EC cell size", "131072", Change::AtCreation, "a size from 1 KiB to 1 GiB", size_4k_1g),
         row("data_thresh", "Data threshold", "4096", Change::AtCreation, "a size from 512 B to 8 KiB", threshold),
-        row("owner", "Owner", "", Change::AtCreation, "a principal ending in @", principal),
-        row("group", "Owner group", "", Change::AtCreation, "a principal ending in @", principal),
+        row("owner", "Owner", "", Change::AtCreation, PRINCIPAL, principal),
+        row("group", "Owner group", "", Change::AtCreation, PRINCIPAL, principal),
         row("global_version", "Global version", "1", Change::Never, "a number", number),
     ];
 }
@@ -359,8 +368,8 @@ impl ContainerProperty {
         row("cksum_size", "Checksum chunk size", "32768", Change::Never, "a number", number),
         row("srv_cksum", "Server checksumming", "on", Change::Never, "on", on_off),
         row("status", "Health", "healthy", Change::Always, "healthy or unclean", health),
-        row("owner", "Owner", "", Change::AtCreation, "a principal ending in @", principal),
-        row("group", "Owner group", "", Change::AtCreation, "a principal ending in @", principal),
+        row("owner", "Owner", "", SET_OWNER, PRINCIPAL, principal),
+        row("group", "Owner group", "", SET_OWNER, PRINCIPAL, principal),
         row("chunk_size", "Chunk size", "1048576", Change::AtCreation, "a size from 1 KiB to 1 GiB", size_4k_1g),
         row("retention", "History kept", "0", Change::Always, "a span such as 90s, 30m, 7d or forever", span),
         row("oclass", "Object class", "", Change::AtCreation, "an object class such as SX", any),
@@ -382,7 +391,8 @@ pub fn check_property(
     match property.change {
         Change::Never => return Err(PropertyError::ReadOnly { name: property.name }),
         Change::AtCreation if !creating => return Err(PropertyError::Fixed { name: property.name }),
-        Change::AtCreation | Change::Always => {}
+        Change::By(command) if !creating => return Err(PropertyError::By { name: property.name, command }),
+        Change::AtCreation | Change::By(_) | Change::Always => {}
     }
     if (property.check)(value) {
         Ok(property)
@@ -493,6 +503,11 @@ mod tests {
     fn fixed_and_read_only_properties_stay() {
         assert!(check_property(PoolProperty::TABLE, "rd_fac", "2", true).is_ok());
         assert!(matches!(check_property(PoolProperty::TABLE, "rd_fac", "2", false), Err(PropertyError::Fixed { .. })));
+        let owner =
+            |value, creating| check_property(ContainerProperty::TABLE, "owner", value, creating).map(|row| row.name);
+        assert_eq!(owner("bob@", true), Ok("owner"));
+        assert!(matches!(owner("bob", true), Err(PropertyError::Value { .. })));
+        assert!(owner("bob@", false).unwrap_err().to_string().contains("set-owner"));
         assert!(matches!(
             check_property(PoolProperty::TABLE, "global_version", "2", true),
             Err(PropertyError::ReadOnly { .. })

@@ -2,7 +2,7 @@
 //!
 //! Pools, containers and snapshots are named by text: a label or a UUID.
 
-use types::{ContainerId, Epoch, Error, Layout, PoolId, Rank, TargetIndex};
+use types::{Acl, ContainerId, Epoch, Error, Layout, PoolId, Principal, PrincipalName, Rank, TargetIndex};
 
 use crate::encoding::{Bytes, message};
 
@@ -210,6 +210,8 @@ message! {
         pub bytes: u64,
         pub servers: PoolServers,
         pub properties: Vec<NamedValue>,
+        /// Absent: the default one.
+        pub acl: Option<Acl>,
     }
 }
 
@@ -326,6 +328,34 @@ message! {
     pub struct PoolSetProperties {
         pub pool: String,
         pub properties: Vec<NamedValue>,
+    }
+}
+
+message! {
+    /// Answered with [`OwnedAcl`].
+    pub struct PoolChangeAcl {
+        pub pool: String,
+        pub change: AclChange,
+    }
+}
+
+message! {
+    /// What becomes of an access control list.
+    pub enum AclChange {
+        Overwrite { acl: Acl } = 1,
+        /// Entries take the place of those of the same principals; the rest stays.
+        Update { acl: Acl } = 2,
+        Delete { principal: Principal } = 3,
+    }
+}
+
+message! {
+    /// An access control list, and whom it means by its owner. It is kept, and nothing is refused by it yet.
+    pub struct OwnedAcl {
+        /// Empty: nobody.
+        pub owner: String,
+        pub group: String,
+        pub acl: Acl,
     }
 }
 
@@ -508,6 +538,8 @@ message! {
         pub layout: Layout,
         pub properties: Vec<NamedValue>,
         pub attributes: Vec<(String, Bytes)>,
+        /// Absent: the default one.
+        pub acl: Option<Acl>,
     }
 }
 
@@ -550,6 +582,25 @@ message! {
         pub pool: String,
         pub container: String,
         pub properties: Vec<NamedValue>,
+    }
+}
+
+message! {
+    /// Answered with [`OwnedAcl`].
+    pub struct ContainerChangeAcl {
+        pub pool: String,
+        pub container: String,
+        pub change: AclChange,
+    }
+}
+
+message! {
+    /// Absent: stays as it is.
+    pub struct ContainerSetOwner {
+        pub pool: String,
+        pub container: String,
+        pub user: Option<PrincipalName>,
+        pub group: Option<PrincipalName>,
     }
 }
 

@@ -11,13 +11,15 @@
 //! | `BTreeMap<K, V>` | `u32` count, then keys and values, keys strictly ascending |
 //! | `BTreeSet<T>` | `u32` count, then the items, strictly ascending |
 //! | ids | 16 bytes, in text order |
+//! | `Principal` | `u8` kind, upstream's (0 owner, 1 user, 2 owner's group, 3 group, 4 everyone), then the name of a user or group as a string |
+//! | `Acl` | `u32` count, then principals, strictly ascending, each with `u16` of upstream's bits |
 //! | structs | their fields in order; enums: a `u8` tag, then the variant's fields |
 
 use std::collections::{BTreeMap, BTreeSet};
 
 use types::{
-    Code, Conditions, ContainerId, Epoch, Error, Extent, Key, Label, Layout, ObjectId, PoolId, Rank, ServerId,
-    SystemId, TargetIndex,
+    ACL_ENTRIES_MAX, Ace, Acl, Code, Conditions, ContainerId, Epoch, Error, Extent, Key, Label, Layout, ObjectId,
+    Permissions, PoolId, Principal, PrincipalName, Rank, ServerId, SystemId, TargetIndex,
 };
 
 /// Why bytes are not the message they were taken for.
@@ -374,6 +376,78 @@ impl Wire for Label {
     }
 }
 
+impl Wire for PrincipalName {
+    fn encode(&self, out: &mut Vec<u8>) {
+        encode_bytes(self.as_str().as_bytes(), out);
+    }
+    fn decode(from: &mut Reader<'_>) -> Result<Self, DecodeError> {
+        PrincipalName::parse(&String::decode(from)?)
+            .map_err(|_| DecodeError::Invalid { what: "the name of a principal" })
+    }
+}
+
+impl Wire for Principal {
+    fn encode(&self, out: &mut Vec<u8>) {
+        let (kind, name) = match self {
+            Principal::Owner => (0, None),
+            Principal::User(name) => (1, Some(name)),
+            Principal::OwnerGroup => (2, None),
+            Principal::Group(name) => (3, Some(name)),
+            Principal::Everyone => (4, None),
+        };
+        out.push(kind);
+        if let Some(name) = name {
+            name.encode(out);
+        }
+    }
+    fn decode(from: &mut Reader<'_>) -> Result<Self, DecodeError> {
+        Ok(match u8::decode(from)? {
+            0 => Principal::Owner,
+            1 => Principal::User(Wire::decode(from)?),
+            2 => Principal::OwnerGroup,
+            3 => Principal::Group(Wire::decode(from)?),
+            4 => Principal::Everyone,
+            other => return Err(DecodeError::Unknown { what: "a principal's kind", value: other.into() }),
+        })
+    }
+}
+
+impl Wire for Permissions {
+    fn encode(&self, out: &mut Vec<u8>) {
+        self.bits().encode(out);
+    }
+    fn decode(from: &mut Reader<'_>) -> Result<Self, DecodeError> {
+        let bits = u16::decode(from)?;
+        Permissions::from_bits(bits).ok_or(DecodeError::Unknown { what: "a permission", value: bits.into() })
+    }
+}
+
+impl Wire for Acl {
+    fn encode(&self, out: &mut Vec<u8>) {
+        u32::try_from(self.entries().len()).expect("a list is bounded").encode(out);
+        for Ace { principal, permissions } in self.entries() {
+            principal.encode(out);
+            permissions.encode(out);
+        }
+    }
+    fn decode(from: &mut Reader<'_>) -> Result<Self, DecodeError> {
+        let too_long = DecodeError::Invalid { what: "the size of an ACL" };
+        let count = u32::decode(from)? as usize;
+        if count > ACL_ENTRIES_MAX {
+            return Err(too_long);
+        }
+        let mut entries: Vec<Ace> = Vec::new();
+        for _ in 0..count {
+            let ace = Ace { principal: Wire::decode(from)?, permissions: Wire::decode(from)? };
+            if entries.last().is_some_and(|last| last.principal >= ace.principal) {
+                return Err(DecodeError::Invalid { what: "the order of an ACL" });
+            }
+            entries.push(ace);
+        }
+        Acl::new(entries).map_err(|_| too_long)
+    }
+}
+
 impl Wire for Layout {
     fn encode(&self, out: &mut Vec<u8>) {
         (*self as u16).encode(out);
@@ -469,6 +543,26 @@ mod tests {
         assert_eq!(u64::from_bytes(&[0; 5]), Err(DecodeError::Short { missing: 3 }));
         assert_eq!(u64::from_bytes(&[0; 9]), Err(DecodeError::Long { extra: 1 }));
         assert!(matches!(bool::from_bytes(&[2]), Err(DecodeError::Unknown { .. })));
+    }
+
+    #[test]
+    fn a_list_of_principals_is_in_order_and_known() {
+        let acl: Acl = "A::OWNER@:rw\nA::ann@:r\nA::bob@:\nA:G:GROUP@:r\nA:G:ann@:d\nA::EVERYONE@:r".parse().unwrap();
+        assert_eq!(Acl::from_bytes(&acl.to_bytes()), Ok(acl));
+        let of = |entries: &[(u8, u16)]| {
+            let bytes = (entries.len() as u32).to_le_bytes().to_vec();
+            let bytes =
+                entries.iter().fold(bytes, |bytes, (kind, bits)| [&bytes[..], &[*kind], &bits.to_le_bytes()].concat());
+            Acl::from_bytes(&bytes)
+        };
+        assert!(of(&[(0, 3), (2, 3), (4, 511)]).is_ok());
+        assert_eq!(of(&[(4, 3), (0, 3)]), Err(DecodeError::Invalid { what: "the order of an ACL" }));
+        assert_eq!(of(&[(0, 3), (0, 3)]), Err(DecodeError::Invalid { what: "the order of an ACL" }));
+        assert!(matches!(of(&[(5, 3)]), Err(DecodeError::Unknown { value: 5, .. })));
+        assert!(matches!(of(&[(0, 512)]), Err(DecodeError::Unknown { value: 512, .. })));
+        assert_eq!(Acl::from_bytes(&[255; 4]), Err(DecodeError::Invalid { what: "the size of an ACL" }));
+        let no_name = [&[1, 0, 0, 0, 1][..], &Bytes(b"bob".to_vec()).to_bytes(), &[0, 0]].concat();
+        assert!(matches!(Acl::from_bytes(&no_name), Err(DecodeError::Invalid { .. })));
     }
 
     #[test]

@@ -59,6 +59,8 @@ opcodes! {
     PoolResize = 0x0117, "Changes the space that a pool reserves.", Once;
     PoolConnect = 0x0116, "A pool's map, to place objects with.", Harmless;
     PoolMapSince = 0x0118, "What has changed in a pool's map.", Harmless;
+    PoolGetAcl = 0x0119, "A pool's access control list.", Harmless;
+    PoolChangeAcl = 0x011a, "Changes a pool's access control list.", Once;
     PoolChangeTargets = 0x011c, "Excludes, drains or reintegrates targets of a pool.", Once;
     PoolExtend = 0x011d, "Gives a pool more servers.", Once;
     PoolQueryTargets = 0x011e, "How targets of a pool stand, and their space.", Harmless;
@@ -73,6 +75,9 @@ opcodes! {
     ContainerSetAttributes = 0x0127, "Sets user attributes.", Once;
     ContainerListAttributes = 0x0128, "Names of user attributes.", Harmless;
     ContainerDeleteAttributes = 0x0129, "Removes user attributes.", Once;
+    ContainerGetAcl = 0x012a, "A container's access control list.", Harmless;
+    ContainerChangeAcl = 0x012b, "Changes a container's access control list.", Once;
+    ContainerSetOwner = 0x012c, "Gives a container another owner, or owner's group.", Once;
     SnapshotCreate = 0x0130, "Keeps the container as it is now.", Once;
     SnapshotList = 0x0131, "A container's snapshots.", Harmless;
     SnapshotDestroy = 0x0132, "Lets a snapshot go.", Once;

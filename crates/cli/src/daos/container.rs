@@ -1,13 +1,15 @@
-//! `daos container`: create, list, query, destroy, properties. Attributes and snapshots have files
-//! of their own.
+//! `daos container`: create, list, query, destroy, properties. Attributes, access control lists and snapshots have files of
+//! their own.
+
+use std::path::PathBuf;
 
 use bytes::Bytes;
 use clap::{Args, Subcommand};
 use client::ContainerSpec;
 use serde_json::json;
-use types::{ContainerProperty, Label, Layout};
+use types::{AclOf, ContainerProperty, Label, Layout};
 
-use super::{attributes, snapshots};
+use super::{acl, attributes, snapshots};
 use crate::failure::{Failure, Result};
 use crate::mount;
 use crate::options::{Names, Pairs, SystemOptions};
@@ -68,6 +70,8 @@ pub(crate) enum Verb {
         positional: Option<Pairs>,
     },
     #[command(flatten)]
+    Acl(acl::Verb),
+    #[command(flatten)]
     Attributes(attributes::Verb),
     #[command(flatten)]
     Snapshots(snapshots::Verb),
@@ -94,6 +98,10 @@ pub(crate) struct Create {
     /// Attributes of your own: key:value[,key:value...]
     #[arg(short = 'a', long, value_name = "ATTRIBUTES")]
     attrs: Option<Pairs>,
+    /// File of access control entries, A:[G]:PRINCIPAL:PERMISSIONS, one a line; they are kept and not enforced yet [default: the
+    /// owner everything, the owner's group rwtT]
+    #[arg(short = 'A', long, value_name = "FILE")]
+    acl_file: Option<PathBuf>,
 }
 
 #[derive(Args, Debug)]
@@ -133,6 +141,7 @@ impl Verb {
                 named.open(session).await?.set_properties(checked).await?;
                 Ok(Outcome::new(json!(null), format!("properties of container {} set", named.container)))
             }
+            Verb::Acl(verb) => verb.run(session).await,
             Verb::Attributes(verb) => verb.run(session).await,
             Verb::Snapshots(verb) => verb.run(session).await,
         })
@@ -167,6 +176,7 @@ impl Create {
             layout: self.layout,
             properties: properties::checked(ContainerProperty::TABLE, pairs, true)?,
             attributes: attributes.into_iter().map(|(name, value)| (name, Bytes::from(value))).collect(),
+            acl: self.acl_file.as_deref().map(|path| crate::acl::read(path, AclOf::Container)).transpose()?,
         };
         let pool = session.pool(&self.pool).await?;
         let info = pool.create_container(spec).await?;

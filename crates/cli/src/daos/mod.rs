@@ -1,5 +1,6 @@
 //! `daos`: the user's commands.
 
+mod acl;
 mod attributes;
 mod container;
 mod copy;
@@ -17,6 +18,9 @@ use crate::options::{PrintOptions, SystemOptions};
 use crate::output::Outcome;
 use crate::program::{ManualVerb, Program, version};
 use crate::quickstart::Quickstart;
+
+pub(crate) use acl::Owner;
+pub(crate) use container::Named;
 
 /// Store, version and give back data in DAOS: key-value objects, arrays, and files.
 ///

@@ -1,5 +1,7 @@
 //! `dmg`: the administrator's commands.
 
+mod acl;
+mod container;
 mod pool;
 mod rebuild;
 mod server;
@@ -39,6 +41,9 @@ enum Verb {
     /// Create, list, resize and destroy pools; choose their servers and targets
     #[command(subcommand)]
     Pool(pool::Verb),
+    /// Whose containers are
+    #[command(subcommand, visible_alias = "cont")]
+    Container(container::Verb),
     /// What the servers store on, and how much
     #[command(subcommand, visible_alias = "sto")]
     Storage(storage::Verb),
@@ -54,6 +59,7 @@ impl Dmg {
             Verb::System(verb) => verb.run(&self.system).await,
             Verb::Server(verb) => verb.run(&self.system).await,
             Verb::Pool(verb) => verb.run(&self.system, self.print.json).await,
+            Verb::Container(verb) => verb.run(&self.system).await,
             Verb::Storage(verb) => verb.run(&self.system).await,
             Verb::Version => Ok(version(Program::Dmg)),
             Verb::Manual(verb) => verb.run(Program::Dmg),

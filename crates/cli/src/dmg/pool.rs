@@ -1,10 +1,11 @@
 //! `dmg pool`.
 
 use std::collections::BTreeMap;
+use std::path::PathBuf;
 
 use clap::{Args, Subcommand};
 use serde_json::json;
-use types::{ByteSize, Code, Error, PoolProperty, Rank};
+use types::{AclOf, ByteSize, Code, Error, PoolProperty, Rank};
 use wire::control::{DeviceInfo, PoolServers};
 
 use crate::failure::{Failure, Result};
@@ -15,7 +16,7 @@ use crate::session::{self, Missing, Session};
 use crate::show;
 use crate::table::count;
 
-use super::{rebuild, targets};
+use super::{acl, rebuild, targets};
 
 #[derive(Subcommand, Debug)]
 pub(crate) enum Verb {
@@ -74,6 +75,8 @@ pub(crate) enum Verb {
         /// key:value[,key:value...]
         properties: Pairs,
     },
+    #[command(flatten)]
+    Acl(acl::Verb),
 }
 
 #[derive(Args, Debug)]
@@ -92,6 +95,10 @@ pub(crate) struct Create {
     /// How many servers it is made of: in as many fault domains as can be [default: all]
     #[arg(short = 'k', long, value_name = "COUNT", value_parser = clap::value_parser!(u32).range(1..))]
     nranks: Option<u32>,
+    /// File of access control entries, A:[G]:PRINCIPAL:PERMISSIONS, one a line; they are kept and not enforced yet [default: the
+    /// owner and the owner's group rw]
+    #[arg(short, long, value_name = "FILE")]
+    acl_file: Option<PathBuf>,
 }
 
 #[derive(Args, Debug)]
@@ -155,6 +162,7 @@ impl Verb {
             Verb::GiveUp(targets) => session::with(system, Missing::Refuse, async |s| targets.give_up(s).await).await,
             Verb::Extend(extend) => session::with(system, Missing::Refuse, async |s| extend.run(s).await).await,
             Verb::QueryTargets(query) => session::with(system, Missing::Refuse, async |s| query.run(s).await).await,
+            Verb::Acl(verb) => session::with(system, Missing::Refuse, async |s| verb.run(s).await).await,
             Verb::Destroy(destroy) => session::with(system, Missing::Refuse, async |s| destroy.run(s).await).await,
             Verb::GetProp { pool, properties } => {
                 session::with(system, Missing::Refuse, async |s| get_properties(s, &pool, properties.as_ref()).await)
@@ -192,8 +200,9 @@ impl Create {
             Some(pairs) => properties::checked(PoolProperty::TABLE, pairs, true)?,
             None => Vec::new(),
         };
+        let acl = self.acl_file.as_deref().map(|path| crate::acl::read(path, AclOf::Pool)).transpose()?;
         let bytes = self.bytes(session).await?;
-        let pool = session.create_pool_on(self.servers(), &self.label, bytes, properties).await?;
+        let pool = session.create_pool_on(self.servers(), &self.label, bytes, properties, acl).await?;
         let ranks: Vec<u32> = pool.ranks.iter().map(|rank| rank.0).collect();
         let per_rank = pool.space.total / ranks.len().max(1) as u64;
         let response = json!({

@@ -1,6 +1,7 @@
 //! The control services over consensus, on servers of one simulation: a system forms and grows, commands go on when a leader
 //! dies, and take effect once (K5); in the end all replicas have the same state (K19).
 
+mod access;
 mod survivors;
 mod withdrawn;
 
@@ -152,7 +153,7 @@ async fn answered(
 }
 
 fn pool(label: &str) -> PoolCreate {
-    PoolCreate { label: label.into(), bytes: POOL_BYTES, servers: PoolServers::All, properties: vec![] }
+    PoolCreate { label: label.into(), bytes: POOL_BYTES, servers: PoolServers::All, properties: vec![], acl: None }
 }
 
 fn container(label: &str) -> ContainerCreate {
@@ -162,6 +163,7 @@ fn container(label: &str) -> ContainerCreate {
         layout: Layout::Posix,
         properties: vec![],
         attributes: vec![],
+        acl: None,
     }
 }
 

@@ -74,6 +74,11 @@ impl Service {
                 .await?;
                 Ok(().to_bytes())
             }
+            Opcode::ContainerGetAcl => look(slot, body, |_, _, container| Ok(container.owned_acl().to_bytes())),
+            Opcode::ContainerChangeAcl => {
+                Ok(self.container_change_acl(call, slot, term, parse(body)?).await?.to_bytes())
+            }
+            Opcode::ContainerSetOwner => Ok(self.container_set_owner(call, slot, term, parse(body)?).await?.to_bytes()),
             Opcode::SnapshotCreate => Ok(self.snapshot_create(call, slot, term, parse(body)?).await?.to_bytes()),
             Opcode::SnapshotDestroy => {
                 let gone: msg::SnapshotDestroy = parse(body)?;
@@ -101,7 +106,7 @@ impl Service {
     }
 
     /// One command about a container, unless it was done before.
-    async fn change(
+    pub(super) async fn change(
         &self,
         call: &Call,
         slot: &Slot<PoolState>,
@@ -156,6 +161,7 @@ impl Service {
                     created: self.hlc.now(),
                     properties: request.properties,
                     attributes: request.attributes,
+                    acl: request.acl,
                 };
                 slot.propose(Some(term), call.name(), &command).await??
             }
@@ -285,6 +291,6 @@ fn look(
 }
 
 /// Two requests with one name: a client that numbers wrongly.
-fn other_request() -> Error {
+pub(super) fn other_request() -> Error {
     Error::new(Code::Protocol, "a request of this number was something else")
 }

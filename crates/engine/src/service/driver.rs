@@ -249,8 +249,8 @@ impl Service {
         }
         if !slot.group.local(PoolState::is_created) {
             let servers = self.system.group.local(|system| pool_servers(system, &row.servers));
-            let (label, properties) = (row.label, row.properties);
-            let create = PoolCommand::Create { label, bytes_per_target: row.bytes_per_target, servers, properties };
+            let PoolRow { label, bytes_per_target, properties, acl, .. } = row;
+            let create = PoolCommand::Create { label, bytes_per_target, servers, properties, acl };
             slot.propose(Some(term), None, &create).await??;
             return Ok(());
         }
@@ -508,7 +508,8 @@ mod tests {
             weight: 1,
         };
         let servers = vec![server(0), server(1)];
-        let create = PoolCommand::Create { label: "tank".into(), bytes_per_target: 1, servers, properties: vec![] };
+        let create =
+            PoolCommand::Create { label: "tank".into(), bytes_per_target: 1, servers, properties: vec![], acl: None };
         pool.apply(create).unwrap();
         let create = PoolCommand::CreateContainer {
             id: id(1),
@@ -517,6 +518,7 @@ mod tests {
             created: Epoch(5),
             properties: vec![],
             attributes: vec![],
+            acl: None,
         };
         pool.apply(create).unwrap();
         pool
@@ -690,6 +692,7 @@ mod tests {
             maker: Rank(0),
             properties: vec![],
             trouble: None,
+            acl: None,
         };
         assert_eq!(added(&pool, &row(&[0, 1]), &system), None);
         let servers = pool_servers(&system, &[Rank(3), Rank(2)]);

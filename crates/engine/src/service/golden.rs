@@ -4,9 +4,11 @@
 use std::path::PathBuf;
 
 use raft::StateMachine;
-use types::{Code, ContainerId, Epoch, Error, Label, Layout, PoolId, Rank, ServerId, SystemId, TargetIndex};
+use types::{
+    Acl, Code, ContainerId, Epoch, Error, Label, Layout, PoolId, PrincipalName, Rank, ServerId, SystemId, TargetIndex,
+};
 use wire::Wire;
-use wire::control::TargetChange;
+use wire::control::{AclChange, TargetChange};
 use wire::encoding::{Bytes, Bytes32};
 
 use super::pool::{Finished, PoolCommand, PoolDone, PoolServer, PoolState, Rollback};
@@ -26,6 +28,10 @@ fn check(name: &str, bytes: &[u8]) {
 
 fn label(text: &str) -> Label {
     Label::parse(text).expect("a literal")
+}
+
+fn acl(text: &str) -> Acl {
+    text.parse().expect("a literal")
 }
 
 fn pairs(name: &str, value: &str) -> Vec<(String, String)> {
@@ -51,6 +57,7 @@ fn system_commands() -> Vec<SystemCommand> {
         servers: vec![Rank(0), Rank(1)],
         maker: Rank(0),
         properties: pairs("space_rb", "5"),
+        acl: Some(acl("A::OWNER@:rw\nA:G:staff@:rwcdt")),
     };
     vec![
         SystemCommand::Form { name: "daos_server".into(), id: SystemId::from_bytes([9; 16]) },
@@ -87,6 +94,8 @@ fn system_commands() -> Vec<SystemCommand> {
         SystemCommand::ExtendPool { id: one, servers: vec![Rank(2)] },
         SystemCommand::Stop { ranks: vec![Rank(2)], stop: true },
         SystemCommand::ShrinkPool { id: one, servers: vec![Rank(1)] },
+        // Its list is in the state until the pool is made.
+        create(PoolId::from_bytes([4; 16]), "dock"),
     ]
 }
 
@@ -100,6 +109,7 @@ fn pool_commands() -> Vec<PoolCommand> {
         created: Epoch(5),
         properties: pairs("retention", "1h"),
         attributes: vec![("a".into(), Bytes(vec![0, 255]))],
+        acl: text.map(|_| acl("A::OWNER@:rwdtTaAo\nA::mallory@:\nA:G:staff@:r\nA::EVERYONE@:t")),
     };
     vec![
         PoolCommand::Create {
@@ -107,6 +117,7 @@ fn pool_commands() -> Vec<PoolCommand> {
             bytes_per_target: 1 << 30,
             servers: vec![server(0), server(1)],
             properties: pairs("space_rb", "5"),
+            acl: None,
         },
         PoolCommand::Resize { bytes_per_target: 2 << 30 },
         PoolCommand::SetProperties { values: pairs("space_rb", "7") },
@@ -158,6 +169,19 @@ fn pool_commands() -> Vec<PoolCommand> {
             force: false,
         },
         PoolCommand::Rebuild { start: false },
+        PoolCommand::ChangeAcl {
+            container: None,
+            change: AclChange::Overwrite { acl: acl("A::OWNER@:rw\nA::ann@:r\nA:G:GROUP@:rcd") },
+        },
+        PoolCommand::ChangeAcl {
+            container: Some(one),
+            change: AclChange::Update { acl: acl("A::ann@:rw\nA:G:staff@:rw") },
+        },
+        PoolCommand::ChangeAcl {
+            container: Some(one),
+            change: AclChange::Delete { principal: "EVERYONE@".parse().expect("a literal") },
+        },
+        PoolCommand::SetOwner { id: one, user: PrincipalName::parse("ann@").ok(), group: None },
     ]
 }
 

@@ -22,8 +22,10 @@
 //! 4. Who decides for the state decides for one term: a leader that is none any more changes nothing.
 //!
 //! # Not here
-//! Consensus itself (`raft`); who lives (`net::membership`); access control.
+//! Consensus itself (`raft`); who lives (`net::membership`); whether a request is permitted: access control lists are kept, and
+//! not enforced.
 
+mod access;
 mod administer;
 mod agent;
 mod answers;

@@ -5,10 +5,10 @@ use std::ops::RangeInclusive;
 
 use placement::{Event, PoolMap, SLOTS_MAX, Server, TargetState};
 use types::{
-    Code, ContainerId, ContainerProperty, Epoch, Error, Label, Layout, PoolId, PoolProperty, Property, PropertyError,
-    Rank, Span, TargetIndex, check_property,
+    Acl, AclOf, Code, ContainerId, ContainerProperty, Epoch, Error, Label, Layout, PoolId, PoolProperty, PrincipalName,
+    Property, PropertyError, Rank, Span, TargetIndex, check_property,
 };
-use wire::control::TargetChange;
+use wire::control::{AclChange, TargetChange};
 use wire::encoding::Bytes;
 use wire::{DecodeError, Reader, Wire, message};
 
@@ -61,6 +61,8 @@ message! {
         pub drained: BTreeSet<u32>,
         /// The system's policy is that pools make nothing anew by themselves.
         pub is_rebuild_off: bool,
+        /// Who may do what, once somebody proves who he is.
+        pub acl: Acl,
     }
 }
 
@@ -110,6 +112,7 @@ message! {
         pub is_held: bool,
         /// Why it is taken away again.
         pub trouble: Option<Error>,
+        pub acl: Acl,
     }
 }
 
@@ -125,7 +128,13 @@ message! {
 message! {
     /// A change of the pool. What it needs of the outside (ids, epochs) its proposer put into it.
     pub enum PoolCommand {
-        Create { label: String, bytes_per_target: u64, servers: Vec<PoolServer>, properties: Vec<(String, String)> } = 1,
+        Create {
+            label: String,
+            bytes_per_target: u64,
+            servers: Vec<PoolServer>,
+            properties: Vec<(String, String)>,
+            acl: Option<Acl>,
+        } = 1,
         Resize { bytes_per_target: u64 } = 2,
         SetProperties { values: Vec<(String, String)> } = 3,
         CreateContainer {
@@ -135,6 +144,7 @@ message! {
             created: Epoch,
             properties: Vec<(String, String)>,
             attributes: Vec<(String, Bytes)>,
+            acl: Option<Acl>,
         } = 4,
         ContainerCreated { id: ContainerId } = 5,
         DestroyContainer { id: ContainerId, trouble: Option<Error> } = 6,
@@ -173,6 +183,10 @@ message! {
         Rebuild { start: bool } = 28,
         /// What the system's policy says of making anew what failed targets held.
         FollowPolicy { rebuild: bool } = 29,
+        /// Of a container, or of the pool.
+        ChangeAcl { container: Option<ContainerId>, change: AclChange } = 30,
+        /// Whoever is not named stays.
+        SetOwner { id: ContainerId, user: Option<PrincipalName>, group: Option<PrincipalName> } = 31,
     }
 }
 
@@ -224,11 +238,12 @@ impl raft::StateMachine for PoolState {
     fn apply(&mut self, command: PoolCommand) -> Result<PoolDone, Error> {
         // Every refusal comes before the first change.
         match command {
-            PoolCommand::Create { label, bytes_per_target, servers, properties } => {
+            PoolCommand::Create { label, bytes_per_target, servers, properties, acl } => {
                 if !self.is_created() {
                     self.map = Some(Map(first_map(servers)?));
                     (self.label, self.bytes_per_target, self.version) = (label, bytes_per_target, 1);
                     self.properties = properties.into_iter().collect();
+                    self.acl = acl.unwrap_or_else(|| AclOf::Pool.default_acl());
                 }
             }
             PoolCommand::Resize { bytes_per_target } => {
@@ -236,8 +251,10 @@ impl raft::StateMachine for PoolState {
                 self.version += 1;
             }
             PoolCommand::SetProperties { values } => self.set_properties(values)?,
-            PoolCommand::CreateContainer { id, label, layout, created, properties, attributes } => {
-                self.create_container(id, label, layout, created, properties, attributes)?;
+            PoolCommand::CreateContainer { id, label, layout, created, properties, attributes, acl } => {
+                let acl = self.first_acl(acl)?;
+                let made = Container { layout, acl, ..Container::new(created, self.version + 1) };
+                self.create_container(id, label, made, properties, attributes)?;
                 return Ok(PoolDone::Container { id });
             }
             PoolCommand::ContainerCreated { id } => {
@@ -323,6 +340,16 @@ impl raft::StateMachine for PoolState {
                 self.is_rebuild_off = !rebuild;
                 self.version += u64::from(self.heal() != before);
             }
+            PoolCommand::ChangeAcl { container, change } => {
+                self.change_acl(container, change)?;
+                return Ok(
+                    container.map_or(PoolDone::Version { version: self.version }, |id| PoolDone::Container { id })
+                );
+            }
+            PoolCommand::SetOwner { id, user, group } => {
+                self.set_owner(id, user, group)?;
+                return Ok(PoolDone::Container { id });
+            }
         }
         Ok(PoolDone::Version { version: self.version })
     }
@@ -347,6 +374,7 @@ impl PoolState {
             wanted_back: BTreeSet::new(),
             drained: BTreeSet::new(),
             is_rebuild_off: false,
+            acl: Acl::default(),
         }
     }
 
@@ -470,7 +498,7 @@ impl PoolState {
         self.containers.get(&id).ok_or_else(|| Error::new(Code::NotFound, format!("no container {id}")))
     }
 
-    fn container_mut(&mut self, id: ContainerId) -> Result<&mut Container, Error> {
+    pub(super) fn container_mut(&mut self, id: ContainerId) -> Result<&mut Container, Error> {
         self.containers.get_mut(&id).ok_or_else(|| Error::new(Code::NotFound, format!("no container {id}")))
     }
 
@@ -515,8 +543,7 @@ impl PoolState {
         &mut self,
         id: ContainerId,
         label: Option<Label>,
-        layout: Layout,
-        created: Epoch,
+        mut container: Container,
         properties: Vec<(String, String)>,
         attributes: Vec<(String, Bytes)>,
     ) -> Result<(), Error> {
@@ -530,25 +557,11 @@ impl PoolState {
             )
             .remedy("destroy a container first"));
         }
-        let mut set = BTreeMap::new();
         for (name, value) in properties {
             let property = checked(ContainerProperty::TABLE, &name, &value, true)?;
-            set.insert(property.name.to_string(), value);
+            container.properties.insert(property.name.to_string(), value);
         }
-        let mut container = Container {
-            label: label.map(|l| l.to_string()),
-            layout,
-            created,
-            phase: Phase::Creating,
-            since: self.version + 1,
-            properties: set,
-            attributes: BTreeMap::new(),
-            snapshots: BTreeMap::new(),
-            next_object_id: FIRST_OBJECT_ID,
-            rollback: None,
-            is_held: false,
-            trouble: None,
-        };
+        container.label = label.map(|label| label.to_string());
         container.set_attributes(attributes)?;
         self.containers.insert(id, container);
         self.version += 1;
@@ -580,6 +593,25 @@ impl PoolState {
 }
 
 impl Container {
+    /// One that is being made, with nothing in it.
+    fn new(created: Epoch, since: u64) -> Container {
+        Container {
+            label: None,
+            layout: Layout::Unknown,
+            created,
+            phase: Phase::Creating,
+            since,
+            properties: BTreeMap::new(),
+            attributes: BTreeMap::new(),
+            snapshots: BTreeMap::new(),
+            next_object_id: FIRST_OBJECT_ID,
+            rollback: None,
+            is_held: false,
+            trouble: None,
+            acl: Acl::default(),
+        }
+    }
+
     /// How much history stays readable beside the snapshots.
     pub fn retention(&self) -> Span {
         self.properties.get("retention").and_then(|text| text.parse().ok()).unwrap_or_default()
@@ -649,7 +681,7 @@ pub(super) fn checked(
 pub(super) fn property_error(error: PropertyError) -> Error {
     let code = match error {
         PropertyError::Unknown { .. } | PropertyError::Value { .. } => Code::Invalid,
-        PropertyError::Fixed { .. } | PropertyError::ReadOnly { .. } => Code::NoPermission,
+        PropertyError::Fixed { .. } | PropertyError::By { .. } | PropertyError::ReadOnly { .. } => Code::NoPermission,
     };
     Error::new(code, error.to_string())
 }
@@ -661,138 +693,4 @@ pub(super) fn all_properties(table: &[Property], set: &BTreeMap<String, String>)
 }
 
 #[cfg(test)]
-mod tests {
-    use super::*;
-    use raft::StateMachine;
-
-    fn id(n: u8) -> ContainerId {
-        ContainerId::from_bytes([n; 16])
-    }
-    fn pool_with(label: &str) -> PoolState {
-        let mut pool = PoolState::empty(PoolId::from_bytes([9; 16]));
-        let servers = vec![PoolServer { rank: Rank(0), fault_path: "/server0".into(), targets: 2, weight: 1 }];
-        let create =
-            PoolCommand::Create { label: "tank".into(), bytes_per_target: 1 << 30, servers, properties: vec![] };
-        pool.apply(create).unwrap();
-        pool.apply(create_container(1, label)).unwrap();
-        pool.apply(PoolCommand::ContainerCreated { id: id(1) }).unwrap();
-        pool
-    }
-    fn create_container(n: u8, label: &str) -> PoolCommand {
-        PoolCommand::CreateContainer {
-            id: id(n),
-            label: Some(Label::parse(label).unwrap()),
-            layout: Layout::Posix,
-            created: Epoch(5),
-            properties: vec![],
-            attributes: vec![],
-        }
-    }
-
-    #[test]
-    fn ids_are_handed_out_once_and_above_the_reserved_ones() {
-        let mut pool = pool_with("home");
-        let mut take = |count| pool.apply(PoolCommand::AllocateObjectIds { id: id(1), count });
-        assert_eq!(take(10), Ok(PoolDone::Ids { first: FIRST_OBJECT_ID }));
-        assert_eq!(take(1), Ok(PoolDone::Ids { first: FIRST_OBJECT_ID + 10 }));
-        assert!(pool.apply(PoolCommand::AllocateObjectIds { id: id(1), count: u64::MAX }).is_err());
-    }
-
-    #[test]
-    fn snapshots_are_found_by_name_and_by_epoch() {
-        let mut pool = pool_with("home");
-        let snap =
-            |epoch, name: &str| PoolCommand::CreateSnapshot { id: id(1), epoch: Epoch(epoch), name: name.into() };
-        pool.apply(snap(10, "before")).unwrap();
-        pool.apply(snap(20, "")).unwrap();
-        assert_eq!(pool.apply(snap(30, "before")).unwrap_err().code, Code::Exists);
-        assert_eq!(pool.find_snapshot(id(1), "before"), Ok(Epoch(10)));
-        assert_eq!(pool.find_snapshot(id(1), "0x14"), Ok(Epoch(20)));
-        assert_eq!(pool.find_snapshot(id(1), "befor").unwrap_err().remedy.unwrap(), "did you mean 'before'?");
-        pool.apply(PoolCommand::DestroySnapshot { id: id(1), epoch: Epoch(10) }).unwrap();
-        assert!(pool.find_snapshot(id(1), "before").is_err());
-    }
-
-    #[test]
-    fn a_refused_label_leaves_both_containers_as_they_were() {
-        let mut pool = pool_with("home");
-        pool.apply(create_container(2, "work")).unwrap();
-        let rename = PoolCommand::SetContainerProperties { id: id(2), values: vec![("label".into(), "home".into())] };
-        assert_eq!(pool.apply(rename).unwrap_err().code, Code::Exists);
-        assert_eq!(pool.container(id(2)).unwrap().label.as_deref(), Some("work"));
-    }
-
-    #[test]
-    fn targets_of_a_lost_server_are_down_until_it_is_back_and_an_old_decision_does_nothing() {
-        let mut pool = pool_with("home");
-        let exclude = |version| PoolCommand::Exclude { version, ranks: vec![Rank(0)] };
-        let states = |pool: &PoolState| pool.map().unwrap().targets().iter().map(|t| t.state()).collect::<Vec<_>>();
-        let before = pool.version;
-        pool.apply(exclude(1)).unwrap();
-        assert_eq!(states(&pool), [placement::TargetState::Down; 2]);
-        assert_eq!(pool.version, before + 1, "targets must hear of it");
-        let down = pool.clone();
-        pool.apply(exclude(1)).unwrap();
-        pool.apply(exclude(2)).unwrap();
-        assert_eq!(pool, down);
-        pool.apply(PoolCommand::Reintegrate { version: 2, ranks: vec![Rank(0)] }).unwrap();
-        assert_eq!(states(&pool), [placement::TargetState::Up(placement::CameFrom::Down); 2]);
-        assert_eq!(PoolState::from_bytes(&pool.to_bytes()), Ok(pool), "the map's history is kept");
-    }
-
-    /// A change that is refused in its midst has changed nothing.
-    #[test]
-    fn a_refused_command_leaves_the_state_as_it_was() {
-        let mut pool = pool_with("home");
-        let before = pool.clone();
-        let wrong = ("no such property".to_string(), "1".to_string());
-        let values = vec![("space_rb".to_string(), "5".to_string()), wrong.clone()];
-        assert!(pool.apply(PoolCommand::SetProperties { values }).is_err());
-        let values = vec![("label".to_string(), "else".to_string()), wrong];
-        assert!(pool.apply(PoolCommand::SetContainerProperties { id: id(1), values }).is_err());
-        let attributes = vec![("a".to_string(), Bytes(vec![1])), (String::new(), Bytes(vec![1]))];
-        assert!(pool.apply(PoolCommand::SetAttributes { id: id(1), attributes }).is_err());
-        assert_eq!(pool, before);
-    }
-
-    #[test]
-    fn the_version_grows_with_what_targets_must_hear_of_and_only_then() {
-        let mut pool = pool_with("home");
-        let command = |name: &str, value: &str| PoolCommand::SetContainerProperties {
-            id: id(1),
-            values: vec![(name.to_string(), value.to_string())],
-        };
-        let cases: [(PoolCommand, u64); 6] = [
-            (PoolCommand::AllocateObjectIds { id: id(1), count: 1 }, 0),
-            (command("label", "house"), 0),
-            (command("retention", "1h"), 1),
-            (PoolCommand::Hold { id: id(1) }, 1),
-            (PoolCommand::CreateSnapshot { id: id(1), epoch: Epoch(7), name: "a".into() }, 1),
-            (PoolCommand::DestroyContainer { id: id(1), trouble: None }, 1),
-        ];
-        for (command, more) in cases {
-            let before = pool.version;
-            pool.apply(command.clone()).unwrap();
-            assert_eq!(pool.version - before, more, "{command:?}");
-            assert!(more == 0 || pool.containers[&id(1)].since == pool.version);
-        }
-    }
-
-    #[test]
-    fn a_snapshot_ends_the_hold() {
-        let mut pool = pool_with("home");
-        pool.apply(PoolCommand::Hold { id: id(1) }).unwrap();
-        assert!(pool.containers[&id(1)].is_held);
-        pool.apply(PoolCommand::CreateSnapshot { id: id(1), epoch: Epoch(7), name: "a".into() }).unwrap();
-        assert!(!pool.containers[&id(1)].is_held);
-    }
-
-    #[test]
-    fn a_state_of_another_release_is_refused_by_name() {
-        let mut bytes = pool_with("home").to_bytes();
-        assert_eq!(PoolState::from_bytes(&bytes).unwrap(), pool_with("home"));
-        bytes[0] = 9;
-        let error = PoolState::from_bytes(&bytes).unwrap_err();
-        assert_eq!(error.to_string(), "the version of the state has the unknown value 9");
-    }
-}
+mod tests;

@@ -40,6 +40,8 @@ impl Service {
             Opcode::PoolSetProperties => {
                 Ok(self.pool_set_properties(call, id, slot, term, parse(body)?).await?.to_bytes())
             }
+            Opcode::PoolGetAcl => Ok(self.pool_acl(slot).to_bytes()),
+            Opcode::PoolChangeAcl => Ok(self.pool_change_acl(call, slot, term, parse(body)?).await?.to_bytes()),
             Opcode::PoolConnect => Ok(self.pool_map(slot)?.to_bytes()),
             Opcode::PoolMapSince => {
                 let known: msg::PoolMapSince = parse(body)?;
@@ -79,6 +81,7 @@ impl Service {
                     maker: *servers.iter().find(|rank| **rank == self.rank).unwrap_or(&servers[0]),
                     servers,
                     properties: request.properties,
+                    acl: request.acl,
                 };
                 self.system.propose(Some(term), call.name(), &command).await??
             }

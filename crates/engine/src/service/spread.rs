@@ -134,6 +134,7 @@ mod tests {
             maker: Rank(ranks[0]),
             properties: vec![],
             trouble: None,
+            acl: None,
         };
         system.pools.insert(PoolId::from_bytes([n; 16]), row);
     }

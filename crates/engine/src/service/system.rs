@@ -2,7 +2,7 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use types::{Code, Error, Label, PoolId, Rank, ServerId, SystemHeal, SystemId, SystemProperty};
+use types::{Acl, AclOf, Code, Error, Label, PoolId, Rank, ServerId, SystemHeal, SystemId, SystemProperty};
 use wire::control::MemberState;
 use wire::message;
 
@@ -82,6 +82,8 @@ message! {
         pub properties: Vec<(String, String)>,
         /// Why it is taken away again.
         pub trouble: Option<Error>,
+        /// What it is made with, until the pool's own state has it.
+        pub acl: Option<Acl>,
     }
 }
 
@@ -114,7 +116,7 @@ message! {
         Exclude { ranks: Vec<Rank>, exclude: bool } = 5,
         /// An empty value removes.
         SetAttributes { attributes: Vec<(String, String)> } = 6,
-        CreatePool { id: PoolId, label: Label, bytes_per_target: u64, servers: Vec<Rank>, maker: Rank, properties: Vec<(String, String)> } = 7,
+        CreatePool { id: PoolId, label: Label, bytes_per_target: u64, servers: Vec<Rank>, maker: Rank, properties: Vec<(String, String)>, acl: Option<Acl> } = 7,
         PoolCreated { id: PoolId } = 8,
         DestroyPool { id: PoolId, trouble: Option<Error> } = 9,
         PoolDestroyed { id: PoolId } = 10,
@@ -180,15 +182,17 @@ impl raft::StateMachine for SystemState {
             SystemCommand::Withdraw { rank, incarnation, trouble } => self.withdraw(rank, incarnation, trouble),
             SystemCommand::Exclude { ranks, exclude } => self.exclude(&ranks, exclude)?,
             SystemCommand::SetAttributes { attributes } => self.set_attributes(attributes)?,
-            SystemCommand::CreatePool { id, label, bytes_per_target, servers, maker, properties } => {
+            SystemCommand::CreatePool { id, label, bytes_per_target, servers, maker, properties, acl } => {
                 self.check_label(&label, None)?;
+                acl.iter().try_for_each(|acl| acl.check(AclOf::Pool))?;
                 if self.pools.len() >= POOLS_MAX {
                     return Err(Error::new(Code::Quota, format!("the system has {POOLS_MAX} pools, its limit"))
                         .remedy("destroy a pool first"));
                 }
                 self.version += 1;
                 let (label, phase, since) = (label.to_string(), Phase::Creating, self.version);
-                let row = PoolRow { label, bytes_per_target, phase, since, servers, maker, properties, trouble: None };
+                let row =
+                    PoolRow { label, bytes_per_target, phase, since, servers, maker, properties, trouble: None, acl };
                 self.pools.insert(id, row);
                 return Ok(SystemDone::Pool { id });
             }
@@ -196,6 +200,7 @@ impl raft::StateMachine for SystemState {
                 // A creation that was given up meanwhile stays so.
                 if self.row(id)?.phase == Phase::Creating {
                     self.enter(id, Phase::Ready)?;
+                    self.row(id)?.acl = None;
                 }
             }
             SystemCommand::DestroyPool { id, trouble } => {
@@ -596,6 +601,7 @@ mod tests {
             servers: vec![Rank(0)],
             maker: Rank(0),
             properties: vec![],
+            acl: None,
         }
     }
     fn hash(n: u8) -> Hash {
@@ -626,6 +632,23 @@ mod tests {
         assert_eq!(system.find(&id(1).to_string()), Ok(id(1)));
         let error = system.find("tnak").unwrap_err();
         assert_eq!(error.remedy.as_deref(), Some("did you mean 'tank'?"));
+    }
+
+    #[test]
+    fn the_list_of_a_pool_is_the_systems_until_the_pool_is_made() {
+        let mut system = system();
+        let with = |list: &str| {
+            let mut command = create(1, "tank");
+            if let SystemCommand::CreatePool { acl, .. } = &mut command {
+                *acl = list.parse().ok();
+            }
+            command
+        };
+        assert_eq!(system.apply(with("A::bob@:T")).unwrap_err().code, Code::Invalid);
+        system.apply(with("A::bob@:t")).unwrap();
+        assert!(system.pools[&id(1)].acl.is_some());
+        system.apply(SystemCommand::PoolCreated { id: id(1) }).unwrap();
+        assert_eq!(system.pools[&id(1)].acl, None);
     }
 
     #[test]

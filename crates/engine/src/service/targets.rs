@@ -396,8 +396,14 @@ mod tests {
     fn pool(factor: u32) -> PoolState {
         let mut pool = PoolState::empty(PoolId::from_bytes([9; 16]));
         let servers = (0..3).map(server).collect();
-        pool.apply(PoolCommand::Create { label: "tank".into(), bytes_per_target: 1, servers, properties: vec![] })
-            .unwrap();
+        pool.apply(PoolCommand::Create {
+            label: "tank".into(),
+            bytes_per_target: 1,
+            servers,
+            properties: vec![],
+            acl: None,
+        })
+        .unwrap();
         let container = PoolCommand::CreateContainer {
             id: ContainerId::from_bytes([1; 16]),
             label: None,
@@ -405,6 +411,7 @@ mod tests {
             created: Epoch(5),
             properties: vec![("rd_fac".into(), factor.to_string())],
             attributes: vec![],
+            acl: None,
         };
         pool.apply(container).unwrap();
         pool

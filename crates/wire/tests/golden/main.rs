@@ -10,8 +10,8 @@ use std::fmt::Debug;
 use std::path::PathBuf;
 
 use types::{
-    Code, Conditions, ContainerId, Epoch, Error, Extent, Key, Layout, ObjectId, PoolId, Rank, ServerId, SystemId,
-    TargetIndex,
+    Acl, Code, Conditions, ContainerId, Epoch, Error, Extent, Key, Layout, ObjectId, PoolId, Principal, PrincipalName,
+    Rank, ServerId, SystemId, TargetIndex,
 };
 use wire::control::*;
 use wire::copy::*;

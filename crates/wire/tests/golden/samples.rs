@@ -13,6 +13,11 @@ pub(super) fn samples(check: &mut impl Check) {
     check.one("error", Error::new(Code::NotFound, "no pool 'tank'").remedy("list pools with `dmg pool list`"));
 }
 
+/// An entry of every kind.
+fn acl() -> Acl {
+    "A::OWNER@:rw\nA::bob@:\nA:G:GROUP@:r\nA:G:staff@:rwcdt\nA::EVERYONE@:t".parse().unwrap()
+}
+
 fn peer_samples(check: &mut impl Check) {
     use wire::peer::*;
     let group = Bytes(vec![5; 16]);
@@ -320,6 +325,7 @@ fn control_samples(check: &mut impl Check) {
             bytes: 10 << 30,
             servers: PoolServers::Count { count: 3 },
             properties: vec![pair("rd_fac", "1"), pair("space_rb", "5")],
+            acl: Some(acl()),
         },
     );
     check.one("pool_servers-all", PoolServers::All);
@@ -363,6 +369,12 @@ fn control_samples(check: &mut impl Check) {
         "pool_set_properties",
         PoolSetProperties { pool: text("tank"), properties: vec![pair("reclaim", "lazy")] },
     );
+    let change = AclChange::Overwrite { acl: acl() };
+    check.one("pool_change_acl", PoolChangeAcl { pool: text("tank"), change: change.clone() });
+    check.one("acl_change-overwrite", change);
+    check.one("acl_change-update", AclChange::Update { acl: acl() });
+    check.one("acl_change-delete", AclChange::Delete { principal: acl().entries()[1].principal.clone() });
+    check.one("owned_acl", OwnedAcl { owner: text("ann@"), group: text("staff@"), acl: acl() });
     check.one("properties", Properties { values: vec![pair("label", "tank"), pair("", "")] });
     let space = Space { total: 400, used: 300, metadata: 100, data: 200 };
     let rebuild = Rebuild {
@@ -473,6 +485,7 @@ fn container_samples(check: &mut impl Check) {
             layout: Layout::Posix,
             properties: vec![pair("dedup", "off")],
             attributes: vec![(text("owner"), Bytes(vec![0, 255, 1]))],
+            acl: None,
         },
     );
     check.one("container_name", ContainerName { pool: pool.clone(), container: container.clone() });
@@ -485,6 +498,17 @@ fn container_samples(check: &mut impl Check) {
             pool: pool.clone(),
             container: container.clone(),
             properties: vec![pair("label", "more")],
+        },
+    );
+    let change = AclChange::Delete { principal: Principal::Everyone };
+    check.one("container_change_acl", ContainerChangeAcl { pool: pool.clone(), container: container.clone(), change });
+    check.one(
+        "container_set_owner",
+        ContainerSetOwner {
+            pool: pool.clone(),
+            container: container.clone(),
+            user: Some(PrincipalName::parse("ann@").unwrap()),
+            group: None,
         },
     );
     check.one(
