@@ -87,12 +87,12 @@ const MESSAGES: &[fn(&[u8])] = messages![
         GroupRequest, CopyListRequest, CopyListResponse, CopyRequest, CopyResponse, CopyDigestRequest,
         CopyDigestResponse, CopyMemoryRequest, CopyMemoryResponse,
         // subscriptions
-        Subscribe, Told, Newer, LogId, Placing,
+        Subscribe, Told, Newer, LogId,
     ],
     [types::Error, SystemInfo, SystemTargetsChanged, PoolTargetsChanged, LogMasksSet, Report, GroupResponse],
     [pool_map, pool_map_delta],
-    // access control lists
-    [PoolChangeAcl, ContainerChangeAcl, ContainerSetOwner, OwnedAcl]
+    // access control lists, placement
+    [PoolChangeAcl, ContainerChangeAcl, ContainerSetOwner, OwnedAcl, Placing]
 ];
 
 pub(crate) fn any(data: &[u8]) {
