@@ -301,7 +301,7 @@ impl Engine for Member {
         for change in changes {
             store.commit(POOL, change)?;
         }
-        if last.number % Self::UNSETTLED == 0 {
+        if last.number.is_multiple_of(Self::UNSETTLED) {
             store.settle_upto(POOL, last)?;
         }
         Ok(())
