@@ -257,3 +257,40 @@ fn the_last_of_three_servers_goes_on_when_ddb_is_told_that_the_others_are_lost()
     }
     reach.daos(&["container", "create", "tank", "more"]).ok();
 }
+
+/// Two of three servers die. The third was said not to be there, with the remedy to start one, though it knew what is wrong: it
+/// says that there is no quorum, and whom to bring back. What it does by itself it goes on doing.
+#[test]
+fn a_server_without_a_quorum_says_so_and_whom_to_bring_back() {
+    let at = tempfile::tempdir().unwrap();
+    let mut servers = system(at.path(), 3);
+    let reach = servers[0].reach();
+    until(&reach, &["system", "leader-query"], |info| info["replicas"].as_array().unwrap().len() == 3);
+    for number in [2, 1] {
+        servers.remove(number).kill();
+    }
+    for words in [&["system", "query"][..], &["pool", "list"]] {
+        let ran = reach.dmg(words);
+        assert!(!ran.stderr.contains("no server at"), "{ran:?}");
+        refused(ran, "no quorum for the system: of ranks 0, 1, 2 only 0 answer", "bring ranks 1, 2 back");
+    }
+    let set = dmg(&reach, &["server", "set-logmasks", "-m", "ERR", "--ranks", "0"]);
+    assert_eq!(set["ranks"], json!([{ "rank": 0, "error": null }]));
+}
+
+/// All servers are stopped, and asked is one that has no part of the pool: it looked for the pool's service among those that
+/// serve, found nobody, and said that the system has no leader.
+#[test]
+fn what_stopped_servers_know_is_told_by_any_of_them() {
+    let at = tempfile::tempdir().unwrap();
+    let servers = system(at.path(), 2);
+    let reach = servers[0].reach();
+    dmg(&reach, &["pool", "create", "there", "--size", "128MiB", "--ranks", "1"]);
+    dmg(&reach, &["system", "stop"]);
+    assert_eq!(dmg(&reach, &["pool", "query", "there"])["ranks"], json!([1]));
+    refused(
+        reach.dmg(&["pool", "create", "more", "--size", "128MiB"]),
+        "an administrator stopped them",
+        "dmg system start",
+    );
+}

@@ -68,6 +68,7 @@ impl Service {
                 let servers = self.system.group.local(|system| {
                     let servers = spread::choose(system, &request.servers)?;
                     spread::check_redundancy(system, &servers, &request.properties)?;
+                self.system.group.local(somebody_serves)?;
                     Ok::<_, Error>(servers)
                 })?;
                 let bytes_per_target = self.pool_share(label.as_str(), request.bytes, 0, &servers).await?;
@@ -239,3 +240,14 @@ pub(super) fn taken_away() -> Error {
 pub(super) fn parse_label(text: &str) -> Result<Label, Error> {
     Label::parse(text).map_err(|e| Error::new(Code::Invalid, e.to_string()))
 }
+/// # Errors
+/// `Invalid`: an administrator stopped all servers that there are.
+fn somebody_serves(system: &SystemState) -> Result<(), Error> {
+    let is_stopped = system.members.keys().any(|rank| system.is_stopped(*rank));
+    if is_stopped && system.joined().next().is_none() {
+        let text = "no server serves: an administrator stopped them";
+        return Err(Error::new(Code::Invalid, text).remedy("start them with `dmg system start`"));
+    }
+    Ok(())
+}
+
