@@ -119,9 +119,9 @@ impl Session {
         }
     }
 
-    /// `error`, with a suggestion if it says that no pool is called `name`.
+    /// `error`, with a suggestion if it says that no pool is called `name` and has none itself.
     pub(crate) async fn pool_error(&self, error: Error, name: &str) -> Failure {
-        if error.code != Code::NotFound {
+        if error.code != Code::NotFound || error.remedy.is_some() {
             return error.into();
         }
         let labels = self.system.pools().await.map(|pools| pools.into_iter().map(|p| p.label).collect());

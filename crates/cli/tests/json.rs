@@ -6,7 +6,7 @@ use std::collections::BTreeSet;
 use std::path::Path;
 
 use serde_json::{Value, json};
-use support::{DAOS, DAOS_SERVER, DDB, DMG, Ran, Reach, Server, run, schema, small_tree};
+use support::{DAOS, DAOS_SERVER, DDB, DMG, Ran, Reach, Server, run, small_tree};
 
 /// Runs commands and checks each against the schema of its name.
 struct Checker {
@@ -42,10 +42,7 @@ fn checked(program: &str, command: &str, ran: &Ran) -> String {
     assert_eq!((&envelope["error"], &envelope["status"]), (&Value::Null, &json!(0)), "{command}: {ran:?}");
     let program = Path::new(program).file_name().unwrap().to_str().unwrap();
     let name = format!("{program}-{}", command.replace(' ', "-"));
-    let path = Path::new(env!("CARGO_MANIFEST_DIR")).join("schemas").join(format!("{name}.json"));
-    let text = std::fs::read_to_string(&path).unwrap_or_else(|e| panic!("{}: {e}", path.display()));
-    let schema: Value = serde_json::from_str(&text).unwrap();
-    schema::validate(&schema, &envelope["response"]).unwrap_or_else(|e| panic!("{name}: {e}\n{}", ran.stdout));
+    support::checked(&name, ran);
     name
 }
 

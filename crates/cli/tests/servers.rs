@@ -278,6 +278,41 @@ fn a_server_without_a_quorum_says_so_and_whom_to_bring_back() {
     assert_eq!(set["ranks"], json!([{ "rank": 0, "error": null }]));
 }
 
+/// One of two servers dies, and with it all of a pool. The list of pools, and with it the answer to every mistyped name, took as
+/// long as a request may, and was an error: it is there at once, with what the system knows of that pool. Asked for by name, the
+/// pool is said to have no quorum, not the system.
+#[test]
+fn a_pool_that_nobody_reaches_hides_no_other() {
+    const AT_ONCE: Duration = Duration::from_secs(10);
+    let at = tempfile::tempdir().unwrap();
+    let mut servers = system(at.path(), 2);
+    let reach = servers[0].reach();
+    dmg(&reach, &["pool", "create", "here", "--size", "128MiB", "--ranks", "0"]);
+    dmg(&reach, &["pool", "create", "there", "--size", "128MiB", "--ranks", "1"]);
+    servers.remove(1).kill();
+    let quickly = |words: &[&str]| {
+        let begun = Instant::now();
+        let ran = reach.dmg(words);
+        assert!(begun.elapsed() < AT_ONCE, "{words:?} took {:?}", begun.elapsed());
+        ran
+    };
+    let ran = quickly(&["pool", "list", "--json"]).ok();
+    support::checked("dmg-pool-list", &ran);
+    let pools = ran.json()["response"]["pools"].clone();
+    let told = |pool: &Value| [&pool["label"], &pool["state"], &pool["containers"]].map(Clone::clone);
+    assert_eq!(told(&pools[0]), [json!("here"), json!("Ready"), json!(0)]);
+    assert_eq!(told(&pools[1]), [json!("there"), json!("Unreachable"), Value::Null]);
+    assert_eq!(pools[1]["usage"][0]["size"], 128 << 20);
+    assert!(quickly(&["pool", "list"]).ok().stdout.contains("Unreachable"));
+    refused(quickly(&["pool", "query", "heer"]), "no pool 'heer'", "did you mean 'here'");
+    refused(quickly(&["pool", "destroy", "there"]), "does not say whether it holds containers", "--recursive");
+    refused(
+        reach.dmg(&["pool", "query", "there"]),
+        "no quorum for pool 'there': of ranks 1 none answers",
+        "bring ranks 1 back",
+    );
+}
+
 /// All servers are stopped, and asked is one that has no part of the pool: it looked for the pool's service among those that
 /// serve, found nobody, and said that the system has no leader.
 #[test]

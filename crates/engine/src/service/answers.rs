@@ -4,7 +4,8 @@ use std::collections::BTreeSet;
 use std::rc::Rc;
 use std::time::Duration;
 
-use futures_util::future::join_all;
+use futures_util::future::{self, join_all};
+use futures_util::stream::{self, StreamExt};
 use types::{Code, ContainerProperty, Epoch, Error, PoolId, PoolProperty, Rank, TargetIndex};
 use wire::control as msg;
 use wire::peer::{ServerSpace, ServerSpaceQuery, ServerStorage};
@@ -13,11 +14,15 @@ use wire::{Opcode, Wire};
 use super::Service;
 use super::pool::{Container, PoolState, all_properties};
 use super::slot::Slot;
-use super::system::{Phase, unknown};
+use super::system::{Phase, SystemState, unknown};
 use crate::target::order::{Order, PoolSpace, Storage};
 
 /// How long a server may take to say what lies on it; a target of its own takes less.
 const GATHER_MAX: Duration = Duration::from_secs(6);
+/// How long a list waits for one pool, and how many are asked at once: with all that a system can have, and none that
+/// answers, it is there within the time of a request.
+const LISTED_MAX: Duration = Duration::from_secs(2);
+const LISTED_AT_ONCE: usize = 128;
 
 impl Service {
     pub(super) async fn server_storage(&self) -> ServerStorage {
@@ -77,16 +82,22 @@ impl Service {
         let ready: Vec<PoolId> = self.system.group.local(|system| {
             system.pools.iter().filter(|(_, row)| row.phase == Phase::Ready).map(|(id, _)| *id).collect()
         });
-        let mut pools = Vec::with_capacity(ready.len());
-        for id in ready {
+        // One that nobody leads must not hide the others, nor have them waited for.
+        let asked = stream::iter(ready).map(async |id| {
+            let until = until.min(rt::now() + LISTED_MAX);
             match self.ask_pool(id, Opcode::PoolQuery, until).await {
-                Ok(info) => pools.push(info),
+                Ok(info) => Some(info),
                 // Destroyed while the others were asked.
-                Err(e) if e.code == Code::NotFound => {}
-                Err(e) => return Err(e),
+                Err(error) if error.code == Code::NotFound => None,
+                Err(error) => {
+                    tracing::debug!(pool = %id, %error, "it is listed by what the system knows");
+                    self.system.group.local(|system| unreachable(system, id))
+                }
             }
-        }
-        pools.sort_by(|a: &msg::PoolInfo, b| a.label.cmp(&b.label));
+        });
+        let mut pools: Vec<msg::PoolInfo> =
+            asked.buffer_unordered(LISTED_AT_ONCE).filter_map(future::ready).collect().await;
+        pools.sort_by(|a, b| a.label.cmp(&b.label));
         Ok(msg::PoolList { pools })
     }
 
@@ -213,6 +224,40 @@ impl Service {
     fn where_is(&self, rank: Rank) -> String {
         self.peers.address(rank).unwrap_or_default()
     }
+}
+
+/// What the system knows of a pool whose service does not answer; `None`: it is no more.
+fn unreachable(system: &SystemState, id: PoolId) -> Option<msg::PoolInfo> {
+    let row = system.pools.get(&id)?;
+    let targets = |ranks: &[Rank]| ranks.iter().filter_map(|rank| system.members.get(rank)).map(|m| m.targets).sum();
+    let silent: Vec<Rank> = row.servers.iter().copied().filter(|rank| !system.is_joined(*rank)).collect();
+    let count: u32 = targets(&row.servers);
+    Some(msg::PoolInfo {
+        id,
+        label: row.label.clone(),
+        map_version: 0,
+        targets: count,
+        disabled_targets: targets(&silent),
+        ranks: row.servers.clone(),
+        silent_ranks: silent,
+        containers: 0,
+        space: msg::Space { total: row.bytes_per_target * u64::from(count), used: 0, metadata: 0, data: 0 },
+        free_min: 0,
+        free_max: 0,
+        leader: None,
+        voters: Vec::new(),
+        rebuild: msg::Rebuild {
+            state: msg::RebuildState::Idle,
+            groups: 0,
+            left: 0,
+            records: 0,
+            bytes: 0,
+            same: 0,
+            anew: 0,
+            seconds_left: None,
+            awaited: Vec::new(),
+        },
+    })
 }
 
 fn device(rank: Rank, target: TargetIndex, path: &str, kind: &msg::DeviceKind, storage: Storage) -> msg::DeviceInfo {
