@@ -147,6 +147,15 @@ fn ranks_that_there_are_not_and_copies_that_have_no_place_are_refused_with_a_rem
         "remedy",
     );
     refused(
+        reach.daos(&["container", "create", "tank", "thin", "--oclass", "S1", "--properties", "rd_fac:1"]),
+        "objects of class S1 survive the loss of 0 fault domains, and rd_fac:1 promises more",
+        "name class RP_2G1, or use rd_fac:0",
+    );
+    reach.daos(&["container", "create", "tank", "copied", "--oclass", "RP_2G1"]).ok();
+    reach.daos(&["kv", "put", "tank", "copied", "key", "value"]).ok();
+    let objects = reach.daos(&["object", "list", "tank", "copied"]).ok().stdout;
+    assert!(objects.contains("RP_2G1"), "{objects}");
+    refused(
         reach.dmg(&["pool", "rebuild", "stop", "tank"]),
         "nothing is being rebuilt in pool 'tank'",
         "dmg pool set-prop tank self_heal:exclude",
