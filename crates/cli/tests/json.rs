@@ -155,12 +155,10 @@ fn administer(c: &mut Checker) {
         std::thread::sleep(std::time::Duration::from_millis(50));
     }
     c.dmg("pool drain", &["side", "--ranks", "0", "--target-idx", "0"]);
-    // Lines of one object each, of which the last has all at its place.
+    // Lines of one object each, of which the last has all at its place; it was spread over many.
     let watched = c.reach.run(DMG, &["pool", "query", "side", "--watch", "--json"]).ok();
-    let states: Vec<Value> = serde_json::Deserializer::from_str(&watched.stdout)
-        .into_iter::<Value>()
-        .map(|one| one.unwrap()["response"]["rebuild"]["state"].clone())
-        .collect();
+    let state = |line: &str| serde_json::from_str::<Value>(line).unwrap()["response"]["rebuild"]["state"].clone();
+    let states: Vec<Value> = watched.stdout.lines().map(state).collect();
     let (last, before) = states.split_last().unwrap();
     assert!(last == "idle" && before.iter().all(|state| state == "busy"), "{states:?}");
     c.dmg("pool destroy", &["side"]);
