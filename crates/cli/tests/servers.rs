@@ -338,3 +338,21 @@ fn what_stopped_servers_know_is_told_by_any_of_them() {
         "dmg system start",
     );
 }
+
+/// A pool of which nearly all is kept for rebuilds was "full" with most of it free, and the only remedy a larger one.
+#[test]
+fn a_pool_that_keeps_room_for_rebuilds_says_so_when_it_is_full() {
+    let at = tempfile::tempdir().unwrap();
+    let server = Server::start(&at.path().join("storage"));
+    let reach = server.reach();
+    dmg(&reach, &["pool", "create", "tank", "--size", "128MiB"]);
+    reach.daos(&["container", "create", "tank", "data"]).ok();
+    dmg(&reach, &["pool", "set-prop", "tank", "space_rb:99"]);
+    let value = at.path().join("value");
+    std::fs::write(&value, vec![7; 900_000]).unwrap();
+    refused(
+        reach.daos(&["kv", "put", "tank", "data", "key", "--file", value.to_str().unwrap()]),
+        "beside are kept for rebuilds (space_rb)",
+        "lower space_rb (`dmg pool set-prop`)",
+    );
+}
