@@ -44,10 +44,8 @@ impl Service {
             if rank == self.rank {
                 return (rank, Ok(self.server_storage().await.devices));
             }
-            (
-                rank,
-                self.ask_server(rank, Opcode::ServerStorage, &()).await.map(|storage: ServerStorage| storage.devices),
-            )
+            let answer = self.ask_server(rank, Opcode::ServerStorage, &()).await;
+            (rank, answer.and_then(|storage: ServerStorage| its_own(rank, storage.devices)))
         });
         join_all(asked).await
     }
@@ -226,6 +224,17 @@ impl Service {
     }
 }
 
+/// What a rank says of its devices, unless another answers at its address by now.
+///
+/// # Errors
+/// `Unreachable`.
+fn its_own(rank: Rank, devices: Vec<msg::DeviceInfo>) -> Result<Vec<msg::DeviceInfo>, Error> {
+    match devices.iter().find(|device| device.rank != rank) {
+        Some(other) => Err(Error::new(Code::Unreachable, format!("rank {} is at its address", other.rank))),
+        None => Ok(devices),
+    }
+}
+
 /// What the system knows of a pool whose service does not answer; `None`: it is no more.
 fn unreachable(system: &SystemState, id: PoolId) -> Option<msg::PoolInfo> {
     let row = system.pools.get(&id)?;
@@ -338,5 +347,19 @@ pub(super) fn snapshots(container: &Container) -> msg::SnapshotList {
 fn set(values: &mut [(String, String)], name: &str, value: &str) {
     if let Some(pair) = values.iter_mut().find(|(known, _)| known == name) {
         pair.1 = value.to_string();
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// A new server was started at the address of one that was lost: its devices were shown twice, those of the lost one never.
+    #[test]
+    fn who_answers_at_the_address_of_another_does_not_speak_for_it() {
+        let devices = |rank| vec![device(Rank(rank), TargetIndex(0), "", &msg::DeviceKind::File, Storage::default())];
+        assert_eq!(its_own(Rank(4), devices(4)), Ok(devices(4)));
+        let refused = its_own(Rank(3), devices(4)).unwrap_err();
+        assert_eq!((refused.code, refused.message.as_str()), (Code::Unreachable, "rank 4 is at its address"));
     }
 }
