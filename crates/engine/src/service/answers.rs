@@ -19,8 +19,7 @@ use crate::target::order::{Order, PoolSpace, Storage};
 
 /// How long a server may take to say what lies on it; a target of its own takes less.
 const GATHER_MAX: Duration = Duration::from_secs(6);
-/// How long a list waits for one pool, and how many are asked at once: with all that a system can have, and none that
-/// answers, it is there within the time of a request.
+/// How long a list waits for one pool, and how many are asked at once.
 const LISTED_MAX: Duration = Duration::from_secs(2);
 const LISTED_AT_ONCE: usize = 128;
 
@@ -82,14 +81,18 @@ impl Service {
         });
         // One that nobody leads must not hide the others, nor have them waited for.
         let asked = stream::iter(ready).map(async |id| {
-            let until = until.min(rt::now() + LISTED_MAX);
-            match self.ask_pool(id, Opcode::PoolQuery, until).await {
+            let known = || self.system.group.local(|system| unreachable(system, id));
+            // So many did not answer that the list would come too late.
+            if rt::now() >= until {
+                return known();
+            }
+            match self.ask_pool(id, Opcode::PoolQuery, until.min(rt::now() + LISTED_MAX)).await {
                 Ok(info) => Some(info),
                 // Destroyed while the others were asked.
                 Err(error) if error.code == Code::NotFound => None,
                 Err(error) => {
                     tracing::debug!(pool = %id, %error, "it is listed by what the system knows");
-                    self.system.group.local(|system| unreachable(system, id))
+                    known()
                 }
             }
         });
