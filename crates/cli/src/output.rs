@@ -1,7 +1,7 @@
 //! What a command says: a JSON response for programs, text for people.
 //!
 //! The envelope is upstream's: `{"response": ..., "error": null | string, "status": 0 | -DER}`,
-//! indented, one object a run; of a command that watches, lines of one object each come before.
+//! indented, one object a run; of a command that watches, one object a line.
 
 use std::io::{IsTerminal, Write};
 
@@ -17,6 +17,8 @@ pub(crate) struct Outcome {
     pub(crate) response: Value,
     /// What a person reads; empty when the command wrote to stdout itself.
     pub(crate) text: String,
+    /// The last of several that a command said, each on a line of its own.
+    pub(crate) is_line: bool,
     /// The command did its work, and the work was to find out that something is wrong: status 1, with the
     /// response.
     pub(crate) fault: Option<Error>,
@@ -25,7 +27,12 @@ pub(crate) struct Outcome {
 impl Outcome {
     pub(crate) fn new(response: impl Serialize, text: impl Into<String>) -> Outcome {
         let response = serde_json::to_value(response).expect("responses are plain structs with string keys");
-        Outcome { response, text: text.into(), fault: None }
+        Outcome { response, text: text.into(), is_line: false, fault: None }
+    }
+
+    /// The last of several responses, each on a line of its own.
+    pub(crate) fn on_a_line(self) -> Outcome {
+        Outcome { is_line: true, ..self }
     }
 
     /// Says that something is wrong, beside the response.
@@ -44,6 +51,7 @@ pub(crate) fn write_raw(bytes: impl AsRef<[u8]>) -> Result<()> {
 pub(crate) fn finish(result: Result<Outcome>, json: bool) -> u8 {
     let mut fault = None;
     let (status, envelope, text) = match result {
+        Ok(Outcome { response, is_line: true, fault: None, .. }) if json => (0, line(&response), None),
         Ok(Outcome { response, fault, .. }) if json => {
             (u8::from(fault.is_some()), envelope(response, fault.as_ref()), None)
         }
@@ -75,7 +83,7 @@ struct Envelope {
     status: i32,
 }
 
-/// A response before the last of a command that says several, on one line.
+/// A response of a command that says several, on one line.
 pub(crate) fn line(response: &Value) -> String {
     let envelope = Envelope { response: response.clone(), error: None, status: 0 };
     serde_json::to_string(&envelope).expect("a JSON value prints") + "\n"

@@ -123,14 +123,20 @@ fn without_panic(debug: bool, work: impl FnOnce() -> Result<Outcome>) -> Result<
 fn misunderstood(error: &clap::Error, arguments: &[OsString]) -> u8 {
     let json = arguments.iter().any(|a| a == "--json" || a == "-j");
     if error.use_stderr() && json {
-        let text = error.to_string();
-        let cause = text.lines().next().unwrap_or_default().trim_start_matches("error: ").to_string();
-        let failure = Error::new(Code::Invalid, cause).remedy("see --help");
+        let failure = Error::new(Code::Invalid, cause(&error.to_string())).remedy("see --help");
         return output::finish(Err(Failure::Usage(failure)), true);
     }
     // A reader of the help that went away is nobody's failure.
     let _ = error.print();
     if error.use_stderr() { 2 } else { 0 }
+}
+
+/// What the parser says is wrong, on one line: its first paragraph, of which all but the first line are a list.
+fn cause(text: &str) -> String {
+    let mut lines = text.lines().map(str::trim).take_while(|line| !line.is_empty());
+    let first = lines.next().unwrap_or_default().trim_start_matches("error: ").to_string();
+    let list: Vec<&str> = lines.collect();
+    if list.is_empty() { first } else { format!("{first} {}", list.join(", ")) }
 }
 
 fn start_log(default: &str) {
@@ -195,6 +201,16 @@ mod tests {
         for program in Program::ALL {
             program.command().debug_assert();
         }
+    }
+
+    /// It ended after the colon, so that a program was not told what it had left out.
+    #[test]
+    fn what_is_missing_is_named_on_one_line() {
+        let missing = Program::Dmg.command().try_get_matches_from(["dmg", "pool", "create", "--json"]).unwrap_err();
+        let said = cause(&missing.to_string());
+        assert_eq!(said, "the following required arguments were not provided: --size <SIZE>, <LABEL>");
+        let unknown = Program::Dmg.command().try_get_matches_from(["dmg", "pool", "lsit"]).unwrap_err();
+        assert_eq!(cause(&unknown.to_string()), "unrecognized subcommand 'lsit'");
     }
 
     #[test]

@@ -20,6 +20,13 @@ pub(crate) enum Missing {
     Create,
 }
 
+/// Whether a command needs whoever leads the system, or only a server.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Asks {
+    Leader,
+    AnyServer,
+}
+
 /// An open system, and what is worth knowing about how it was reached.
 pub(crate) struct Session {
     system: ::daos::System,
@@ -39,7 +46,15 @@ pub(crate) async fn with<T>(
     missing: Missing,
     work: impl AsyncFnOnce(&Session) -> Result<T>,
 ) -> Result<T> {
-    let session = Session::open(options, missing).await?;
+    finish(Session::open(options, missing, Asks::Leader).await?, work).await
+}
+
+/// As [`with`], for what servers do by themselves: also when they have no quorum.
+pub(crate) async fn with_any<T>(options: &SystemOptions, work: impl AsyncFnOnce(&Session) -> Result<T>) -> Result<T> {
+    finish(Session::open(options, Missing::Refuse, Asks::AnyServer).await?, work).await
+}
+
+async fn finish<T>(session: Session, work: impl AsyncFnOnce(&Session) -> Result<T>) -> Result<T> {
     let result = work(&session).await;
     let closed = session.close().await;
     // What went wrong first is what the user should hear.
@@ -47,7 +62,7 @@ pub(crate) async fn with<T>(
 }
 
 impl Session {
-    pub(crate) async fn open(options: &SystemOptions, missing: Missing) -> Result<Session> {
+    pub(crate) async fn open(options: &SystemOptions, missing: Missing, asks: Asks) -> Result<Session> {
         match (&options.embedded, &options.server) {
             (Some(_), Some(_)) => Err(Failure::usage("--server and --embedded exclude each other", "give one of them")),
             (Some(path), None) => {
@@ -56,10 +71,10 @@ impl Session {
                 }
                 Session::embedded(path, EmbeddedOptions::default()).await
             }
-            (None, Some(address)) => Session::connect(address, options.sys_name.clone()).await,
+            (None, Some(address)) => Session::connect(address, options.sys_name.clone(), asks).await,
             (None, None) => {
                 let address = std::env::var(SERVER_VARIABLE).ok().filter(|text| !text.is_empty());
-                Session::connect(address.as_deref().unwrap_or(SERVER_DEFAULT), options.sys_name.clone()).await
+                Session::connect(address.as_deref().unwrap_or(SERVER_DEFAULT), options.sys_name.clone(), asks).await
             }
         }
     }
@@ -71,12 +86,16 @@ impl Session {
 
     /// Connects to the first server of `address` (one, or several with commas between) that answers; with `system`, only
     /// if that is its system's name.
-    pub(crate) async fn connect(address: &str, system: Option<String>) -> Result<Session> {
+    pub(crate) async fn connect(address: &str, system: Option<String>, asks: Asks) -> Result<Session> {
         let parsed = addresses(address)?;
         let options = ::daos::SystemOptions { system, ..Default::default() };
-        let connected = ::daos::System::connect(&parsed, options).await;
+        let connected = match asks {
+            Asks::Leader => ::daos::System::connect(&parsed, options).await,
+            Asks::AnyServer => ::daos::System::connect_to_any(&parsed, options).await,
+        };
         let system = connected.map_err(|error| match error.code {
-            Code::Unreachable | Code::NoService => Error::new(error.code, format!("no server at {address}"))
+            // A server that has no quorum is one, and says whom to bring back.
+            Code::Unreachable => Error::new(error.code, format!("no server at {address}"))
                 .remedy("start one with `daos_server start`, name another with --server ADDR, or use --embedded DIR"),
             _ => error,
         })?;
@@ -100,9 +119,9 @@ impl Session {
         }
     }
 
-    /// `error`, with a suggestion if it says that no pool is called `name`.
+    /// `error`, with a suggestion if it says that no pool is called `name` and has none itself.
     pub(crate) async fn pool_error(&self, error: Error, name: &str) -> Failure {
-        if error.code != Code::NotFound {
+        if error.code != Code::NotFound || error.remedy.is_some() {
             return error.into();
         }
         let labels = self.system.pools().await.map(|pools| pools.into_iter().map(|p| p.label).collect());

@@ -64,7 +64,11 @@ fn free(pool: &PoolInfo) -> u64 {
 }
 
 fn state(pool: &PoolInfo) -> &'static str {
-    if pool.disabled_targets == 0 { "Ready" } else { "Degraded" }
+    match pool.has_answered() {
+        false => "Unreachable",
+        true if pool.disabled_targets == 0 => "Ready",
+        true => "Degraded",
+    }
 }
 
 /// Upstream's names; it has none for a rebuild that waits for servers that are out, or for an administrator.
@@ -209,17 +213,18 @@ struct PoolLine {
     svc_reps: Vec<u32>,
     targets_total: u32,
     targets_disabled: u32,
-    containers: u32,
+    /// None, as all that only the pool's service knows, when that does not answer.
+    containers: Option<u32>,
     usage: Vec<Usage>,
-    rebuild_state: &'static str,
+    rebuild_state: Option<&'static str>,
 }
 
 #[derive(Serialize)]
 struct Usage {
     tier_name: &'static str,
     size: u64,
-    free: u64,
-    imbalance: u64,
+    free: Option<u64>,
+    imbalance: Option<u64>,
 }
 
 #[derive(Serialize)]
@@ -230,6 +235,9 @@ struct PoolLines {
 
 /// `pool list`. `verbose` adds UUIDs to the text.
 pub(crate) fn pools(list: &[PoolInfo], verbose: bool, none: &str) -> (serde_json::Value, String) {
+    fn known<T>(pool: &PoolInfo, fact: T) -> Option<T> {
+        pool.has_answered().then_some(fact)
+    }
     let line = |p: &PoolInfo| PoolLine {
         uuid: p.id.to_string(),
         label: p.label.clone(),
@@ -237,9 +245,14 @@ pub(crate) fn pools(list: &[PoolInfo], verbose: bool, none: &str) -> (serde_json
         svc_reps: p.voters.iter().map(|rank| rank.0).collect(),
         targets_total: p.targets,
         targets_disabled: p.disabled_targets,
-        containers: p.containers,
-        usage: vec![Usage { tier_name: "DATA", size: p.space.total, free: free(p), imbalance: imbalance(p) }],
-        rebuild_state: rebuild_state(p),
+        containers: known(p, p.containers),
+        usage: vec![Usage {
+            tier_name: "DATA",
+            size: p.space.total,
+            free: known(p, free(p)),
+            imbalance: known(p, imbalance(p)),
+        }],
+        rebuild_state: known(p, rebuild_state(p)),
     };
     let lines = PoolLines { status: 0, pools: list.iter().map(line).collect() };
     let row = |p: &PoolInfo| {
@@ -247,13 +260,14 @@ pub(crate) fn pools(list: &[PoolInfo], verbose: bool, none: &str) -> (serde_json
         if verbose {
             row.push(p.id.to_string());
         }
+        let or_unknown = |fact: String| known(p, fact).unwrap_or("?".to_string());
         row.extend([
             ByteSize(p.space.total).to_string(),
             state(p).to_string(),
-            format!("{}%", percent(p.space.used, p.space.total)),
-            format!("{}%", imbalance(p)),
+            or_unknown(format!("{}%", percent(p.space.used, p.space.total))),
+            or_unknown(format!("{}%", imbalance(p))),
             format!("{}/{}", p.disabled_targets, p.targets),
-            p.containers.to_string(),
+            or_unknown(p.containers.to_string()),
         ]);
         row
     };

@@ -6,7 +6,7 @@ use std::collections::BTreeSet;
 use std::path::Path;
 
 use serde_json::{Value, json};
-use support::{DAOS, DAOS_SERVER, DDB, DMG, Ran, Reach, Server, run, schema, small_tree};
+use support::{DAOS, DAOS_SERVER, DDB, DMG, Ran, Reach, Server, run, small_tree};
 
 /// Runs commands and checks each against the schema of its name.
 struct Checker {
@@ -42,10 +42,7 @@ fn checked(program: &str, command: &str, ran: &Ran) -> String {
     assert_eq!((&envelope["error"], &envelope["status"]), (&Value::Null, &json!(0)), "{command}: {ran:?}");
     let program = Path::new(program).file_name().unwrap().to_str().unwrap();
     let name = format!("{program}-{}", command.replace(' ', "-"));
-    let path = Path::new(env!("CARGO_MANIFEST_DIR")).join("schemas").join(format!("{name}.json"));
-    let text = std::fs::read_to_string(&path).unwrap_or_else(|e| panic!("{}: {e}", path.display()));
-    let schema: Value = serde_json::from_str(&text).unwrap();
-    schema::validate(&schema, &envelope["response"]).unwrap_or_else(|e| panic!("{name}: {e}\n{}", ran.stdout));
+    support::checked(&name, ran);
     name
 }
 
@@ -192,12 +189,10 @@ fn administer(c: &mut Checker) {
         std::thread::sleep(std::time::Duration::from_millis(50));
     }
     c.dmg("pool drain", &["side", "--ranks", "0", "--target-idx", "0"]);
-    // Lines of one object each, of which the last has all at its place.
+    // Lines of one object each, of which the last has all at its place; it was spread over many.
     let watched = c.reach.run(DMG, &["pool", "query", "side", "--watch", "--json"]).ok();
-    let states: Vec<Value> = serde_json::Deserializer::from_str(&watched.stdout)
-        .into_iter::<Value>()
-        .map(|one| one.unwrap()["response"]["rebuild"]["state"].clone())
-        .collect();
+    let state = |line: &str| serde_json::from_str::<Value>(line).unwrap()["response"]["rebuild"]["state"].clone();
+    let states: Vec<Value> = watched.stdout.lines().map(state).collect();
     let (last, before) = states.split_last().unwrap();
     assert!(last == "idle" && before.iter().all(|state| state == "busy"), "{states:?}");
     c.dmg("pool destroy", &["side"]);

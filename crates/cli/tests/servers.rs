@@ -147,6 +147,15 @@ fn ranks_that_there_are_not_and_copies_that_have_no_place_are_refused_with_a_rem
         "remedy",
     );
     refused(
+        reach.daos(&["container", "create", "tank", "thin", "--oclass", "S1", "--properties", "rd_fac:1"]),
+        "objects of class S1 survive the loss of 0 fault domains, and rd_fac:1 promises more",
+        "name class RP_2G1, or use rd_fac:0",
+    );
+    reach.daos(&["container", "create", "tank", "copied", "--oclass", "RP_2G1"]).ok();
+    reach.daos(&["kv", "put", "tank", "copied", "key", "value"]).ok();
+    let objects = reach.daos(&["object", "list", "tank", "copied"]).ok().stdout;
+    assert!(objects.contains("RP_2G1"), "{objects}");
+    refused(
         reach.dmg(&["pool", "rebuild", "stop", "tank"]),
         "nothing is being rebuilt in pool 'tank'",
         "dmg pool set-prop tank self_heal:exclude",
@@ -256,4 +265,94 @@ fn the_last_of_three_servers_goes_on_when_ddb_is_told_that_the_others_are_lost()
         reach.daos(&["kv", "put", "tank", "data", key, "anew"]).ok();
     }
     reach.daos(&["container", "create", "tank", "more"]).ok();
+}
+
+/// Two of three servers die. The third was said not to be there, with the remedy to start one, though it knew what is wrong: it
+/// says that there is no quorum, and whom to bring back. What it does by itself it goes on doing.
+#[test]
+fn a_server_without_a_quorum_says_so_and_whom_to_bring_back() {
+    let at = tempfile::tempdir().unwrap();
+    let mut servers = system(at.path(), 3);
+    let reach = servers[0].reach();
+    until(&reach, &["system", "leader-query"], |info| info["replicas"].as_array().unwrap().len() == 3);
+    for number in [2, 1] {
+        servers.remove(number).kill();
+    }
+    for words in [&["system", "query"][..], &["pool", "list"]] {
+        let ran = reach.dmg(words);
+        assert!(!ran.stderr.contains("no server at"), "{ran:?}");
+        refused(ran, "no quorum for the system: of ranks 0, 1, 2 only 0 answer", "bring ranks 1, 2 back");
+    }
+    let set = dmg(&reach, &["server", "set-logmasks", "-m", "ERR", "--ranks", "0"]);
+    assert_eq!(set["ranks"], json!([{ "rank": 0, "error": null }]));
+}
+
+/// One of two servers dies, and with it all of a pool. The list of pools, and with it the answer to every mistyped name, took as
+/// long as a request may, and was an error: it is there at once, with what the system knows of that pool. Asked for by name, the
+/// pool is said to have no quorum, not the system.
+#[test]
+fn a_pool_that_nobody_reaches_hides_no_other() {
+    const AT_ONCE: Duration = Duration::from_secs(10);
+    let at = tempfile::tempdir().unwrap();
+    let mut servers = system(at.path(), 2);
+    let reach = servers[0].reach();
+    dmg(&reach, &["pool", "create", "here", "--size", "128MiB", "--ranks", "0"]);
+    dmg(&reach, &["pool", "create", "there", "--size", "128MiB", "--ranks", "1"]);
+    servers.remove(1).kill();
+    let quickly = |words: &[&str]| {
+        let begun = Instant::now();
+        let ran = reach.dmg(words);
+        assert!(begun.elapsed() < AT_ONCE, "{words:?} took {:?}", begun.elapsed());
+        ran
+    };
+    let ran = quickly(&["pool", "list", "--json"]).ok();
+    support::checked("dmg-pool-list", &ran);
+    let pools = ran.json()["response"]["pools"].clone();
+    let told = |pool: &Value| [&pool["label"], &pool["state"], &pool["containers"]].map(Clone::clone);
+    assert_eq!(told(&pools[0]), [json!("here"), json!("Ready"), json!(0)]);
+    assert_eq!(told(&pools[1]), [json!("there"), json!("Unreachable"), Value::Null]);
+    assert_eq!(pools[1]["usage"][0]["size"], 128 << 20);
+    assert!(quickly(&["pool", "list"]).ok().stdout.contains("Unreachable"));
+    refused(quickly(&["pool", "query", "heer"]), "no pool 'heer'", "did you mean 'here'");
+    refused(quickly(&["pool", "destroy", "there"]), "does not say whether it holds containers", "--recursive");
+    refused(
+        reach.dmg(&["pool", "query", "there"]),
+        "no quorum for pool 'there': of ranks 1 none answers",
+        "bring ranks 1 back",
+    );
+}
+
+/// All servers are stopped, and asked is one that has no part of the pool: it looked for the pool's service among those that
+/// serve, found nobody, and said that the system has no leader.
+#[test]
+fn what_stopped_servers_know_is_told_by_any_of_them() {
+    let at = tempfile::tempdir().unwrap();
+    let servers = system(at.path(), 2);
+    let reach = servers[0].reach();
+    dmg(&reach, &["pool", "create", "there", "--size", "128MiB", "--ranks", "1"]);
+    dmg(&reach, &["system", "stop"]);
+    assert_eq!(dmg(&reach, &["pool", "query", "there"])["ranks"], json!([1]));
+    refused(
+        reach.dmg(&["pool", "create", "more", "--size", "128MiB"]),
+        "an administrator stopped them",
+        "dmg system start",
+    );
+}
+
+/// A pool of which nearly all is kept for rebuilds was "full" with most of it free, and the only remedy a larger one.
+#[test]
+fn a_pool_that_keeps_room_for_rebuilds_says_so_when_it_is_full() {
+    let at = tempfile::tempdir().unwrap();
+    let server = Server::start(&at.path().join("storage"));
+    let reach = server.reach();
+    dmg(&reach, &["pool", "create", "tank", "--size", "128MiB"]);
+    reach.daos(&["container", "create", "tank", "data"]).ok();
+    dmg(&reach, &["pool", "set-prop", "tank", "space_rb:99"]);
+    let value = at.path().join("value");
+    std::fs::write(&value, vec![7; 900_000]).unwrap();
+    refused(
+        reach.daos(&["kv", "put", "tank", "data", "key", "--file", value.to_str().unwrap()]),
+        "beside are kept for rebuilds (space_rb)",
+        "lower space_rb (`dmg pool set-prop`)",
+    );
 }

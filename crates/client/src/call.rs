@@ -47,13 +47,23 @@ pub(crate) struct Operation {
     before: retry::Before,
     /// Some attempt may have taken effect.
     unknown: bool,
+    /// What a server said last of a service that has no leader: it knows more than a silence at the end of the time.
+    no_service: Option<Error>,
 }
 
 impl Operation {
     pub(crate) fn new(links: &Links, opcode: Opcode, time: Duration) -> Operation {
         let started = rt::now();
         let sequence = links.next_sequence();
-        Operation { opcode, sequence, started, deadline: started + time, before: Default::default(), unknown: false }
+        Operation {
+            opcode,
+            sequence,
+            started,
+            deadline: started + time,
+            before: Default::default(),
+            unknown: false,
+            no_service: None,
+        }
     }
 
     pub(crate) fn left(&self) -> Duration {
@@ -67,8 +77,15 @@ impl Operation {
 
     /// Notes a failure after which somebody else is asked at once.
     pub(crate) fn passed_over(&mut self, failure: &Failure) {
-        self.unknown |= failure.is_unknown() && self.opcode.repeat() == Repeat::Once;
+        self.note(failure);
         tracing::debug!(opcode = self.opcode.name(), sequence = self.sequence, error = %failure.error(), "asking another");
+    }
+
+    fn note(&mut self, failure: &Failure) {
+        self.unknown |= failure.is_unknown() && self.opcode.repeat() == Repeat::Once;
+        if let Failure::Refused(error) = failure {
+            self.no_service = (error.code == Code::NoService).then(|| error.clone());
+        }
     }
 
     /// Sends once and waits for the answer, or for this attempt's share of the time.
@@ -106,7 +123,8 @@ impl Operation {
                 "opening a link took {} ms, and no time was left to send the request",
                 began.elapsed().as_millis()
             );
-            return Err(Failure::Unreachable(Error::new(Code::Unreachable, text)));
+            let error = Error::new(Code::Unreachable, text).remedy("try again, or allow more time");
+            return Err(Failure::Unreachable(error));
         }
         let answer = connection.call(self.opcode, self.sequence, out.body, out.bulk, limit).await;
         answer.map_err(|error| {
@@ -120,7 +138,7 @@ impl Operation {
 
     /// Judges a failure: pauses and says how to go on, or gives the error to report.
     pub(crate) async fn after(&mut self, failure: Failure) -> Result<Again> {
-        self.unknown |= failure.is_unknown() && self.opcode.repeat() == Repeat::Once;
+        self.note(&failure);
         let next = retry::next(&failure, self.before, self.left(), rt::random_u64());
         self.before = self.before.and(&failure);
         let (again, pause) = match next {
@@ -144,6 +162,10 @@ impl Operation {
 
     /// The error of an operation that ends here.
     pub(crate) fn give_up(&self, failure: Failure) -> Error {
+        let failure = match (failure, &self.no_service) {
+            (Failure::Unreachable(_) | Failure::Lost(_), Some(error)) => Failure::Refused(error.clone()),
+            (failure, _) => failure,
+        };
         // A final refusal is an answer to this very request, whichever attempt brought it; `Uncertain` says itself that
         // nobody knows.
         let is_answer = |error: &Error| !error.is_transient() && !matches!(error.code, Code::Stale | Code::ClockOffset);

@@ -237,6 +237,11 @@ impl Container {
         self.inner.redundancy_factor
     }
 
+    /// The class of objects whose user names none, or a rule to choose one by; or nothing: the property `oclass`.
+    pub fn object_class(&self) -> &str {
+        &self.inner.class
+    }
+
     /// A new object's id. Without a class the container's `oclass` is taken; or else copies as the redundancy factor has
     /// it, as far as the pool has fault domains, on all targets (`SX`, `RP_2GX`) for arrays and key-value stores and
     /// in one group (`S1`, `RP_2G1`) for the rest.

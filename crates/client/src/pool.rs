@@ -7,7 +7,7 @@ use ::object::map::{AddressedDelta, AddressedMap};
 use ::object::retry::{self, Failure};
 use futures_util::future::{Either, select};
 use net::Reply;
-use types::{Acl, Code, Error, Layout, ObjectClass, PoolId, Result, SymbolicClass, UNDER_WAY_MAX};
+use types::{Acl, Code, Error, Layout, ObjectClass, PoolId, Redundancy, Result, SymbolicClass, UNDER_WAY_MAX};
 use wire::Opcode;
 use wire::control::{self, AclChange, ContainerInfo, OwnedAcl, PoolInfo};
 use wire::opcode::Repeat;
@@ -330,6 +330,23 @@ fn replaced(view: &View, map: &control::PoolMap) -> Result<Option<View>> {
     Ok(is_new.then(|| View::new(map, addresses)))
 }
 
+/// A class that bears less than the redundancy factor promises would not be what objects get, nor be told of.
+fn check_promise(class: ObjectClass, properties: &[(String, String)]) -> Result<()> {
+    let named = properties.iter().rfind(|(name, _)| matches!(name.as_str(), "rd_fac" | "rf"));
+    let factor: usize = named.and_then(|(_, value)| value.parse().ok()).unwrap_or(0);
+    let tolerance = class.redundancy().tolerance();
+    if tolerance >= factor {
+        return Ok(());
+    }
+    let what = format!(
+        "objects of class {class} survive the loss of {tolerance} fault domains, and rd_fac:{factor} promises more"
+    );
+    let copies = Redundancy::Replicas { copies: u8::try_from(factor + 1).unwrap_or(u8::MAX) };
+    let wider =
+        ObjectClass::of(copies, class.groups()).map_or(String::new(), |wider| format!("name class {wider}, or "));
+    Err(Error::new(Code::Invalid, what).remedy(format!("{wider}use rd_fac:{tolerance}")))
+}
+
 /// What a new container's objects are to survive has to be possible in this pool: its user has said so by name.
 fn check_redundancy(view: &View, properties: &[(String, String)]) -> Result<()> {
     let domains = view.spread().domains;
@@ -344,7 +361,10 @@ fn check_redundancy(view: &View, properties: &[(String, String)]) -> Result<()> 
                 return Err(Error::new(Code::Invalid, what).remedy(remedy));
             }
             "oclass" if !value.is_empty() => match value.parse::<ObjectClass>() {
-                Ok(class) => view.admits_class(class)?,
+                Ok(class) => {
+                    view.admits_class(class)?;
+                    check_promise(class, properties)?;
+                }
                 Err(_) if SymbolicClass::by_name(value).is_some() => {}
                 Err(error) => {
                     return Err(Error::new(Code::Invalid, error.to_string()).remedy("name a class that there is"));

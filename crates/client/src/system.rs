@@ -66,13 +66,28 @@ impl System {
     /// `Unreachable`: none answers within 3 s. `Invalid`: no address. What a server says when it is
     /// of another system or release.
     pub async fn connect(addresses: &[Address], options: SystemOptions) -> Result<System> {
+        let system = System::at(addresses, options)?;
+        system.control_within::<SystemInfo>(Opcode::SystemQuery, &(), system.deadline().min(CONNECT_MAX)).await?;
+        Ok(system)
+    }
+
+    /// As [`System::connect`], also where no leader answers: for what a server does by itself.
+    ///
+    /// # Errors
+    /// As [`System::connect`].
+    pub async fn connect_to_any(addresses: &[Address], options: SystemOptions) -> Result<System> {
+        let system = System::at(addresses, options)?;
+        system.control_within::<()>(Opcode::Echo, &(), system.deadline().min(CONNECT_MAX)).await?;
+        Ok(system)
+    }
+
+    fn at(addresses: &[Address], options: SystemOptions) -> Result<System> {
         if addresses.is_empty() {
             return Err(Error::new(Code::Invalid, "no server address given")
                 .remedy("give one, such as localhost:10001 or unix:///path/to/socket"));
         }
         let session = SessionId(rt::random_u64());
         let caller = Caller { session, system: options.system.clone().unwrap_or_default(), clock: rt::Hlc::new() };
-        let time = options.deadline.min(CONNECT_MAX);
         let inner = Inner {
             addresses: Mutex::new(addresses.to_vec()),
             preferred: AtomicUsize::new(0),
@@ -80,9 +95,7 @@ impl System {
             links: Links::new(caller),
             companion: OnceLock::new(),
         };
-        let system = System { inner: Arc::new(inner) };
-        system.control_within::<SystemInfo>(Opcode::SystemQuery, &(), time).await?;
-        Ok(system)
+        Ok(System { inner: Arc::new(inner) })
     }
 
     /// Members of the system.

@@ -31,6 +31,14 @@ impl System {
         Ok(System { client: client::System::connect(addresses, options).await?, server: None })
     }
 
+    /// As [`System::connect`], also where no leader answers: for what a server does by itself.
+    ///
+    /// # Errors
+    /// As [`System::connect`].
+    pub async fn connect_to_any(addresses: &[Address], options: SystemOptions) -> Result<System> {
+        Ok(System { client: client::System::connect_to_any(addresses, options).await?, server: None })
+    }
+
     /// Opens the system in directory `path`, making it if there is none, with a server in this
     /// process. One process at a time can have it open.
     ///

@@ -88,7 +88,7 @@ impl Pool {
         let PoolSpace { quota, used, .. } = self.space();
         let quota = quota.saturating_sub(self.reserve);
         if used.saturating_add(wanted) > quota || rt::fault!("vos.quota") {
-            return Err(Error::NoSpace { pool, used, quota, wanted });
+            return Err(Error::NoSpace { pool, used, quota, reserve: self.reserve, wanted });
         }
         Ok(())
     }

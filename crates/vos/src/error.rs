@@ -26,9 +26,10 @@ pub enum Error {
     #[error("the key does not exist")]
     NotFound,
 
-    /// The pool's share of this target is used up: delete something, or raise the quota.
+    /// The pool's share of this target is used up, but for what is kept back for rebuilds (`reserve`, beside `quota`): delete
+    /// something, or raise the quota.
     #[error("pool {pool} has no room: {used} of {quota} bytes used, {wanted} more wanted")]
-    NoSpace { pool: PoolId, used: u64, quota: u64, wanted: u64 },
+    NoSpace { pool: PoolId, used: u64, quota: u64, reserve: u64, wanted: u64 },
     /// The device under all pools is full: delete something, or give the target more space.
     #[error("the target's device has no room: {wanted} bytes wanted, {free} free")]
     DeviceFull { wanted: u64, free: u64 },

@@ -37,7 +37,7 @@ fn fill(store: &mut Store, epoch: u64, len: usize) -> u64 {
     for n in 0.. {
         match put(store, n, epoch, len) {
             Ok(()) => {}
-            Err(Error::NoSpace { pool: named, used, quota, wanted }) => {
+            Err(Error::NoSpace { pool: named, used, quota, wanted, .. }) => {
                 assert_eq!((named, quota), (pool(0), QUOTA));
                 assert!(used <= quota && used + wanted > quota);
                 return n;

@@ -376,6 +376,7 @@ message! {
     pub struct PoolInfo {
         pub id: PoolId,
         pub label: String,
+        /// 0, in a list of pools: its service does not answer, and this is what the system knows ([`PoolInfo::has_answered`]).
         pub map_version: u32,
         pub targets: u32,
         pub disabled_targets: u32,
@@ -391,6 +392,13 @@ message! {
         pub leader: Option<Rank>,
         pub voters: Vec<Rank>,
         pub rebuild: Rebuild,
+    }
+}
+
+impl PoolInfo {
+    /// The pool's own service told it. Of one that does not answer nobody knows containers, use and rebuild: they are zero.
+    pub fn has_answered(&self) -> bool {
+        self.map_version != 0
     }
 }
 

@@ -28,13 +28,16 @@ const SHOWN_BYTES: usize = 100;
 /// Most copies that a class has.
 const COPIES_MAX: usize = 6;
 
-/// The object `daos kv` uses when none is named: keys in lexical order, over all targets, with as many copies as the
-/// container's redundancy asks for. By that alone, which does not change: it is to be found again when the pool has grown.
-fn default_object(redundancy_factor: usize) -> ObjectId {
-    let class = match redundancy_factor {
+/// The object `daos kv` uses when none is named: keys in lexical order, of the container's class, if it names one that bears
+/// what its redundancy factor promises; else over all targets, with as many copies as that asks for. By these properties
+/// alone, which do not change: it is to be found again when the pool has grown.
+fn default_object(oclass: &str, redundancy_factor: usize) -> ObjectId {
+    let automatic = || match redundancy_factor {
         0 => ObjectClass::SX,
         factor => format!("RP_{}GX", (factor + 1).min(COPIES_MAX)).parse().unwrap_or(ObjectClass::SX),
     };
+    let named = oclass.parse().ok().filter(|class: &ObjectClass| class.redundancy().tolerance() >= redundancy_factor);
+    let class = named.unwrap_or_else(automatic);
     ObjectId::new(ObjectType::KvLexical, class, DEFAULT_HI, 0)
 }
 
@@ -176,7 +179,8 @@ impl Store {
                 Err(error) => return Err(session::snapshot_error(&container, error, name).await),
             };
         }
-        Ok(container.kv(self.oid.unwrap_or_else(|| default_object(container.redundancy_factor()))))
+        let own = || default_object(container.object_class(), container.redundancy_factor());
+        Ok(container.kv(self.oid.unwrap_or_else(own)))
     }
 }
 
@@ -276,7 +280,21 @@ mod tests {
     #[test]
     fn the_default_object_has_the_copies_that_its_container_asks_for() {
         for (factor, class) in [(0, "SX"), (1, "RP_2GX"), (2, "RP_3GX"), (5, "RP_6GX"), (9, "RP_6GX")] {
-            assert_eq!(default_object(factor).class(), class.parse().ok());
+            assert_eq!(default_object("", factor).class(), class.parse().ok());
+        }
+    }
+
+    /// Of `oclass` it took no notice: in a container of class RP_2G1, what was put had one copy.
+    #[test]
+    fn the_default_object_is_of_the_class_that_its_container_names() {
+        for (named, factor, class) in [
+            ("RP_2G1", 0, "RP_2G1"),
+            ("RP_3G1", 2, "RP_3G1"),
+            ("RP_2G1", 2, "RP_3GX"),
+            // What a rule names changes as the pool grows.
+            ("RP_XSF", 0, "SX"),
+        ] {
+            assert_eq!(default_object(named, factor).class(), class.parse().ok(), "{named} {factor}");
         }
     }
 }

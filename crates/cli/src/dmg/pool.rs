@@ -259,10 +259,6 @@ impl Destroy {
     async fn run(&self, session: &Session) -> Result<Outcome> {
         match session.destroy_pool(&self.pool, self.recursive).await {
             Ok(()) => Ok(Outcome::new(json!(null), format!("pool {} destroyed", self.pool))),
-            Err(error) if error.code == Code::Busy && !self.recursive => {
-                let remedy = "destroy its containers first, or use --recursive";
-                Err(Error { remedy: Some(remedy.to_string()), ..error }.into())
-            }
             Err(error) => Err(session.pool_error(error, &self.pool).await),
         }
     }

@@ -62,7 +62,7 @@ pub(crate) async fn watch(session: &Session, pool: &str, json: bool) -> Result<O
         let is_new = last.as_ref().is_none_or(|last| has_changed(last, &info));
         let line = format!("map {}: {}", info.map_version, show::rebuild(&info));
         if is_idle {
-            return Ok(Outcome::new(show::pool(&info).0, line));
+            return Ok(Outcome::new(show::pool(&info).0, line).on_a_line());
         }
         if is_new {
             output::write_raw(match json {

@@ -7,7 +7,7 @@ use types::{Error, Rank};
 use crate::failure::Result;
 use crate::options::{LogMasks, Numbers, SystemOptions};
 use crate::output::Outcome;
-use crate::session::{self, Missing};
+use crate::session;
 
 #[derive(Subcommand, Debug)]
 pub(crate) enum Verb {
@@ -26,7 +26,7 @@ pub(crate) enum Verb {
 impl Verb {
     pub(crate) async fn run(self, system: &SystemOptions) -> Result<Outcome> {
         let Verb::SetLogmasks { masks, ranks } = self;
-        session::with(system, Missing::Refuse, async |session| {
+        session::with_any(system, async |session| {
             let ranks = ranks.into_iter().flat_map(|ranks| ranks.0).map(Rank).collect();
             let masks = masks.map(|masks| masks.0).unwrap_or_default();
             Ok(outcome(&session.set_log_masks(ranks, &masks).await?))

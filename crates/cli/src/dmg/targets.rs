@@ -3,7 +3,7 @@
 use clap::Args;
 use serde_json::{Value, json};
 use types::{ByteSize, Rank, TargetIndex};
-use wire::control::{PoolInfo, PoolTarget, TargetChange, TargetState};
+use wire::control::{MemberState, PoolInfo, PoolTarget, TargetChange, TargetState};
 
 use crate::failure::Result;
 use crate::options::Numbers;
@@ -107,7 +107,13 @@ impl Query {
     pub(crate) async fn run(self, session: &Session) -> Result<Outcome> {
         let rank = Rank(self.rank);
         let targets = session.query_targets(&self.pool, rank, indices(self.target_idx)).await?;
-        Ok(Outcome::new(json(rank, &targets), text(&targets)))
+        // Why a target says nothing of its use, the system knows.
+        let members = match targets.iter().any(|target| target.space.is_none()) {
+            true => session.info().await?.members,
+            false => Vec::new(),
+        };
+        let is_there = members.iter().any(|member| member.rank == rank && member.state == MemberState::Joined);
+        Ok(Outcome::new(json(rank, &targets), text(&targets, is_there)))
     }
 }
 
@@ -141,7 +147,8 @@ fn json(rank: Rank, targets: &[PoolTarget]) -> Value {
     json!({ "status": 0, "infos": targets.iter().map(info).collect::<Vec<_>>() })
 }
 
-fn text(targets: &[PoolTarget]) -> String {
+/// `is_there`: the rank takes part in the system.
+fn text(targets: &[PoolTarget], is_there: bool) -> String {
     let row = |target: &PoolTarget| {
         let mut remarks = Vec::new();
         if target.is_kept_out {
@@ -155,11 +162,30 @@ fn text(targets: &[PoolTarget]) -> String {
                 (ByteSize(space.total).to_string(), ByteSize(space.total.saturating_sub(space.used)).to_string())
             }
             None => {
-                remarks.push("its rank does not answer");
+                remarks.push(match target.state {
+                    TargetState::DownOut if is_there => "it holds nothing of the pool",
+                    _ => "its rank does not answer",
+                });
                 ("?".to_string(), "?".to_string())
             }
         };
         vec![target.index.to_string(), state(target).to_string(), size, free, remarks.join(", ")]
     };
     table(&["Target>", "State", "Size>", "Free>", ""], targets.iter().map(row).collect())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// Of a rank that was drained and answers it was said that it does not.
+    #[test]
+    fn a_target_that_is_out_of_a_rank_that_is_there_holds_nothing() {
+        let target =
+            |state| PoolTarget { index: TargetIndex(0), state, is_kept_out: false, space: None, is_failed: false };
+        let drained = [target(TargetState::DownOut)];
+        assert!(text(&drained, true).contains("it holds nothing of the pool"));
+        assert!(text(&drained, false).contains("its rank does not answer"));
+        assert!(text(&[target(TargetState::UpIn)], true).contains("its rank does not answer"));
+    }
 }

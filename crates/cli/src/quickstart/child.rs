@@ -12,7 +12,7 @@ use rustix::process::{Pid, Signal, kill_process};
 use types::{Code, Error};
 
 use crate::failure::{self, Result};
-use crate::session::Session;
+use crate::session::{Asks, Session};
 
 /// How long a server may take to answer, and to stop.
 pub(super) const PATIENCE: Duration = Duration::from_secs(60);
@@ -102,7 +102,7 @@ impl Child {
         let deadline = rt::now() + PATIENCE;
         loop {
             if self.socket.exists() {
-                match Session::connect(&address, None).await {
+                match Session::connect(&address, None, Asks::Leader).await {
                     Ok(session) => return Ok(session),
                     Err(error) if rt::now() > deadline || self.is_gone() => {
                         return Err(self.explain().unwrap_or(error));

@@ -32,7 +32,7 @@ use crate::mount;
 use crate::options::SystemOptions;
 use crate::output::Outcome;
 use crate::place::DaosPath;
-use crate::session::{Session, holds_a_system};
+use crate::session::{Asks, Session, holds_a_system};
 use crate::transfer;
 use child::{Child, ChildOptions};
 use cluster::Cluster;
@@ -110,7 +110,7 @@ impl Quickstart {
                 finished(report, session.close().await)
             }
             Way::Running(address) => {
-                let session = Session::connect(address, system.sys_name.clone()).await?;
+                let session = Session::connect(address, system.sys_name.clone(), Asks::Leader).await?;
                 let report = tour(&session, &place, None, &teller).await;
                 finished(report, session.close().await)
             }

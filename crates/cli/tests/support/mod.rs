@@ -66,6 +66,15 @@ impl Ran {
     }
 }
 
+/// Checks a run's response against the schema of this name.
+#[track_caller]
+pub fn checked(name: &str, ran: &Ran) {
+    let path = Path::new(env!("CARGO_MANIFEST_DIR")).join("schemas").join(format!("{name}.json"));
+    let text = std::fs::read_to_string(&path).unwrap_or_else(|e| panic!("{}: {e}", path.display()));
+    let schema: Value = serde_json::from_str(&text).unwrap();
+    schema::validate(&schema, &ran.json()["response"]).unwrap_or_else(|e| panic!("{name}: {e}\n{}", ran.stdout));
+}
+
 /// Runs a program to its end. Its environment names no server.
 pub fn run(program: &str, arguments: &[&str]) -> Ran {
     run_in(Path::new("."), program, arguments)

@@ -4,7 +4,8 @@ use std::collections::BTreeSet;
 use std::rc::Rc;
 use std::time::Duration;
 
-use futures_util::future::join_all;
+use futures_util::future::{self, join_all};
+use futures_util::stream::{self, StreamExt};
 use types::{Code, ContainerProperty, Epoch, Error, PoolId, PoolProperty, Rank, TargetIndex};
 use wire::control as msg;
 use wire::peer::{ServerSpace, ServerSpaceQuery, ServerStorage};
@@ -13,11 +14,14 @@ use wire::{Opcode, Wire};
 use super::Service;
 use super::pool::{Container, PoolState, all_properties};
 use super::slot::Slot;
-use super::system::{Phase, unknown};
+use super::system::{Phase, SystemState, unknown};
 use crate::target::order::{Order, PoolSpace, Storage};
 
 /// How long a server may take to say what lies on it; a target of its own takes less.
 const GATHER_MAX: Duration = Duration::from_secs(6);
+/// How long a list waits for one pool, and how many are asked at once.
+const LISTED_MAX: Duration = Duration::from_secs(2);
+const LISTED_AT_ONCE: usize = 128;
 
 impl Service {
     pub(super) async fn server_storage(&self) -> ServerStorage {
@@ -39,10 +43,8 @@ impl Service {
             if rank == self.rank {
                 return (rank, Ok(self.server_storage().await.devices));
             }
-            (
-                rank,
-                self.ask_server(rank, Opcode::ServerStorage, &()).await.map(|storage: ServerStorage| storage.devices),
-            )
+            let answer = self.ask_server(rank, Opcode::ServerStorage, &()).await;
+            (rank, answer.and_then(|storage: ServerStorage| its_own(rank, storage.devices)))
         });
         join_all(asked).await
     }
@@ -77,16 +79,26 @@ impl Service {
         let ready: Vec<PoolId> = self.system.group.local(|system| {
             system.pools.iter().filter(|(_, row)| row.phase == Phase::Ready).map(|(id, _)| *id).collect()
         });
-        let mut pools = Vec::with_capacity(ready.len());
-        for id in ready {
-            match self.ask_pool(id, Opcode::PoolQuery, until).await {
-                Ok(info) => pools.push(info),
-                // Destroyed while the others were asked.
-                Err(e) if e.code == Code::NotFound => {}
-                Err(e) => return Err(e),
+        // One that nobody leads must not hide the others, nor have them waited for.
+        let asked = stream::iter(ready).map(async |id| {
+            let known = || self.system.group.local(|system| unreachable(system, id));
+            // So many did not answer that the list would come too late.
+            if rt::now() >= until {
+                return known();
             }
-        }
-        pools.sort_by(|a: &msg::PoolInfo, b| a.label.cmp(&b.label));
+            match self.ask_pool(id, Opcode::PoolQuery, until.min(rt::now() + LISTED_MAX)).await {
+                Ok(info) => Some(info),
+                // Destroyed while the others were asked.
+                Err(error) if error.code == Code::NotFound => None,
+                Err(error) => {
+                    tracing::debug!(pool = %id, %error, "it is listed by what the system knows");
+                    known()
+                }
+            }
+        });
+        let mut pools: Vec<msg::PoolInfo> =
+            asked.buffer_unordered(LISTED_AT_ONCE).filter_map(future::ready).collect().await;
+        pools.sort_by(|a, b| a.label.cmp(&b.label));
         Ok(msg::PoolList { pools })
     }
 
@@ -215,6 +227,51 @@ impl Service {
     }
 }
 
+/// What a rank says of its devices, unless another answers at its address by now.
+///
+/// # Errors
+/// `Unreachable`.
+fn its_own(rank: Rank, devices: Vec<msg::DeviceInfo>) -> Result<Vec<msg::DeviceInfo>, Error> {
+    match devices.iter().find(|device| device.rank != rank) {
+        Some(other) => Err(Error::new(Code::Unreachable, format!("rank {} is at its address", other.rank))),
+        None => Ok(devices),
+    }
+}
+
+/// What the system knows of a pool whose service does not answer; `None`: it is no more.
+fn unreachable(system: &SystemState, id: PoolId) -> Option<msg::PoolInfo> {
+    let row = system.pools.get(&id)?;
+    let targets = |ranks: &[Rank]| ranks.iter().filter_map(|rank| system.members.get(rank)).map(|m| m.targets).sum();
+    let silent: Vec<Rank> = row.servers.iter().copied().filter(|rank| !system.is_joined(*rank)).collect();
+    let count: u32 = targets(&row.servers);
+    Some(msg::PoolInfo {
+        id,
+        label: row.label.clone(),
+        map_version: 0,
+        targets: count,
+        disabled_targets: targets(&silent),
+        ranks: row.servers.clone(),
+        silent_ranks: silent,
+        containers: 0,
+        space: msg::Space { total: row.bytes_per_target * u64::from(count), used: 0, metadata: 0, data: 0 },
+        free_min: 0,
+        free_max: 0,
+        leader: None,
+        voters: Vec::new(),
+        rebuild: msg::Rebuild {
+            state: msg::RebuildState::Idle,
+            groups: 0,
+            left: 0,
+            records: 0,
+            bytes: 0,
+            same: 0,
+            anew: 0,
+            seconds_left: None,
+            awaited: Vec::new(),
+        },
+    })
+}
+
 fn device(rank: Rank, target: TargetIndex, path: &str, kind: &msg::DeviceKind, storage: Storage) -> msg::DeviceInfo {
     msg::DeviceInfo {
         rank,
@@ -293,5 +350,19 @@ pub(super) fn snapshots(container: &Container) -> msg::SnapshotList {
 fn set(values: &mut [(String, String)], name: &str, value: &str) {
     if let Some(pair) = values.iter_mut().find(|(known, _)| known == name) {
         pair.1 = value.to_string();
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// A new server was started at the address of one that was lost: its devices were shown twice, those of the lost one never.
+    #[test]
+    fn who_answers_at_the_address_of_another_does_not_speak_for_it() {
+        let devices = |rank| vec![device(Rank(rank), TargetIndex(0), "", &msg::DeviceKind::File, Storage::default())];
+        assert_eq!(its_own(Rank(4), devices(4)), Ok(devices(4)));
+        let refused = its_own(Rank(3), devices(4)).unwrap_err();
+        assert_eq!((refused.code, refused.message.as_str()), (Code::Unreachable, "rank 4 is at its address"));
     }
 }

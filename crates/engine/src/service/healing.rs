@@ -235,7 +235,9 @@ impl Service {
         let map = pool.map();
         let is_served = self.is_served(pool).await;
         let targets = map.map_or(&[][..], PoolMap::targets);
-        let state = match targets.iter().any(|target| target.state().in_change()) {
+        let is_busy = targets.iter().any(|target| target.state().in_change())
+            || self.system.group.local(|system| is_expected(pool, |rank| system.is_joined(rank)));
+        let state = match is_busy {
             false => RebuildState::Idle,
             true if pool.heal() == Heal::Nothing => RebuildState::Stopped,
             true if !is_served => RebuildState::Waiting,
@@ -272,6 +274,15 @@ impl Service {
             awaited: awaited.into_iter().collect(),
         }
     }
+}
+
+/// An administrator wants targets back that are out for good, their servers are there, and nobody has to be there before them:
+/// they make their shares, and are on their way in when they have.
+pub(super) fn is_expected(pool: &PoolState, is_there: impl Fn(Rank) -> bool) -> bool {
+    let Some(map) = pool.map() else { return false };
+    let wanted = pool.wanted_back.iter().filter_map(|position| map.targets().get(*position as usize));
+    let mut there = wanted.map(|target| target.rank).filter(|rank| is_there(*rank));
+    there.any(|rank| !returning(map, &[rank], &pool.kept_out, &pool.wanted_back).is_empty())
 }
 
 /// Of pools that were looked at: by which version of the map, and how many widths; and whether all is served.

@@ -1,6 +1,7 @@
 //! Pools: making and removing them (the system's leader), and changing them (the pool's).
 
 use std::rc::Rc;
+use std::time::Duration;
 
 use types::{ByteSize, Code, Error, Label, PoolId, Rank};
 use wire::control as msg;
@@ -16,6 +17,8 @@ use crate::target::parse;
 
 /// Smallest share of a pool on one target: room for its trees and a checkpoint's copies of them.
 const POOL_BYTES_PER_TARGET_MIN: u64 = 16 << 20;
+/// How long a pool that is to be destroyed may take to say whether it is empty: others wait behind.
+const DESTROY_ASKS_MAX: Duration = Duration::from_secs(5);
 
 impl Service {
     /// Answers a request as the leader of a pool.
@@ -67,6 +70,7 @@ impl Service {
             None => {
                 // Who repeats a command that made the pool should hear that, and not of the space it took.
                 self.system.group.local(|system| system.check_label(&label, None))?;
+                self.system.group.local(somebody_serves)?;
                 let servers = self.system.group.local(|system| {
                     let servers = spread::choose(system, &request.servers)?;
                     spread::check_redundancy(system, &servers, &request.properties)?;
@@ -107,7 +111,7 @@ impl Service {
             _ => {
                 let id = self.system.group.local(|system| system.find(&request.pool))?;
                 if !request.recursive {
-                    let info: msg::PoolInfo = self.ask_pool(id, Opcode::PoolQuery, call.until).await?;
+                    let info = self.is_it_empty(id, &request.pool, call.until).await?;
                     if info.containers > 0 {
                         let text = format!("pool '{}' holds {} containers", request.pool, info.containers);
                         return Err(Error::new(Code::Busy, text).remedy("destroy them first, or use --recursive"));
@@ -119,6 +123,23 @@ impl Service {
             }
         };
         self.system.wait(call.until, |system| (!system.pools.contains_key(&id)).then_some(())).await
+    }
+
+    /// What a pool's service says of it, before the pool is destroyed.
+    ///
+    /// # Errors
+    /// `Busy`: it does not answer.
+    async fn is_it_empty(self: &Rc<Self>, id: PoolId, name: &str, until: rt::Instant) -> Result<msg::PoolInfo, Error> {
+        let asked = self.ask_pool(id, Opcode::PoolQuery, until.min(rt::now() + DESTROY_ASKS_MAX)).await;
+        asked.map_err(|error: Error| match error.code {
+            Code::NotFound => error,
+            _ => {
+                let text = format!("pool '{name}' does not say whether it holds containers: {}", error.message);
+                let remedy = error.remedy.map_or(String::new(), |remedy| format!("{remedy}, or "));
+                let remedy = format!("{remedy}destroy it whatever it holds, with --recursive");
+                Error::new(Code::Busy, text).remedy(remedy)
+            }
+        })
     }
 
     /// How much of `bytes` each target gives, if there is room for it. The pool has `present` there already.
@@ -221,6 +242,17 @@ impl Service {
             _ => Ok(()),
         }
     }
+}
+
+/// # Errors
+/// `Invalid`: an administrator stopped all servers that there are.
+fn somebody_serves(system: &SystemState) -> Result<(), Error> {
+    let is_stopped = system.members.keys().any(|rank| system.is_stopped(*rank));
+    if is_stopped && system.joined().next().is_none() {
+        let text = "no server serves: an administrator stopped them";
+        return Err(Error::new(Code::Invalid, text).remedy("start them with `dmg system start`"));
+    }
+    Ok(())
 }
 
 /// What became of a pool that is being made.

@@ -3,6 +3,7 @@
 //! A request waits here, within its time, while nobody leads. Repeats reach the leader under the client's own name for
 //! the request, so that however often and by whichever way they come, it takes effect once.
 
+use std::collections::BTreeSet;
 use std::rc::Rc;
 use std::time::Duration;
 
@@ -18,6 +19,7 @@ use wire::{Opcode, Reader, Wire, peer::HOPS_MAX};
 use super::Service;
 use super::pool::PoolState;
 use super::slot::Slot;
+use super::system::SystemState;
 use crate::target::parse;
 
 /// How long to wait before looking again for a leader.
@@ -35,6 +37,8 @@ pub(super) struct Call {
     pub(super) session: SessionId,
     pub(super) sequence: u64,
     pub(super) until: rt::Instant,
+    /// Between that and the caller's own deadline.
+    kept_back: Duration,
     hops: u8,
     pub(super) body: Bytes,
 }
@@ -59,13 +63,14 @@ enum Found {
 impl Call {
     pub(super) fn of(request: Request) -> Call {
         let Request { opcode, session, sequence, deadline, body, .. } = request;
-        let left = deadline - rt::now();
-        Call { opcode, session, sequence, until: deadline - (left / 8).min(WAY_BACK_MAX), hops: 0, body }
+        let kept_back = way_back(deadline);
+        Call { opcode, session, sequence, until: deadline - kept_back, kept_back, hops: 0, body }
     }
 
     /// A request of the server itself.
     pub(super) fn own(opcode: Opcode, body: Vec<u8>, until: rt::Instant) -> Call {
-        Call { opcode, session: SessionId(0), sequence: 0, until, hops: 0, body: body.into() }
+        let kept_back = WAY_BACK_MAX;
+        Call { opcode, session: SessionId(0), sequence: 0, until, kept_back, hops: 0, body: body.into() }
     }
 
     pub(super) fn left(&self) -> Duration {
@@ -136,7 +141,7 @@ impl Service {
                 None => {}
             }
             if call.left() <= LOOK_EVERY {
-                return Err(self.no_leader(&scope, last).await);
+                return Err(self.no_leader(&scope, last, PING.min(call.kept_back / 2)).await);
             }
             rt::sleep(LOOK_EVERY).await;
         }
@@ -177,11 +182,14 @@ impl Service {
         };
         let slot = self.pools.borrow().get(&id).cloned();
         let Some(slot) = slot else {
-            // Somebody who has a replica knows who leads.
+            // Somebody who has a replica knows who leads. Who was stopped goes on voting, and may be all that there is; and who
+            // is out may be back before anybody says so.
             let others = self.system.group.local(|system| {
-                let row = system.pools.get(&id);
-                let there = |rank: &&Rank| **rank != self.rank && system.is_joined(**rank);
-                row.map(|row| row.servers.iter().filter(there).copied().collect::<Vec<_>>()).unwrap_or_default()
+                let others = system.pools.get(&id).into_iter().flat_map(|row| row.servers.iter().copied());
+                let others: Vec<Rank> = others.filter(|rank| *rank != self.rank).collect();
+                let votes = |rank: &&Rank| system.is_joined(**rank) || system.is_stopped(**rank);
+                let voting: Vec<Rank> = others.iter().filter(votes).copied().collect();
+                if voting.is_empty() { others } else { voting }
             });
             let turn = rt::random_u64() as usize % others.len().max(1);
             return Ok(others.get(turn).map_or(Found::Nobody, |rank| Found::At(*rank)));
@@ -219,48 +227,50 @@ impl Service {
     /// A request that another server sent on.
     pub(super) async fn forwarded(self: &Rc<Self>, request: &Request) -> Result<Vec<u8>, Error> {
         let message: msg::Forward = parse(&request.body)?;
-        let left = request.deadline - rt::now();
+        let kept_back = way_back(request.deadline);
         let call = Call {
             opcode: Opcode::parse(message.opcode)?,
             session: SessionId(message.session),
             sequence: message.sequence,
-            until: request.deadline - (left / 8).min(WAY_BACK_MAX),
+            until: request.deadline - kept_back,
+            kept_back,
             hops: message.hops,
             body: message.body.0.into(),
         };
         self.route(call).await
     }
 
-    /// Who is missing, in words.
-    async fn no_leader(&self, scope: &Scope, last: Option<Error>) -> Error {
-        let (what, voters) = match scope {
-            Scope::Pool(name) => {
-                let id = self.system.group.local(|system| system.find(name));
-                let slot = id.ok().and_then(|id| self.pools.borrow().get(&id).cloned());
-                match slot {
-                    Some(slot) => (format!("pool '{name}'"), slot.group.voters()),
-                    None => ("the system".to_string(), self.system.group.voters()),
-                }
-            }
-            _ => ("the system".to_string(), self.system.group.voters()),
-        };
+    /// Who is missing, in words. `ping`: how long each may take to say that it is there.
+    async fn no_leader(&self, scope: &Scope, last: Option<Error>, ping: Duration) -> Error {
+        // Whoever has a replica knows best who votes, and has said who is missing.
+        if let Some(error) = last.as_ref().filter(|error| error.code == Code::NoService && error.remedy.is_some()) {
+            return error.clone();
+        }
+        let (what, voters) = self.who_decides(scope);
         let pings = voters.iter().map(async |rank| {
             let is_me = *rank == self.rank;
-            is_me || self.peers.ask(*rank, Opcode::Echo, Vec::new(), PING).await.is_ok()
+            is_me || self.peers.ask(*rank, Opcode::Echo, Vec::new(), ping).await.is_ok()
         });
         let there = join_all(pings).await;
-        let text = |wanted: bool| {
-            let some =
-                voters.iter().zip(&there).filter(|(_, there)| **there == wanted).map(|(rank, _)| rank.to_string());
-            some.collect::<Vec<_>>().join(", ")
+        no_leader(&what, &voters, &there, last)
+    }
+
+    /// A service as it is called, and who votes in it as far as is known here: of a pool that has no replica here, or one that
+    /// has heard nothing yet, whoever has a part of it.
+    fn who_decides(&self, scope: &Scope) -> (String, BTreeSet<Rank>) {
+        let pool = match scope {
+            Scope::Pool(name) => self.system.group.local(|system| system.find(name)).ok().map(|id| (name, id)),
+            Scope::Here | Scope::System => None,
         };
-        if there.iter().filter(|there| **there).count() * 2 > voters.len() {
-            let cause = last.map_or("it has no leader at the moment".to_string(), |error| error.message);
-            return Error::new(Code::NoService, format!("the service of {what} does not answer: {cause}"))
-                .remedy("try again in a moment");
-        }
-        let words = format!("no quorum for {what}: of ranks {} only {} answer", list(&voters), or_none(&text(true)));
-        Error::new(Code::NoService, words).remedy(format!("bring ranks {} back", text(false)))
+        let Some((name, id)) = pool else {
+            return ("the system".to_string(), self.system.group.voters());
+        };
+        let known = self.pools.borrow().get(&id).map(|slot| slot.group.voters()).filter(|voters| !voters.is_empty());
+        let servers = || {
+            let row = |system: &SystemState| system.pools.get(&id).map(|row| row.servers.iter().copied().collect());
+            self.system.group.local(row).unwrap_or_default()
+        };
+        (format!("pool '{name}'"), known.unwrap_or_else(servers))
     }
 
     /// The replica that a group's id names.
@@ -297,10 +307,48 @@ fn elsewhere(why: ReadError) -> Found {
     }
 }
 
+/// How much of the time until then is kept back.
+fn way_back(deadline: rt::Instant) -> Duration {
+    ((deadline - rt::now()) / 8).min(WAY_BACK_MAX)
+}
+
+/// Why a service does not answer: of those who vote in it, these are `there`.
+fn no_leader(what: &str, voters: &BTreeSet<Rank>, there: &[bool], last: Option<Error>) -> Error {
+    let some = |wanted: bool| {
+        let some = voters.iter().zip(there).filter(|(_, there)| **there == wanted).map(|(rank, _)| rank.to_string());
+        some.collect::<Vec<_>>().join(", ")
+    };
+    let answer = there.iter().filter(|there| **there).count();
+    if voters.is_empty() || answer * 2 > voters.len() {
+        let cause = last.map_or("it has no leader at the moment".to_string(), |error| error.message);
+        return Error::new(Code::NoService, format!("the service of {what} does not answer: {cause}"))
+            .remedy("try again in a moment; `dmg system query` shows which ranks are there");
+    }
+    let who = if answer == 0 { "none answers".to_string() } else { format!("only {} answer", some(true)) };
+    let words = format!("no quorum for {what}: of ranks {} {who}", list(voters));
+    Error::new(Code::NoService, words).remedy(format!("bring ranks {} back", some(false)))
+}
+
 fn list<'a>(ranks: impl IntoIterator<Item = &'a Rank>) -> String {
     ranks.into_iter().map(ToString::to_string).collect::<Vec<_>>().join(", ")
 }
 
-fn or_none(text: &str) -> &str {
-    if text.is_empty() { "none" } else { text }
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// Of a pool whose voters nobody here knew it was said "of ranks  only none answer: bring ranks  back"; and of one whose
+    /// members were all gone, that the system has no leader.
+    #[test]
+    fn who_does_not_answer_is_named_and_whom_to_bring_back() {
+        let ranks: BTreeSet<Rank> = [1, 2, 3].map(Rank).into();
+        let said = |voters: &BTreeSet<Rank>, there: &[bool]| no_leader("pool 'tank'", voters, there, None);
+        let some = said(&ranks, &[false, true, false]);
+        assert_eq!(some.message, "no quorum for pool 'tank': of ranks 1, 2, 3 only 2 answer");
+        assert_eq!(some.remedy.as_deref(), Some("bring ranks 1, 3 back"));
+        let none = said(&ranks, &[false; 3]);
+        assert_eq!(none.message, "no quorum for pool 'tank': of ranks 1, 2, 3 none answers");
+        let unknown = said(&BTreeSet::new(), &[]);
+        assert_eq!(unknown.message, "the service of pool 'tank' does not answer: it has no leader at the moment");
+    }
 }

@@ -577,6 +577,8 @@ mod tests {
         let version = pool.version;
         act(&mut pool, command(Reintegrate, &[2], &[], false));
         assert!(pool.has_part(Rank(2)) && pool.version > version, "it is to make its share first");
+        // A pool that was watched from here on was called idle, and the watching ended, before anything had come back.
+        assert!(healing::is_expected(&pool, |_| true) && !healing::is_expected(&pool, |rank| rank != Rank(2)));
         by_version(&mut pool, back, 2);
         assert_eq!(states(&pool)[4..], [Up(CameFrom::DownOut); 2]);
         by_version(&mut pool, exclude, 1);
@@ -584,6 +586,7 @@ mod tests {
         finish(&mut pool, Finished::PutOff);
         by_version(&mut pool, back, 2);
         assert_eq!(states(&pool)[4..], [DownOut; 2], "who failed comes first");
+        assert!(!healing::is_expected(&pool, |_| true), "nothing happens until that one is there");
         assert_eq!(PoolState::from_bytes(&pool.to_bytes()).as_ref(), Ok(&pool));
         by_version(&mut pool, back, 1);
         finish(&mut pool, Finished::Arrived);

@@ -232,16 +232,23 @@ impl Target {
             vos::Error::PoolExists(_) | vos::Error::ContainerExists(_) => Error::new(Code::Exists, error.to_string()),
             vos::Error::Exists => Error::new(Code::Exists, "the key exists already"),
             vos::Error::NotFound => Error::new(Code::NotFound, "the key does not exist"),
-            vos::Error::NoSpace { pool, used, quota, wanted } => Error::new(
-                Code::NoSpace,
-                format!(
-                    "pool {pool} is full: {} of its {} on target {target} are used, {} more were wanted",
-                    types::ByteSize(used),
-                    types::ByteSize(quota),
-                    types::ByteSize(wanted)
-                ),
-            )
-            .remedy("delete something, or create a larger pool"),
+            vos::Error::NoSpace { pool, used, quota, reserve, wanted } => {
+                let kept = match reserve {
+                    0 => String::new(),
+                    _ => format!("; {} beside are kept for rebuilds (space_rb)", types::ByteSize(reserve)),
+                };
+                let lower = if reserve == 0 { "" } else { "lower space_rb (`dmg pool set-prop`), " };
+                Error::new(
+                    Code::NoSpace,
+                    format!(
+                        "pool {pool} is full: {} of its {} on target {target} are used, {} more were wanted{kept}",
+                        types::ByteSize(used),
+                        types::ByteSize(quota),
+                        types::ByteSize(wanted)
+                    ),
+                )
+                .remedy(format!("delete something, {lower}or create a larger pool"))
+            }
             vos::Error::DeviceFull { wanted, free } => Error::new(
                 Code::NoSpace,
                 format!(
