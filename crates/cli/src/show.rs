@@ -302,6 +302,11 @@ fn property<'a>(info: &'a ContainerInfo, name: &str) -> &'a str {
     info.properties.iter().find(|(n, _)| n == name).map_or("", |(_, value)| value)
 }
 
+/// Whether nothing asks for more than one copy of a container's objects.
+pub(crate) fn has_one_copy(info: &ContainerInfo) -> bool {
+    property(info, "rd_fac") == "0" && property(info, "oclass").is_empty()
+}
+
 pub(crate) fn container(info: &ContainerInfo) -> (serde_json::Value, String) {
     let chunk = property(info, "chunk_size").parse::<ByteSize>().unwrap_or_default();
     let view = ContainerView {

@@ -151,7 +151,11 @@ fn ranks_that_there_are_not_and_copies_that_have_no_place_are_refused_with_a_rem
         "objects of class S1 survive the loss of 0 fault domains, and rd_fac:1 promises more",
         "name class RP_2G1, or use rd_fac:0",
     );
-    reach.daos(&["container", "create", "tank", "copied", "--oclass", "RP_2G1"]).ok();
+    let quiet = reach.daos(&["container", "create", "tank", "copied", "--oclass", "RP_2G1"]).ok();
+    assert!(!quiet.stdout.contains("one copy"), "{quiet:?}");
+    // Nobody was asked, and it is for good.
+    let told = reach.daos(&["container", "create", "tank", "single"]).ok();
+    assert!(told.stdout.contains("rd_fac:1"), "{told:?}");
     reach.daos(&["kv", "put", "tank", "copied", "key", "value"]).ok();
     let objects = reach.daos(&["object", "list", "tank", "copied"]).ok().stdout;
     assert!(objects.contains("RP_2G1"), "{objects}");

@@ -110,6 +110,11 @@ impl Pool {
         Ok(list.containers)
     }
 
+    /// In how many ways its servers fail apart: copies of anything are at most as many.
+    pub fn fault_domains(&self) -> usize {
+        self.view().spread().domains
+    }
+
     /// # Errors
     /// `Exists`: a container has this label. `Invalid`: label, properties, attributes or access control list; or a class or redundancy factor
     /// that the pool has too few fault domains for.

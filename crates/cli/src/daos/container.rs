@@ -184,7 +184,14 @@ impl Create {
             let container = pool.container(&info.id.to_string()).await?;
             mount::format(container, &info).await?;
         }
-        let (response, text) = show::container(&info);
+        let (response, mut text) = show::container(&info);
+        if show::has_one_copy(&info) && pool.fault_domains() > 1 {
+            text.push_str(ONE_COPY);
+        }
         Ok(Outcome::new(response, text))
     }
 }
+
+/// Said where there could be more: nobody was asked, and it is for good.
+const ONE_COPY: &str = "\nIts objects have one copy: what a server holds of them is out of reach while that server is. \
+     `--properties rd_fac:1` makes two.\n";

@@ -114,7 +114,12 @@ pub(super) async fn ask_for_a_place(
                     return kept.change(|identity| identity.place = Some(place));
                 }
                 Err(CallError::Refused(error)) if !error.is_transient() => return Err(error),
-                Err(error) => last = Some(error),
+                Err(error) => {
+                    if last.is_none() {
+                        tracing::warn!(%address, %error, "this server is not let in yet; it goes on asking for a minute");
+                    }
+                    last = Some(error);
+                }
             }
         }
         rt::sleep(AGAIN).await;
