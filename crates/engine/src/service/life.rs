@@ -6,9 +6,12 @@
 
 use std::cell::{Cell, RefCell};
 use std::collections::{BTreeMap, BTreeSet};
+use std::future::pending;
+use std::pin::pin;
 use std::rc::Rc;
 use std::time::Duration;
 
+use futures_util::future::{join, join_all, select};
 use net::CallError;
 use net::membership::{Event, Life, Membership};
 use tokio::sync::Notify;
@@ -173,8 +176,9 @@ impl Service {
                 continue;
             }
             if !self.clock.is_right() || self.is_full() {
-                self.greet_told().await;
-                let _ = rt::timeout(GREET_EVERY, self.clock_changes()).await;
+                // One that is told and hangs keeps nobody: most often the clock is compared long before.
+                let greeted = join(self.greet_told(), pending::<()>());
+                let _ = rt::timeout(GREET_EVERY, select(pin!(self.clock_changes()), pin!(greeted))).await;
                 continue;
             }
             let pause = match self.say_hello().await {
@@ -198,11 +202,13 @@ impl Service {
         let Some(join) = &self.config.join else { return };
         let address = Some((self.incarnation(), self.config.address.clone()));
         let body = msg::Gossip { from: self.rank, address, message: Bytes(Vec::new()) }.to_bytes();
-        for told in join.addresses.iter().take(GREETED_MAX).filter(|told| **told != self.config.address) {
+        let told = join.addresses.iter().take(GREETED_MAX).filter(|told| **told != self.config.address);
+        let greetings = told.map(async |told| {
             if let Err(error) = self.peers.call(told, Opcode::Gossip, body.clone(), GOSSIP_MAX).await {
                 tracing::debug!(%told, %error, "nobody is greeted there");
             }
-        }
+        });
+        join_all(greetings).await;
     }
 
     /// True if the system does not know that this server is there.
