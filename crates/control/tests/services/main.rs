@@ -2,6 +2,7 @@
 //! dies, and take effect once (K5); in the end all replicas have the same state (K19).
 
 mod access;
+mod log;
 mod survivors;
 mod withdrawn;
 
@@ -15,8 +16,6 @@ use control::server::Server;
 use engine::service::JoinConfig;
 use net::{Caller, Connection};
 use rt::sim::{NetworkConfig, NodeId, Sim, SimConfig};
-use tracing_subscriber::fmt::format::Writer;
-use tracing_subscriber::fmt::time::FormatTime;
 use types::{Code, ContainerId, Error, Layout, Rank, SessionId, TargetIndex};
 use wire::control::*;
 use wire::{Opcode, Wire};
@@ -54,22 +53,9 @@ fn config(number: u32, join: Option<JoinConfig>) -> Config {
     }
 }
 
-/// Virtual seconds since the run began, without looking at a clock: a run that is logged would be another.
-struct VirtualTime;
-
-impl FormatTime for VirtualTime {
-    fn format_time(&self, line: &mut Writer<'_>) -> std::fmt::Result {
-        let elapsed = if rt::sim::is_active() { rt::sim::current().elapsed() } else { Duration::ZERO };
-        write!(line, "{:>11.6}", elapsed.as_secs_f64())
-    }
-}
-
 /// Runs a test in a simulation of its own. `SERVICES_LOG=info,engine=debug` shows what its servers log.
 fn run<F: Future<Output = ()> + 'static>(seed: u64, test: impl FnOnce(Cluster) -> F + 'static) -> u64 {
-    if let Ok(filter) = std::env::var("SERVICES_LOG") {
-        let log = tracing_subscriber::fmt().with_env_filter(filter).with_timer(VirtualTime).with_ansi(false);
-        let _ = log.with_test_writer().try_init();
-    }
+    log::begin();
     let delay = Duration::from_micros(20)..=Duration::from_millis(2);
     let network = NetworkConfig { delay, drop: 0.002, duplicate: 0.005 };
     let sim = Sim::new(SimConfig { network, time_limit: Duration::from_secs(3600), ..SimConfig::seeded(seed) });
